@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target makes what it needs: a virtual environment, then an editable install, once,
+# and again when setup.cfg or pyproject.toml change.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_OLDEST ?= .venv-oldest
+PYTEST_ARGS ?=
+
+# The lower bounds of setup.cfg; torchvision 0.26.0 is the one built for torch 2.11.0.
+OLDEST = torch==2.11.0 torchvision==0.26.0 transformers==5.17.0 timm==1.0.23
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-text test test-oldest quality style docs clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- what is installed -----------------------------------------------------------------------------------------
+
+# One pip call per set of extras, so that torch, torchvision and timm always come from the same place.
+EXTRAS_demo = vision,train,plots
+EXTRAS_dev = dev
+EXTRAS_docs = docs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --editable ".[$(EXTRAS_$*)]"
+	@touch $@
+
+$(VENV_OLDEST)/.installed: setup.cfg pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/python -m pip install --editable ".[dev]" $(OLDEST)
+	@touch $@
+
+# --- run it ----------------------------------------------------------------------------------------------------
+
+demo demo-text test test-oldest: export HF_HUB_OFFLINE = 1
+demo demo-text test test-oldest: export TOKENIZERS_PARALLELISM = false
+
+demo: $(VENV)/.installed-demo ## images: train, add a SideNet, plot accuracy against compute (no data needed)
+	$(VENV)/bin/python examples/demo/demo_images.py
+
+# Looked at before anything is installed: the recipe is expanded first.
+missing = $(strip $(foreach name,SIDENET_DATA SIDENET_BERT,$(if $($(name)),,$(name))))
+
+demo-text: ## the same on SST-2; needs SIDENET_DATA (holds sst2/) and SIDENET_BERT (a BERT checkpoint folder)
+	$(if $(missing),$(error demo-text: not set: $(missing) (SIDENET_DATA: folder with sst2/; SIDENET_BERT: folder with a BERT checkpoint and its tokenizer)))
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
+	$(VENV)/bin/python examples/demo/demo_text.py
+
+# --- look after it ---------------------------------------------------------------------------------------------
+
+test: $(VENV)/.installed-dev ## all tests; PYTEST_ARGS="-k gate" for some
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(VENV_OLDEST)/.installed ## tests of hf_sidenet/models on the oldest supported torch and transformers
+	$(VENV_OLDEST)/bin/python -m pytest tests/models $(PYTEST_ARGS)
+
+quality: $(VENV)/.installed-dev ## lint, format and import rules: checks only
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+style: $(VENV)/.installed-dev ## fix what ruff can fix
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(VENV)/.installed-docs ## build the documentation into site/
+	$(VENV)/bin/mkdocs build --strict
+
+clean: ## remove what was built and cached; the virtual environments stay
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name .git -prune -o -name '.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +

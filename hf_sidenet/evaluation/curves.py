@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy against compute as θ moves (Morisot, arXiv 2007.13512, figures 2 and 4), from records and costs alone."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..measurement.costs import CURRENCIES, ExitCosts
+from ..measurement.files import replacing
+from ..measurement.metrics import accuracy
+from ..measurement.records import ExitRecords
+from ..measurement.replay import replay
+from ..models.exit_rule import answers
+
+
+DEFAULT_THRESHOLDS = (
+    *(0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85),
+    *(0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999, 1.0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy and mean cost of one setting. All values are fractions, costs those of the plain MainNet.
+
+    Args:
+        thresholds (`list[float]`): θ of each SideNet.
+        accuracy (`float`): fraction of rows answered rightly.
+        shares (`list[float]`): fraction of rows answered at each exit.
+        params (`float`): mean number of parameters used per row.
+        flops (`float`): mean floating-point operations per row.
+        milliseconds (`float`): mean time per row.
+        name (`str`, *optional*): what a fixed point is; empty on a curve.
+    """
+
+    thresholds: list[float]
+    accuracy: float
+    shares: list[float]
+    params: float
+    flops: float
+    milliseconds: float
+    name: str = ""
+
+
+def sweep(
+    records: ExitRecords,
+    costs: ExitCosts,
+    thresholds: Sequence[float] | None = None,
+    temperatures: list[float] | None = None,
+) -> list[CurvePoint]:
+    """Route the records at each θ, one θ for all SideNets.
+
+    Args:
+        records ([`ExitRecords`]): what every exit says.
+        costs ([`ExitCosts`]): of the same model.
+        thresholds (`Sequence[float]`, *optional*): values of θ; by default 19 from 0 to 1, dense near 1.
+        temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+
+    Raises:
+        ValueError: an argument is impossible, or records and costs have different numbers of exits.
+    """
+    _check_same_exits(records, costs)
+    points = []
+    for threshold in DEFAULT_THRESHOLDS if thresholds is None else thresholds:
+        exit_index = replay(records.exit_logits, threshold, temperatures)
+        points.append(_point(records, costs, [float(threshold)] * (records.num_exits - 1), exit_index))
+    return points
+
+
+def fixed_points(records: ExitRecords, costs: ExitCosts) -> list[CurvePoint]:
+    """The plain MainNet alone (cost 1, no heads), then each SideNet answering every row.
+
+    Raises:
+        ValueError: records and costs have different numbers of exits.
+    """
+    _check_same_exits(records, costs)
+    num_sidenets = records.num_exits - 1
+    mainnet = CurvePoint(
+        thresholds=[1.0] * num_sidenets,
+        accuracy=accuracy(records.mainnet_logits, records.labels),
+        shares=[0.0] * num_sidenets + [1.0],
+        **dict.fromkeys(CURRENCIES, 1.0),
+        name="MainNet alone",
+    )
+    sidenets = [
+        _point(
+            records,
+            costs,
+            [0.0 if i == sidenet else 1.0 for i in range(num_sidenets)],
+            torch.full((len(records),), sidenet),
+            name=f"SideNet {sidenet} alone",
+        )
+        for sidenet in range(num_sidenets)
+    ]
+    return [mainnet, *sidenets]
+
+
+def table(points: Sequence[CurvePoint]) -> str:
+    """The points as a Markdown table: accuracy and shares in percent, costs as fractions of the plain MainNet.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if not points:
+        raise ValueError("`points` must hold at least one point, got none.")
+    num_sidenets = len(points[0].thresholds)
+    exits = [f"exit {i} %" for i in range(num_sidenets)]
+    header = ["θ", "accuracy %", *exits, "MainNet %", "params", "FLOPs", "ms"]
+    rows = [
+        [
+            point.name or format_thresholds(point.thresholds),
+            f"{100 * point.accuracy:.2f}",
+            *(f"{100 * share:.1f}" for share in point.shares),
+            *(f"{getattr(point, currency):.3f}" for currency in CURRENCIES),
+        ]
+        for point in points
+    ]
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+
+
+def format_thresholds(thresholds: Sequence[float]) -> str:
+    """`"0.9"` when all SideNets have the same θ, else `"0.9/0.95"`."""
+    texts = [f"{threshold:.10g}" for threshold in thresholds]
+    return texts[0] if len(set(texts)) == 1 else "/".join(texts)
+
+
+def write_csv(points: Sequence[CurvePoint], path: str | os.PathLike) -> None:
+    """Write the points, one line each, all values as fractions and in full precision.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if not points:
+        raise ValueError("`points` must hold at least one point, got none.")
+    num_exits = len(points[0].shares)
+    header = [
+        "name",
+        *(f"threshold_{i}" for i in range(num_exits - 1)),
+        "accuracy",
+        *(f"share_{i}" for i in range(num_exits)),
+        *CURRENCIES,
+    ]
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for point in points:
+            costs = [getattr(point, currency) for currency in CURRENCIES]
+            writer.writerow([point.name, *point.thresholds, point.accuracy, *point.shares, *costs])
+
+
+def _point(
+    records: ExitRecords, costs: ExitCosts, thresholds: list[float], exit_index: torch.Tensor, name: str = ""
+) -> CurvePoint:
+    return CurvePoint(
+        thresholds=thresholds,
+        accuracy=accuracy(answers(records.exit_logits, exit_index), records.labels),
+        shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
+        **{currency: costs.average(exit_index, currency) for currency in CURRENCIES},
+        name=name,
+    )
+
+
+def _check_same_exits(records: ExitRecords, costs: ExitCosts) -> None:
+    if records.num_exits != costs.num_exits:
+        raise ValueError(
+            f"`costs` must be of the same model as `records`, with {records.num_exits} exits, got {costs.num_exits}."
+        )

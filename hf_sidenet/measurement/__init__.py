@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model with SideNets says on a data set, collected once, and what its answers cost."""
+
+from .costs import CURRENCIES, ExitCosts, measure_costs
+from .metrics import (
+    PAPER_BINS,
+    STANDARD_BINS,
+    ReliabilityBin,
+    accuracy,
+    correct_rows,
+    expected_calibration_error,
+    reliability_bins,
+)
+from .records import ExitRecords, collect
+from .replay import check_temperatures, replay
+
+
+__all__ = [
+    "CURRENCIES",
+    "PAPER_BINS",
+    "STANDARD_BINS",
+    "ExitCosts",
+    "ExitRecords",
+    "ReliabilityBin",
+    "accuracy",
+    "check_temperatures",
+    "collect",
+    "correct_rows",
+    "expected_calibration_error",
+    "measure_costs",
+    "reliability_bins",
+    "replay",
+]

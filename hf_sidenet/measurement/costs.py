@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an answer at each exit costs, heads included, in three currencies: parameters, FLOPs and milliseconds.
+
+The paper counts parameters. That misleads where parameters and work are not in the same place (ResNet-18 after its
+first stage: 1.4 % of the parameters, 32 % of the FLOPs), so all three are measured and always shown together.
+
+Limits: FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them, padding included; an
+attention kernel from outside PyTorch (FlashAttention 2) counts nothing. Milliseconds are those of this machine, batch
+size and precision with *all* rows of a batch answered at one exit: the price of splitting a batch is not in them.
+Parameters stored as integers (quantised models) are not counted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..models.probe import used_parameters
+from .evaluating import evaluating, model_inputs
+
+
+CURRENCIES = ("params", "flops", "milliseconds")
+NUM_PARAMETER_ROWS = 2
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """Cost of an answer at each exit, the MainNet's last, and of the plain MainNet without SideNets.
+
+    Args:
+        params (`list[int]`): per exit, the parameters that took part in the answer.
+        flops (`list[float]`): per exit, floating-point operations per row.
+        milliseconds (`list[float]`): per exit, time per row.
+        mainnet_params (`int`): parameters the plain MainNet uses.
+        mainnet_flops (`float`): its floating-point operations per row.
+        mainnet_milliseconds (`float`): its time per row.
+        num_threads (`int`): CPU threads of PyTorch during the measurement.
+        device (`str`): where it was measured.
+    """
+
+    params: list[int]
+    flops: list[float]
+    milliseconds: list[float]
+    mainnet_params: int
+    mainnet_flops: float
+    mainnet_milliseconds: float
+    num_threads: int
+    device: str
+
+    def __post_init__(self):
+        lengths = [len(getattr(self, currency)) for currency in CURRENCIES]
+        if len(set(lengths)) != 1 or lengths[0] < 2:
+            raise ValueError(f"{CURRENCIES} must have one value per exit, the same number ≥ 2 each, got {lengths}.")
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits: the SideNets and the MainNet."""
+        return len(self.params)
+
+    def fractions(self, currency: str) -> list[float]:
+        """Cost of each exit as a fraction of the plain MainNet's; the last is > 1, since it pays for the SideNets.
+
+        Args:
+            currency (`str`): `"params"`, `"flops"` or `"milliseconds"`.
+
+        Raises:
+            ValueError: `currency` is none of these.
+        """
+        if currency not in CURRENCIES:
+            raise ValueError(f"`currency` must be one of {CURRENCIES}, got {currency!r}.")
+        mainnet = getattr(self, f"mainnet_{currency}")
+        return [cost / mainnet for cost in getattr(self, currency)]
+
+    def average(self, exit_index: torch.Tensor, currency: str) -> float:
+        """Mean cost per row, as a fraction of the plain MainNet's.
+
+        Args:
+            exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answered each row.
+            currency (`str`): `"params"`, `"flops"` or `"milliseconds"`.
+
+        Raises:
+            ValueError: `currency` is none of these, there are no rows, or an index is no exit.
+        """
+        fractions = torch.tensor(self.fractions(currency), dtype=torch.float64)
+        if exit_index.numel() == 0:
+            raise ValueError("`exit_index` must have at least one row, got none.")
+        if exit_index.min() < 0 or exit_index.max() >= self.num_exits:
+            raise ValueError(
+                f"`exit_index` must be in [0, {self.num_exits}), got {exit_index.min().item()} to "
+                f"{exit_index.max().item()}."
+            )
+        return fractions[exit_index.cpu()].mean().item()
+
+
+def measure_costs(
+    model: PreTrainedModel, batches: list[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
+) -> ExitCosts:
+    """Measure what an answer at each exit costs.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is put back afterwards.
+        batches (`list[Mapping[str, Any]]`):
+            Inputs as they will come, of the batch size and lengths to measure; `labels` are ignored.
+        repeats (`int`, *optional*, defaults to 5):
+            Timed passes over the batches per exit, of which the median counts. Exits take turns, so that a slow
+            moment of the machine hits all of them.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar over the repeats.
+
+    Raises:
+        ValueError: there are no batches or no rows, or `repeats` is < 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"`repeats` must be ≥ 1, got {repeats!r}.")
+    batches = [model_inputs(batch, model.device, model.dtype) for batch in batches]
+    num_rows = sum(_num_rows(batch) for batch in batches)
+    if num_rows == 0:
+        raise ValueError(f"`batches` must hold at least one row, got {len(batches)} batches without any.")
+    few = next(batch for batch in batches if _num_rows(batch) > 0)
+    few = {name: _first_rows(value) for name, value in few.items()}
+    at_exits = [{"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))]
+    with evaluating(model):
+        params = [_count_parameters(model, {**few, **at_exit}, "exit_logits") for at_exit in at_exits]
+        params.append(_count_parameters(model.mainnet, few, "logits"))
+        with torch.no_grad():
+            calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
+            flops = [_count_flops(call, batches) / num_rows for call in calls]
+            milliseconds = [1e3 * seconds / num_rows for seconds in _time(calls, batches, repeats, progress)]
+    return ExitCosts(
+        params=params[:-1],
+        flops=flops[:-1],
+        milliseconds=milliseconds[:-1],
+        mainnet_params=params[-1],
+        mainnet_flops=flops[-1],
+        mainnet_milliseconds=milliseconds[-1],
+        num_threads=torch.get_num_threads(),
+        device=_device_name(model.device),
+    )
+
+
+def _thresholds_of_exits(num_sidenets: int) -> list[list[float]]:
+    """For each exit, the θ at which every row is answered there: any confidence is > 0, none is > 1."""
+    return [[0.0 if i == exit_index else 1.0 for i in range(num_sidenets)] for exit_index in range(num_sidenets + 1)]
+
+
+def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: str) -> int:
+    params = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.is_floating_point()}
+    with torch.enable_grad():
+        result = torch.func.functional_call(module, params, kwargs=inputs)
+    # Exits that were not reached are NaN without a gradient.
+    return used_parameters(getattr(result, output), params)
+
+
+def _count_flops(call: Callable, batches: list[dict]) -> int:
+    # As two matrix products, attention counts the same whatever kernel the device would choose.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        _run(call, batches)
+    return counter.get_total_flops()
+
+
+def _time(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[float]:
+    """Seconds of one pass over the batches, the median of `repeats`. Each timing starts with the Timer's warm-up."""
+    # Here, since it imports PyTorch's C++ build tools, which look for CUDA and warn.
+    from torch.utils.benchmark import Timer
+
+    threads = torch.get_num_threads()
+    timers = [Timer("run()", globals={"run": partial(_run, call, batches)}, num_threads=threads) for call in calls]
+    rounds = [
+        [timer.timeit(1).median for timer in timers]
+        for _ in logging.tqdm(range(repeats), desc="Timing exits", disable=not progress)
+    ]
+    return [median(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def _run(call: Callable, batches: list[dict]) -> None:
+    for batch in batches:
+        call(**batch)
+
+
+def _num_rows(batch: dict) -> int:
+    return next((value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor)), 0)
+
+
+def _first_rows(value: Any) -> Any:
+    return value[:NUM_PARAMETER_ROWS] if isinstance(value, torch.Tensor) else value
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

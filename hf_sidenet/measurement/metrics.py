@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy and calibration of recorded answers. Tensors only: nothing here holds a model.
+
+A row whose logits hold a NaN is answered wrongly, whatever `argmax` makes of it. Calibration compares each row's
+confidence with whether it was right: the expected calibration error (ECE, Guo et al., arXiv 1706.04599, eq. 3) is
+`Σ count_b / Σ count · |accuracy_b - confidence_b|` over bins of equal width, closed on the right.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+STANDARD_BINS = {"num_bins": 15, "low": 0.0, "high": 1.0}
+# Morisot, arXiv 2007.13512, table 1.
+PAPER_BINS = {"num_bins": 8, "low": 0.2, "high": 1.0}
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Rows whose confidence lies in `(low, high]`; the first bin holds its lower edge too.
+
+    Args:
+        low (`float`): lower edge.
+        high (`float`): upper edge.
+        count (`int`): rows inside.
+        accuracy (`float`): fraction of them that is right; NaN when there are none.
+        confidence (`float`): their mean confidence; NaN when there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    accuracy: float
+    confidence: float
+
+
+def correct_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which rows are answered rightly.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits.
+        labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+
+    Returns:
+        `torch.BoolTensor` of shape `(num_rows,)`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            "`logits` and `labels` must have shapes (num_rows, num_labels) and (num_rows,), got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}."
+        )
+    return (logits.argmax(-1) == labels) & ~logits.isnan().any(-1)
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fraction of rows answered rightly, NaN when there are no rows. Arguments as in [`correct_rows`]."""
+    return correct_rows(logits, labels).double().mean().item()
+
+
+def reliability_bins(
+    confidences: torch.Tensor, correct: torch.Tensor, num_bins: int = 15, low: float = 0.0, high: float = 1.0
+) -> tuple[list[ReliabilityBin], int]:
+    """Accuracy and mean confidence in bins of equal width: a reliability diagram.
+
+    Args:
+        confidences (`torch.Tensor` of shape `(num_rows,)`): confidence of each answer, in [0, 1].
+        correct (`torch.BoolTensor` of shape `(num_rows,)`): whether it was right.
+        num_bins (`int`, *optional*, defaults to 15): number of bins between `low` and `high`.
+        low (`float`, *optional*, defaults to 0.0): lower edge of the first bin.
+        high (`float`, *optional*, defaults to 1.0): upper edge of the last bin.
+
+    Returns:
+        `tuple[list[ReliabilityBin], int]`: the bins, and the number of rows below `low`, which are in none.
+
+    Raises:
+        ValueError: shapes or edges do not fit, or a confidence is NaN or above `high`.
+    """
+    _check_bins(confidences, correct, num_bins, low, high)
+    # Edges in the confidences' dtype: 0.6 in float32 is > 0.6 in float64, but belongs to the bin that ends there.
+    edges = torch.linspace(low, high, num_bins + 1, dtype=torch.float64, device=confidences.device)
+    inside = confidences >= edges[0].to(confidences.dtype)
+    index = torch.bucketize(confidences[inside], edges[1:-1].to(confidences.dtype))
+    counts, right, total = (
+        torch.zeros(num_bins, dtype=torch.float64, device=index.device).index_add_(0, index, values[inside].double())
+        for values in (torch.ones_like(confidences), correct, confidences)
+    )
+    columns = (edges[:-1], edges[1:], counts, right / counts, total / counts)
+    bins = [
+        ReliabilityBin(lower, upper, int(count), hits, mean)
+        for lower, upper, count, hits, mean in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return bins, int((~inside).sum())
+
+
+def expected_calibration_error(
+    confidences: torch.Tensor, correct: torch.Tensor, num_bins: int = 15, low: float = 0.0, high: float = 1.0
+) -> float:
+    """ECE in [0, 1] over the rows in the bins, NaN when there are none.
+
+    Rows below `low` do not enter; [`reliability_bins`], which has the same arguments, counts them. The paper's table 1
+    has 8 bins over 0.2-1: `expected_calibration_error(confidences, correct, **PAPER_BINS)`.
+
+    Raises:
+        ValueError: as [`reliability_bins`].
+
+    Example:
+
+    ```python
+    >>> expected_calibration_error(torch.tensor([0.9, 0.9, 0.6]), torch.tensor([True, False, True]))
+    0.4000...
+    ```
+    """
+    bins, _ = reliability_bins(confidences, correct, num_bins, low, high)
+    count = sum(b.count for b in bins)
+    if count == 0:
+        return float("nan")
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins if b.count > 0) / count
+
+
+def _check_bins(confidences: torch.Tensor, correct: torch.Tensor, num_bins: int, low: float, high: float) -> None:
+    if confidences.dim() != 1 or correct.shape != confidences.shape:
+        raise ValueError(
+            "`confidences` and `correct` must be one-dimensional and of the same length, got shapes "
+            f"{tuple(confidences.shape)} and {tuple(correct.shape)}."
+        )
+    if isinstance(num_bins, bool) or not isinstance(num_bins, int) or num_bins < 1:
+        raise ValueError(f"`num_bins` must be an integer ≥ 1, got {num_bins!r}.")
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"`low` and `high` must satisfy 0 ≤ low < high ≤ 1, got low={low}, high={high}.")
+    # A softmax may exceed 1 by a rounding error.
+    wrong = confidences[~((confidences >= 0) & (confidences <= high + 1e-6))]
+    if wrong.numel() > 0:
+        raise ValueError(f"`confidences` must be in [0, high={high}], got {wrong[0].item()}.")

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The logits of every exit on a data set, collected once. Calibration and evaluation read these and hold no model."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..models.losses import check_labels
+from .evaluating import evaluating, model_inputs
+from .files import replacing
+
+
+FORMAT = {"format": "hf_sidenet.ExitRecords", "version": "1"}
+
+
+@dataclass(frozen=True, eq=False)
+class ExitRecords:
+    """What every exit says about every row of a data set, on the CPU.
+
+    Args:
+        exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`):
+            Raw logits (no temperature) of every exit, the MainNet's last.
+        labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`):
+            Logits of the classifier to compare with, in its own precision.
+
+    Raises:
+        ValueError: shapes, dtypes or label values do not fit.
+    """
+
+    exit_logits: torch.Tensor
+    labels: torch.Tensor
+    mainnet_logits: torch.Tensor
+
+    def __post_init__(self):
+        exit_logits, labels, mainnet_logits = self.exit_logits, self.labels, self.mainnet_logits
+        if exit_logits.dim() != 3 or exit_logits.shape[1] < 2 or not exit_logits.is_floating_point():
+            raise ValueError(
+                "`exit_logits` must be floating point of shape (num_rows, num_exits ≥ 2, num_labels), got "
+                f"{exit_logits.dtype} of shape {tuple(exit_logits.shape)}."
+            )
+        num_rows, _, num_labels = exit_logits.shape
+        if labels.shape != (num_rows,) or labels.dtype != torch.long:
+            raise ValueError(
+                f"`labels` must be int64 of shape ({num_rows},), got {labels.dtype} of shape {tuple(labels.shape)}."
+            )
+        if mainnet_logits.shape != (num_rows, num_labels) or not mainnet_logits.is_floating_point():
+            raise ValueError(
+                f"`mainnet_logits` must be floating point of shape ({num_rows}, {num_labels}), got "
+                f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
+            )
+        wrong = labels[(labels < 0) | (labels >= num_labels)]
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"`labels` must be in [0, {num_labels}), got {wrong[0].item()}. Leave rows without a label out."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits: the SideNets and the MainNet."""
+        return self.exit_logits.shape[1]
+
+    def select(self, indices: torch.Tensor | list[int]) -> "ExitRecords":
+        """Some of the rows, in the order given.
+
+        Args:
+            indices (`list[int]` or `torch.Tensor`): row numbers, or one bool per row.
+        """
+        indices = torch.as_tensor(indices, dtype=None if len(indices) > 0 else torch.long)
+        return ExitRecords(**{name: tensor[indices] for name, tensor in self._tensors().items()})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file; a file of that name is replaced only when the new one is complete."""
+        # Cloned, since safetensors refuses tensors that share memory.
+        tensors = {
+            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._tensors().items()
+        }
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=FORMAT)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ExitRecords":
+        """Read a file that [`~ExitRecords.save`] wrote.
+
+        Raises:
+            ValueError: the file is damaged, is of another kind or version, or its tensors do not fit.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as error:
+            raise ValueError(f"{str(path)!r} must be a safetensors file, but cannot be read: {error}") from error
+        found = {name: metadata.get(name) for name in FORMAT}
+        if found != FORMAT:
+            raise ValueError(f"{str(path)!r} must have the metadata {FORMAT}, got {found}.")
+        expected = {field.name for field in fields(cls)}
+        if set(tensors) != expected:
+            raise ValueError(f"{str(path)!r} must hold {sorted(expected)}, got {sorted(tensors)}.")
+        try:
+            return cls(**tensors)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r}: {error}") from error
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@torch.no_grad()
+def collect(
+    model: PreTrainedModel,
+    dataloader: Iterable[Mapping[str, Any]],
+    *,
+    reference: PreTrainedModel | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> ExitRecords:
+    """Run a model over a data set with exits off and record what every exit says.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode (training or not) is put back afterwards.
+        dataloader (`Iterable[Mapping[str, Any]]`):
+            Batches of the model's inputs with `labels` of shape `(batch,)`. Rows labelled -100 are left out.
+            Floating-point inputs take the model's dtype.
+        reference (`PreTrainedModel`, *optional*):
+            Classifier whose logits become `mainnet_logits`, on its own device and in its own precision; by default
+            the MainNet inside the model.
+        device (`torch.device` or `str`, *optional*):
+            Where batches go, by default the model's device. The model itself is not moved.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Returns:
+        [`ExitRecords`]: on the CPU, in the order of the batches.
+
+    Raises:
+        ValueError: a batch has no `labels`, a label is no class index, or there are no rows.
+    """
+    device = model.device if device is None else device
+    models = [model] if reference is None else [model, reference]
+    exit_logits, labels, mainnet_logits = [], [], []
+    with evaluating(*models):
+        for number, batch in enumerate(logging.tqdm(dataloader, desc="Collecting exit logits", disable=not progress)):
+            if batch.get("labels") is None:
+                raise ValueError(f"every batch must have `labels`, but batch {number} has only {sorted(batch)}.")
+            batch_labels = torch.as_tensor(batch["labels"]).cpu().view(-1)
+            output = model(**model_inputs(batch, device, model.dtype), thresholds=1.0)
+            check_labels(batch_labels, *output.logits.shape)
+            keep = batch_labels != -100
+            exit_logits.append(output.exit_logits.cpu()[keep])
+            labels.append(batch_labels[keep].long())
+            if reference is not None:
+                inputs = model_inputs(batch, reference.device, reference.dtype)
+                mainnet_logits.append(reference(**inputs).logits.cpu()[keep])
+    if sum(len(batch_labels) for batch_labels in labels) == 0:
+        raise ValueError("`dataloader` must give at least one row, got none.")
+    exit_logits = torch.cat(exit_logits)
+    return ExitRecords(
+        exit_logits=exit_logits,
+        labels=torch.cat(labels),
+        mainnet_logits=exit_logits[:, -1].clone() if reference is None else torch.cat(mainnet_logits),
+    )

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One forward call: check the arguments, run the MainNet under the gates, put the answers and the loss together."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from .exit_rule import check_thresholds, lets_rows_leave, threshold_of
+from .gate import Run, run_mainnet
+from .losses import check_labels, cross_entropy, exit_loss
+from .outputs import SideNetOutput
+from .routing import Recording, Routing, stack_exits
+from .sharding import has_sharded_parameters
+from .sidenet_head import pool
+
+
+logger = logging.get_logger(__name__)
+
+EXTRA_FIELDS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
+
+
+def classify(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    *,
+    labels: torch.Tensor | None,
+    thresholds: float | list[float] | torch.Tensor | None,
+    extras: dict[str, bool | None],
+    return_dict: bool | None,
+) -> SideNetOutput | tuple:
+    """The forward of every model class; their docstrings describe the arguments.
+
+    Args:
+        model (`SideNetPreTrainedModel`): the MainNet with its SideNets.
+        inputs (`dict[str, Any]`): the MainNet's inputs; `None` values are left out.
+        extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`.
+    """
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    extras = {name: True for name, wanted in extras.items() if wanted}
+    batch_size = _check_inputs(model, inputs)
+    if labels is not None:
+        check_labels(labels, batch_size, model.config.num_labels)
+    if thresholds is None:
+        thresholds = model.config.thresholds
+        _warn_if_uncalibrated(model)
+    thresholds = check_thresholds(thresholds, len(model.sidenets), batch_size)
+    if batch_size == 0:
+        output = _answer_nobody(model, inputs, labels)
+    elif model.training:
+        output = _learn(model, inputs, labels, extras)
+    else:
+        output = _route(model, inputs, labels, thresholds, extras)
+    return output.to_tuple() if return_dict is False else output
+
+
+def _learn(
+    model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None, extras: dict[str, bool]
+) -> SideNetOutput:
+    frozen = model.config.freeze_mainnet == "all"
+    stop = frozen and model.config.distillation_weight == 0
+    if stop and extras:
+        raise ValueError(
+            f"`{next(iter(extras))}=True` must not be given while a frozen MainNet stops after the last SideNet in "
+            "training: call `model.eval()` first."
+        )
+    recording = Recording(model.config.exit_layers, stop)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        out = run_mainnet(model.mainnet, Run(recording.visit), **inputs, **extras, return_dict=True)
+    columns = [_answer(model, i, hidden, None, inputs) for i, hidden in enumerate(recording.hidden)]
+    mainnet_logits = torch.full_like(columns[0], torch.nan) if out is None else out.logits
+    last = len(columns) - 1 if out is None else len(columns)
+    return SideNetOutput(
+        loss=_exit_loss(model, columns, None if out is None else mainnet_logits, labels),
+        logits=[*columns, mainnet_logits][last],
+        exit_index=torch.full(mainnet_logits.shape[:1], last, device=mainnet_logits.device),
+        exit_logits=stack_exits([*columns, mainnet_logits]),
+        **_extras_of(out, extras),
+    )
+
+
+def _route(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    labels: torch.Tensor | None,
+    thresholds: list[float] | torch.Tensor,
+    extras: dict[str, bool],
+) -> SideNetOutput:
+    exits_on = any(lets_rows_leave(threshold_of(thresholds, i)) for i in range(len(model.sidenets)))
+    if exits_on and extras:
+        raise ValueError(
+            f"`{next(iter(extras))}=True` needs exits off (`thresholds` ≥ 1), because rows that leave have no later "
+            f"hidden states; got thresholds={thresholds}."
+        )
+    routing = Routing(
+        model.config.exit_layers,
+        lambda i, hidden, rows: _answer(model, i, hidden, rows, inputs),
+        thresholds,
+        model.config.temperatures,
+        keep_all_rows=exits_on and has_sharded_parameters(model),
+    )
+    out = run_mainnet(model.mainnet, Run(routing.visit), **inputs, **extras, return_dict=True)
+    logits, exit_index, exit_logits = routing.finish(None if out is None else out.logits)
+    loss = None
+    if labels is not None:
+        loss = cross_entropy(logits, labels) if exits_on else _exit_loss(model, routing.columns, logits, labels)
+    return SideNetOutput(
+        loss=loss, logits=logits, exit_index=exit_index, exit_logits=exit_logits, **_extras_of(out, extras)
+    )
+
+
+def _answer(
+    model: PreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
+) -> torch.Tensor:
+    """Logits of one SideNet for the rows inside."""
+    sidenet, pooling = model.sidenets[index], model.config.pooling[index]
+    mask = inputs.get("attention_mask") if pooling in ("auto", "mean") else None
+    if mask is not None:
+        if mask.dim() != 2:
+            raise ValueError(
+                "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
+                f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
+            )
+        mask = mask if rows is None else mask.index_select(0, rows.to(mask.device))
+    features = pool(hidden, pooling, mask)
+    if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
+        raise ValueError(
+            f"`pooling='flatten'` reads images of the recorded size {model.config.input_size} only "
+            f"({sidenet.dense.in_features} features), got {features.shape[1]} features."
+        )
+    weight = sidenet.dense.weight
+    # An offloaded weight is on "meta" until its own hook fetches it.
+    return sidenet(features.to(weight.dtype if weight.is_meta else weight))
+
+
+def _exit_loss(
+    model: PreTrainedModel,
+    columns: list[torch.Tensor],
+    mainnet_logits: torch.Tensor | None,
+    labels: torch.Tensor | None,
+) -> torch.Tensor | None:
+    return exit_loss(
+        columns,
+        mainnet_logits,
+        labels,
+        alpha=model.config.alpha,
+        distillation_weight=model.config.distillation_weight,
+        distillation_temperature=model.config.distillation_temperature,
+    )
+
+
+def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None) -> SideNetOutput:
+    some_input = next(iter(inputs.values()))
+    logits = torch.zeros(0, model.config.num_labels, dtype=model.dtype, device=some_input.device)
+    return SideNetOutput(
+        loss=None if labels is None else logits.float().sum(),
+        logits=logits,
+        exit_index=torch.zeros(0, dtype=torch.long, device=logits.device),
+        exit_logits=logits.new_zeros(0, model.config.num_exits, logits.shape[1]),
+    )
+
+
+def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
+    """Batch size, after refusing inputs that the MainNet's forward might swallow in its `**kwargs`."""
+    for name in inputs:
+        if name not in model.mainnet_inputs:
+            raise ValueError(
+                f"{type(model.mainnet).__name__} takes no `{name}`: remove it from the inputs (for a tokenizer, "
+                "`tokenizer.model_input_names` says what it returns)."
+            )
+    for name in ("input_ids", "inputs_embeds", "pixel_values"):
+        if name in inputs:
+            return inputs[name].shape[0]
+    names = "`input_ids` or `inputs_embeds`" if model.is_text else "`pixel_values`"
+    raise ValueError(f"{type(model).__name__} needs {names}, got {sorted(inputs) or 'none'}.")
+
+
+def _warn_if_uncalibrated(model: PreTrainedModel) -> None:
+    if model.training or torch.compiler.is_compiling() or model.config.calibration is not None:
+        return
+    if min(model.config.thresholds) >= 1:
+        logger.warning_once(
+            "No row will leave early: every θ of this model is ≥ 1, the value it has until it is calibrated. Pass "
+            "`thresholds=` or set `model.config.thresholds`."
+        )
+
+
+def _extras_of(out: ModelOutput | None, extras: dict[str, bool]) -> dict[str, Any]:
+    return {EXTRA_FIELDS[name]: getattr(out, EXTRA_FIELDS[name], None) for name in extras}

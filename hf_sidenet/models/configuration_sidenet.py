@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of a MainNet with SideNets."""
+
+import copy
+import difflib
+import math
+from itertools import pairwise
+from numbers import Real
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from .exit_rule import check_thresholds
+from .sidenet_head import POOLINGS
+
+
+# The class that a config without `architectures` is built with, by the MainNet's model type.
+NAMED_ARCHITECTURES = {
+    "bert": "BertWithSideNetForSequenceClassification",
+    "distilbert": "DistilBertWithSideNetForSequenceClassification",
+    "roberta": "RobertaWithSideNetForSequenceClassification",
+    "resnet": "ResNetWithSideNetForImageClassification",
+    "vit": "ViTWithSideNetForImageClassification",
+    "timm_wrapper": "TimmWithSideNetForImageClassification",
+}
+OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
+
+
+class SideNetConfig(PretrainedConfig):
+    """Configuration of a MainNet with one or more SideNets ("Add a SideNet to your MainNet", arXiv 2007.13512).
+
+    Args:
+        mainnet_config (`PretrainedConfig` or `dict`, *optional*, defaults to a default `BertConfig`):
+            Configuration of the MainNet. It is copied, never changed.
+        exit_layers (`list[int]`, *optional*, defaults to `[1]`):
+            For each SideNet, how many of the MainNet's blocks run before it: `[4]` is the paper's BERT-base. Strictly
+            rising, from 1 to the number of blocks minus 1.
+        sidenet_hidden_size (`int`, *optional*, defaults to 32):
+            Width of the SideNets' hidden layer (paper: 32).
+        pooling (`str` or `list[str]`, *optional*, defaults to `"auto"`):
+            How a SideNet reads x_c: `"mean"` of the unmasked tokens, `"cls"` (the paper's, for text), `"gap"` of a
+            feature map, `"flatten"` (the paper's, for images; ties the checkpoint to `input_size`), or `"auto"`:
+            mean for tokens, gap for maps. One name, or one per SideNet.
+        thresholds (`float` or `list[float]`, *optional*, defaults to 1.0):
+            θ of each SideNet, ≥ 0. A row leaves where its confidence is > θ; at θ ≥ 1 none does.
+        temperatures (`list[float]`, *optional*, defaults to 1.0 for every exit):
+            Softmax temperature of each exit, the MainNet's last; used for confidences only.
+        alpha (`float` or `list[float]`, *optional*, defaults to 1.0):
+            Weight of each SideNet's loss in `L = L_M + Σ α_i · L_Si` (paper §3).
+        freeze_mainnet (`str`, *optional*, defaults to `"all"`):
+            `"all"`: only the SideNets learn; `"body"`: the MainNet's last layer learns along; `"none"`: joint.
+        distillation_weight (`float`, *optional*, defaults to 0.0):
+            w in `L_S = (1 − w) · CE + w · T² · KL(MainNet ‖ SideNet)`, between 0 and 1; the MainNet is detached.
+        distillation_temperature (`float`, *optional*, defaults to 1.0):
+            T of the same formula, > 0.
+        mainnet_head (`str`, *optional*, defaults to `"own"`):
+            `"own"`, or `"mlp"`: the MainNet's last layer is replaced by a head shaped like the SideNet, as in the
+            paper. With `"mlp"` the MainNet is no longer a plain checkpoint of its class.
+        calibration (`dict`, *optional*):
+            The evidence behind `thresholds`: target, bound, confidence level, number of rows, split, precision.
+        blocks (`str`, *optional*):
+            Name of the MainNet's list of blocks, or the end of it (`"encoder.layer"`), where it is not found alone.
+        block_shapes (`list[list[int]]`, *optional*):
+            Recorded when a SideNet is first attached: the shape of x_c after 1, 2, ... blocks, without the batch axis
+            (for text without the sequence axis too).
+        input_size (`list[int]`, *optional*, defaults to the MainNet's own):
+            For images, `[channels, height, width]` at which the shapes are recorded and `"flatten"` reads.
+        kwargs:
+            Other [`PretrainedConfig`] fields. `id2label` and `num_labels` are the MainNet's.
+
+    Raises:
+        ValueError: a field has an impossible value, or a name is a misspelling of one of these fields.
+
+    Example:
+
+    ```python
+    >>> from transformers import BertConfig
+    >>> from hf_sidenet import SideNetConfig
+
+    >>> SideNetConfig(BertConfig(num_hidden_layers=12), exit_layers=[4, 8], thresholds=0.9).thresholds
+    [0.9, 0.9]
+    ```
+    """
+
+    model_type = "sidenet"
+    sub_configs = {"mainnet_config": AutoConfig}
+    keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+    # A checkpoint states every field, so a later change of a default cannot change it.
+    has_no_defaults_at_init = True
+    _auto_class = "AutoConfig"
+
+    def __init__(
+        self,
+        mainnet_config: PretrainedConfig | dict | None = None,
+        exit_layers: list[int] | None = None,
+        sidenet_hidden_size: int = 32,
+        pooling: str | list[str] = "auto",
+        thresholds: float | list[float] = 1.0,
+        temperatures: float | list[float] = 1.0,
+        alpha: float | list[float] = 1.0,
+        freeze_mainnet: str = "all",
+        distillation_weight: float = 0.0,
+        distillation_temperature: float = 1.0,
+        mainnet_head: str = "own",
+        calibration: dict | None = None,
+        blocks: str | None = None,
+        block_shapes: list[list[int]] | None = None,
+        input_size: list[int] | None = None,
+        **kwargs,
+    ):
+        refuse_misspelt(kwargs)
+        self.mainnet_config = _as_config(mainnet_config)
+        self.exit_layers = [1] if exit_layers is None else exit_layers
+        self.sidenet_hidden_size = sidenet_hidden_size
+        self.pooling = pooling
+        self.thresholds = thresholds
+        self.temperatures = temperatures
+        self.alpha = alpha
+        self.freeze_mainnet = freeze_mainnet
+        self.distillation_weight = distillation_weight
+        self.distillation_temperature = distillation_temperature
+        self.mainnet_head = mainnet_head
+        self.calibration = calibration
+        self.blocks = blocks
+        self.block_shapes = block_shapes
+        self.input_size = input_size
+        self._take_labels(kwargs)
+        # transformers hands `attn_implementation` down to sub-configs, None included, and a MainNet without one
+        # would quietly lose its padding mask.
+        kwargs.setdefault("attn_implementation", self.mainnet_config._attn_implementation)
+        kwargs.setdefault("dtype", self.mainnet_config.dtype)
+        kwargs.setdefault("architectures", [_default_architecture(self.mainnet_config)])
+        super().__init__(**kwargs)
+        self.validate()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """See [`PretrainedConfig.from_dict`].
+
+        Raises:
+            ValueError: `config_dict` belongs to a plain model.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the checkpoint of a plain {model_type!r} model, which has no SideNets. Attach them with "
+                "`from_mainnet(checkpoint, exit_layers=[...])`."
+            )
+        own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
+        config_dict = {**config_dict, **own}
+        labels = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
+        if labels:
+            config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
+            mainnet_config = _as_config(config_dict["mainnet_config"])
+            for name, value in labels.items():
+                setattr(mainnet_config, name, value)
+            config_dict["mainnet_config"] = mainnet_config
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of places where a row can get its answer: the SideNets, then the MainNet."""
+        return len(self.exit_layers) + 1
+
+    def validate(self) -> None:
+        """Check every field and bring it to its normal form (one value per SideNet or exit).
+
+        Raises:
+            ValueError: names the field, the rule and the value.
+        """
+        self.exit_layers = _checked_exit_layers(self.exit_layers, self.block_shapes)
+        num_sidenets = len(self.exit_layers)
+        self.thresholds = check_thresholds(self.thresholds, num_sidenets)
+        self.temperatures = _numbers("temperatures", self.temperatures, num_sidenets + 1, "> 0", lambda x: x > 0)
+        self.alpha = _numbers("alpha", self.alpha, num_sidenets, "≥ 0", lambda x: x >= 0)
+        weight, temperature = self.distillation_weight, self.distillation_temperature
+        (self.distillation_weight,) = _numbers("distillation_weight", weight, 1, "in [0, 1]", lambda x: 0 <= x <= 1)
+        (self.distillation_temperature,) = _numbers("distillation_temperature", temperature, 1, "> 0", lambda x: x > 0)
+        poolings = [self.pooling] * num_sidenets if isinstance(self.pooling, str) else list(self.pooling)
+        _one_per("pooling", poolings, num_sidenets)
+        for name, value, allowed in (
+            *(("pooling", pooling, POOLINGS) for pooling in poolings),
+            ("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all")),
+            ("mainnet_head", self.mainnet_head, ("own", "mlp")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+        self.pooling = poolings
+        size = self.sidenet_hidden_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"`sidenet_hidden_size` must be an integer ≥ 1, got {size!r}.")
+        size = self.input_size
+        if size is not None and (len(size) != 3 or any(not isinstance(n, int) or n < 1 for n in size)):
+            raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
+        self._check_task()
+
+    def _check_task(self) -> None:
+        if self.problem_type not in (None, "single_label_classification") or self.num_labels < 2:
+            raise ValueError(
+                "SideNets need a classifier with one label out of at least 2: `problem_type` must be None or "
+                f"'single_label_classification' and `num_labels` ≥ 2, got {self.problem_type!r} and "
+                f"{self.num_labels}. Regression and multi-label MainNets have no softmax confidence to compare with θ."
+            )
+        if self.mainnet_config.num_labels != self.num_labels:
+            raise ValueError(
+                "MainNet and SideNets must have the same number of labels, got "
+                f"{self.mainnet_config.num_labels} and {self.num_labels}."
+            )
+
+    def _take_labels(self, kwargs: dict[str, Any]) -> None:
+        """Labels belong to the MainNet; what the outer config says must agree with it in number."""
+        mainnet = self.mainnet_config
+        num_labels = kwargs.pop("num_labels", None)
+        if kwargs.get("id2label") is not None:
+            num_labels = len(kwargs["id2label"])
+            if num_labels == mainnet.num_labels:
+                mainnet.id2label = {int(key): value for key, value in kwargs["id2label"].items()}
+                mainnet.label2id = kwargs.get("label2id") or {v: k for k, v in mainnet.id2label.items()}
+        if num_labels not in (None, mainnet.num_labels):
+            raise ValueError(
+                f"MainNet and SideNets must have the same number of labels, got {mainnet.num_labels} from "
+                f"`mainnet_config` and {num_labels} from `num_labels` or `id2label`."
+            )
+        if kwargs.get("problem_type") is not None:
+            mainnet.problem_type = kwargs["problem_type"]
+        kwargs.update(id2label=mainnet.id2label, label2id=mainnet.label2id, problem_type=mainnet.problem_type)
+
+
+SIDENET_FIELDS = tuple(SideNetConfig.__init__.__annotations__)
+
+
+def _as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
+    if mainnet_config is None:
+        mainnet_config = {"model_type": "bert"}
+    if not isinstance(mainnet_config, dict):
+        return copy.deepcopy(mainnet_config)
+    model_type = mainnet_config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
+    # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
+    return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
+
+
+def _default_architecture(mainnet_config: PretrainedConfig) -> str:
+    model_type = mainnet_config.model_type
+    if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return NAMED_ARCHITECTURES.get(model_type, "SideNetForImageClassification")
+    return NAMED_ARCHITECTURES.get(model_type, "SideNetForSequenceClassification")
+
+
+def refuse_misspelt(kwargs: dict[str, Any]) -> None:
+    """Raise `ValueError` for a name that can only be a misspelling of one of [`SideNetConfig`]'s own fields."""
+    for name in kwargs:
+        near = difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0.85)
+        if near or name.startswith(OWN_PREFIXES):
+            hint = near or difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0) or ["exit_layers"]
+            raise ValueError(f"SideNetConfig has no field `{name}`. Did you mean `{hint[0]}`?")
+
+
+def _checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
+    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
+    if not isinstance(exit_layers, list | tuple) or not exit_layers:
+        raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
+    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in exit_layers):
+        raise ValueError(f"{rule}, got {exit_layers!r}.")
+    if any(a >= b for a, b in pairwise(exit_layers)):
+        raise ValueError(f"{rule}, got {exit_layers!r}.")
+    if block_shapes is not None and exit_layers[-1] > len(block_shapes):
+        raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
+    return list(exit_layers)
+
+
+def _numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    _one_per(name, values, count)
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number) or not holds(number):
+            raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
+    return [float(number) for number in values]
+
+
+def _one_per(name: str, values: list, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split the forward of any MainNet at its own blocks: drop rows, cut per-row arguments, put rows back.
+
+The MainNet is composed, never copied: persistent hooks sit on its own blocks and do nothing unless a [`Run`] is
+active in the current context. During a run,
+
+* a gate before block k hands the hidden states to `run.visit`, which may name the rows that stay;
+* every later block gets hidden states and per-row arguments (masks, positions) cut to the rows still inside;
+* after the last block the rows are put back in their places (zeros for those that left), so that the pooler, the
+  final norm and the head run unmodified.
+
+Two index sets make several exits compose: the rows that `visit` keeps index the rows now inside and cut the hidden
+states; `run.rows` indexes the original batch and cuts everything else, because a MainNet hands every block its
+original masks. The state of a call lives in a context variable, so threads do not see each other.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+
+# Block arguments with one row per example (axis 0), beside the hidden states themselves.
+PER_ROW = frozenset(
+    {
+        "attention_mask", "attn_mask", "sliding_window_mask", "mask", "position_ids", "position_bias", "head_mask",
+        "encoder_attention_mask", "encoder_hidden_states", "query_states",
+    }
+)  # fmt: skip
+# Block arguments shared by all examples, whose axis 0 can equal the batch size by accident.
+SHARED = frozenset({"rel_embeddings", "relative_pos"})
+# Rotary embeddings: one row per example only with three axes or more, `(1 | batch, sequence, width)`.
+ROTARY = frozenset({"position_embeddings"})
+# First entries of a timm model's `feature_info` that are the stem, not a stage.
+TIMM_STEMS = frozenset({"stem", "act1", "bn1", "conv1", "conv_stem"})
+
+
+class StopForward(Exception):
+    """Every row has its answer: nothing after this block needs to run."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a MainNet, in order.
+
+    Args:
+        names (`list[str]`): module names inside the MainNet.
+        modules (`list[nn.Module]`): the blocks.
+        gate_after (`bool`): gates sit at the output of a block (timm, where other modules may stand between two
+            stages) instead of the input of the next (transformers, where a model may still combine a block's input
+            and output afterwards, as DeBERTa does).
+    """
+
+    names: list[str]
+    modules: list[nn.Module]
+    gate_after: bool
+
+
+@dataclass
+class Run:
+    """State of one forward call.
+
+    Args:
+        visit (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]`):
+            Called between blocks with the number of blocks that ran, the hidden states of the rows inside, and those
+            rows' places in the batch (`None`: all rows). Returns the rows to keep, as indices into the rows inside,
+            or `None` for all of them; raises [`StopForward`] when nobody stays.
+    """
+
+    visit: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]
+    rows: torch.Tensor | None = None
+    batch_size: int | None = None
+    finished: bool = field(default=False)
+
+
+class _Slot:
+    """A context variable that dynamo can trace.
+
+    Inside one traced graph the run is a plain attribute. Where a graph breaks within a run, the pieces are compiled
+    apart, and each asks the context variable outside the graph; they do so only while such a run exists, so that a
+    plain MainNet still compiles to one graph.
+    """
+
+    def __init__(self):
+        self._context = ContextVar("hf_sidenet_run", default=None)
+        self._traced = None
+        self._lock = threading.Lock()
+        self._num_runs = 0
+        self._in_use = False
+
+    def get(self) -> Run | None:
+        if not torch.compiler.is_compiling():
+            return self._context.get()
+        if self._traced is not None or not self._in_use:
+            return self._traced
+        return _from_context(self._context)
+
+    @contextmanager
+    def active(self, run: Run) -> Iterator[None]:
+        if torch.compiler.is_compiling():
+            self._traced = run
+            try:
+                yield
+            finally:
+                self._traced = None
+        else:
+            self._count(1)
+            token = self._context.set(run)
+            try:
+                yield
+            finally:
+                self._context.reset(token)
+                self._count(-1)
+
+    def _count(self, step: int) -> None:
+        with self._lock:
+            self._num_runs += step
+            self._in_use = self._num_runs > 0
+
+
+@torch.compiler.disable
+def _from_context(context: ContextVar) -> Run | None:
+    return context.get()
+
+
+_RUN = _Slot()
+
+
+def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
+    """Call the MainNet under `run`; `None` when the forward stopped early."""
+    with _RUN.active(run):
+        try:
+            return mainnet(**inputs)
+        except StopForward:
+            return None
+
+
+def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
+    """Find the list of blocks of a MainNet.
+
+    Args:
+        mainnet (`nn.Module`): a task model.
+        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or the end of it (`"encoder.layer"`).
+
+    Raises:
+        ValueError: no list or several lists fit; the message says how to name one.
+    """
+    if path is None and hasattr(mainnet, "timm_model"):
+        return _timm_blocks(mainnet)
+    containers = {
+        name: module
+        for name, module in mainnet.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) >= 2
+    }
+    if path is not None:
+        found = [name for name in containers if name == path or name.endswith("." + path)]
+        rule = f"`blocks={path!r}` must name exactly one ModuleList or Sequential with at least 2 modules"
+    else:
+        lists = [name for name, module in containers.items() if isinstance(module, nn.ModuleList)]
+        found = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
+        rule = (
+            f"the blocks of {type(mainnet).__name__} must be one list of at least 2 modules that run once each, in "
+            'order. If it has such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
+            "(ALBERT) cannot be split"
+        )
+    if len(found) != 1:
+        raise ValueError(f"{rule}; found {found or 'none'}, candidates are {list(containers) or 'none'}.")
+    name, modules = found[0], list(containers[found[0]])
+    return Blocks([f"{name}.{i}" for i in range(len(modules))], modules, gate_after=False)
+
+
+def _timm_blocks(mainnet: nn.Module) -> Blocks:
+    names = [info["module"] for info in mainnet.timm_model.feature_info]
+    if names and names[0].split(".")[0] in TIMM_STEMS:
+        names = names[1:]
+    if len(names) < 2:
+        raise ValueError(
+            f"{type(mainnet.timm_model).__name__}: timm's `feature_info` must list at least 2 stages, got {names}. "
+            "Name the list of blocks with `blocks=`."
+        )
+    names = [f"timm_model.{name}" for name in names]
+    return Blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
+
+
+def install(blocks: Blocks) -> None:
+    """Put the hooks on the blocks, once: installing again on the same MainNet changes nothing."""
+    if _is_installed(blocks.modules[0]):
+        return
+    for i, block in enumerate(blocks.modules):
+        names = tuple(inspect.signature(block.forward).parameters)
+        enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after)
+        block.register_forward_pre_hook(enter, with_kwargs=True)
+        if i == len(blocks.modules) - 1:
+            block.register_forward_hook(_leave_last_block)
+        elif blocks.gate_after:
+            block.register_forward_hook(partial(_leave_block, index=i))
+
+
+def _is_installed(block: nn.Module) -> bool:
+    return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
+
+
+def _enter_block(block, args, kwargs, *, index, names, gate_here):
+    run = _RUN.get()
+    if run is None:
+        return None
+    hidden = args[0] if args else kwargs[names[0]]
+    if gate_here:
+        hidden = _pass_gate(run, index, hidden)
+    if run.rows is None:
+        return None
+    others = tuple(_cut(name, value, run) for name, value in zip(names[1:], args[1:], strict=False))
+    if args:
+        return (hidden, *others), {name: _cut(name, value, run) for name, value in kwargs.items()}
+    return (), {name: hidden if name == names[0] else _cut(name, value, run) for name, value in kwargs.items()}
+
+
+def _leave_block(block, args, output, *, index):
+    run = _RUN.get()
+    if run is None:
+        return None
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"block {index} must return one tensor to take a SideNet, got {type(output).__name__}.")
+    return _pass_gate(run, index + 1, output)
+
+
+def _leave_last_block(block, args, output):
+    run = _RUN.get()
+    if run is None:
+        return None
+    run.finished = True
+    if run.rows is None:
+        return None
+    hidden = output[0] if isinstance(output, tuple) else output
+    rows = run.rows.to(hidden.device)
+    hidden = hidden.new_zeros(run.batch_size, *hidden.shape[1:]).index_copy(0, rows, hidden)
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
+    keep = run.visit(index, hidden, run.rows)
+    if keep is None:
+        return hidden
+    if run.batch_size is None:
+        run.batch_size = hidden.shape[0]
+    run.rows = keep if run.rows is None else run.rows.index_select(0, keep.to(run.rows.device))
+    return hidden.index_select(0, keep.to(hidden.device))
+
+
+def _cut(name: str, value: Any, run: Run) -> Any:
+    """The rows still inside of one block argument; what has no rows passes unchanged."""
+    if value is None or name in SHARED or isinstance(value, bool | int | float | str | torch.dtype):
+        return value
+    if isinstance(value, tuple | list | torch.Size):
+        return type(value)(_cut(name, item, run) for item in value)
+    if isinstance(value, dict):
+        return {key: _cut(name, item, run) for key, item in value.items()}
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(
+            f"block argument {name!r} is a {type(value).__name__}, and an early exit cannot tell which of its parts "
+            "belong to the rows that leave. A MainNet with a cache or other per-row objects cannot be split."
+        )
+    if value.dim() == 0 or value.shape[0] != run.batch_size or run.batch_size == 1:
+        return value
+    if name in ROTARY and value.dim() < 3:
+        return value
+    if name not in PER_ROW and name not in ROTARY:
+        raise ValueError(
+            f"block argument {name!r} has as many rows as the batch ({run.batch_size}), but it is not known whether "
+            "they are the batch's rows. Add the name to PER_ROW or SHARED in gate.py (CONTRIBUTING, Add a MainNet)."
+        )
+    return value.index_select(0, run.rows.to(value.device))

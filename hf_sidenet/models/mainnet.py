@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything about the MainNet as a whole: loading it, its last layer, what of it learns."""
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from .sidenet_head import SideNet
+
+
+# Arguments of `from_pretrained` that are not fields of the MainNet's config.
+LOADING_ARGUMENTS = frozenset(
+    {
+        "adapter_kwargs", "attn_implementation", "cache_dir", "code_revision", "config", "device_map", "dtype",
+        "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only", "low_cpu_mem_usage",
+        "max_memory", "offload_buffers", "offload_folder", "proxies", "quantization_config", "revision", "subfolder",
+        "token", "torch_dtype", "trust_remote_code", "use_safetensors", "variant", "weights_only",
+    }
+)  # fmt: skip
+HUB_ARGUMENTS = frozenset(
+    {
+        "cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder",
+        "token", "trust_remote_code",
+    }
+)  # fmt: skip
+
+
+def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Load a task model for its `from_pretrained` arguments.
+
+    Returns:
+        `(model, missing)`: the model, and the names of weights that the checkpoint does not have.
+
+    Raises:
+        ValueError: an argument is neither a loading argument nor a field of the MainNet's config.
+    """
+    if kwargs.get("config") is None:
+        hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        fields = {name: value for name, value in kwargs.items() if name not in LOADING_ARGUMENTS}
+        _, unused = AutoConfig.from_pretrained(path, **hub, **fields, return_unused_kwargs=True)
+        unknown = sorted(set(unused) & set(fields))
+        if unknown:
+            raise ValueError(
+                f"from_mainnet got {unknown[0]!r}, which is neither a field of SideNetConfig, nor of the MainNet's "
+                "config, nor an argument of from_pretrained."
+            )
+    # Pickle is read only where the caller says so, by use_safetensors=False.
+    kwargs.setdefault("use_safetensors", True)
+    model, info = auto_class.from_pretrained(path, **kwargs, output_loading_info=True)
+    return model, set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+
+
+def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:
+    """Name and module of the MainNet's last layer: its last linear map onto the labels, or the head put there.
+
+    Raises:
+        ValueError: there is none.
+    """
+    num_labels = mainnet.config.num_labels
+    linear = [
+        name
+        for name, module in mainnet.named_modules()
+        if num_labels == getattr(module, "out_features", getattr(module, "out_channels", None))
+    ]
+    if not linear:
+        raise ValueError(
+            f"{type(mainnet).__name__} must end in a linear layer with {num_labels} outputs, and has none."
+        )
+    parent = linear[-1].rpartition(".")[0]
+    name = parent if isinstance(mainnet.get_submodule(parent), SideNet) else linear[-1]
+    return name, mainnet.get_submodule(name)
+
+
+def replace_head(mainnet: PreTrainedModel, hidden_size: int) -> None:
+    """Put a head shaped like the SideNet in the place of the last layer, as in the paper's experiments, once.
+
+    Raises:
+        ValueError: the last layer is not an `nn.Linear`.
+    """
+    name, layer = last_layer(mainnet)
+    if isinstance(layer, SideNet):
+        return
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"`mainnet_head='mlp'` needs an nn.Linear at {name}, got {type(layer).__name__}.")
+    head = SideNet(layer.in_features, hidden_size, layer.out_features)
+    mainnet.set_submodule(name, head.to(layer.weight.device, layer.weight.dtype))
+
+
+def check_learnable(missing: set[str], trained: set[str], path: str) -> None:
+    """Refuse a frozen MainNet whose weights are partly random, since they would stay random.
+
+    Args:
+        missing (`set[str]`): parameters that the checkpoint does not have.
+        trained (`set[str]`): parameters that will learn.
+        path (`str`): where the checkpoint came from.
+
+    Raises:
+        ValueError: a missing parameter would not learn.
+    """
+    stuck = sorted(missing - trained)
+    if stuck:
+        raise ValueError(
+            f"{path!r} has no weights for {stuck}: they were initialised at random and a frozen MainNet would never "
+            "learn them. Give a fine-tuned classifier, or train jointly with `freeze_mainnet='none'`."
+        )

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The common base of all MainNets with SideNets: building, attaching, loading, freezing."""
+
+import copy
+import inspect
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelt
+from .gate import find_blocks, install
+from .mainnet import check_learnable, last_layer, load_mainnet, replace_head
+from .probe import ExitPoint, block_shape, example_inputs, input_size_of, measure_exit_points, probe
+from .sidenet_head import SideNet, pooled_size
+
+
+class SideNetPreTrainedModel(PreTrainedModel):
+    """A whole task model as MainNet, with SideNets between its blocks. Use one of the task classes.
+
+    In training every exit is computed and no row leaves. In evaluation a row leaves at the first SideNet whose
+    confidence is > θ, and the remaining blocks run without it.
+    """
+
+    config_class = SideNetConfig
+    base_model_prefix = "mainnet"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # Its block masks keep the full batch, and a kernel that meets fewer rows kills the process.
+    _supports_flex_attn = False
+    _no_split_modules = ["SideNet"]
+    mainnet_auto_class: type | None = None
+    mainnet_model_type: str | None = None
+    is_text = False
+
+    def __init__(self, config: SideNetConfig, mainnet: PreTrainedModel | None = None):
+        super().__init__(config)
+        config.validate()
+        self._check_model_type(config.mainnet_config)
+        if mainnet is None:
+            mainnet = self.mainnet_auto_class.from_config(config.mainnet_config)
+        else:
+            # Its weights stay: `post_init` initialises only what has not been.
+            for module in mainnet.modules():
+                module._is_hf_initialized = True
+        if config.mainnet_head == "mlp":
+            replace_head(mainnet, config.sidenet_hidden_size)
+        self.mainnet = mainnet
+        self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
+        config.mainnet_config = mainnet.config
+        config.auto_map = self._auto_map()
+        self.num_labels = config.num_labels
+        self._install_gates()
+        self.sidenets = nn.ModuleList(self._new_sidenet(i) for i in range(len(config.exit_layers)))
+        self.post_init()
+        if config.freeze_mainnet != "none":
+            self.set_freeze_mainnet(config.freeze_mainnet)
+
+    @classmethod
+    def from_mainnet(
+        cls, mainnet: str | PreTrainedModel, *, exit_layers: list[int], **kwargs
+    ) -> "SideNetPreTrainedModel":
+        """Attach SideNets to a classifier. Its weights, head, labels, dtype and attention implementation are kept.
+
+        Args:
+            mainnet (`str` or `PreTrainedModel`):
+                Folder or Hub id of a classifier, or a model, which is wrapped, not copied.
+            exit_layers (`list[int]`):
+                For each SideNet, how many blocks run before it; `model.exit_points()` lists what there is.
+            kwargs:
+                Fields of [`SideNetConfig`]; the rest goes to the MainNet's `from_pretrained` (and to its config).
+                Weights are read from safetensors; `use_safetensors=False` allows pickle.
+
+        Raises:
+            ValueError: an argument is unknown; the MainNet is of another kind, cannot be split, or is frozen although
+                some of its weights are random.
+        """
+        own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
+        for name in ("mainnet_config", "block_shapes"):
+            if name in own:
+                raise ValueError(f"`{name}` must not be given to from_mainnet, which reads it from the MainNet.")
+        refuse_misspelt(kwargs)
+        freeze = own.get("freeze_mainnet", "all")
+        if own.get("mainnet_head") == "mlp" and freeze == "all":
+            raise ValueError(
+                "`mainnet_head='mlp'` puts a new head on the MainNet, which must learn: `freeze_mainnet` must be "
+                "'none' or 'body', got 'all'."
+            )
+        if isinstance(mainnet, PreTrainedModel):
+            if kwargs:
+                raise ValueError(f"from_mainnet takes {sorted(kwargs)} with a checkpoint's name only, got a model.")
+        else:
+            path = mainnet
+            mainnet, missing = load_mainnet(cls.mainnet_auto_class, path, kwargs)
+            if freeze != "none" and missing:
+                name, layer = last_layer(mainnet)
+                trained = {f"{name}.{key}" for key in layer.state_dict()} if freeze == "body" else set()
+                check_learnable(missing, trained, path)
+        config = SideNetConfig(mainnet.config, exit_layers=exit_layers, **own)
+        config.name_or_path = mainnet.config.name_or_path
+        return cls(config, mainnet).eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """See [`PreTrainedModel.from_pretrained`]. Reads safetensors unless `use_safetensors=False` is given.
+
+        Raises:
+            ValueError: the checkpoint is a plain model, or lacks weights.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        mismatched = {name for name, *_ in info["mismatched_keys"]}
+        missing = sorted(set(info["missing_keys"]) - mismatched)
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path!r} has no weights for {missing[:5]}{' ...' if missing[5:] else ''} "
+                f"({len(missing)} in all). A plain classifier gets its SideNets with `from_mainnet`; new SideNets on "
+                "a checkpoint that has some, with `model.add_exits`."
+            )
+        if model.config.freeze_mainnet != "none":
+            model.set_freeze_mainnet(model.config.freeze_mainnet)
+        return (model, info) if output_loading_info else model
+
+    def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
+        """Every place where a SideNet can sit, with its shape and its share of parameters and FLOPs.
+
+        Args:
+            inputs (`torch.Tensor`, *optional*):
+                The MainNet's inputs to measure on, by default three example rows (texts of up to 8 tokens).
+        """
+        training = self.mainnet.training
+        self.mainnet.eval()
+        try:
+            inputs = inputs or example_inputs(self.mainnet, self.config.input_size)
+            return measure_exit_points(self.mainnet, find_blocks(self.mainnet, self.config.blocks), inputs)
+        finally:
+            self.mainnet.train(training)
+            self.train(self.training)
+
+    def add_exits(self, exit_layers: list[int], pooling: str = "auto") -> None:
+        """Add untrained SideNets. Those that are there keep their weights and θ; the new ones start at θ = 1.
+
+        Args:
+            exit_layers (`list[int]`): blocks before each new SideNet.
+            pooling (`str`): how the new ones read x_c.
+
+        Raises:
+            ValueError: a SideNet is already there, or the place is impossible.
+        """
+        old = self.config
+        taken = sorted(set(exit_layers) & set(old.exit_layers))
+        if taken or not exit_layers:
+            raise ValueError(f"`exit_layers` must name new places, at least one; {taken or 'none given'}.")
+        fields = {name: getattr(old, name) for name in ("thresholds", "temperatures", "alpha", "pooling")}
+        at = {layer: i for i, layer in enumerate(old.exit_layers)}
+        layers = sorted([*old.exit_layers, *exit_layers])
+        defaults = {"thresholds": 1.0, "temperatures": 1.0, "alpha": 1.0, "pooling": pooling}
+        config = copy.copy(old)
+        config.exit_layers, config.calibration = layers, None
+        for name, values in fields.items():
+            merged = [values[at[layer]] if layer in at else defaults[name] for layer in layers]
+            setattr(config, name, merged + values[len(at) :])
+        config.validate()
+        for name in (*fields, "exit_layers", "calibration"):
+            setattr(old, name, getattr(config, name))
+        self.sidenets = nn.ModuleList(
+            self.sidenets[at[layer]] if layer in at else self._new_sidenet(i) for i, layer in enumerate(layers)
+        )
+        self.init_weights()
+        self.train(self.training)
+
+    def set_freeze_mainnet(self, mode: str) -> None:
+        """Choose what of the MainNet learns, and write it to the config.
+
+        Args:
+            mode (`str`): `"all"` frozen, `"body"` frozen (its last layer learns), or `"none"`.
+        """
+        config = copy.copy(self.config)
+        config.freeze_mainnet = mode
+        config.validate()
+        self.config.freeze_mainnet = mode
+        self.mainnet.requires_grad_(mode == "none")
+        if mode == "body":
+            last_layer(self.mainnet)[1].requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        """A frozen MainNet stays in evaluation mode: its dropout is off and its BatchNorm statistics do not move."""
+        super().train(mode)
+        if mode and self.config.freeze_mainnet != "none":
+            self.mainnet.eval()
+            if self.config.freeze_mainnet == "body":
+                last_layer(self.mainnet)[1].train()
+        return self
+
+    def _check_model_type(self, mainnet_config: PretrainedConfig) -> None:
+        expected, got = self.mainnet_model_type, mainnet_config.model_type
+        if expected not in (None, got):
+            generic = "SideNetForSequenceClassification" if self.is_text else "SideNetForImageClassification"
+            raise ValueError(
+                f"{type(self).__name__} needs a MainNet of type {expected!r}, got {got!r}. {generic} takes any."
+            )
+
+    def _auto_map(self) -> dict[str, str]:
+        name = f"{type(self).__module__.rpartition('.')[-1]}.{type(self).__name__}"
+        config_module = type(self.config).__module__.rpartition(".")[-1]
+        return {"AutoConfig": f"{config_module}.SideNetConfig", "AutoModel": name, self._auto_class: name}
+
+    def _install_gates(self) -> None:
+        config, mainnet = self.config, self.mainnet
+        blocks = find_blocks(mainnet, config.blocks)
+        install(blocks)
+        if config.block_shapes is not None:
+            return
+        input_size = None if self.is_text else config.input_size or input_size_of(mainnet.config)
+        on_meta = next(mainnet.parameters()).is_meta
+        if on_meta:
+            with torch.device("cpu"):
+                mainnet = self.mainnet_auto_class.from_config(config.mainnet_config)
+            blocks = find_blocks(mainnet, config.blocks)
+            install(blocks)
+        hidden = probe(mainnet, blocks, input_size, check_split=not on_meta)
+        config.input_size = input_size
+        config.block_shapes = [block_shape(x, self.is_text) for x in hidden]
+        config.validate()
+
+    def _new_sidenet(self, index: int) -> SideNet:
+        config = self.config
+        shape = config.block_shapes[config.exit_layers[index] - 1]
+        in_features = pooled_size(shape, config.pooling[index], self.is_text)
+        sidenet = SideNet(in_features, config.sidenet_hidden_size, config.num_labels)
+        return sidenet.to(self.mainnet.device, self.mainnet.dtype)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MainNets with SideNets ("Add a SideNet to your MainNet", Morisot, arXiv 2007.13512)."""
+
+import torch
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+from .classify import classify
+from .modeling_base import SideNetPreTrainedModel
+from .outputs import SideNetOutput
+
+
+class SideNetForSequenceClassification(SideNetPreTrainedModel):
+    """Any text classifier of transformers as MainNet, with SideNets.
+
+    Args:
+        config ([`SideNetConfig`]): its `mainnet_config` says which MainNet is built.
+        mainnet (`PreTrainedModel`, *optional*): a MainNet to wrap; see [`~SideNetPreTrainedModel.from_mainnet`].
+    """
+
+    _auto_class = "AutoModelForSequenceClassification"
+    mainnet_auto_class = AutoModelForSequenceClassification
+    main_input_name = "input_ids"
+    is_text = True
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        thresholds: float | list[float] | torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SideNetOutput | tuple:
+        """Classify a batch of texts.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, sequence)`, *optional*): 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): segments.
+            position_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): positions.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, sequence, width)`, *optional*): instead of ids.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
+                θ for this call, by default the config's. Training mode ignores it: no row leaves.
+            output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
+            output_attentions (`bool`, *optional*): return the MainNet's; only with exits off.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+
+        Raises:
+            ValueError: an argument has an impossible value; the message names it.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        return classify(self, inputs, labels=labels, thresholds=thresholds, extras=extras, return_dict=return_dict)
+
+
+class SideNetForImageClassification(SideNetPreTrainedModel):
+    """Any image classifier of transformers, timm's included, as MainNet, with SideNets.
+
+    Args:
+        config ([`SideNetConfig`]): its `mainnet_config` says which MainNet is built.
+        mainnet (`PreTrainedModel`, *optional*): a MainNet to wrap; see [`~SideNetPreTrainedModel.from_mainnet`].
+    """
+
+    _auto_class = "AutoModelForImageClassification"
+    mainnet_auto_class = AutoModelForImageClassification
+    main_input_name = "pixel_values"
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        thresholds: float | list[float] | torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SideNetOutput | tuple:
+        """Classify a batch of images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): the images.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
+                θ for this call, by default the config's. Training mode ignores it: no row leaves.
+            interpolate_pos_encoding (`bool`, *optional*): for MainNets that take it (ViT), other image sizes.
+            output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
+            output_attentions (`bool`, *optional*): return the MainNet's; only with exits off.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+
+        Raises:
+            ValueError: an argument has an impossible value; the message names it.
+        """
+        inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolate_pos_encoding}
+        extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        return classify(self, inputs, labels=labels, thresholds=thresholds, extras=extras, return_dict=return_dict)
+
+
+class BertWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for BERT. The paper attaches at 4 of 12 and 8 of 24 blocks (§4)."""
+
+    mainnet_model_type = "bert"
+
+
+class DistilBertWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for DistilBERT. The paper attaches at 1 of 6 blocks (§4)."""
+
+    mainnet_model_type = "distilbert"
+
+
+class RobertaWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for RoBERTa."""
+
+    mainnet_model_type = "roberta"
+
+
+class ResNetWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for transformers' ResNet. The paper attaches after stage 1 of 4 (§4)."""
+
+    mainnet_model_type = "resnet"
+
+
+class ViTWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for ViT."""
+
+    mainnet_model_type = "vit"
+
+
+class TimmWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for timm models (needs `pip install "hf_sidenet[vision]"`)."""
+
+    mainnet_model_type = "timm_wrapper"

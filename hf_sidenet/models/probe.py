@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at a MainNet once, before a SideNet is attached: what do its blocks pass on, and does dropping rows work?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PretrainedConfig
+
+from .gate import Blocks, Run, run_mainnet
+
+
+# Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
+PROBE_LENGTHS = (8, 6, 5)
+DEFAULT_IMAGE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class ExitPoint:
+    """A place where a SideNet can be attached.
+
+    Args:
+        exit_layer (`int`): number of blocks that run before it; what `exit_layers` takes.
+        module (`str`): name of the last block that runs.
+        shape (`tuple[int, ...]`): x_c without the batch axis; for text without the sequence axis too.
+        params (`float`): fraction of the MainNet's parameters used so far, its embeddings included.
+        flops (`float`): fraction of the MainNet's FLOPs spent so far; for texts of the probe's length.
+    """
+
+    exit_layer: int
+    module: str
+    shape: tuple[int, ...]
+    params: float
+    flops: float
+
+
+def input_size_of(config: PretrainedConfig) -> list[int]:
+    """`[channels, height, width]` that a MainNet for images was made for, 224 px where it does not say."""
+    pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
+    if "input_size" in pretrained_cfg:
+        return list(pretrained_cfg["input_size"])
+    size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
+    height, width = (size, size) if isinstance(size, int) else size
+    return [getattr(config, "num_channels", 3), height, width]
+
+
+def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:
+    """Three example rows: noise images of `input_size`, or texts of three lengths when it is `None`."""
+    generator = torch.Generator().manual_seed(0)
+    batch = len(PROBE_LENGTHS)
+    if input_size is not None:
+        pixels = torch.randn(batch, *input_size, generator=generator)
+        return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}
+    input_ids = torch.randint(3, mainnet.config.vocab_size, (batch, max(PROBE_LENGTHS)), generator=generator)
+    lengths = torch.tensor(PROBE_LENGTHS).unsqueeze(1)
+    attention_mask = (torch.arange(max(PROBE_LENGTHS)) < lengths).long()
+    pad = getattr(mainnet.config, "pad_token_id", None) or 0
+    input_ids = input_ids.where(attention_mask.bool(), torch.tensor(pad))
+    return {"input_ids": input_ids.to(mainnet.device), "attention_mask": attention_mask.to(mainnet.device)}
+
+
+@torch.no_grad()
+def probe(
+    mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None, check_split: bool = True
+) -> list[torch.Tensor]:
+    """Hidden states of the three example rows between the blocks, after checking that the split works.
+
+    Args:
+        mainnet (`nn.Module`): a task model whose blocks carry the gates.
+        blocks (`Blocks`): its blocks.
+        input_size (`list[int]`, *optional*): `[channels, height, width]` for images, `None` for text.
+        check_split (`bool`): also drop a row and compare the answers of the others; needs initialised weights.
+
+    Raises:
+        ValueError: the blocks do not run once each in order, a block changes its input in place, an argument's rows
+            are unknown, or a row's answer changes when another row leaves.
+    """
+    training = mainnet.training
+    mainnet.eval()
+    try:
+        inputs = example_inputs(mainnet, input_size)
+        seen: list[tuple[int, torch.Tensor, int]] = []
+
+        def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
+            seen.append((index, hidden, hidden._version))
+
+        run = Run(record)
+        plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
+        _check_blocks(blocks, run, seen)
+        if check_split:
+            _check_split(mainnet, inputs, plain.logits)
+    finally:
+        mainnet.train(training)
+    return [hidden for _, hidden, _ in seen]
+
+
+def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, int]]) -> None:
+    order = [index for index, _, _ in seen]
+    if order != list(range(1, len(blocks.modules))) or not run.finished:
+        raise ValueError(
+            f"the blocks must run once each, in order, but {blocks.names} ran as {order}. Name another list with "
+            "`blocks=`."
+        )
+    for index, hidden, version in seen:
+        if hidden._version != version:
+            raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
+
+
+def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: torch.Tensor) -> None:
+    kept = torch.tensor([0, 2])
+
+    def drop_the_middle_row(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
+        return kept.to(hidden.device) if rows is None else None
+
+    split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
+    kept = kept.to(plain.device)
+    difference = (split.logits[kept] - plain[kept]).abs().max()
+    scale = plain[kept].abs().max()
+    tolerance = 1e-4 if plain.dtype in (torch.float32, torch.float64) else 5e-2
+    if not difference <= tolerance * scale:
+        raise ValueError(
+            f"{type(mainnet).__name__} cannot be split: answers change by {difference:.2g} (of {scale:.2g}) when "
+            "another row leaves, so some argument of its blocks is not cut as it must be."
+        )
+
+
+def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, Any]) -> list[ExitPoint]:
+    """Share of parameters and FLOPs that each prefix of the MainNet uses, on the given inputs.
+
+    A parameter counts as used when the gradient of x_c reaches it.
+    """
+    params = {name: p.detach().requires_grad_() for name, p in mainnet.named_parameters() if p.is_floating_point()}
+    total_params = sum(p.numel() for p in params.values())
+    points: list[tuple[int, torch.Tensor, int]] = []
+    counter = FlopCounterMode(display=False)
+
+    def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
+        points.append((index, hidden, counter.get_total_flops()))
+
+    with torch.enable_grad(), counter:
+        run_mainnet(_Functional(mainnet, params), Run(record), **inputs, return_dict=True)
+    total_flops = counter.get_total_flops()
+    measured = []
+    for index, hidden, flops in points:
+        used = used_parameters(hidden, params)
+        measured.append(
+            ExitPoint(
+                exit_layer=index,
+                module=blocks.names[index - 1],
+                shape=tuple(block_shape(hidden, is_text="pixel_values" not in inputs)),
+                params=used / total_params,
+                flops=flops / total_flops,
+            )
+        )
+    return measured
+
+
+def used_parameters(output: torch.Tensor, params: dict[str, torch.Tensor]) -> int:
+    """Number of parameters that the gradient of `output` reaches."""
+    tensors = list(params.values())
+    gradients = torch.autograd.grad(output.float().sum(), tensors, retain_graph=True, allow_unused=True)
+    return sum(p.numel() for p, gradient in zip(tensors, gradients, strict=True) if gradient is not None)
+
+
+def block_shape(hidden: torch.Tensor, is_text: bool) -> list[int]:
+    """Shape of x_c without the batch axis; for text without the sequence axis too."""
+    return list(hidden.shape[2:] if is_text else hidden.shape[1:])
+
+
+class _Functional:
+    """The MainNet called with other parameters, without touching its own."""
+
+    def __init__(self, module: nn.Module, params: dict[str, torch.Tensor]):
+        self.module, self.params = module, params
+
+    def __call__(self, **inputs):
+        return torch.func.functional_call(self.module, self.params, kwargs=inputs)

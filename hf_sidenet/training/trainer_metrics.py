@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of every exit for the stock `Trainer`: `Trainer(compute_metrics=compute_exit_metrics())`.
+
+They read full `exit_logits`, so evaluate with exits off (θ = 1, what an uncalibrated model has anyway); the rows that
+would leave at some θ are then replayed. Models are also trained and selected this way.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import EvalPrediction
+
+from ..measurement.metrics import STANDARD_BINS, accuracy, correct_rows, expected_calibration_error
+from ..measurement.replay import check_temperatures, replay
+from ..models.exit_rule import answers, confidence
+
+
+def compute_exit_metrics(
+    thresholds: float | list[float] | None = None, temperatures: list[float] | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Make a `compute_metrics` for `Trainer`.
+
+    Its metrics: for every exit i, the MainNet's last, `exit_{i}_accuracy` and `exit_{i}_ece` over all rows; and with
+    rows routed at θ, `accuracy`, `exit_{i}_share` (the fraction of rows answered there) and
+    `exit_{i}_routed_accuracy` (the accuracy among them, NaN when there are none). Fractions, no percent.
+
+    Args:
+        thresholds (`float` or `list[float]`, *optional*):
+            θ to replay, one for all SideNets or one each; by default 1, exits off.
+        temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+
+    Returns:
+        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError when `exit_logits` are missing or have
+        missing columns, because rows left during the evaluation.
+
+    Example:
+
+    ```python
+    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=compute_exit_metrics(thresholds=0.9))
+    >>> trainer.evaluate()["eval_exit_0_share"]
+    0.34375
+    ```
+    """
+    return partial(_exit_metrics, thresholds=1.0 if thresholds is None else thresholds, temperatures=temperatures)
+
+
+def _exit_metrics(
+    prediction: EvalPrediction, thresholds: float | list[float], temperatures: list[float] | None
+) -> dict[str, float]:
+    exit_logits = _find_exit_logits(prediction.predictions)
+    _check_no_row_left(exit_logits)
+    labels = _labels_of(prediction.label_ids, len(exit_logits))
+    num_exits = exit_logits.shape[1]
+    temperatures = check_temperatures(temperatures, num_exits)
+    exit_index = replay(exit_logits, thresholds, temperatures)
+    metrics = {"accuracy": accuracy(answers(exit_logits, exit_index), labels)}
+    for i in range(num_exits):
+        logits, here = exit_logits[:, i], exit_index == i
+        metrics[f"exit_{i}_accuracy"] = accuracy(logits, labels)
+        metrics[f"exit_{i}_ece"] = _ece(logits, labels, temperatures[i])
+        metrics[f"exit_{i}_share"] = here.double().mean().item()
+        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here])
+    return metrics
+
+
+def _find_exit_logits(predictions: Any) -> torch.Tensor:
+    arrays = predictions if isinstance(predictions, tuple | list) else [predictions]
+    found = [array for array in arrays if getattr(array, "ndim", 0) == 3]
+    if not found:
+        shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
+        raise ValueError(
+            "`predictions` must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
+            f"{shapes}. Evaluate a model with SideNets, without 'exit_logits' in `ignore_keys`."
+        )
+    return torch.as_tensor(found[0])
+
+
+def _check_no_row_left(exit_logits: torch.Tensor) -> None:
+    """A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead."""
+    missing = exit_logits.isnan().all(-1)  # (num_rows, num_exits)
+    incomplete = missing[:, -1] | missing.all(0).any()
+    if incomplete.any():
+        raise ValueError(
+            f"`exit_logits` must have every exit for every row, but {int(incomplete.sum())} of {len(incomplete)} rows "
+            "lack some, because they left early (or because their numbers are NaN). Evaluate with exits off: set "
+            "`model.config.thresholds = [1.0] * len(model.sidenets)`, and give θ to "
+            "`compute_exit_metrics(thresholds=...)`, which replays it."
+        )
+
+
+def _labels_of(label_ids: Any, num_rows: int) -> torch.Tensor:
+    if getattr(label_ids, "shape", None) != (num_rows,):
+        got = getattr(label_ids, "shape", type(label_ids).__name__)
+        raise ValueError(f"`label_ids` must be one class index per row, shape ({num_rows},), got {got}.")
+    return torch.as_tensor(label_ids)
+
+
+def _ece(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+    """ECE over the rows whose numbers this exit has."""
+    confidences = confidence(logits, temperature)
+    known = ~confidences.isnan()
+    return expected_calibration_error(confidences[known], correct_rows(logits, labels)[known], **STANDARD_BINS)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models and inputs for the tests of measurement, training and evaluation."""
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
+
+from hf_sidenet.models import BertWithSideNetForSequenceClassification, ResNetWithSideNetForImageClassification
+from tests.models.naive import spread_out
+
+
+BERT = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 16,
+    "num_labels": 3,
+}
+
+
+def tiny_bert(exit_layers=(1, 3), **kwargs):
+    mainnet = BertForSequenceClassification(BertConfig(**BERT, **kwargs))
+    return spread_out(
+        BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=list(exit_layers)), scale=0.1
+    )
+
+
+def tiny_resnet(exit_layers=(1, 3)):
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic", num_labels=3
+    )
+    mainnet = ResNetForImageClassification(config)
+    return ResNetWithSideNetForImageClassification.from_mainnet(
+        mainnet, exit_layers=list(exit_layers), input_size=[3, 32, 32]
+    )
+
+
+def texts(batch_size, length=7, seed=0):
+    """Token ids, a mask with padding, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, length + 1, (batch_size, 1), generator=generator)
+    return {
+        "input_ids": torch.randint(3, 99, (batch_size, length), generator=generator),
+        "attention_mask": (torch.arange(length) < lengths).long(),
+        "labels": torch.randint(0, 3, (batch_size,), generator=generator),
+    }

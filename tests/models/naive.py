@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The naive way to the same answers: run every block and every exit, then choose row by row, in plain Python."""
+
+import copy
+
+import torch
+
+from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.sidenet_head import pool
+
+
+# Rows whose confidence is this close to θ may go either way.
+TIE = 1e-5
+
+
+def spread_out(model, scale=3.0):
+    """Give untrained SideNets confidences that differ between rows."""
+    with torch.no_grad():
+        for sidenet in model.sidenets:
+            sidenet.dense.weight.normal_(0, 1)
+            sidenet.out_proj.weight.normal_(0, scale)
+    return model
+
+
+def without_hooks(module):
+    """A copy that no gate can touch."""
+    module = copy.deepcopy(module)
+    for child in module.modules():
+        child._forward_pre_hooks.clear()
+        child._forward_hooks.clear()
+    return module
+
+
+@torch.no_grad()
+def every_exit(model, inputs):
+    """Logits of every exit, (batch, num_exits, num_labels), from a copy of the MainNet without gates."""
+    plain = without_hooks(model.mainnet)
+    blocks = find_blocks(plain, model.config.blocks).modules
+    outputs = {}
+    for k, block in enumerate(blocks, start=1):
+        block.register_forward_hook(lambda _, __, out, k=k: outputs.__setitem__(k, out))
+    mainnet_logits = plain(**inputs).logits
+    columns = []
+    for sidenet, layer, pooling in zip(model.sidenets, model.config.exit_layers, model.config.pooling, strict=True):
+        hidden = outputs[layer][0] if isinstance(outputs[layer], tuple) else outputs[layer]
+        columns.append(sidenet(pool(hidden, pooling, inputs.get("attention_mask"))))
+    return torch.stack([*columns, mainnet_logits], dim=1)
+
+
+def choose(exit_logits, thresholds, temperatures=None):
+    """Exit index and answer of each row, and whether a confidence was too close to θ to tell."""
+    indices, rows, ties = [], [], []
+    for logits in exit_logits:
+        main = len(logits) - 1
+        index, tie = main, False
+        for i in range(main):
+            temperature = 1.0 if temperatures is None else temperatures[i]
+            confidence = max(torch.softmax(logits[i].double() / temperature, -1).tolist())
+            tie = tie or abs(confidence - thresholds[i]) < TIE
+            if confidence > thresholds[i]:
+                index = i
+                break
+        indices.append(index)
+        rows.append(logits[index])
+        ties.append(tie)
+    return torch.tensor(indices), torch.stack(rows), torch.tensor(ties)

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every MainNet must do with SideNets. A test class per architecture adds a tiny config."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModel
+
+from hf_sidenet.models import SideNetConfig
+from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
+from hf_sidenet.models.gate import find_blocks
+
+from .naive import choose, every_exit, spread_out, without_hooks
+
+
+ATTENTIONS = ("sdpa", "eager")
+
+
+class SideNetTester:
+    """Subclasses set `model_class`, `mainnet_class`, `config()` and, where not the default, the rest."""
+
+    model_class = None
+    mainnet_class = None
+    exit_layers = ([1, 3], [1], [3], [1, 2], [2, 3], [1, 2, 3])
+    attentions = ("eager",)
+    checkpointing = True
+    tolerance = 1e-5
+
+    def config(self):
+        raise NotImplementedError
+
+    def inputs(self, batch_size, seed=0):
+        raise NotImplementedError
+
+    # --- helpers
+
+    def mainnet(self, attention="eager", **kwargs):
+        torch.manual_seed(1)
+        config = self.config()
+        for name, value in kwargs.items():
+            setattr(config, name, value)
+        mainnet = self.mainnet_class._from_config(config, attn_implementation=attention).eval()
+        for module in mainnet.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+        return mainnet
+
+    def model(self, exit_layers=(1, 3), attention="eager", **kwargs):
+        mainnet = self.mainnet(attention)
+        return spread_out(self.model_class.from_mainnet(mainnet, exit_layers=list(exit_layers), **kwargs))
+
+    def middle(self, model, inputs, quantile=0.5):
+        """θ of each SideNet at which that share of all rows stays."""
+        with torch.no_grad():
+            full = model(**inputs, thresholds=1.0).exit_logits[:, :-1].float()
+        return full.softmax(-1).amax(-1).quantile(quantile, dim=0).tolist()
+
+    def assert_same(self, left, right, tolerance=None):
+        tolerance = self.tolerance if tolerance is None else tolerance
+        scale = right[~right.isnan()].abs().max() if (~right.isnan()).any() else 1
+        torch.testing.assert_close(left, right, rtol=0, atol=float(tolerance * scale), equal_nan=True)
+
+    # --- answers
+
+    def test_exits_off_is_the_plain_mainnet_bit_for_bit(self):
+        for attention in self.attentions:
+            plain = self.mainnet(attention)
+            inputs = self.inputs(5)
+            expected = without_hooks(plain)(**inputs).logits
+            weights = copy.deepcopy(plain.state_dict())
+            model = self.model_class.from_mainnet(plain, exit_layers=[1, 2])
+            output = model(**inputs, thresholds=1.0)
+            assert torch.equal(output.logits, expected)
+            assert torch.equal(output.exit_logits[:, -1], expected)
+            assert output.exit_index.tolist() == [2] * 5
+            assert not output.exit_logits.isnan().any()
+            assert model.mainnet.config._attn_implementation == plain.config._attn_implementation
+            for name, value in model.mainnet.state_dict().items():
+                assert torch.equal(value, weights[name]), name
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_agrees_with_running_every_exit_and_choosing_per_row(self, data):
+        exit_layers = data.draw(st.sampled_from(self.exit_layers), label="exit_layers")
+        attention = data.draw(st.sampled_from(self.attentions), label="attention")
+        batch_size = data.draw(st.integers(1, 9), label="batch_size")
+        inputs = self.inputs(batch_size, seed=data.draw(st.integers(0, 99), label="seed"))
+        model = self.model(exit_layers, attention)
+        full = every_exit(model, inputs)
+        confidences = full[:, :-1].softmax(-1).amax(-1)
+        quantiles = st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0])
+        thresholds = [
+            data.draw(st.one_of(st.sampled_from([0.0, 1.0]), quantiles.map(confidences[:, i].quantile)))
+            for i in range(len(exit_layers))
+        ]
+        thresholds = [float(t) for t in thresholds]
+        exit_index, logits, ties = choose(full, thresholds)
+        with torch.no_grad():
+            output = model(**inputs, thresholds=thresholds)
+        sure = ~ties
+        assert output.exit_index[sure].tolist() == exit_index[sure].tolist()
+        self.assert_same(output.logits[sure], logits[sure])
+        expected = full.clone()
+        for row, index in enumerate(output.exit_index.tolist()):
+            expected[row, index + 1 :] = torch.nan
+        self.assert_same(output.exit_logits[sure], expected[sure])
+
+    def test_theta_zero_runs_only_the_first_blocks(self):
+        model = self.model([2, 3])
+        calls = []
+        for i, block in enumerate(find_blocks(model.mainnet).modules):
+            block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
+        output = model(**self.inputs(4), thresholds=0.0)
+        first = [i for i in calls if i < 2]
+        assert first == [0, 1]
+        # The gate before block 2 is a hook of that block where blocks follow each other directly.
+        assert 3 not in calls
+        assert output.exit_index.tolist() == [0] * 4
+        assert output.exit_logits[:, 1:].isnan().all()
+        assert not output.exit_logits[:, 0].isnan().any()
+
+    def test_a_row_does_not_depend_on_its_batch(self):
+        model = self.model()
+        inputs = self.inputs(6)
+        thresholds = self.middle(model, inputs, 0.6)
+        with torch.no_grad():
+            together = model(**inputs, thresholds=thresholds)
+            for row in range(6):
+                alone = model(**{k: v[row : row + 1] for k, v in inputs.items()}, thresholds=thresholds)
+                if (together.exit_logits[row, :-1].softmax(-1).amax(-1) - torch.tensor(thresholds)).abs().min() < 1e-5:
+                    continue
+                assert alone.exit_index.item() == together.exit_index[row].item()
+                self.assert_same(alone.logits[0], together.logits[row])
+
+    def test_a_theta_for_each_row(self):
+        model = self.model()
+        inputs = self.inputs(4)
+        thresholds = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+        output = model(**inputs, thresholds=thresholds)
+        assert output.exit_index.tolist() == [0, 1, 2, 1]
+        full = every_exit(model, inputs)
+        self.assert_same(output.logits, full[torch.arange(4), output.exit_index])
+
+    def test_no_rows(self):
+        model = self.model()
+        inputs = {k: v[:0] for k, v in self.inputs(2).items()}
+        output = model(**inputs, thresholds=0.5, labels=torch.zeros(0, dtype=torch.long))
+        assert output.logits.shape == (0, model.config.num_labels)
+        assert output.exit_logits.shape == (0, 3, model.config.num_labels)
+        assert output.exit_index.shape == (0,)
+        assert output.loss.item() == 0
+
+    # --- saving
+
+    def test_save_and_load_through_the_auto_classes(self, tmp_path):
+        model = self.model(thresholds=[0.6, 0.7], temperatures=[1.0, 2.0, 3.0])
+        inputs = self.inputs(3)
+        with torch.no_grad():
+            expected = model(**inputs)
+        model.save_pretrained(tmp_path)
+        for auto_class in (AutoModel, model.mainnet_auto_class, self.model_class):
+            loaded = auto_class.from_pretrained(tmp_path, attn_implementation="eager")
+            assert type(loaded) is self.model_class
+            assert not loaded.training
+            with torch.no_grad():
+                output = loaded(**inputs)
+            assert torch.equal(output.logits, expected.logits)
+            assert torch.equal(output.exit_index, expected.exit_index)
+            for name in SIDENET_FIELDS:
+                if name != "mainnet_config":
+                    assert getattr(loaded.config, name) == getattr(model.config, name)
+            assert not any(p.requires_grad for p in loaded.mainnet.parameters())
+            assert all(p.requires_grad for p in loaded.sidenets.parameters())
+        assert SideNetConfig.from_pretrained(tmp_path).temperatures == [1.0, 2.0, 3.0]
+
+    def test_the_plain_classifier_comes_back(self, tmp_path):
+        model = self.model()
+        model.mainnet.save_pretrained(tmp_path)
+        plain = self.mainnet_class.from_pretrained(tmp_path, attn_implementation="eager")
+        inputs = self.inputs(3)
+        with torch.no_grad():
+            assert torch.equal(plain(**inputs).logits, model(**inputs, thresholds=1.0).logits)
+
+    def test_deepcopy_and_pickle(self):
+        model = self.model()
+        inputs = self.inputs(5)
+        for thresholds in (self.middle(model, inputs), 0.0):
+            with torch.no_grad():
+                expected = model(**inputs, thresholds=thresholds)
+                for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+                    output = twin(**inputs, thresholds=thresholds)
+                    assert torch.equal(output.logits, expected.logits)
+                    assert torch.equal(output.exit_index, expected.exit_index)
+
+    def test_threads_with_different_thetas(self):
+        model = self.model()
+        inputs = self.inputs(6)
+        choices = [0.0, 1.0, self.middle(model, inputs, 0.3), self.middle(model, inputs, 0.7)]
+        with torch.no_grad():
+            expected = [model(**inputs, thresholds=t) for t in choices]
+
+        def work(i):
+            with torch.no_grad():
+                return i % 4, model(**inputs, thresholds=choices[i % 4])
+
+        with ThreadPoolExecutor(4) as pool:
+            for i, output in pool.map(work, range(24)):
+                assert torch.equal(output.exit_index, expected[i].exit_index)
+                assert torch.equal(output.logits, expected[i].logits)
+
+    # --- precision, compile, offload
+
+    @pytest.mark.parametrize("quantile", [0.5, None], ids=["some leave", "all leave"])
+    def test_bfloat16_and_autocast(self, quantile):
+        model = self.model()
+        inputs = self.inputs(6)
+        thresholds = 0.0 if quantile is None else self.middle(model, inputs, quantile)
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+                output = model(**inputs, thresholds=thresholds)
+                full = model(**inputs, thresholds=1.0)
+            exit_index, logits, _ = choose(full.exit_logits, [thresholds] * 2 if quantile is None else thresholds)
+            same = output.exit_index == exit_index
+            assert same.float().mean() >= 0.5
+            self.assert_same(output.logits[same], logits[same], 5e-2)
+        half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+        model = model.to(torch.bfloat16)
+        with torch.no_grad():
+            output = model(**half, thresholds=thresholds)
+            full = model(**half, thresholds=1.0)
+            plain = without_hooks(model.mainnet)(**half).logits
+        assert output.logits.dtype == torch.bfloat16
+        assert torch.equal(full.logits, plain)
+        exit_index, logits, _ = choose(full.exit_logits, [thresholds] * 2 if quantile is None else thresholds)
+        same = output.exit_index == exit_index
+        assert same.float().mean() >= 0.5
+        self.assert_same(output.logits[same], logits[same], 2e-2)
+
+    def test_compiled(self):
+        torch._dynamo.reset()
+        model = self.model()
+        inputs = self.inputs(5)
+        compiled = torch.compile(model, backend="aot_eager")
+        with torch.no_grad():
+            for thresholds in (1.0, self.middle(model, inputs), 0.0):
+                expected = model(**inputs, thresholds=thresholds)
+                output = compiled(**inputs, thresholds=thresholds)
+                assert torch.equal(output.exit_index, expected.exit_index)
+                self.assert_same(output.exit_logits, expected.exit_logits)
+
+    def test_device_map_with_a_part_on_disk(self, tmp_path):
+        model = self.model()
+        inputs = self.inputs(5)
+        model.save_pretrained(tmp_path / "model")
+        on_disk = {f"mainnet.{find_blocks(model.mainnet).names[1]}", "sidenets.0"}
+        device_map = dict(place(model, on_disk))
+        offloaded = self.model_class.from_pretrained(
+            tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "o", attn_implementation="eager"
+        )
+        with torch.no_grad():
+            for thresholds in (1.0, self.middle(model, inputs), 0.0):
+                expected = model(**inputs, thresholds=thresholds)
+                output = offloaded(**inputs, thresholds=thresholds)
+                assert torch.equal(output.exit_index, expected.exit_index)
+                assert torch.equal(output.logits, expected.logits)
+
+    # --- training
+
+    def test_what_learns(self):
+        for mode in ("all", "body", "none"):
+            model = self.model(freeze_mainnet=mode).train()
+            before = copy.deepcopy(model.state_dict())
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+            inputs, labels = self.inputs(4), torch.tensor([0, 1, 2, 0])
+            output = model(**inputs, labels=labels, thresholds=0.0)
+            output.loss.backward()
+            optimizer.step()
+            changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+            mainnet_changed = {name for name in changed if name.startswith("mainnet.")}
+            assert any(name.startswith("sidenets.0") for name in changed)
+            assert any(name.startswith("sidenets.1") for name in changed)
+            assert output.exit_index.tolist() == [1 if mode == "all" else 2] * 4
+            assert output.exit_logits[:, -1].isnan().all() == (mode == "all")
+            if mode == "all":
+                assert not mainnet_changed
+            elif mode == "body":
+                assert mainnet_changed
+                assert {name.rpartition(".")[0] for name in mainnet_changed} == {self.last_layer(model)}
+            else:
+                assert len(mainnet_changed) > 5
+
+    def last_layer(self, model):
+        (name,) = {
+            name.rpartition(".")[0]
+            for name, p in model.named_parameters()
+            if name.startswith("mainnet.") and p.requires_grad
+        }
+        return name
+
+    def test_gradient_checkpointing_gives_the_same_gradients(self):
+        if not self.checkpointing:
+            pytest.skip(f"{self.mainnet_class.__name__} has no gradient checkpointing")
+        inputs, labels = self.inputs(4), torch.tensor([0, 1, 2, 0])
+        for mode in ("none", "all"):
+            for reentrant in (False, True):
+                gradients = []
+                for checkpointing in (False, True):
+                    model = self.model(freeze_mainnet=mode)
+                    if checkpointing:
+                        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+                    model.train()
+                    for module in model.modules():
+                        if isinstance(module, torch.nn.Dropout):
+                            module.p = 0.0
+                    model(**inputs, labels=labels).loss.backward()
+                    gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+                assert gradients[0].keys() == gradients[1].keys()
+                scale = float(max(gradient.abs().max() for gradient in gradients[0].values()))
+                for name, gradient in gradients[0].items():
+                    torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6 * scale)
+
+    def test_loss_is_the_sum_of_the_exits(self):
+        inputs, labels = self.inputs(4), torch.tensor([0, 1, 2, 0])
+        model = self.model(alpha=[0.5, 2.0]).eval()
+        with torch.no_grad():
+            output = model(**inputs, labels=labels, thresholds=1.0)
+            per_exit = [torch.nn.functional.cross_entropy(output.exit_logits[:, i], labels) for i in range(3)]
+            torch.testing.assert_close(output.loss, per_exit[2] + 0.5 * per_exit[0] + 2 * per_exit[1])
+            routed = model(**inputs, labels=labels, thresholds=0.0)
+            torch.testing.assert_close(routed.loss, per_exit[0])
+
+    # --- looking at it
+
+    def test_exit_points(self):
+        model = self.model()
+        points = model.exit_points()
+        num_blocks = len(find_blocks(model.mainnet).modules)
+        assert [point.exit_layer for point in points] == list(range(1, num_blocks))
+        assert [list(point.shape) for point in points] == model.config.block_shapes
+        for name in ("params", "flops"):
+            shares = [getattr(point, name) for point in points]
+            assert shares == sorted(shares)
+            assert 0 < shares[0] < shares[-1] < 1
+
+    def test_add_exits_keeps_what_is_there(self):
+        model = self.model([2], thresholds=0.9)
+        inputs = self.inputs(4)
+        with torch.no_grad():
+            before = model(**inputs, thresholds=1.0)
+            model.add_exits([1, 3])
+            after = model(**inputs, thresholds=1.0)
+        assert model.config.exit_layers == [1, 2, 3]
+        assert model.config.thresholds == [1.0, 0.9, 1.0]
+        assert torch.equal(after.exit_logits[:, 1], before.exit_logits[:, 0])
+        assert torch.equal(after.logits, before.logits)
+
+
+def place(module, on_disk, name=""):
+    """A device map with one entry per module, the ones named on disk."""
+    prefix = name + "." if name else ""
+    if name in on_disk:
+        yield name, "disk"
+    elif not any(other.startswith(prefix) for other in on_disk):
+        yield name, "cpu"
+    else:
+        yield from ((prefix + key, "cpu") for key, _ in module.named_parameters(recurse=False))
+        for key, child in module.named_children():
+            yield from place(child, on_disk, prefix + key)
+
+
+class TextTester(SideNetTester):
+    """Padded token ids of different lengths."""
+
+    attentions = ATTENTIONS
+
+    def inputs(self, batch_size, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        input_ids = torch.randint(3, 99, (batch_size, 12), generator=generator)
+        lengths = torch.randint(3, 13, (batch_size, 1), generator=generator)
+        mask = (torch.arange(12) < lengths).long()
+        return {"input_ids": input_ids * mask + self.config().pad_token_id * (1 - mask), "attention_mask": mask}
+
+
+class ImageTester(SideNetTester):
+    """Noise images."""
+
+    image_size = 32
+
+    def inputs(self, batch_size, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(batch_size, 3, self.image_size, self.image_size, generator=generator)}
