@@ -53,6 +53,10 @@ def load_sst2(data_dir: str, seed: int):
     return rows.select(range(5000)), rows.select(range(5000, 6613)), rows.select(range(6613, 9613))
 
 
+def plain_accuracy(prediction) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
 def main() -> None:
     args = arguments()
     set_seed(args.seed)
@@ -76,19 +80,26 @@ def main() -> None:
             seed=args.seed,
             **schedule,
         )
-        metrics = compute_exit_metrics() if isinstance(model, SideNetForSequenceClassification) else None
+        has_exits = isinstance(model, SideNetForSequenceClassification)
         trainer = Trainer(
             model,
             training_args,
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collator,
-            compute_metrics=metrics,
+            compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
         )
         trainer.train()
         return trainer.model
 
-    fine_tuning = {**paper_schedule(), "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}, "warmup_steps": 0.1}
+    fine_tuning = {
+        **paper_schedule(),
+        "lr_scheduler_type": "linear",
+        "lr_scheduler_kwargs": {},
+        "warmup_steps": 0.1,
+        "metric_for_best_model": "accuracy",
+        "greater_is_better": True,
+    }
     labels = {"num_labels": 2, "id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
     sidenets = {"exit_layers": args.exit_layers, "pooling": args.pooling, "freeze_mainnet": args.freeze_mainnet}
     if args.freeze_mainnet == "none":

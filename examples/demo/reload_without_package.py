@@ -7,14 +7,12 @@ usage: reload_without_package.py CHECKPOINT ROWS.safetensors
 import json
 import sys
 
-
-sys.modules["hf_sidenet"] = None  # any `import hf_sidenet` now fails
-
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 
+sys.modules["hf_sidenet"] = None  # any `import hf_sidenet` fails from here on
 checkpoint, rows = sys.argv[1], load_file(sys.argv[2])
 auto_class = AutoModelForImageClassification if "pixel_values" in rows else AutoModelForSequenceClassification
 model = auto_class.from_pretrained(checkpoint, trust_remote_code=True)

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import date
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,14 +25,14 @@ HERE = Path(__file__).parent
 THETAS = [0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0]
 
 
-def paper_schedule(metric: str = "loss") -> dict:
+def paper_schedule() -> dict:
     """Training arguments of the paper's §4: Adam, lr ÷ 3 after 5 epochs in which the validation loss does not fall."""
     return {
         "optim": "adamw_torch",
         "weight_decay": 0.0,
         "lr_scheduler_type": "reduce_lr_on_plateau",
         "lr_scheduler_kwargs": {"factor": 1 / 3, "patience": 4, "mode": "min"},
-        "metric_for_best_model": metric,
+        "metric_for_best_model": "loss",
         "greater_is_better": False,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
@@ -43,7 +44,7 @@ def paper_schedule(metric: str = "loss") -> dict:
 
 
 def choose_theta(validation: ExitRecords, costs, max_drop: float) -> float:
-    """The θ with the fewest FLOPs whose validation accuracy is at most `max_drop` under the MainNet's. No guarantee."""
+    """The θ with the fewest FLOPs with a validation accuracy at most `max_drop` under the MainNet's: no guarantee."""
     mainnet = fixed_points(validation, costs)[0].accuracy
     good = [point for point in sweep(validation, costs, THETAS) if point.accuracy >= mainnet - max_drop]
     return min(good, key=lambda point: point.flops).thresholds[0]
@@ -60,7 +61,7 @@ def report(
 
     validation, test = collect(model, loader(validation_set)), collect(model, loader(test_set))
     test.save(output_dir / "test_records.safetensors")
-    batches = [{k: v for k, v in batch.items() if k != "labels"} for batch, _ in zip(loader(test_set), range(4))]
+    batches = [{k: v for k, v in batch.items() if k != "labels"} for batch in islice(loader(test_set), 4)]
     costs = measure_costs(model, batches)
     theta = choose_theta(validation, costs, max_drop)
     points, fixed = sweep(test, costs, THETAS), fixed_points(test, costs)
@@ -75,7 +76,8 @@ def report(
     )
     absolute = (
         f"MainNet alone: {costs.mainnet_params:,} parameters, {costs.mainnet_flops / 1e6:.1f} MFLOP and "
-        f"{costs.mainnet_milliseconds:.3f} ms per row (batch {batch_size}, {costs.num_threads} threads, {costs.device})."
+        f"{costs.mainnet_milliseconds:.3f} ms per row (batch {batch_size}, {costs.num_threads} threads, "
+        f"{costs.device})."
     )
     text = "\n\n".join(
         [summary, absolute, "Fixed answers:", table(fixed), "Routed, one θ for all SideNets:", table(points)]
@@ -118,14 +120,16 @@ def provenance() -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "not used (not verified on CUDA)"
     return "\n".join(
         [
             f"- command: `python {shlex.join(sys.argv)}`",
             f"- date {date.today()}, commit {commit.strip() or 'none'}",
-            f"- Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
+            f"- Python {platform.python_version()}, torch {torch.__version__}, "
+            f"transformers {transformers.__version__}",
             f"- CPU {cpu}, {torch.get_num_threads()} threads; GPU {device}",
         ]
     )

@@ -42,16 +42,16 @@ def classify(
     batch_size = _check_inputs(model, inputs)
     if labels is not None:
         check_labels(labels, batch_size, model.config.num_labels)
+    given = model.config.thresholds if thresholds is None else thresholds
+    given = check_thresholds(given, len(model.sidenets), batch_size)
     if thresholds is None:
-        thresholds = model.config.thresholds
-        _warn_if_uncalibrated(model)
-    thresholds = check_thresholds(thresholds, len(model.sidenets), batch_size)
+        _warn_if_uncalibrated(model, given)
     if batch_size == 0:
         output = _answer_nobody(model, inputs, labels)
     elif model.training:
         output = _learn(model, inputs, labels, extras)
     else:
-        output = _route(model, inputs, labels, thresholds, extras)
+        output = _route(model, inputs, labels, given, extras)
     return output.to_tuple() if return_dict is False else output
 
 
@@ -176,10 +176,10 @@ def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
     raise ValueError(f"{type(model).__name__} needs {names}, got {sorted(inputs) or 'none'}.")
 
 
-def _warn_if_uncalibrated(model: PreTrainedModel) -> None:
+def _warn_if_uncalibrated(model: PreTrainedModel, thresholds: list[float]) -> None:
     if model.training or torch.compiler.is_compiling() or model.config.calibration is not None:
         return
-    if min(model.config.thresholds) >= 1:
+    if min(thresholds) >= 1:
         logger.warning_once(
             "No row will leave early: every θ of this model is ≥ 1, the value it has until it is calibrated. Pass "
             "`thresholds=` or set `model.config.thresholds`."

@@ -216,8 +216,8 @@ def _enter_block(block, args, kwargs, *, index, names, gate_here):
         hidden = _pass_gate(run, index, hidden)
     if run.rows is None:
         return None
-    others = tuple(_cut(name, value, run) for name, value in zip(names[1:], args[1:], strict=False))
     if args:
+        others = tuple(_cut(names[min(i, len(names) - 1)], value, run) for i, value in enumerate(args[1:], start=1))
         return (hidden, *others), {name: _cut(name, value, run) for name, value in kwargs.items()}
     return (), {name: hidden if name == names[0] else _cut(name, value, run) for name, value in kwargs.items()}
 

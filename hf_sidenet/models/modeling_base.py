@@ -109,6 +109,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: the checkpoint is a plain model, or lacks weights.
         """
+        named = cls._named_by(kwargs.get("config")) if kwargs.get("_from_auto") else cls
+        if named is not cls:
+            kwargs["output_loading_info"] = output_loading_info
+            return named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         kwargs.setdefault("use_safetensors", True)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         mismatched = {name for name, *_ in info["mismatched_keys"]}
@@ -152,7 +156,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         old = self.config
         taken = sorted(set(exit_layers) & set(old.exit_layers))
         if taken or not exit_layers:
-            raise ValueError(f"`exit_layers` must name new places, at least one; {taken or 'none given'}.")
+            got = f"got {taken} again" if taken else "got none"
+            raise ValueError(f"`exit_layers` must name new places, at least one; {got}.")
         fields = {name: getattr(old, name) for name in ("thresholds", "temperatures", "alpha", "pooling")}
         at = {layer: i for i, layer in enumerate(old.exit_layers)}
         layers = sorted([*old.exit_layers, *exit_layers])
@@ -195,6 +200,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 last_layer(self.mainnet)[1].train()
         return self
 
+    @classmethod
+    def _named_by(cls, config: PretrainedConfig | None) -> type:
+        """The class a checkpoint names. An Auto class that has loaded remote code keeps the first class it met."""
+        classes, found = [SideNetPreTrainedModel], {}
+        for known in classes:
+            classes += known.__subclasses__()
+            found[known.__name__] = known
+        names = getattr(config, "architectures", None) or [cls.__name__]
+        return found.get(names[0], cls)
+
     def _check_model_type(self, mainnet_config: PretrainedConfig) -> None:
         expected, got = self.mainnet_model_type, mainnet_config.model_type
         if expected not in (None, got):
@@ -215,13 +230,15 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if config.block_shapes is not None:
             return
         input_size = None if self.is_text else config.input_size or input_size_of(mainnet.config)
-        on_meta = next(mainnet.parameters()).is_meta
-        if on_meta:
+        if next(mainnet.parameters()).is_meta:
+            # Shapes only: a twin with real tensors, whose weights nobody reads.
             with torch.device("cpu"):
-                mainnet = self.mainnet_auto_class.from_config(config.mainnet_config)
-            blocks = find_blocks(mainnet, config.blocks)
-            install(blocks)
-        hidden = probe(mainnet, blocks, input_size, check_split=not on_meta)
+                twin = self.mainnet_auto_class.from_config(config.mainnet_config)
+                twin_blocks = find_blocks(twin, config.blocks)
+                install(twin_blocks)
+                hidden = probe(twin, twin_blocks, input_size, check_split=False)
+        else:
+            hidden = probe(mainnet, blocks, input_size)
         config.input_size = input_size
         config.block_shapes = [block_shape(x, self.is_text) for x in hidden]
         config.validate()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every mistake a caller can make gets an error that names it."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertModel, ResNetConfig, ResNetForImageClassification
+
+from hf_sidenet.models import (
+    BertWithSideNetForSequenceClassification,
+    DistilBertWithSideNetForSequenceClassification,
+    ResNetWithSideNetForImageClassification,
+    SideNetForSequenceClassification,
+)
+
+from . import tiny
+
+
+@pytest.mark.parametrize("exit_layers", [[], [3, 1], [0], [4], [5], "1"])
+def test_exit_layers(exit_layers):
+    with pytest.raises(ValueError, match="`exit_layers` must be a list of block counts"):
+        BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(), exit_layers=exit_layers)
+
+
+@pytest.mark.parametrize(
+    "thresholds", [math.nan, -0.5, [0.5], [0.5, 0.5, 0.5], torch.tensor([0.5, 0.5]), "0.5", torch.full((3, 2), 0.5)]
+)
+def test_thresholds(thresholds):
+    model = tiny.bert_with_sidenets()
+    with pytest.raises(ValueError, match="`thresholds`"):
+        model(**tiny.texts(4), thresholds=thresholds)
+
+
+def test_thresholds_set_on_the_config():
+    model = tiny.bert_with_sidenets()
+    model.config.thresholds = [0.5, "high"]
+    with pytest.raises(ValueError, match="got 'high'"):
+        model(**tiny.texts())
+
+
+def test_labels():
+    model = tiny.bert_with_sidenets()
+    with pytest.raises(ValueError, match=r"`labels` must be in \[0, 3\) or -100, got 3"):
+        model(**tiny.texts(2), labels=torch.tensor([0, 3]))
+    assert model(**tiny.texts(2), labels=torch.tensor([0, -100])).loss.isfinite()
+
+
+def test_flatten_with_another_image_size():
+    model = tiny.resnet_with_sidenet(pooling="flatten")
+    assert model(**tiny.images(2)).logits.shape == (2, 3)
+    message = r"images of the recorded size \[3, 32, 32\] only \(512 features\), got 2048"
+    with pytest.raises(ValueError, match=message):
+        model(**tiny.images(2, size=64))
+
+
+def test_pooling_that_does_not_fit():
+    with pytest.raises(ValueError, match="texts differ"):
+        tiny.bert_with_sidenets(pooling="flatten")
+    with pytest.raises(ValueError, match="does not fit a feature map"):
+        tiny.resnet_with_sidenet(pooling="mean")
+
+
+def test_a_row_with_broken_numbers_does_not_leave():
+    model = tiny.bert_with_sidenets()
+    inputs = {"inputs_embeds": torch.randn(3, 5, 32)}
+    inputs["inputs_embeds"][1] = math.nan
+    output = model(**inputs, thresholds=0.0)
+    assert output.exit_index.tolist() == [0, 2, 0]
+    assert output.exit_logits[1].isnan().all()
+    assert not output.exit_logits[[0, 2], 0].isnan().any()
+
+
+def test_hidden_states_need_exits_off():
+    model = tiny.bert_with_sidenets()
+    for name in ("output_hidden_states", "output_attentions"):
+        with pytest.raises(ValueError, match=f"`{name}=True` needs exits off"):
+            model(**tiny.texts(), thresholds=[1.0, 0.9], **{name: True})
+    output = model(**tiny.texts(), thresholds=1.0, output_hidden_states=True)
+    assert len(output.hidden_states) == 5
+    with pytest.raises(ValueError, match="must not be given while a frozen MainNet stops"):
+        model.train()(**tiny.texts(), output_hidden_states=True)
+
+
+def test_inputs_the_mainnet_does_not_take():
+    model = tiny.resnet_with_sidenet()
+    with pytest.raises(ValueError, match="ResNetForImageClassification takes no `interpolate_pos_encoding`"):
+        model(**tiny.images(), interpolate_pos_encoding=True)
+    with pytest.raises(ValueError, match="needs `pixel_values`, got none"):
+        model()
+    with pytest.raises(ValueError, match=r"needs `input_ids` or `inputs_embeds`, got \['attention_mask'\]"):
+        tiny.bert_with_sidenets()(attention_mask=torch.ones(2, 3))
+
+
+def test_a_mask_that_mean_pooling_cannot_read():
+    model = tiny.bert_with_sidenets()
+    with pytest.raises(ValueError, match=r"`attention_mask` must have shape \(batch, sequence\)"):
+        model(**tiny.texts(2), attention_mask=torch.ones(2, 1, 9, 9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("fields", [{"problem_type": "regression"}, {"problem_type": "multi_label_classification"}])
+def test_other_tasks_are_refused(fields):
+    with pytest.raises(ValueError, match="Regression and multi-label MainNets"):
+        BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(**fields), exit_layers=[1])
+
+
+def test_a_regression_mainnet_with_one_label_is_refused():
+    with pytest.raises(ValueError, match="Regression and multi-label MainNets"):
+        BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(num_labels=1), exit_layers=[1])
+
+
+def test_the_wrong_kind_of_mainnet():
+    message = "needs a MainNet of type 'distilbert', got 'bert'. SideNetForSequenceClassification takes any"
+    with pytest.raises(ValueError, match=message):
+        DistilBertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(), exit_layers=[1])
+
+
+def test_a_plain_checkpoint_does_not_load_as_random_weights(tmp_path):
+    tiny.bert().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="plain 'bert' model, which has no SideNets.*from_mainnet"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
+    config = tiny.bert_with_sidenets().config
+    with pytest.raises(ValueError, match=r"has no weights for \['sidenets.0.*from_mainnet"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, config=config)
+
+
+def test_missing_sidenet_weights(tmp_path):
+    tiny.bert_with_sidenets().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("sidenets.1")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has no weights for \['sidenets.1"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_more_exit_layers_than_weights(tmp_path):
+    tiny.bert_with_sidenets([1]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no weights for \['sidenets.1.*add_exits"):
+        BertWithSideNetForSequenceClassification.from_pretrained(
+            tmp_path, exit_layers=[1, 3], thresholds=1.0, temperatures=1.0, alpha=1.0, pooling="auto"
+        )
+
+
+def test_unknown_arguments_of_from_mainnet(tmp_path):
+    mainnet = tiny.bert()
+    mainnet.save_pretrained(tmp_path)
+    from_mainnet = BertWithSideNetForSequenceClassification.from_mainnet
+    with pytest.raises(ValueError, match="got 'tresholds_typo'|got 'foo'"):
+        from_mainnet(tmp_path, exit_layers=[1], foo=1)
+    with pytest.raises(ValueError, match="Did you mean `thresholds`"):
+        from_mainnet(tmp_path, exit_layers=[1], threshold=0.5)
+    with pytest.raises(ValueError, match=r"takes \['dtype'\] with a checkpoint's name only"):
+        from_mainnet(mainnet, exit_layers=[1], dtype="bfloat16")
+    with pytest.raises(ValueError, match="`block_shapes` must not be given"):
+        from_mainnet(mainnet, exit_layers=[1], block_shapes=[[1]])
+
+
+def test_a_frozen_mainnet_must_have_all_its_weights(tmp_path):
+    BertModel(tiny.bert().config).save_pretrained(tmp_path)
+    from_mainnet = BertWithSideNetForSequenceClassification.from_mainnet
+    with pytest.raises(ValueError, match=r"no weights for \['classifier.bias', 'classifier.weight'\].*never"):
+        from_mainnet(tmp_path, exit_layers=[1])
+    for mode in ("body", "none"):
+        assert from_mainnet(tmp_path, exit_layers=[1], freeze_mainnet=mode).config.freeze_mainnet == mode
+
+
+def test_an_mlp_head_must_learn():
+    with pytest.raises(ValueError, match="puts a new head on the MainNet, which must learn"):
+        tiny.bert_with_sidenets(mainnet_head="mlp")
+
+
+def test_add_exits():
+    model = tiny.bert_with_sidenets([1])
+    with pytest.raises(ValueError, match=r"must name new places, at least one; got \[1\] again"):
+        model.add_exits([1, 2])
+    with pytest.raises(ValueError, match="this MainNet has 4 blocks"):
+        model.add_exits([4])
+    assert model.config.exit_layers == [1]
+    with pytest.raises(ValueError, match="`freeze_mainnet` must be one of"):
+        model.set_freeze_mainnet("head")
+    assert model.config.freeze_mainnet == "all"
+
+
+def test_label_counts_of_a_changed_config():
+    model = tiny.resnet_with_sidenet()
+    config = model.config
+    config.mainnet_config = ResNetForImageClassification(ResNetConfig(num_labels=5)).config
+    with pytest.raises(ValueError, match="same number of labels, got 5 and 3"):
+        ResNetWithSideNetForImageClassification(config)
+
+
+def test_the_generic_class_takes_any_mainnet():
+    model = SideNetForSequenceClassification.from_mainnet(tiny.bert(), exit_layers=[1])
+    assert model(**tiny.texts(2)).logits.shape == (2, 3)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_sidenet.models.exit_rule import answers, check_thresholds, confidence, leaves, route
+
+from .naive import choose
+
+
+def test_confidence_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    torch.testing.assert_close(confidence(logits), torch.tensor([0.5, 0.75]))
+    torch.testing.assert_close(confidence(logits, 2.0)[1], torch.tensor(math.sqrt(3) / (1 + math.sqrt(3))))
+
+
+def test_two_logits_are_the_papers_sigmoid():
+    z = torch.linspace(-5, 5, 11)
+    p = z.sigmoid()
+    torch.testing.assert_close(confidence(torch.stack([torch.zeros(11), z], -1)), torch.maximum(p, 1 - p))
+
+
+def test_half_precision_is_read_in_float32():
+    logits = torch.tensor([[8.0, 0.0], [7.0, 0.0]], dtype=torch.bfloat16)
+    high, low = confidence(logits)
+    assert high.dtype == torch.float32
+    assert high > low
+
+
+def test_leaving_is_strict_and_nan_stays():
+    values = torch.tensor([0.5, 0.7, 1.0, math.nan])
+    assert leaves(values, 0.7).tolist() == [False, False, True, False]
+    assert leaves(values, 1.0).tolist() == [False] * 4
+    assert leaves(values, torch.tensor([0.4, 0.9, 0.9, 0.0])).tolist() == [True, False, True, False]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    num_sidenets=st.integers(1, 3),
+    thresholds=st.lists(st.floats(0, 1.2), min_size=3, max_size=3),
+    temperatures=st.lists(st.floats(0.2, 5), min_size=4, max_size=4),
+)
+def test_route_is_the_loop_over_rows(seed, num_sidenets, thresholds, temperatures):
+    thresholds, temperatures = thresholds[:num_sidenets], temperatures[: num_sidenets + 1]
+    exit_logits = torch.randn(7, num_sidenets + 1, 3, generator=torch.Generator().manual_seed(seed)) * 3
+    exit_index = route(exit_logits, thresholds, temperatures)
+    expected, logits, ties = choose(exit_logits, thresholds, temperatures)
+    assert exit_index[~ties].tolist() == expected[~ties].tolist()
+    assert torch.equal(answers(exit_logits, expected), logits)
+
+
+def test_a_higher_theta_never_answers_earlier():
+    exit_logits = torch.randn(50, 3, 4) * 2
+    lower, higher = route(exit_logits, [0.4, 0.5], [1, 1, 1]), route(exit_logits, [0.6, 0.7], [1, 1, 1])
+    assert (higher >= lower).all()
+    assert (higher > lower).any()
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        (math.nan, "NaN, got nan"),
+        (-0.1, "≥ 0 and not NaN, got -0.1"),
+        ([0.5], r"one value per SideNet \(2\), got 1"),
+        ([0.5, "0.9"], "got '0.9'"),
+        ("0.9", "must be a number, a list"),
+        (True, "must be a number, a list"),
+        (torch.tensor([0.5, 0.5]), r"shape \(batch, num_sidenets\).*got shape \(2,\)"),
+        (torch.tensor(0.5), r"got shape \(\)"),
+        (torch.full((3, 3), 0.5), "num_sidenets=2"),
+        (torch.full((4, 2), 0.5), "batch=3"),
+        (torch.tensor([[0.5, 0.5], [0.5, math.nan], [0.5, 0.5]]), "not NaN"),
+    ],
+)
+def test_impossible_thresholds(thresholds, message):
+    with pytest.raises(ValueError, match=message):
+        check_thresholds(thresholds, 2, 3)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_sidenet.models.losses import check_labels, cross_entropy, distillation, exit_loss
+
+
+SIDE = [torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])]
+MAIN = torch.tensor([[0.0, math.log(3.0)]])
+LABELS = torch.tensor([0])
+
+
+def test_sum_of_the_exits_by_hand():
+    loss = exit_loss(SIDE, MAIN, LABELS, alpha=[0.5, 2.0])
+    expected = -math.log(0.25) + 0.5 * -math.log(0.5) + 2 * -math.log(0.75)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_a_mainnet_that_did_not_run_has_no_loss():
+    assert exit_loss(SIDE, None, LABELS, alpha=[1.0, 0.0]).item() == pytest.approx(-math.log(0.5))
+
+
+def test_distillation_is_t_squared_kl_to_a_detached_teacher():
+    teacher = MAIN.clone().requires_grad_()
+    student = SIDE[1].clone().requires_grad_()
+    loss = distillation(student, teacher, 2.0)
+    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
+    torch.testing.assert_close(loss, (4 * (p * (p / q).log()).sum()).detach())
+    loss.backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+def test_mixed_loss_and_no_labels():
+    both = exit_loss(SIDE[:1], MAIN, LABELS, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
+    ce, kl = cross_entropy(SIDE[0], LABELS), distillation(SIDE[0], MAIN, 2.0)
+    torch.testing.assert_close(both, cross_entropy(MAIN, LABELS) + 0.75 * ce + 0.25 * kl)
+    unlabelled = exit_loss(SIDE[:1], MAIN, None, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
+    torch.testing.assert_close(unlabelled, 0.25 * kl)
+    assert exit_loss(SIDE, MAIN, None, alpha=[1.0, 1.0]) is None
+
+
+def test_ignored_rows():
+    logits = torch.randn(3, 4)
+    torch.testing.assert_close(
+        cross_entropy(logits, torch.tensor([1, -100, 2])), F.cross_entropy(logits[[0, 2]], torch.tensor([1, 2]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), r"in \[0, 3\) or -100, got 3"),
+        (torch.tensor([-1, 0]), "got -1"),
+        (torch.tensor([0.0, 1.0]), "2 integers, got shape .* torch.float32"),
+        (torch.tensor([0]), r"2 integers, got shape \(1,\)"),
+        (torch.zeros(2, 3, dtype=torch.long), r"got shape \(2, 3\)"),
+    ],
+)
+def test_impossible_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(labels, 2, 3)
+
+
+def test_possible_labels():
+    check_labels(torch.tensor([0, -100]), 2, 3)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random models for tests that are not about an architecture."""
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
+
+from hf_sidenet.models import BertWithSideNetForSequenceClassification, ResNetWithSideNetForImageClassification
+
+from .naive import spread_out
+
+
+def bert(**kwargs):
+    fields = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 37}
+    return BertForSequenceClassification(BertConfig(**{**fields, "vocab_size": 99, "num_labels": 3, **kwargs})).eval()
+
+
+def resnet(**kwargs):
+    fields = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**{**fields, "num_labels": 3, **kwargs})).eval()
+
+
+def bert_with_sidenets(exit_layers=(1, 3), **kwargs):
+    model = BertWithSideNetForSequenceClassification.from_mainnet(bert(), exit_layers=list(exit_layers), **kwargs)
+    return spread_out(model)
+
+
+def resnet_with_sidenet(exit_layers=(1,), **kwargs):
+    kwargs.setdefault("input_size", [3, 32, 32])
+    model = ResNetWithSideNetForImageClassification.from_mainnet(resnet(), exit_layers=list(exit_layers), **kwargs)
+    return spread_out(model)
+
+
+def texts(batch_size=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {"input_ids": torch.randint(3, 99, (batch_size, 9), generator=generator)}
+
+
+def images(batch_size=4, size=32):
+    return {"pixel_values": torch.randn(batch_size, 3, size, size)}
