@@ -109,8 +109,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: the checkpoint is a plain model, or lacks weights.
         """
-        named = cls._named_by(kwargs.get("config")) if kwargs.get("_from_auto") else cls
-        if named is not cls:
+        named = cls._named_by(kwargs.get("config"))
+        if not issubclass(cls, named):
             kwargs["output_loading_info"] = output_loading_info
             return named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         kwargs.setdefault("use_safetensors", True)
@@ -202,7 +202,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _named_by(cls, config: PretrainedConfig | None) -> type:
-        """The class a checkpoint names. An Auto class that has loaded remote code keeps the first class it met."""
+        """The class a config names: an Auto class that has loaded remote code calls the first class it met."""
         classes, found = [SideNetPreTrainedModel], {}
         for known in classes:
             classes += known.__subclasses__()
