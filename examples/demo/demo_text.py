@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=5e-5)
     parser.add_argument("--sidenet_learning_rate", type=float, default=1e-3)
     parser.add_argument("--max_drop", type=float, default=0.005, help="accuracy that θ may cost on validation rows")
-    parser.add_argument("--train_rows", type=int, default=5000, help="fewer for a quick look")
+    parser.add_argument("--max_rows", type=int, help="of each split, for a quick look")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo-text"))
     args = parser.parse_args()
@@ -61,13 +61,12 @@ def main() -> None:
     args = arguments()
     set_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.mainnet)
-    splits = load_sst2(args.data_dir, args.seed)
+    splits = [s.select(range(min(args.max_rows or len(s), len(s)))) for s in load_sst2(args.data_dir, args.seed)]
 
     def tokenize(batch):
         return {**tokenizer(batch["text"], truncation=True, max_length=128), "labels": batch["label"]}
 
     train, validation, test = (s.map(tokenize, batched=True, remove_columns=["text", "label"]) for s in splits)
-    train = train.select(range(min(args.train_rows, len(train))))
     collator = DataCollatorWithPadding(tokenizer)
 
     def fit(model, epochs, learning_rate, name, schedule):

@@ -110,9 +110,8 @@ def save_and_reload(model, processor, test_set, collator, theta: float, output_d
     )
     if not same:
         raise SystemExit("The reloaded checkpoint does not give the same answers.")
-    print(
-        f"Reloaded with trust_remote_code=True where hf_sidenet cannot be imported: same {len(output.logits)} answers."
-    )
+    rows = len(expected["labels"])
+    print(f"Reloaded with trust_remote_code=True where hf_sidenet cannot be imported: the same {rows} answers.")
 
 
 def provenance() -> str:

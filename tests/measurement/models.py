@@ -2,10 +2,11 @@
 """Tiny models and inputs for the tests of measurement, training and evaluation."""
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
+from transformers import BertConfig, BertForSequenceClassification
 
-from hf_sidenet.models import BertWithSideNetForSequenceClassification, ResNetWithSideNetForImageClassification
+from hf_sidenet.models import BertWithSideNetForSequenceClassification
 from tests.models.naive import spread_out
+from tests.models.tiny import resnet_with_sidenet
 
 
 BERT = {
@@ -21,19 +22,14 @@ BERT = {
 
 def tiny_bert(exit_layers=(1, 3), **kwargs):
     mainnet = BertForSequenceClassification(BertConfig(**BERT, **kwargs))
-    return spread_out(
-        BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=list(exit_layers)), scale=0.1
-    )
+    model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=list(exit_layers))
+    inputs = texts(16)
+    inputs.pop("labels")
+    return spread_out(model, inputs)
 
 
 def tiny_resnet(exit_layers=(1, 3)):
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic", num_labels=3
-    )
-    mainnet = ResNetForImageClassification(config)
-    return ResNetWithSideNetForImageClassification.from_mainnet(
-        mainnet, exit_layers=list(exit_layers), input_size=[3, 32, 32]
-    )
+    return resnet_with_sidenet(exit_layers)
 
 
 def texts(batch_size, length=7, seed=0):

@@ -13,13 +13,19 @@ from hf_sidenet.models.sidenet_head import pool
 TIE = 1e-5
 
 
-def spread_out(model, scale=3.0):
-    """Give untrained SideNets confidences that differ between rows."""
+def spread_out(model, inputs):
+    """Give untrained SideNets confidences that differ between rows like these, and are not all 1."""
+    model.eval()
     with torch.no_grad():
         for sidenet in model.sidenets:
             sidenet.dense.weight.normal_(0, 1)
-            sidenet.out_proj.weight.normal_(0, scale)
-    return model
+            sidenet.out_proj.weight.normal_(0, 0.3)
+            sidenet.norm.momentum = 1.0
+            sidenet.train()
+        model(**inputs, thresholds=1.0)
+        for sidenet in model.sidenets:
+            sidenet.norm.momentum = 0.1
+    return model.eval()
 
 
 def without_hooks(module):

@@ -45,15 +45,13 @@ class SideNetTester:
         for name, value in kwargs.items():
             setattr(config, name, value)
         mainnet = self.mainnet_class._from_config(config, attn_implementation=attention).eval()
-        for module in mainnet.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 2)
+        settle_batchnorms(mainnet, self.inputs(16, seed=98))
         return mainnet
 
     def model(self, exit_layers=(1, 3), attention="eager", **kwargs):
         mainnet = self.mainnet(attention)
-        return spread_out(self.model_class.from_mainnet(mainnet, exit_layers=list(exit_layers), **kwargs))
+        model = self.model_class.from_mainnet(mainnet, exit_layers=list(exit_layers), **kwargs)
+        return spread_out(model, self.inputs(16, seed=99))
 
     def middle(self, model, inputs, quantile=0.5):
         """θ of each SideNet at which that share of all rows stays."""
@@ -359,6 +357,21 @@ class SideNetTester:
         assert model.config.thresholds == [1.0, 0.9, 1.0]
         assert torch.equal(after.exit_logits[:, 1], before.exit_logits[:, 0])
         assert torch.equal(after.logits, before.logits)
+
+
+def settle_batchnorms(mainnet, inputs):
+    """Running statistics of real features, as after training."""
+    norms = [module for module in mainnet.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            mainnet(**inputs)
+    for norm in norms:
+        norm.momentum = 0.1
+    mainnet.eval()
 
 
 def place(module, on_disk, name=""):

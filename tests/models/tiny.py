@@ -21,13 +21,13 @@ def resnet(**kwargs):
 
 def bert_with_sidenets(exit_layers=(1, 3), **kwargs):
     model = BertWithSideNetForSequenceClassification.from_mainnet(bert(), exit_layers=list(exit_layers), **kwargs)
-    return spread_out(model)
+    return spread_out(model, texts(16))
 
 
 def resnet_with_sidenet(exit_layers=(1,), **kwargs):
     kwargs.setdefault("input_size", [3, 32, 32])
     model = ResNetWithSideNetForImageClassification.from_mainnet(resnet(), exit_layers=list(exit_layers), **kwargs)
-    return spread_out(model)
+    return spread_out(model, images(16))
 
 
 def texts(batch_size=4, seed=0):

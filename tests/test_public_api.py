@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users may import, and the rules of the house that a test can hold."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import hf_sidenet
+
+
+ROOT = Path(hf_sidenet.__file__).parent
+PUBLIC = [
+    "BertWithSideNetForSequenceClassification",
+    "DistilBertWithSideNetForSequenceClassification",
+    "ExitRecords",
+    "ResNetWithSideNetForImageClassification",
+    "RobertaWithSideNetForSequenceClassification",
+    "SideNetConfig",
+    "SideNetForImageClassification",
+    "SideNetForSequenceClassification",
+    "SideNetOutput",
+    "TimmWithSideNetForImageClassification",
+    "ViTWithSideNetForImageClassification",
+    "collect",
+    "compute_exit_metrics",
+]
+
+
+def test_public_names():
+    assert hf_sidenet.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(hf_sidenet, name).__doc__, name
+
+
+def test_one_version():
+    assert metadata.version("hf_sidenet") == hf_sidenet.__version__
+
+
+def test_no_file_has_two_jobs():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
+
+
+def test_importing_needs_no_extra():
+    code = (
+        "import sys\n"
+        "for name in ('timm', 'torchvision', 'datasets', 'evaluate', 'matplotlib', 'sklearn', 'PIL'):\n"
+        "    sys.modules[name] = None\n"
+        "import hf_sidenet, hf_sidenet.evaluation\n"
+        "print(hf_sidenet.SideNetConfig().exit_layers)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[1]"

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stock Trainer on tiny models: frozen, body and joint, with everything people switch on."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from hf_sidenet import compute_exit_metrics
+
+from ..models import tiny
+
+
+class Rows(torch.utils.data.Dataset):
+    """Texts whose first token says the label, so that there is something to learn."""
+
+    def __init__(self, count, seed=0):
+        self.input_ids = tiny.texts(count, seed)["input_ids"]
+        self.labels = self.input_ids[:, 0] % 3
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return {"input_ids": self.input_ids[i], "labels": self.labels[i]}
+
+
+def trainer(model, tmp_path, rows=65, metrics=None, callbacks=None, **kwargs):
+    arguments = {
+        "output_dir": tmp_path,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_strategy": "epoch",
+        "save_strategy": "no",
+        "seed": 0,
+        "use_cpu": True,
+    }
+    return Trainer(
+        model,
+        TrainingArguments(**{**arguments, **kwargs}),
+        train_dataset=Rows(rows),
+        eval_dataset=Rows(37, seed=1),
+        compute_metrics=metrics or compute_exit_metrics(),
+        callbacks=callbacks,
+    )
+
+
+@pytest.mark.parametrize("mode", ["all", "body", "none"])
+def test_training_lowers_the_loss_and_moves_only_what_may_move(mode, tmp_path):
+    model = tiny.bert_with_sidenets(freeze_mainnet=mode, pooling="cls")
+    before = copy.deepcopy(model.mainnet.state_dict())
+    # 65 rows in batches of 16: the last batch has one row.
+    run = trainer(model, tmp_path, num_train_epochs=4)
+    first = run.evaluate()
+    run.train()
+    last = run.evaluate()
+    assert last["eval_loss"] < first["eval_loss"]
+    assert last["eval_exit_0_accuracy"] > first["eval_exit_0_accuracy"]
+    moved = {name for name, value in model.mainnet.state_dict().items() if not torch.equal(value, before[name])}
+    if mode == "all":
+        assert not moved
+    elif mode == "body":
+        assert moved == {"classifier.weight", "classifier.bias"}
+    else:
+        assert len(moved) > 10
+
+
+def test_a_frozen_resnet_keeps_its_batchnorm_statistics(tmp_path):
+    model = tiny.resnet_with_sidenet()
+    before = copy.deepcopy(model.mainnet.state_dict())
+    rows = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.tensor(i % 3)} for i in range(20)]
+    run = trainer(model, tmp_path)
+    run.train_dataset = run.eval_dataset = rows
+    run.train()
+    assert all(torch.equal(value, before[name]) for name, value in model.mainnet.state_dict().items())
+
+
+def test_predictions_are_complete_and_in_order(tmp_path):
+    model = tiny.bert_with_sidenets()
+    run = trainer(model, tmp_path, per_device_eval_batch_size=8)
+    prediction = run.predict(run.eval_dataset)
+    logits, exit_index, exit_logits = prediction.predictions
+    assert logits.shape == (37, 3)
+    assert exit_index.shape == (37,)
+    assert exit_logits.shape == (37, 3, 3)
+    with torch.no_grad():
+        output = model.eval()(input_ids=run.eval_dataset.input_ids, thresholds=1.0)
+    torch.testing.assert_close(torch.from_numpy(exit_logits), output.exit_logits, atol=1e-5, rtol=1e-5)
+    assert prediction.metrics["test_exit_2_share"] == 1.0
+
+
+def test_evaluation_with_exits_on_says_what_to_do(tmp_path):
+    model = tiny.bert_with_sidenets(thresholds=0.0)
+    with pytest.raises(ValueError, match="exits off"):
+        trainer(model, tmp_path).evaluate()
+    routed = trainer(model, tmp_path, metrics=lambda p: {"early": float((p.predictions[1] == 0).mean())})
+    assert routed.evaluate()["eval_early"] == 1.0
+
+
+def test_gradient_accumulation_divides_the_loss(tmp_path):
+    losses = []
+    for steps in (1, 2):
+        torch.manual_seed(0)
+        model = tiny.bert_with_sidenets()
+        run = trainer(
+            model, tmp_path, rows=32, num_train_epochs=1, gradient_accumulation_steps=steps, learning_rate=0.0,
+            per_device_train_batch_size=32 // steps, logging_strategy="steps", logging_steps=1,
+        )  # fmt: skip
+        run.train()
+        losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+    assert len(losses[0]) == len(losses[1]) == 1
+    # BatchNorm sees half the rows, so the two agree only roughly; a loss that is not divided would be twice as big.
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.3)
+
+
+def test_plateau_early_stopping_and_best_model(tmp_path):
+    model = tiny.bert_with_sidenets()
+    run = trainer(
+        model, tmp_path, num_train_epochs=12, learning_rate=0.5, optim="adamw_torch", weight_decay=0.0,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"factor": 1 / 3, "patience": 1, "mode": "min"},
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=False, callbacks=[EarlyStoppingCallback(5)],
+    )  # fmt: skip
+    run.train()
+    rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+    losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
+    assert rates[0] == pytest.approx(0.5)
+    assert any(rate == pytest.approx(0.5 / 3) for rate in rates)
+    assert run.state.best_metric == pytest.approx(min(losses))
+    assert run.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["all", "none"])
+def test_resume_gives_the_uninterrupted_weights(mode, tmp_path):
+    def run(folder, **kwargs):
+        torch.manual_seed(0)
+        model = tiny.bert_with_sidenets(freeze_mainnet=mode)
+        model.mainnet.config.hidden_dropout_prob = 0.0
+        return trainer(model, folder, save_strategy="epoch", num_train_epochs=2, **kwargs)
+
+    whole = run(tmp_path / "whole")
+    whole.train()
+    resumed = run(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert resumed.state.global_step == 10
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, msg=name)
+
+
+def test_trainer_checkpoints_carry_their_code(tmp_path):
+    run = trainer(tiny.bert_with_sidenets(), tmp_path, save_strategy="epoch", num_train_epochs=1)
+    run.train()
+    checkpoint = tmp_path / "checkpoint-5"
+    assert (checkpoint / "modeling_sidenet.py").exists()
+    assert (checkpoint / "model.safetensors").exists()
+    assert not (checkpoint / "pytorch_model.bin").exists()
+
+
+def test_bf16_training_on_cpu(tmp_path):
+    run = trainer(tiny.bert_with_sidenets(), tmp_path, bf16=True, num_train_epochs=1)
+    run.train()
+    assert math.isfinite(run.evaluate()["eval_loss"])
+
+
+def test_metrics_at_theta(tmp_path):
+    model = tiny.bert_with_sidenets()
+    run = trainer(model, tmp_path, metrics=compute_exit_metrics(thresholds=0.6))
+    metrics = run.evaluate()
+    with torch.no_grad():
+        routed = model(input_ids=run.eval_dataset.input_ids, thresholds=0.6)
+    for i in range(3):
+        assert metrics[f"eval_exit_{i}_share"] == pytest.approx((routed.exit_index == i).float().mean().item())
+    right = (routed.logits.argmax(-1) == run.eval_dataset.labels).float().mean().item()
+    assert metrics["eval_accuracy"] == pytest.approx(right)
