@@ -138,7 +138,7 @@ def main() -> None:
         torch.utils.data.default_collate,
         batch_size=64,
         max_drop=args.max_drop,
-        title=f"{args.dataset}, ResNet from scratch, {args.pooling} SideNets after {args.exit_layers}, seed {args.seed}",
+        title=f"{args.dataset}, {args.pooling} SideNets after {args.exit_layers} of 4 stages, seed {args.seed}",
         output_dir=args.output_dir,
     )
     save_and_reload(model, processor, test, torch.utils.data.default_collate, theta, args.output_dir)

@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3, help="of the MainNet, alone or jointly")
     parser.add_argument("--sidenet_epochs", type=int, default=10, help="of the SideNets on a frozen MainNet")
     parser.add_argument("--learning_rate", type=float, default=5e-5)
-    parser.add_argument("--sidenet_learning_rate", type=float, default=1e-3)
+    parser.add_argument("--sidenet_learning_rate", type=float, default=1e-3, help="frozen and jointly")
     parser.add_argument("--max_drop", type=float, default=0.005, help="accuracy that θ may cost on validation rows")
     parser.add_argument("--max_rows", type=int, help="of each split, for a quick look")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,6 +80,12 @@ def main() -> None:
             **schedule,
         )
         has_exits = isinstance(model, SideNetForSequenceClassification)
+        sidenets, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                (sidenets if name.startswith("sidenets.") else others).append(parameter)
+        groups = [{"params": others, "lr": learning_rate}, {"params": sidenets, "lr": args.sidenet_learning_rate}]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
         trainer = Trainer(
             model,
             training_args,
@@ -87,6 +93,7 @@ def main() -> None:
             eval_dataset=validation,
             data_collator=collator,
             compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
+            optimizers=(optimizer, None),
         )
         trainer.train()
         return trainer.model

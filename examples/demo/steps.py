@@ -98,17 +98,12 @@ def save_and_reload(model, processor, test_set, collator, theta: float, output_d
     save_file({k: v.contiguous() for k, v in batch.items()}, output_dir / "rows.safetensors")
     with torch.no_grad():
         output = model.cpu().eval()(**batch)
-    command = [
-        sys.executable,
-        str(HERE / "reload_without_package.py"),
-        str(checkpoint),
-        str(output_dir / "rows.safetensors"),
-    ]
-    answers = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    same = (
-        answers["labels"] == output.logits.argmax(-1).tolist() and answers["exit_index"] == output.exit_index.tolist()
-    )
-    if not same:
+    script = HERE / "reload_without_package.py"
+    command = [sys.executable, str(script), str(checkpoint), str(output_dir / "rows.safetensors")]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    answers = json.loads(done.stdout.splitlines()[-1])
+    expected = {"labels": output.logits.argmax(-1).tolist(), "exit_index": output.exit_index.tolist()}
+    if answers != expected:
         raise SystemExit("The reloaded checkpoint does not give the same answers.")
     rows = len(expected["labels"])
     print(f"Reloaded with trust_remote_code=True where hf_sidenet cannot be imported: the same {rows} answers.")

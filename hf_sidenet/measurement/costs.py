@@ -17,13 +17,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..models.probe import used_parameters
-from .evaluating import evaluating, model_inputs
+from ..models.probe import counting_flops, evaluating, used_parameters
+from .inputs import model_inputs
 
 
 CURRENCIES = ("params", "flops", "milliseconds")
@@ -158,8 +156,7 @@ def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: s
 
 
 def _count_flops(call: Callable, batches: list[dict]) -> int:
-    # As two matrix products, attention counts the same whatever kernel the device would choose.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         _run(call, batches)
     return counter.get_total_flops()
 

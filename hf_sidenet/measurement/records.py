@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.losses import check_labels
-from .evaluating import evaluating, model_inputs
+from ..models.probe import evaluating
 from .files import replacing
+from .inputs import model_inputs
 
 
 FORMAT = {"format": "hf_sidenet.ExitRecords", "version": "1"}

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
-from .exit_rule import check_thresholds, lets_rows_leave, threshold_of
+from .exit_rule import check_thresholds, lets_rows_leave
 from .gate import Run, run_mainnet
 from .losses import check_labels, cross_entropy, exit_loss
 from .outputs import SideNetOutput
@@ -43,7 +43,11 @@ def classify(
     if labels is not None:
         check_labels(labels, batch_size, model.config.num_labels)
     given = model.config.thresholds if thresholds is None else thresholds
-    given = check_thresholds(given, len(model.sidenets), batch_size)
+    given = [
+        # Before the MainNet is called, so that no exit waits for the copy.
+        threshold.to(_device_of(inputs), non_blocking=True) if isinstance(threshold, torch.Tensor) else threshold
+        for threshold in check_thresholds(given, len(model.sidenets), batch_size)
+    ]
     if thresholds is None:
         _warn_if_uncalibrated(model, given)
     if batch_size == 0:
@@ -52,7 +56,8 @@ def classify(
         output = _learn(model, inputs, labels, extras)
     else:
         output = _route(model, inputs, labels, given, extras)
-    return output.to_tuple() if return_dict is False else output
+    return_dict = model.config.return_dict if return_dict is None else return_dict
+    return output if return_dict else output.to_tuple()
 
 
 def _learn(
@@ -69,6 +74,8 @@ def _learn(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         out = run_mainnet(model.mainnet, Run(recording.visit), **inputs, **extras, return_dict=True)
     columns = [_answer(model, i, hidden, None, inputs) for i, hidden in enumerate(recording.hidden)]
+    if labels is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        _warn_without_labels(model)
     mainnet_logits = torch.full_like(columns[0], torch.nan) if out is None else out.logits
     last = len(columns) - 1 if out is None else len(columns)
     return SideNetOutput(
@@ -84,10 +91,10 @@ def _route(
     model: PreTrainedModel,
     inputs: dict[str, Any],
     labels: torch.Tensor | None,
-    thresholds: list[float] | torch.Tensor,
+    thresholds: list[float | torch.Tensor],
     extras: dict[str, bool],
 ) -> SideNetOutput:
-    exits_on = any(lets_rows_leave(threshold_of(thresholds, i)) for i in range(len(model.sidenets)))
+    exits_on = any(map(lets_rows_leave, thresholds))
     if exits_on and extras:
         raise ValueError(
             f"`{next(iter(extras))}=True` needs exits off (`thresholds` ≥ 1), because rows that leave have no later "
@@ -122,7 +129,8 @@ def _answer(
                 "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
                 f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
             )
-        mask = mask if rows is None else mask.index_select(0, rows.to(mask.device))
+        if rows is not None and mask.shape[0] > 1:
+            mask = mask.index_select(0, rows.to(mask.device))
     features = pool(hidden, pooling, mask)
     if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
         raise ValueError(
@@ -151,10 +159,11 @@ def _exit_loss(
 
 
 def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None) -> SideNetOutput:
-    some_input = next(iter(inputs.values()))
-    logits = torch.zeros(0, model.config.num_labels, dtype=model.dtype, device=some_input.device)
+    logits = torch.zeros(0, model.config.num_labels, dtype=model.dtype, device=_device_of(inputs))
+    # Zero, and with zero gradients, so that a training loop may meet an empty shard.
+    loss = logits.float().sum() + sum(0.0 * p.float().sum() for p in model.parameters() if p.requires_grad)
     return SideNetOutput(
-        loss=None if labels is None else logits.float().sum(),
+        loss=None if labels is None else loss,
         logits=logits,
         exit_index=torch.zeros(0, dtype=torch.long, device=logits.device),
         exit_logits=logits.new_zeros(0, model.config.num_exits, logits.shape[1]),
@@ -176,10 +185,22 @@ def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
     raise ValueError(f"{type(model).__name__} needs {names}, got {sorted(inputs) or 'none'}.")
 
 
-def _warn_if_uncalibrated(model: PreTrainedModel, thresholds: list[float]) -> None:
+def _device_of(inputs: dict[str, Any]) -> torch.device:
+    return next(value.device for value in inputs.values() if isinstance(value, torch.Tensor))
+
+
+def _warn_without_labels(model: PreTrainedModel) -> None:
+    if model.config.distillation_weight == 0:
+        logger.warning_once(
+            "Training without `labels`: no loss is computed here, and a loss made from `logits` reaches one exit "
+            "only, as with Trainer's `label_smoothing_factor` and `compute_loss_func`. `exit_logits` has all exits."
+        )
+
+
+def _warn_if_uncalibrated(model: PreTrainedModel, thresholds: list[float | torch.Tensor]) -> None:
     if model.training or torch.compiler.is_compiling() or model.config.calibration is not None:
         return
-    if min(thresholds) >= 1:
+    if not any(map(lets_rows_leave, thresholds)):
         logger.warning_once(
             "No row will leave early: every θ of this model is ≥ 1, the value it has until it is calibrated. Pass "
             "`thresholds=` or set `model.config.thresholds`."

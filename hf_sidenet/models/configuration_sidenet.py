@@ -25,6 +25,8 @@ NAMED_ARCHITECTURES = {
     "timm_wrapper": "TimmWithSideNetForImageClassification",
 }
 OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
+# What the weights of a checkpoint were made for.
+FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
 
 
 class SideNetConfig(PretrainedConfig):
@@ -148,6 +150,16 @@ class SideNetConfig(PretrainedConfig):
                 "`from_mainnet(checkpoint, exit_layers=[...])`."
             )
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
+        refuse_misspelt(kwargs)
+        for name in FIXED_BY_WEIGHTS:
+            if name in own and own[name] != config_dict.get(name, own[name]):
+                raise ValueError(
+                    f"`{name}` of a checkpoint is fixed by its weights, {config_dict[name]!r}, got {own[name]!r}. New "
+                    "SideNets are added with `model.add_exits`."
+                )
+        if "thresholds" in own or "temperatures" in own:
+            # The evidence was for the checkpoint's own values.
+            config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
         labels = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
         if labels:
@@ -157,6 +169,14 @@ class SideNetConfig(PretrainedConfig):
                 setattr(mainnet_config, name, value)
             config_dict["mainnet_config"] = mainnet_config
         return super().from_dict(config_dict, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Bring a field that has one value per SideNet or exit to its normal form, also when set later."""
+        if name == "exit_layers":
+            value = _checked_exit_layers(value, self.__dict__.get("block_shapes"))
+        elif name in PER_EXIT:
+            value = PER_EXIT[name](value, len(self.exit_layers))
+        super().__setattr__(name, value)
 
     @property
     def num_exits(self) -> int:
@@ -169,30 +189,25 @@ class SideNetConfig(PretrainedConfig):
         Raises:
             ValueError: names the field, the rule and the value.
         """
-        self.exit_layers = _checked_exit_layers(self.exit_layers, self.block_shapes)
-        num_sidenets = len(self.exit_layers)
-        self.thresholds = check_thresholds(self.thresholds, num_sidenets)
-        self.temperatures = _numbers("temperatures", self.temperatures, num_sidenets + 1, "> 0", lambda x: x > 0)
-        self.alpha = _numbers("alpha", self.alpha, num_sidenets, "≥ 0", lambda x: x >= 0)
+        for name in ("exit_layers", *PER_EXIT):
+            setattr(self, name, getattr(self, name))
         weight, temperature = self.distillation_weight, self.distillation_temperature
         (self.distillation_weight,) = _numbers("distillation_weight", weight, 1, "in [0, 1]", lambda x: 0 <= x <= 1)
         (self.distillation_temperature,) = _numbers("distillation_temperature", temperature, 1, "> 0", lambda x: x > 0)
-        poolings = [self.pooling] * num_sidenets if isinstance(self.pooling, str) else list(self.pooling)
-        _one_per("pooling", poolings, num_sidenets)
-        for name, value, allowed in (
-            *(("pooling", pooling, POOLINGS) for pooling in poolings),
-            ("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all")),
-            ("mainnet_head", self.mainnet_head, ("own", "mlp")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-        self.pooling = poolings
+        _one_of("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all"))
+        _one_of("mainnet_head", self.mainnet_head, ("own", "mlp"))
         size = self.sidenet_hidden_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if not _is_count(size):
             raise ValueError(f"`sidenet_hidden_size` must be an integer ≥ 1, got {size!r}.")
         size = self.input_size
-        if size is not None and (len(size) != 3 or any(not isinstance(n, int) or n < 1 for n in size)):
+        if size is not None and (
+            not isinstance(size, list | tuple) or len(size) != 3 or not all(map(_is_count, size))
+        ):
             raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
+        for name, kind in (("calibration", dict), ("blocks", str), ("block_shapes", list)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"`{name}` must be a {kind.__name__} or None, got {value!r}.")
         self._check_task()
 
     def _check_task(self) -> None:
@@ -224,6 +239,9 @@ class SideNetConfig(PretrainedConfig):
             )
         if kwargs.get("problem_type") is not None:
             mainnet.problem_type = kwargs["problem_type"]
+        if mainnet.id2label is None:
+            mainnet.id2label = {i: f"LABEL_{i}" for i in range(mainnet.num_labels)}
+            mainnet.label2id = {label: i for i, label in mainnet.id2label.items()}
         kwargs.update(id2label=mainnet.id2label, label2id=mainnet.label2id, problem_type=mainnet.problem_type)
 
 
@@ -233,11 +251,15 @@ SIDENET_FIELDS = tuple(SideNetConfig.__init__.__annotations__)
 def _as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
     if mainnet_config is None:
         mainnet_config = {"model_type": "bert"}
+    if isinstance(mainnet_config, dict):
+        model_type = mainnet_config.get("model_type")
+    else:
+        model_type = getattr(mainnet_config, "model_type", None)
+    # A model of remote code could be attached and saved, but the checkpoint would not load.
+    if model_type not in CONFIG_MAPPING or model_type == SideNetConfig.model_type:
+        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
-    model_type = mainnet_config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
     # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
     return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
 
@@ -252,7 +274,7 @@ def _default_architecture(mainnet_config: PretrainedConfig) -> str:
 def refuse_misspelt(kwargs: dict[str, Any]) -> None:
     """Raise `ValueError` for a name that can only be a misspelling of one of [`SideNetConfig`]'s own fields."""
     for name in kwargs:
-        near = difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0.85)
+        near = difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0.84)
         if near or name.startswith(OWN_PREFIXES):
             hint = near or difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0) or ["exit_layers"]
             raise ValueError(f"SideNetConfig has no field `{name}`. Did you mean `{hint[0]}`?")
@@ -262,13 +284,38 @@ def _checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[in
     rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
     if not isinstance(exit_layers, list | tuple) or not exit_layers:
         raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
-    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in exit_layers):
+    if not all(map(_is_count, exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
     if any(a >= b for a, b in pairwise(exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
     if block_shapes is not None and exit_layers[-1] > len(block_shapes):
         raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
     return list(exit_layers)
+
+
+def _thresholds(value: Any, num_sidenets: int) -> list[float]:
+    if not isinstance(value, list | tuple | Real):
+        raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
+    return check_thresholds(value, num_sidenets)
+
+
+def _poolings(value: Any, num_sidenets: int) -> list[str]:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"`pooling` must be a name or one per SideNet, got {value!r}.")
+    names = [value] * num_sidenets if isinstance(value, str) else list(value)
+    _one_per("pooling", names, num_sidenets)
+    for name in names:
+        _one_of("pooling", name, POOLINGS)
+    return names
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
@@ -283,3 +330,11 @@ def _numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]
 def _one_per(name: str, values: list, count: int) -> None:
     if len(values) != count:
         raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")
+
+
+PER_EXIT = {
+    "thresholds": _thresholds,
+    "temperatures": lambda value, n: _numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
+    "alpha": lambda value, n: _numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
+    "pooling": _poolings,
+}

@@ -54,7 +54,7 @@ def route(
     thresholds = check_thresholds(thresholds, num_sidenets, exit_logits.shape[0])
     exit_index = torch.full(exit_logits.shape[:1], num_sidenets, dtype=torch.long, device=exit_logits.device)
     for i in reversed(range(num_sidenets)):
-        left = leaves(confidence(exit_logits[:, i], temperatures[i]), threshold_of(thresholds, i))
+        left = leaves(confidence(exit_logits[:, i], temperatures[i]), thresholds[i])
         exit_index = torch.where(left, i, exit_index)
     return exit_index
 
@@ -65,20 +65,18 @@ def answers(exit_logits: torch.Tensor, exit_index: torch.Tensor) -> torch.Tensor
     return exit_logits.gather(1, index).squeeze(1)
 
 
-def threshold_of(thresholds: list[float] | torch.Tensor, sidenet: int) -> float | torch.Tensor:
-    """θ of one SideNet: a number, or one number per row."""
-    return thresholds[:, sidenet] if isinstance(thresholds, torch.Tensor) else thresholds[sidenet]
-
-
 def lets_rows_leave(threshold: float | torch.Tensor) -> bool:
-    """Whether a row can leave at this θ at all. A tensor is not read, since that would wait for the device."""
+    """Whether a row can leave at this θ, as [`check_thresholds`] returns it, at all."""
     return isinstance(threshold, torch.Tensor) or threshold < 1
 
 
 def check_thresholds(
     thresholds: float | list[float] | torch.Tensor, num_sidenets: int, batch_size: int | None = None
-) -> list[float] | torch.Tensor:
-    """Normalise θ to a list of `num_sidenets` floats, or to a checked `(batch_size, num_sidenets)` tensor.
+) -> list[float | torch.Tensor]:
+    """Bring θ to one entry per SideNet: a float, or a float32 tensor of shape `(batch_size,)`.
+
+    A column of a CPU tensor in which nobody can leave becomes 1.0; a tensor elsewhere is not read, since that would
+    wait for its device.
 
     Raises:
         ValueError: θ is NaN, negative, a string, has the wrong length, or is a tensor that is not 2-D.
@@ -102,7 +100,9 @@ def check_thresholds(
     return [float(value) for value in thresholds]
 
 
-def _check_threshold_tensor(thresholds: torch.Tensor, num_sidenets: int, batch_size: int | None) -> torch.Tensor:
+def _check_threshold_tensor(
+    thresholds: torch.Tensor, num_sidenets: int, batch_size: int | None
+) -> list[float | torch.Tensor]:
     if thresholds.dim() != 2:
         raise ValueError(
             "`thresholds` given as a tensor must have shape (batch, num_sidenets), since one axis could mean rows or "
@@ -113,7 +113,9 @@ def _check_threshold_tensor(thresholds: torch.Tensor, num_sidenets: int, batch_s
             f"`thresholds` must have shape (batch={batch_size}, num_sidenets={num_sidenets}), got shape "
             f"{tuple(thresholds.shape)}."
         )
-    thresholds = thresholds.float()
-    if thresholds.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((thresholds >= 0).all()):
+    columns = list(thresholds.float().unbind(1))
+    if thresholds.device.type != "cpu" or torch.compiler.is_compiling():
+        return columns
+    if not bool((thresholds >= 0).all()):
         raise ValueError("`thresholds` must hold numbers that are ≥ 0 and not NaN, got a tensor with others.")
-    return thresholds
+    return [1.0 if bool((column >= 1).all()) else column for column in columns]

@@ -39,7 +39,12 @@ SHARED = frozenset({"rel_embeddings", "relative_pos"})
 # Rotary embeddings: one row per example only with three axes or more, `(1 | batch, sequence, width)`.
 ROTARY = frozenset({"position_embeddings"})
 # First entries of a timm model's `feature_info` that are the stem, not a stage.
-TIMM_STEMS = frozenset({"stem", "act1", "bn1", "conv1", "conv_stem"})
+TIMM_STEMS = frozenset(
+    {
+        "stem", "act1", "bn1", "conv1", "conv_stem", "layer0", "level0", "features.norm0", "features.conv1_1",
+        "Conv2d_2b_3x3",
+    }
+)  # fmt: skip
 
 
 class StopForward(Exception):
@@ -177,22 +182,36 @@ def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
 
 
 def _timm_blocks(mainnet: nn.Module) -> Blocks:
-    names = [info["module"] for info in mainnet.timm_model.feature_info]
-    if names and names[0].split(".")[0] in TIMM_STEMS:
-        names = names[1:]
-    if len(names) < 2:
+    timm_model = mainnet.timm_model
+    layout = getattr(timm_model, "output_fmt", "NCHW")
+    if str(getattr(layout, "value", layout)) == "NHWC":
         raise ValueError(
-            f"{type(mainnet.timm_model).__name__}: timm's `feature_info` must list at least 2 stages, got {names}. "
-            "Name the list of blocks with `blocks=`."
+            f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
+            "transformers' own Swin can be used instead."
+        )
+    names = [info["module"] for info in timm_model.feature_info]
+    if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
+        names = names[1:]
+    if len(names) < 2 or "" in names:
+        raise ValueError(
+            f"{type(timm_model).__name__}: timm's `feature_info` must name at least 2 stages, got {names}. Name the "
+            "list of blocks with `blocks=`."
         )
     names = [f"timm_model.{name}" for name in names]
     return Blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
 
 
-def install(blocks: Blocks) -> None:
-    """Put the hooks on the blocks, once: installing again on the same MainNet changes nothing."""
-    if _is_installed(blocks.modules[0]):
+def install(mainnet: nn.Module, blocks: Blocks) -> None:
+    """Put the hooks on the blocks of a MainNet, once: installing again changes nothing.
+
+    Raises:
+        ValueError: the MainNet already carries gates on other blocks.
+    """
+    gated = [name for name, module in mainnet.named_modules() if _is_gated(module)]
+    if gated == blocks.names:
         return
+    if gated:
+        raise ValueError(f"`blocks` must be the ones this MainNet was split at before, {gated}, got {blocks.names}.")
     for i, block in enumerate(blocks.modules):
         names = tuple(inspect.signature(block.forward).parameters)
         enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after)
@@ -203,7 +222,7 @@ def install(blocks: Blocks) -> None:
             block.register_forward_hook(partial(_leave_block, index=i))
 
 
-def _is_installed(block: nn.Module) -> bool:
+def _is_gated(block: nn.Module) -> bool:
     return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
 
 
@@ -239,6 +258,8 @@ def _leave_last_block(block, args, output):
     if run.rows is None:
         return None
     hidden = output[0] if isinstance(output, tuple) else output
+    if not isinstance(hidden, torch.Tensor):
+        raise ValueError(f"the last block must return a tensor or a tuple, got {type(output).__name__}.")
     rows = run.rows.to(hidden.device)
     hidden = hidden.new_zeros(run.batch_size, *hidden.shape[1:]).index_copy(0, rows, hidden)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -43,7 +43,7 @@ def exit_loss(
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy in float32; rows labelled -100 do not count."""
-    return F.cross_entropy(logits.float(), labels.view(-1).to(logits.device))
+    return F.cross_entropy(logits.float(), labels.view(-1).to(logits.device, torch.long))
 
 
 def distillation(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -59,7 +59,7 @@ def check_labels(labels: torch.Tensor, batch_size: int, num_labels: int) -> None
     Raises:
         ValueError: wrong dtype or number, or a value outside `[0, num_labels)` other than -100.
     """
-    if labels.is_floating_point() or labels.numel() != batch_size:
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch_size:
         raise ValueError(
             f"`labels` must be one class index per row, {batch_size} integers, got shape {tuple(labels.shape)} of "
             f"{labels.dtype}."

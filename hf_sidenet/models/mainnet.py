@@ -12,10 +12,12 @@ from .sidenet_head import SideNet
 # Arguments of `from_pretrained` that are not fields of the MainNet's config.
 LOADING_ARGUMENTS = frozenset(
     {
-        "adapter_kwargs", "attn_implementation", "cache_dir", "code_revision", "config", "device_map", "dtype",
-        "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only", "low_cpu_mem_usage",
-        "max_memory", "offload_buffers", "offload_folder", "proxies", "quantization_config", "revision", "subfolder",
-        "token", "torch_dtype", "trust_remote_code", "use_safetensors", "variant", "weights_only",
+        "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "cache_dir", "code_revision",
+        "config", "device_map", "device_mesh", "disable_mmap", "distributed_config", "dtype", "experts_implementation",
+        "force_download", "fusion_config", "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping",
+        "local_files_only", "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "proxies",
+        "quantization_config", "revision", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
+        "trust_remote_code", "use_kernels", "use_safetensors", "variant", "weights_only",
     }
 )  # fmt: skip
 HUB_ARGUMENTS = frozenset(
@@ -35,16 +37,17 @@ def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[P
     Raises:
         ValueError: an argument is neither a loading argument nor a field of the MainNet's config.
     """
+    fields = {name: value for name, value in kwargs.items() if name not in LOADING_ARGUMENTS}
+    unknown = set(fields)
     if kwargs.get("config") is None:
         hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-        fields = {name: value for name, value in kwargs.items() if name not in LOADING_ARGUMENTS}
         _, unused = AutoConfig.from_pretrained(path, **hub, **fields, return_unused_kwargs=True)
-        unknown = sorted(set(unused) & set(fields))
-        if unknown:
-            raise ValueError(
-                f"from_mainnet got {unknown[0]!r}, which is neither a field of SideNetConfig, nor of the MainNet's "
-                "config, nor an argument of from_pretrained."
-            )
+        unknown &= set(unused)
+    if unknown:
+        raise ValueError(
+            f"from_mainnet got {sorted(unknown)}: neither fields of SideNetConfig, nor arguments of from_pretrained, "
+            "nor (without `config`) fields of the MainNet's config."
+        )
     # Pickle is read only where the caller says so, by use_safetensors=False.
     kwargs.setdefault("use_safetensors", True)
     model, info = auto_class.from_pretrained(path, **kwargs, output_loading_info=True)
@@ -87,18 +90,21 @@ def replace_head(mainnet: PreTrainedModel, hidden_size: int) -> None:
     mainnet.set_submodule(name, head.to(layer.weight.device, layer.weight.dtype))
 
 
-def check_learnable(missing: set[str], trained: set[str], path: str) -> None:
+def check_learnable(mainnet: PreTrainedModel, random: set[str], freeze: str, path: str) -> None:
     """Refuse a frozen MainNet whose weights are partly random, since they would stay random.
 
     Args:
-        missing (`set[str]`): parameters that the checkpoint does not have.
-        trained (`set[str]`): parameters that will learn.
+        mainnet (`PreTrainedModel`): the MainNet.
+        random (`set[str]`): its parameters that do not come from the checkpoint.
+        freeze (`str`): `"all"` or `"body"`.
         path (`str`): where the checkpoint came from.
 
     Raises:
-        ValueError: a missing parameter would not learn.
+        ValueError: a random parameter would not learn.
     """
-    stuck = sorted(missing - trained)
+    name, layer = last_layer(mainnet)
+    trained = {f"{name}.{key}" for key in layer.state_dict()} if freeze == "body" else set()
+    stuck = sorted(random - trained)
     if stuck:
         raise ValueError(
             f"{path!r} has no weights for {stuck}: they were initialised at random and a frozen MainNet would never "

@@ -3,6 +3,7 @@
 
 import copy
 import inspect
+import os
 
 import torch
 from torch import nn
@@ -51,9 +52,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
         config.mainnet_config = mainnet.config
         config.auto_map = self._auto_map()
-        self.num_labels = config.num_labels
         self._install_gates()
-        self.sidenets = nn.ModuleList(self._new_sidenet(i) for i in range(len(config.exit_layers)))
+        self.sidenets = nn.ModuleList(self._new_sidenet(config, i) for i in range(len(config.exit_layers)))
         self.post_init()
         if config.freeze_mainnet != "none":
             self.set_freeze_mainnet(config.freeze_mainnet)
@@ -82,6 +82,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if name in own:
                 raise ValueError(f"`{name}` must not be given to from_mainnet, which reads it from the MainNet.")
         refuse_misspelt(kwargs)
+        if not isinstance(mainnet, str | os.PathLike | PreTrainedModel):
+            raise ValueError(
+                f"`mainnet` must be a folder, a Hub id or a PreTrainedModel, got a {type(mainnet).__name__}."
+            )
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":
             raise ValueError(
@@ -95,9 +99,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             path = mainnet
             mainnet, missing = load_mainnet(cls.mainnet_auto_class, path, kwargs)
             if freeze != "none" and missing:
-                name, layer = last_layer(mainnet)
-                trained = {f"{name}.{key}" for key in layer.state_dict()} if freeze == "body" else set()
-                check_learnable(missing, trained, path)
+                check_learnable(mainnet, missing, freeze, path)
         config = SideNetConfig(mainnet.config, exit_layers=exit_layers, **own)
         config.name_or_path = mainnet.config.name_or_path
         return cls(config, mainnet).eval()
@@ -123,8 +125,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 f"({len(missing)} in all). A plain classifier gets its SideNets with `from_mainnet`; new SideNets on "
                 "a checkpoint that has some, with `model.add_exits`."
             )
-        if model.config.freeze_mainnet != "none":
-            model.set_freeze_mainnet(model.config.freeze_mainnet)
+        freeze = model.config.freeze_mainnet
+        if freeze != "none":
+            random = {name.removeprefix("mainnet.") for name in mismatched if name.startswith("mainnet.")}
+            check_learnable(model.mainnet, random, freeze, pretrained_model_name_or_path)
+            model.set_freeze_mainnet(freeze)
         return (model, info) if output_loading_info else model
 
     def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
@@ -134,14 +139,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
             inputs (`torch.Tensor`, *optional*):
                 The MainNet's inputs to measure on, by default three example rows (texts of up to 8 tokens).
         """
-        training = self.mainnet.training
-        self.mainnet.eval()
-        try:
-            inputs = inputs or example_inputs(self.mainnet, self.config.input_size)
-            return measure_exit_points(self.mainnet, find_blocks(self.mainnet, self.config.blocks), inputs)
-        finally:
-            self.mainnet.train(training)
-            self.train(self.training)
+        inputs = inputs or example_inputs(self.mainnet, self.config.input_size)
+        return measure_exit_points(self.mainnet, find_blocks(self.mainnet, self.config.blocks), inputs)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """See [`PreTrainedModel.resize_token_embeddings`]: it is the MainNet, and its config, that change."""
+        return self.mainnet.resize_token_embeddings(*args, **kwargs)
 
     def add_exits(self, exit_layers: list[int], pooling: str = "auto") -> None:
         """Add untrained SideNets. Those that are there keep their weights and θ; the new ones start at θ = 1.
@@ -158,21 +161,24 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
             raise ValueError(f"`exit_layers` must name new places, at least one; {got}.")
-        fields = {name: getattr(old, name) for name in ("thresholds", "temperatures", "alpha", "pooling")}
         at = {layer: i for i, layer in enumerate(old.exit_layers)}
-        layers = sorted([*old.exit_layers, *exit_layers])
-        defaults = {"thresholds": 1.0, "temperatures": 1.0, "alpha": 1.0, "pooling": pooling}
+        new = {"thresholds": 1.0, "temperatures": 1.0, "alpha": 1.0, "pooling": pooling}
         config = copy.copy(old)
-        config.exit_layers, config.calibration = layers, None
-        for name, values in fields.items():
-            merged = [values[at[layer]] if layer in at else defaults[name] for layer in layers]
+        config.exit_layers = sorted([*old.exit_layers, *exit_layers])
+        for name, value in new.items():
+            values = getattr(old, name)
+            merged = [values[at[layer]] if layer in at else value for layer in config.exit_layers]
+            # The MainNet's temperature stays the last.
             setattr(config, name, merged + values[len(at) :])
-        config.validate()
-        for name in (*fields, "exit_layers", "calibration"):
-            setattr(old, name, getattr(config, name))
-        self.sidenets = nn.ModuleList(
-            self.sidenets[at[layer]] if layer in at else self._new_sidenet(i) for i, layer in enumerate(layers)
+        sidenets = nn.ModuleList(
+            self.sidenets[at[layer]] if layer in at else self._new_sidenet(config, i)
+            for i, layer in enumerate(config.exit_layers)
         )
+        # Nothing was written until here, so an error changes nothing.
+        for name in ("exit_layers", *new):
+            setattr(old, name, getattr(config, name))
+        old.calibration = None
+        self.sidenets = sidenets
         self.init_weights()
         self.train(self.training)
 
@@ -207,8 +213,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         for known in classes:
             classes += known.__subclasses__()
             found[known.__name__] = known
-        names = getattr(config, "architectures", None) or [cls.__name__]
-        return found.get(names[0], cls)
+        names = getattr(config, "architectures", None)
+        return found.get(names[0], cls) if names else cls
 
     def _check_model_type(self, mainnet_config: PretrainedConfig) -> None:
         expected, got = self.mainnet_model_type, mainnet_config.model_type
@@ -226,7 +232,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     def _install_gates(self) -> None:
         config, mainnet = self.config, self.mainnet
         blocks = find_blocks(mainnet, config.blocks)
-        install(blocks)
+        install(mainnet, blocks)
         if config.block_shapes is not None:
             return
         input_size = None if self.is_text else config.input_size or input_size_of(mainnet.config)
@@ -235,7 +241,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             with torch.device("cpu"):
                 twin = self.mainnet_auto_class.from_config(config.mainnet_config)
                 twin_blocks = find_blocks(twin, config.blocks)
-                install(twin_blocks)
+                install(twin, twin_blocks)
                 hidden = probe(twin, twin_blocks, input_size, check_split=False)
         else:
             hidden = probe(mainnet, blocks, input_size)
@@ -243,8 +249,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.block_shapes = [block_shape(x, self.is_text) for x in hidden]
         config.validate()
 
-    def _new_sidenet(self, index: int) -> SideNet:
-        config = self.config
+    def _new_sidenet(self, config: SideNetConfig, index: int) -> SideNet:
         shape = config.block_shapes[config.exit_layers[index] - 1]
         in_features = pooled_size(shape, config.pooling[index], self.is_text)
         sidenet = SideNet(in_features, config.sidenet_hidden_size, config.num_labels)

@@ -12,7 +12,7 @@ class SideNetOutput(ModelOutput):
     """Output of a MainNet with SideNets. Every field has one entry per row, in the order of the batch.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` is given):
             In training and with exits off, `L_M + Σ α_i · L_Si` over the exits computed; with exits on, the
             cross-entropy of `logits`.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a MainNet once, before a SideNet is attached: what do its blocks pass on, and does dropping rows work?"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
@@ -61,6 +64,26 @@ def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str
     return {"input_ids": input_ids.to(mainnet.device), "attention_mask": attention_mask.to(mainnet.device)}
 
 
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every submodule has its own former mode again."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Count FLOPs. As two matrix products, attention counts the same whatever kernel the device would choose."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
+
+
 @torch.no_grad()
 def probe(
     mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None, check_split: bool = True
@@ -77,23 +100,30 @@ def probe(
         ValueError: the blocks do not run once each in order, a block changes its input in place, an argument's rows
             are unknown, or a row's answer changes when another row leaves.
     """
-    training = mainnet.training
-    mainnet.eval()
-    try:
+    seen: list[tuple[int, torch.Tensor, int]] = []
+
+    def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
+        seen.append((index, hidden, hidden._version))
+
+    with evaluating(mainnet):
         inputs = example_inputs(mainnet, input_size)
-        seen: list[tuple[int, torch.Tensor, int]] = []
-
-        def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
-            seen.append((index, hidden, hidden._version))
-
         run = Run(record)
         plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
+        _check_logits(mainnet, getattr(plain, "logits", None))
         _check_blocks(blocks, run, seen)
         if check_split:
             _check_split(mainnet, inputs, plain.logits)
-    finally:
-        mainnet.train(training)
     return [hidden for _, hidden, _ in seen]
+
+
+def _check_logits(mainnet: nn.Module, logits: torch.Tensor | None) -> None:
+    expected = (len(PROBE_LENGTHS), mainnet.config.num_labels)
+    got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
+    if got != expected:
+        raise ValueError(
+            f"a MainNet must be a classifier with logits of shape (batch, num_labels), here {expected}; "
+            f"{type(mainnet).__name__} gives {got}."
+        )
 
 
 def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, int]]) -> None:
@@ -104,6 +134,11 @@ def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, 
             "`blocks=`."
         )
     for index, hidden, version in seen:
+        if hidden.shape[0] != len(PROBE_LENGTHS):
+            raise ValueError(
+                f"blocks must have the batch on axis 0, but {blocks.names[index]} gets {tuple(hidden.shape)} for "
+                f"{len(PROBE_LENGTHS)} rows."
+            )
         if hidden._version != version:
             raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
 
@@ -114,7 +149,10 @@ def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: tor
     def drop_the_middle_row(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
         return kept.to(hidden.device) if rows is None else None
 
-    split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
+    try:
+        split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row leaves ({error}).") from error
     kept = kept.to(plain.device)
     difference = (split.logits[kept] - plain[kept]).abs().max()
     scale = plain[kept].abs().max()
@@ -134,12 +172,11 @@ def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, An
     params = {name: p.detach().requires_grad_() for name, p in mainnet.named_parameters() if p.is_floating_point()}
     total_params = sum(p.numel() for p in params.values())
     points: list[tuple[int, torch.Tensor, int]] = []
-    counter = FlopCounterMode(display=False)
 
     def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
         points.append((index, hidden, counter.get_total_flops()))
 
-    with torch.enable_grad(), counter:
+    with evaluating(mainnet), torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
         run_mainnet(_Functional(mainnet, params), Run(record), **inputs, return_dict=True)
     total_flops = counter.get_total_flops()
     measured = []

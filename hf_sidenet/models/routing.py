@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from .exit_rule import answers, confidence, leaves, lets_rows_leave, threshold_of
+from .exit_rule import answers, confidence, leaves, lets_rows_leave
 from .gate import StopForward
 
 
@@ -16,7 +16,7 @@ class Routing:
         exit_layers (`list[int]`): number of blocks before each SideNet.
         answer (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]`):
             SideNet index, hidden states of the rows inside and their places in the batch → logits.
-        thresholds (`list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`): θ.
+        thresholds (`list[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
         keep_all_rows (`bool`): decide, but run every block for every row (parameters sharded over ranks).
     """
@@ -25,7 +25,7 @@ class Routing:
         self,
         exit_layers: list[int],
         answer: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor],
-        thresholds: list[float] | torch.Tensor,
+        thresholds: list[float | torch.Tensor],
         temperatures: list[float],
         keep_all_rows: bool = False,
     ):
@@ -47,7 +47,7 @@ class Routing:
             self.exit_index = torch.full(hidden.shape[:1], len(self.exits), device=logits.device)
         logits = logits.to(self.exit_index.device)
         inside = None if rows is None else rows.to(logits.device)
-        threshold = threshold_of(self.thresholds, i)
+        threshold = self.thresholds[i]
         if self.keep_all_rows:
             return self._decide_only(i, logits, threshold)
         self.columns.append(_spread(logits, inside, self.exit_index.shape[0]))
@@ -80,7 +80,7 @@ class Routing:
             columns += [torch.full_like(columns[0], torch.nan)] * (main + 1 - len(columns))
             return self._stacked(columns)
         mainnet_logits = mainnet_logits.to(self.exit_index.device)
-        if not any(lets_rows_leave(threshold_of(self.thresholds, i)) for i in range(main)):
+        if not any(map(lets_rows_leave, self.thresholds)):
             _, exit_index, exit_logits = self._stacked([*columns, mainnet_logits])
             return mainnet_logits, exit_index, exit_logits
         gone = (self.exit_index < main).unsqueeze(-1)

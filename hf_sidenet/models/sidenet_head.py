@@ -66,9 +66,11 @@ def pool(hidden: torch.Tensor, pooling: str, mask: torch.Tensor | None = None) -
         return hidden[:, 0]
     if mask is None:
         return hidden.mean(1)
-    weights = mask.to(hidden).unsqueeze(-1)
+    counts = mask.to(hidden.device).bool().unsqueeze(-1)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    return ((hidden * weights).sum(1, dtype=wide) / weights.sum(1, dtype=wide).clamp(min=1)).to(hidden.dtype)
+    # Filled, not multiplied: padding may hold anything, NaN too.
+    total = hidden.masked_fill(~counts, 0).sum(1, dtype=wide)
+    return (total / counts.sum(1).clamp(min=1)).to(hidden.dtype)
 
 
 def pooled_size(shape: list[int], pooling: str, is_text: bool) -> int:

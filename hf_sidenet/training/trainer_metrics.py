@@ -52,6 +52,8 @@ def _exit_metrics(
     exit_logits = _find_exit_logits(prediction.predictions)
     _check_no_row_left(exit_logits)
     labels = _labels_of(prediction.label_ids, len(exit_logits))
+    counted = labels != -100
+    exit_logits, labels = exit_logits[counted], labels[counted]
     num_exits = exit_logits.shape[1]
     temperatures = check_temperatures(temperatures, num_exits)
     exit_index = replay(exit_logits, thresholds, temperatures)

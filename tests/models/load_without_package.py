@@ -22,7 +22,9 @@ for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir
     inputs = load_file(folder / "inputs.safetensors")
     thresholds = inputs.pop("thresholds").tolist()
     image = "pixel_values" in inputs
-    auto_class = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+    auto_class = (
+        transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+    )
     outputs = {}
     with torch.no_grad():
         outputs["plain"] = auto_class.from_pretrained(folder / "plain", attn_implementation="eager")(**inputs).logits

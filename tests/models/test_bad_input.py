@@ -6,7 +6,13 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    BertForMaskedLM,
+    BertForTokenClassification,
+    BertModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from hf_sidenet.models import (
     BertWithSideNetForSequenceClassification,
@@ -33,11 +39,23 @@ def test_thresholds(thresholds):
         model(**tiny.texts(4), thresholds=thresholds)
 
 
-def test_thresholds_set_on_the_config():
+def test_values_set_on_the_config_are_checked_at_once():
     model = tiny.bert_with_sidenets()
-    model.config.thresholds = [0.5, "high"]
-    with pytest.raises(ValueError, match="got 'high'"):
-        model(**tiny.texts())
+    for name, value, message in (
+        ("thresholds", [0.5, "high"], "got 'high'"),
+        ("thresholds", torch.ones(4, 2), "`thresholds` of a config must be a number or one per SideNet"),
+        ("temperatures", [1.0], "`temperatures` must have 3 values"),
+        ("alpha", -1, "`alpha` must be finite and ≥ 0"),
+        ("pooling", 5, "`pooling` must be a name or one per SideNet, got 5"),
+        ("exit_layers", [9], "this MainNet has 4 blocks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setattr(model.config, name, value)
+    model.config.thresholds, model.config.temperatures, model.config.alpha = 0.5, 2.0, 0.5
+    assert model.config.temperatures == [2.0, 2.0, 2.0]
+    assert model(**tiny.texts(), labels=torch.tensor([0, 1, 2, 0])).loss.isfinite()
+    model.add_exits([2])
+    assert model.config.thresholds == [0.5, 1.0, 0.5]
 
 
 def test_labels():
@@ -118,7 +136,7 @@ def test_the_wrong_kind_of_mainnet():
 
 def test_a_plain_checkpoint_does_not_load_as_random_weights(tmp_path):
     tiny.bert().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="plain 'bert' model, which has no SideNets.*from_mainnet"):
+    with pytest.raises(ValueError, match=r"plain 'bert' model, which has no SideNets.*from_mainnet"):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
     config = tiny.bert_with_sidenets().config
     with pytest.raises(ValueError, match=r"has no weights for \['sidenets.0.*from_mainnet"):
@@ -134,20 +152,59 @@ def test_missing_sidenet_weights(tmp_path):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
 
 
-def test_more_exit_layers_than_weights(tmp_path):
-    tiny.bert_with_sidenets([1]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no weights for \['sidenets.1.*add_exits"):
-        BertWithSideNetForSequenceClassification.from_pretrained(
-            tmp_path, exit_layers=[1, 3], thresholds=1.0, temperatures=1.0, alpha=1.0, pooling="auto"
-        )
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("exit_layers", [1, 2, 3]), ("exit_layers", [2, 3]), ("pooling", ["cls", "cls"]), ("sidenet_hidden_size", 8)],
+)
+def test_what_the_weights_fix_cannot_be_changed_at_loading(name, value, tmp_path):
+    tiny.bert_with_sidenets().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"`{name}` of a checkpoint is fixed by its weights.*add_exits"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, **{name: value})
+
+
+def test_misspelt_names_at_loading(tmp_path):
+    tiny.bert_with_sidenets().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Did you mean `thresholds`"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, threshold=0.5)
+
+
+@pytest.mark.parametrize("kind", [BertForTokenClassification, BertForMaskedLM, BertModel])
+def test_models_that_are_no_classifiers(kind):
+    mainnet = kind(tiny.bert().config)
+    with pytest.raises(ValueError, match=rf"a MainNet must be a classifier .* {kind.__name__} gives"):
+        SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+
+
+def test_things_that_are_no_mainnet():
+    with pytest.raises(ValueError, match="a folder, a Hub id or a PreTrainedModel, got a Linear"):
+        SideNetForSequenceClassification.from_mainnet(torch.nn.Linear(2, 2), exit_layers=[1])
+    with pytest.raises(ValueError, match="'model_type' that transformers knows, got 'sidenet'"):
+        SideNetForSequenceClassification.from_mainnet(tiny.bert_with_sidenets(), exit_layers=[1])
+
+
+def test_a_frozen_mainnet_with_a_new_head_at_loading(tmp_path):
+    tiny.bert_with_sidenets().save_pretrained(tmp_path)
+    from_pretrained = BertWithSideNetForSequenceClassification.from_pretrained
+    with pytest.raises(ValueError, match="a frozen MainNet would never learn them"):
+        from_pretrained(tmp_path, num_labels=4, ignore_mismatched_sizes=True)
+
+
+def test_gates_on_other_blocks():
+    mainnet = tiny.bert()
+    SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    mainnet.other = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="must be the ones this MainNet was split at before"):
+        SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], blocks="other")
 
 
 def test_unknown_arguments_of_from_mainnet(tmp_path):
     mainnet = tiny.bert()
     mainnet.save_pretrained(tmp_path)
     from_mainnet = BertWithSideNetForSequenceClassification.from_mainnet
-    with pytest.raises(ValueError, match="got 'tresholds_typo'|got 'foo'"):
-        from_mainnet(tmp_path, exit_layers=[1], foo=1)
+    with pytest.raises(ValueError, match=r"got \['bar', 'foo'\]: neither"):
+        from_mainnet(tmp_path, exit_layers=[1], foo=1, bar=2)
+    with pytest.raises(ValueError, match=r"got \['hidden_dropout_prob'\]: neither"):
+        from_mainnet(tmp_path, exit_layers=[1], config=mainnet.config, hidden_dropout_prob=0.3)
     with pytest.raises(ValueError, match="Did you mean `thresholds`"):
         from_mainnet(tmp_path, exit_layers=[1], threshold=0.5)
     with pytest.raises(ValueError, match=r"takes \['dtype'\] with a checkpoint's name only"):
@@ -176,7 +233,10 @@ def test_add_exits():
         model.add_exits([1, 2])
     with pytest.raises(ValueError, match="this MainNet has 4 blocks"):
         model.add_exits([4])
+    with pytest.raises(ValueError, match="does not fit a sequence of tokens"):
+        model.add_exits([2], pooling="gap")
     assert model.config.exit_layers == [1]
+    assert model(**tiny.texts(2)).exit_logits.shape == (2, 2, 3)
     with pytest.raises(ValueError, match="`freeze_mainnet` must be one of"):
         model.set_freeze_mainnet("head")
     assert model.config.freeze_mainnet == "all"

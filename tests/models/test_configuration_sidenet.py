@@ -69,8 +69,10 @@ def test_overrides_at_loading(tmp_path):
     assert unused == {"foo": 1}
     config = SideNetConfig.from_pretrained(tmp_path, num_labels=7)
     assert config.num_labels == config.mainnet_config.num_labels == 7
-    with pytest.raises(ValueError, match=r"one value per SideNet \(1\), got 2"):
-        SideNetConfig.from_pretrained(tmp_path, exit_layers=[2])
+    SideNetConfig(BERT, thresholds=0.9, calibration={"n": 3}).save_pretrained(tmp_path)
+    assert SideNetConfig.from_pretrained(tmp_path).calibration == {"n": 3}
+    # The evidence was for θ = 0.9.
+    assert SideNetConfig.from_pretrained(tmp_path, thresholds=0.5).calibration is None
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,11 @@ def test_overrides_at_loading(tmp_path):
         ({"distillation_temperature": 0}, "`distillation_temperature` must be finite and > 0"),
         ({"sidenet_hidden_size": 0}, "`sidenet_hidden_size` must be an integer ≥ 1, got 0"),
         ({"input_size": [32, 32]}, "`input_size` must be \\[channels, height, width\\]"),
+        ({"input_size": 5}, "`input_size` must be"),
+        ({"calibration": "x"}, "`calibration` must be a dict or None"),
+        ({"blocks": 3}, "`blocks` must be a str or None"),
+        ({"distill_weight": 0.5}, "Did you mean `distillation_weight`"),
+        ({"mainnet_config": "bert"}, "transformers knows, got None"),
         ({"num_labels": 2}, "same number of labels, got 3 .* and 2"),
         ({"id2label": {0: "a", 1: "b"}}, "same number of labels"),
         ({"problem_type": "regression"}, "'regression' and 3"),
@@ -125,5 +132,5 @@ def test_unknown_names_pass_because_transformers_adds_keys():
 
 def test_a_plain_checkpoint_is_refused(tmp_path):
     BERT.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="plain 'bert' model.*from_mainnet"):
+    with pytest.raises(ValueError, match=r"plain 'bert' model.*from_mainnet"):
         SideNetConfig.from_pretrained(tmp_path)

@@ -55,7 +55,7 @@ def test_fields_of_the_mainnets_config_reach_it(tmp_path):
 def test_another_number_of_labels_on_our_checkpoint(tmp_path):
     tiny.bert_with_sidenets().save_pretrained(tmp_path)
     model = BertWithSideNetForSequenceClassification.from_pretrained(
-        tmp_path, num_labels=4, ignore_mismatched_sizes=True
+        tmp_path, num_labels=4, ignore_mismatched_sizes=True, freeze_mainnet="none"
     )
     assert model(**tiny.texts(2)).exit_logits.shape == (2, 3, 4)
 
@@ -166,6 +166,63 @@ class Collecting(logging.Handler):
 
     def emit(self, record):
         self.lines.append(record.getMessage())
+
+
+def test_resized_embeddings_are_saved_and_loaded(tmp_path):
+    model = tiny.bert_with_sidenets()
+    model.resize_token_embeddings(120)
+    assert model.config.mainnet_config.vocab_size == 120
+    model.save_pretrained(tmp_path)
+    again = BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**tiny.texts()).logits, model(**tiny.texts()).logits)
+
+
+def test_a_mask_that_all_rows_share():
+    model = tiny.bert_with_sidenets()
+    inputs = {**tiny.texts(6), "attention_mask": torch.ones(1, 9)}
+    with torch.no_grad():
+        first = model(**inputs, thresholds=1.0).exit_logits[:, 0].softmax(-1).amax(-1)
+        shared = model(**inputs, thresholds=[first.median().item(), 0.0])
+        inputs["attention_mask"] = inputs["attention_mask"].expand(6, 9)
+        own = model(**inputs, thresholds=[first.median().item(), 0.0])
+    assert torch.equal(shared.exit_index, own.exit_index)
+    assert torch.equal(shared.logits, own.logits)
+
+
+def test_exits_off_by_a_tensor_are_off():
+    model = tiny.bert_with_sidenets()
+    inputs, labels = tiny.texts(4), torch.tensor([0, 1, 2, 0])
+    number, tensor = (model(**inputs, labels=labels, thresholds=t).loss for t in (1.0, torch.ones(4, 2)))
+    assert torch.equal(number, tensor)
+
+
+def test_training_without_labels_says_so():
+    model = tiny.bert_with_sidenets().train()
+    seen = []
+    handler = Collecting(seen)
+    transformers_logging.warning_once.cache_clear()
+    classify.logger.addHandler(handler)
+    try:
+        assert model(**tiny.texts()).loss is None
+    finally:
+        classify.logger.removeHandler(handler)
+    assert "label_smoothing_factor" in seen[0]
+
+
+def test_a_batch_without_rows_in_training():
+    model = tiny.bert_with_sidenets().train()
+    output = model(input_ids=torch.zeros(0, 5, dtype=torch.long), labels=torch.zeros(0, dtype=torch.long))
+    output.loss.backward()
+    assert output.loss.item() == 0
+    assert model.sidenets[0].dense.weight.grad.abs().sum() == 0
+
+
+def test_exit_points_leave_the_modes_alone():
+    model = tiny.bert_with_sidenets(freeze_mainnet="none").train()
+    model.mainnet.bert.encoder.layer[0].eval()
+    modes = [module.training for module in model.modules()]
+    model.exit_points()
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_return_dict_false_gives_a_tuple():

@@ -80,7 +80,7 @@ def keep_rows(keep):
 
 def run(block, extra, keep=(0, 2), batch=3):
     mainnet = Blocks(block)
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     return run_mainnet(mainnet, Run(keep_rows(list(keep))), x=torch.zeros(batch, 1), extra=extra)
 
 
@@ -97,7 +97,7 @@ class TakesAnything(nn.Module):
 def test_positional_arguments_without_names_are_not_lost():
     mainnet = Blocks(TakesAnything)
     mainnet.forward = lambda x: mainnet.layers[2](mainnet.layers[1](mainnet.layers[0](x, 1), 2, 4), 8, 16)
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     assert run_mainnet(mainnet, Run(keep_rows([0, 2])), x=torch.zeros(3, 1)).tolist() == [[31.0], [0.0], [31.0]]
 
 
@@ -121,7 +121,7 @@ def test_known_arguments_are_cut_and_rows_put_back():
 
 def test_two_exits_use_the_original_mask():
     mainnet = Blocks(AddsMask)
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     choices = {1: torch.tensor([1, 2]), 2: torch.tensor([1])}
     mask = torch.tensor([[1.0], [10.0], [100.0]])
     out = run_mainnet(mainnet, Run(lambda i, hidden, rows: choices[i]), x=torch.zeros(3, 1), extra=mask)
@@ -133,7 +133,7 @@ def test_everybody_leaves():
         raise StopForward
 
     mainnet = Blocks(AddsMask)
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     assert run_mainnet(mainnet, Run(stop), x=torch.zeros(3, 1), extra=torch.ones(3, 1)) is None
     # The next plain call is not affected.
     assert mainnet(torch.zeros(1, 1), torch.ones(1, 1)).item() == 3
@@ -144,7 +144,7 @@ def test_an_error_inside_a_run_leaves_nothing_behind():
         raise RuntimeError("inside")
 
     mainnet = Blocks(AddsMask)
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     with pytest.raises(RuntimeError, match="inside"):
         run_mainnet(mainnet, Run(fail), x=torch.zeros(1, 1), extra=torch.ones(1, 1))
     assert mainnet(torch.zeros(1, 1), torch.ones(1, 1)).item() == 3
@@ -195,7 +195,7 @@ def test_a_mainnet_whose_answers_change_when_a_row_leaves_is_refused():
 def test_a_compiled_plain_mainnet_stays_one_graph():
     torch._dynamo.reset()
     mainnet = bert()
-    install(find_blocks(mainnet))
+    install(mainnet, find_blocks(mainnet))
     inputs = {"input_ids": torch.randint(3, 99, (3, 5))}
     compiled = torch.compile(mainnet, backend="eager", fullgraph=True)
     with torch.no_grad():

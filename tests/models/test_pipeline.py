@@ -49,9 +49,7 @@ def test_image_classification(tmp_path):
     model = tiny.resnet_with_sidenet(thresholds=0.6)
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
     generator = np.random.default_rng(0)
-    pictures = [
-        image_module.fromarray(generator.integers(0, 255, (40, 50, 3), dtype=np.uint8)) for _ in range(4)
-    ]
+    pictures = [image_module.fromarray(generator.integers(0, 255, (40, 50, 3), dtype=np.uint8)) for _ in range(4)]
     with torch.no_grad():
         expected = model(**processor(pictures, return_tensors="pt")).logits
     model.save_pretrained(tmp_path)

@@ -35,6 +35,8 @@ def test_pooling_by_hand():
     assert pool(tokens, "cls").tolist() == [[1.0, 2.0]]
     assert pool(tokens, "flatten").shape == (1, 6)
     assert pool(tokens, "mean", torch.zeros(1, 3)).tolist() == [[0.0, 0.0]]
+    tokens[0, 2] = float("nan")
+    assert pool(tokens, "mean", mask).tolist() == [[2.0, 3.0]]
     image = torch.arange(8.0).view(1, 2, 2, 2)
     assert pool(image, "gap").tolist() == pool(image, "auto").tolist() == [[1.5, 5.5]]
 

@@ -1,25 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a model to measure it: in evaluation mode, on inputs that are where the model is."""
+"""Inputs to measure a model on, where the model is."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every submodule has its own former mode again."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
