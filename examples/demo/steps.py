@@ -111,7 +111,8 @@ def save_and_reload(model, processor, test_set, collator, theta: float, output_d
 
 def provenance() -> str:
     """Command, commit, versions and hardware, for the top of a result."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, cwd=HERE).stdout
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -104,6 +104,14 @@ def test_the_callers_mainnet_is_wrapped_not_changed():
         assert torch.equal(value, weights[name])
 
 
+def test_a_layer_the_caller_put_in_keeps_its_weights():
+    mainnet = tiny.bert()
+    mainnet.classifier = torch.nn.Linear(32, 3)
+    weight = mainnet.classifier.weight.clone()
+    model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    assert torch.equal(model.mainnet.classifier.weight, weight)
+
+
 def test_mlp_head_is_shaped_like_the_sidenet(tmp_path):
     for model in (
         tiny.bert_with_sidenets(mainnet_head="mlp", freeze_mainnet="body"),
