@@ -81,9 +81,9 @@ def main() -> None:
         )
         has_exits = isinstance(model, SideNetForSequenceClassification)
         sidenets, others = [], []
-        for name, parameter in model.named_parameters():
+        for key, parameter in model.named_parameters():
             if parameter.requires_grad:
-                (sidenets if name.startswith("sidenets.") else others).append(parameter)
+                (sidenets if key.startswith("sidenets.") else others).append(parameter)
         groups = [{"params": others, "lr": learning_rate}, {"params": sidenets, "lr": args.sidenet_learning_rate}]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
         trainer = Trainer(
@@ -119,7 +119,7 @@ def main() -> None:
 
     title = f"SST-2, {Path(args.mainnet).name}, exits after {args.exit_layers}, freeze_mainnet={args.freeze_mainnet}"
     theta = report(
-        model.cpu() if not torch.cuda.is_available() else model,
+        model,
         validation,
         test,
         collator,

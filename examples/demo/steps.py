@@ -44,7 +44,7 @@ def paper_schedule() -> dict:
 
 
 def choose_theta(validation: ExitRecords, costs, max_drop: float) -> float:
-    """The θ with the fewest FLOPs with a validation accuracy at most `max_drop` under the MainNet's: no guarantee."""
+    """The cheapest θ whose validation accuracy is at most `max_drop` under the MainNet's. It guarantees nothing."""
     mainnet = fixed_points(validation, costs)[0].accuracy
     good = [point for point in sweep(validation, costs, THETAS) if point.accuracy >= mainnet - max_drop]
     return min(good, key=lambda point: point.flops).thresholds[0]
@@ -52,7 +52,7 @@ def choose_theta(validation: ExitRecords, costs, max_drop: float) -> float:
 
 def report(
     model, validation_set, test_set, collator, *, batch_size: int, max_drop: float, title: str, output_dir: Path
-):
+) -> float:
     """Measure, print and draw the sweep of θ on the test rows; returns the θ chosen on the validation rows."""
     output_dir.mkdir(parents=True, exist_ok=True)
 

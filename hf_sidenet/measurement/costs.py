@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..models.probe import counting_flops, evaluating, used_parameters
+from ..models.probe import counting_flops, detached_parameters, evaluating, used_parameters
 from .inputs import model_inputs
 
 
@@ -148,7 +148,7 @@ def _thresholds_of_exits(num_sidenets: int) -> list[list[float]]:
 
 
 def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: str) -> int:
-    params = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.is_floating_point()}
+    params = detached_parameters(module)
     with torch.enable_grad():
         result = torch.func.functional_call(module, params, kwargs=inputs)
     # Exits that were not reached are NaN without a gradient.

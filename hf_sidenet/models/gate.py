@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,7 @@ class Run:
     visit: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]
     rows: torch.Tensor | None = None
     batch_size: int | None = None
-    finished: bool = field(default=False)
+    finished: bool = False
 
 
 class _Slot:

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, An
 
     A parameter counts as used when the gradient of x_c reaches it.
     """
-    params = {name: p.detach().requires_grad_() for name, p in mainnet.named_parameters() if p.is_floating_point()}
+    params = detached_parameters(mainnet)
     total_params = sum(p.numel() for p in params.values())
     points: list[tuple[int, torch.Tensor, int]] = []
 
@@ -177,7 +178,7 @@ def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, An
         points.append((index, hidden, counter.get_total_flops()))
 
     with evaluating(mainnet), torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
-        run_mainnet(_Functional(mainnet, params), Run(record), **inputs, return_dict=True)
+        run_mainnet(partial(_call_with, mainnet, params), Run(record), **inputs, return_dict=True)
     total_flops = counter.get_total_flops()
     measured = []
     for index, hidden, flops in points:
@@ -194,6 +195,11 @@ def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, An
     return measured
 
 
+def detached_parameters(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of a module, their values shared, as leaves that a gradient can reach even where it is frozen."""
+    return {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.is_floating_point()}
+
+
 def used_parameters(output: torch.Tensor, params: dict[str, torch.Tensor]) -> int:
     """Number of parameters that the gradient of `output` reaches."""
     tensors = list(params.values())
@@ -206,11 +212,5 @@ def block_shape(hidden: torch.Tensor, is_text: bool) -> list[int]:
     return list(hidden.shape[2:] if is_text else hidden.shape[1:])
 
 
-class _Functional:
-    """The MainNet called with other parameters, without touching its own."""
-
-    def __init__(self, module: nn.Module, params: dict[str, torch.Tensor]):
-        self.module, self.params = module, params
-
-    def __call__(self, **inputs):
-        return torch.func.functional_call(self.module, self.params, kwargs=inputs)
+def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any) -> Any:
+    return torch.func.functional_call(module, params, kwargs=inputs)

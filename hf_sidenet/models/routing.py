@@ -78,15 +78,13 @@ class Routing:
         columns = list(self.columns)
         if mainnet_logits is None:
             columns += [torch.full_like(columns[0], torch.nan)] * (main + 1 - len(columns))
-            return self._stacked(columns)
-        mainnet_logits = mainnet_logits.to(self.exit_index.device)
-        if not any(map(lets_rows_leave, self.thresholds)):
-            _, exit_index, exit_logits = self._stacked([*columns, mainnet_logits])
-            return mainnet_logits, exit_index, exit_logits
-        gone = (self.exit_index < main).unsqueeze(-1)
-        return self._stacked([*columns, mainnet_logits.masked_fill(gone, torch.nan)])
-
-    def _stacked(self, columns: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        else:
+            mainnet_logits = mainnet_logits.to(self.exit_index.device)
+            if not any(map(lets_rows_leave, self.thresholds)):
+                # As they are: the common dtype of all exits may be a wider one.
+                return mainnet_logits, self.exit_index, stack_exits([*columns, mainnet_logits])
+            gone = (self.exit_index < main).unsqueeze(-1)
+            columns.append(mainnet_logits.masked_fill(gone, torch.nan))
         exit_logits = stack_exits(columns)
         return answers(exit_logits, self.exit_index), self.exit_index, exit_logits
 

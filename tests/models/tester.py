@@ -115,10 +115,7 @@ class SideNetTester:
         for i, block in enumerate(find_blocks(model.mainnet).modules):
             block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
         output = model(**self.inputs(4), thresholds=0.0)
-        first = [i for i in calls if i < 2]
-        assert first == [0, 1]
-        # The gate before block 2 is a hook of that block where blocks follow each other directly.
-        assert 3 not in calls
+        assert calls == [0, 1]
         assert output.exit_index.tolist() == [0] * 4
         assert output.exit_logits[:, 1:].isnan().all()
         assert not output.exit_logits[:, 0].isnan().any()
@@ -225,7 +222,7 @@ class SideNetTester:
                 full = model(**inputs, thresholds=1.0)
             exit_index, logits, _ = choose(full.exit_logits, [thresholds] * 2 if quantile is None else thresholds)
             same = output.exit_index == exit_index
-            assert same.float().mean() >= 0.5
+            assert same.float().mean() > 0.8
             self.assert_same(output.logits[same], logits[same], 5e-2)
         half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
         model = model.to(torch.bfloat16)
@@ -237,7 +234,7 @@ class SideNetTester:
         assert torch.equal(full.logits, plain)
         exit_index, logits, _ = choose(full.exit_logits, [thresholds] * 2 if quantile is None else thresholds)
         same = output.exit_index == exit_index
-        assert same.float().mean() >= 0.5
+        assert same.float().mean() > 0.8
         self.assert_same(output.logits[same], logits[same], 2e-2)
 
     def test_compiled(self):
