@@ -13,7 +13,7 @@ from ..measurement.files import replacing
 from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
 from ..measurement.replay import replay
-from ..models.exit_rule import answers
+from ..models.exit_rule import answers, check_thresholds
 
 
 DEFAULT_THRESHOLDS = (
@@ -48,15 +48,17 @@ class CurvePoint:
 def sweep(
     records: ExitRecords,
     costs: ExitCosts,
-    thresholds: Sequence[float] | None = None,
+    thresholds: Sequence[float | Sequence[float]] | None = None,
     temperatures: list[float] | None = None,
 ) -> list[CurvePoint]:
-    """Route the records at each θ, one θ for all SideNets.
+    """Route the records at each θ.
 
     Args:
         records ([`ExitRecords`]): what every exit says.
         costs ([`ExitCosts`]): of the same model.
-        thresholds (`Sequence[float]`, *optional*): values of θ; by default 19 from 0 to 1, dense near 1.
+        thresholds (`Sequence`, *optional*):
+            Values of θ, each one for all SideNets or a list with one per SideNet; by default 19 from 0 to 1, dense
+            near 1, for all SideNets.
         temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
 
     Raises:
@@ -66,7 +68,8 @@ def sweep(
     points = []
     for threshold in DEFAULT_THRESHOLDS if thresholds is None else thresholds:
         exit_index = replay(records.exit_logits, threshold, temperatures)
-        points.append(_point(records, costs, [float(threshold)] * (records.num_exits - 1), exit_index))
+        per_sidenet = check_thresholds(threshold, records.num_exits - 1)
+        points.append(_point(records, costs, per_sidenet, exit_index))
     return points
 
 

@@ -4,13 +4,14 @@
 The paper counts parameters. That misleads where parameters and work are not in the same place (ResNet-18 after its
 first stage: 1.4 % of the parameters, 32 % of the FLOPs), so all three are measured and always shown together.
 
-Limits: FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them, padding included; an
-attention kernel from outside PyTorch (FlashAttention 2) counts nothing. Milliseconds are those of this machine, batch
-size and precision with *all* rows of a batch answered at one exit: the price of splitting a batch is not in them.
-Parameters stored as integers (quantised models) are not counted.
+Limits: FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them, padding included: a
+mask saves none. An attention kernel from outside PyTorch (FlashAttention 2) counts nothing, and a MainNet whose work
+depends on the values of its inputs, not on their shapes alone, is counted on the first batch of each shape only.
+Milliseconds are those of this machine, batch size and precision with *all* rows of a batch answered at one exit: the
+price of splitting a batch is not in them. Parameters stored as integers (quantised models) are not counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -20,8 +21,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..models.probe import counting_flops, detached_parameters, evaluating, used_parameters
+from ..models.probe import detached_parameters, evaluating, used_parameters
 from .inputs import model_inputs
+from .shapes import count_shapes, typical_batches
 
 
 CURRENCIES = ("params", "flops", "milliseconds")
@@ -98,38 +100,51 @@ class ExitCosts:
 
 
 def measure_costs(
-    model: PreTrainedModel, batches: list[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    repeats: int = 5,
+    timed_batches: int = 8,
+    progress: bool = False,
 ) -> ExitCosts:
-    """Measure what an answer at each exit costs.
+    """Measure what an answer at each exit costs, per row of a data set.
+
+    The data set is gone through once. FLOPs are counted on one batch of each shape, at every exit, and weighted by how
+    often that shape came, which is exact. Milliseconds are those of a few batches that stand for all: in the order of
+    their FLOPs the batches are cut into `timed_batches` equal parts, and of each the one nearest to its mean is timed.
 
     Args:
         model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is put back afterwards.
-        batches (`list[Mapping[str, Any]]`):
-            Inputs as they will come, of the batch size and lengths to measure; `labels` are ignored.
+        batches (`Iterable[Mapping[str, Any]]`):
+            Inputs as they will come, of the batch size and lengths to measure: a list, a `DataLoader`, a generator.
+            Targets are ignored. At most `4 * timed_batches` batches, of different shapes, are held at a time.
         repeats (`int`, *optional*, defaults to 5):
-            Timed passes over the batches per exit, of which the median counts. Exits take turns, so that a slow
+            Timed passes over the timed batches per exit, of which the median counts. Exits take turns, so that a slow
             moment of the machine hits all of them.
-        progress (`bool`, *optional*, defaults to `False`): show a progress bar over the repeats.
+        timed_batches (`int`, *optional*, defaults to 8): how many batches are timed, all where there are no more.
+        progress (`bool`, *optional*, defaults to `False`): show progress bars over the batches and the repeats.
 
     Raises:
-        ValueError: there are no batches or no rows, or `repeats` is < 1.
+        ValueError: there are no batches or no rows, or `repeats` or `timed_batches` is < 1.
     """
-    if repeats < 1:
-        raise ValueError(f"`repeats` must be ≥ 1, got {repeats!r}.")
-    batches = [model_inputs(batch, model.device, model.dtype) for batch in batches]
-    num_rows = sum(_num_rows(batch) for batch in batches)
-    if num_rows == 0:
-        raise ValueError(f"`batches` must hold at least one row, got {len(batches)} batches without any.")
-    few = next(batch for batch in batches if _num_rows(batch) > 0)
-    few = {name: _first_rows(value) for name, value in few.items()}
+    for name, value in (("repeats", repeats), ("timed_batches", timed_batches)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be ≥ 1, got {value!r}.")
     at_exits = [{"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))]
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
+        calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
+        shapes = count_shapes(calls, batches, model.device, model.dtype, num_timed=timed_batches, progress=progress)
+        num_rows = sum(shape.times * shape.rows for shape in shapes)
+        if num_rows == 0:
+            raise ValueError("`batches` must hold at least one row, got none.")
+        totals = [[shape.times * flops for flops in shape.flops] for shape in shapes]
+        flops = [sum(column) / num_rows for column in zip(*totals, strict=True)]
+        sample = [model_inputs(batch, model.device, model.dtype) for batch in typical_batches(shapes, timed_batches)]
+        few = {name: _first_rows(value) for name, value in sample[0].items()}
         params = [_count_parameters(model, {**few, **at_exit}, "exit_logits") for at_exit in at_exits]
         params.append(_count_parameters(model.mainnet, few, "logits"))
-        with torch.no_grad():
-            calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
-            flops = [_count_flops(call, batches) / num_rows for call in calls]
-            milliseconds = [1e3 * seconds / num_rows for seconds in _time(calls, batches, repeats, progress)]
+        num_timed_rows = sum(_num_rows(batch) for batch in sample)
+        milliseconds = [1e3 * seconds / num_timed_rows for seconds in _time(calls, sample, repeats, progress)]
     return ExitCosts(
         params=params[:-1],
         flops=flops[:-1],
@@ -147,18 +162,12 @@ def _thresholds_of_exits(num_sidenets: int) -> list[list[float]]:
     return [[0.0 if i == exit_index else 1.0 for i in range(num_sidenets)] for exit_index in range(num_sidenets + 1)]
 
 
+@torch.enable_grad()
 def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: str) -> int:
     params = detached_parameters(module)
-    with torch.enable_grad():
-        result = torch.func.functional_call(module, params, kwargs=inputs)
+    result = torch.func.functional_call(module, params, kwargs=inputs)
     # Exits that were not reached are NaN without a gradient.
     return used_parameters(getattr(result, output), params)
-
-
-def _count_flops(call: Callable, batches: list[dict]) -> int:
-    with counting_flops() as counter:
-        _run(call, batches)
-    return counter.get_total_flops()
 
 
 def _time(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[float]:
@@ -181,7 +190,7 @@ def _run(call: Callable, batches: list[dict]) -> None:
 
 
 def _num_rows(batch: dict) -> int:
-    return next((value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor)), 0)
+    return next(value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 def _first_rows(value: Any) -> Any:

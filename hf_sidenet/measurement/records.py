@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from ..models.losses import check_labels
@@ -62,6 +63,22 @@ class ExitRecords:
             raise ValueError(
                 f"`labels` must be in [0, {num_labels}), got {wrong[0].item()}. Leave rows without a label out."
             )
+
+    @classmethod
+    def from_predictions(cls, predictions: PredictionOutput) -> "ExitRecords":
+        """What `Trainer.predict` returned, with exits off; rows labelled -100 are left out.
+
+        Raises:
+            ValueError: there are no labels, or rows left early (columns are missing).
+        """
+        if predictions.label_ids is None:
+            raise ValueError("`predictions` must have `label_ids`, got None: the rows had no labels.")
+        exit_logits, labels = (torch.as_tensor(x) for x in (predictions.predictions[-1], predictions.label_ids))
+        keep = labels != -100
+        exit_logits = exit_logits[keep]
+        if exit_logits.isnan().any():
+            raise ValueError("`predictions` must be full: predict with exits off, `model.config.thresholds = 1.0`.")
+        return cls(exit_logits=exit_logits, labels=labels[keep].long(), mainnet_logits=exit_logits[:, -1].clone())
 
     def __len__(self) -> int:
         return len(self.labels)

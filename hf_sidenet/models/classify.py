@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput, logging
 
 from .exit_rule import check_thresholds, lets_rows_leave
 from .gate import Run, run_mainnet
-from .losses import check_labels, cross_entropy, exit_loss
+from .losses import check_labels, check_mainnet_logits, cross_entropy, exit_loss
 from .outputs import SideNetOutput
 from .routing import Recording, Routing, stack_exits
 from .sharding import has_sharded_parameters
@@ -26,6 +26,7 @@ def classify(
     inputs: dict[str, Any],
     *,
     labels: torch.Tensor | None,
+    mainnet_logits: torch.Tensor | None,
     thresholds: float | list[float] | torch.Tensor | None,
     extras: dict[str, bool | None],
     return_dict: bool | None,
@@ -40,8 +41,15 @@ def classify(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     extras = {name: True for name, wanted in extras.items() if wanted}
     batch_size = _check_inputs(model, inputs)
+    if "use_cache" in model.mainnet_inputs:
+        # A decoder's cache would hold rows that leave, and a classifier never reads it.
+        inputs["use_cache"] = False
     if labels is not None:
         check_labels(labels, batch_size, model.config.num_labels)
+    if mainnet_logits is not None:
+        check_mainnet_logits(mainnet_logits, batch_size, model.config.num_labels)
+        if model.config.distillation_weight == 0:
+            raise ValueError("`mainnet_logits` serve distillation only, and `distillation_weight` is 0.")
     given = model.config.thresholds if thresholds is None else thresholds
     given = [
         # Before the MainNet is called, so that no exit waits for the copy.
@@ -53,18 +61,22 @@ def classify(
     if batch_size == 0:
         output = _answer_nobody(model, inputs, labels)
     elif model.training:
-        output = _learn(model, inputs, labels, extras)
+        output = _learn(model, inputs, labels, mainnet_logits, extras)
     else:
-        output = _route(model, inputs, labels, given, extras)
+        output = _route(model, inputs, labels, mainnet_logits, given, extras)
     return_dict = model.config.return_dict if return_dict is None else return_dict
     return output if return_dict else output.to_tuple()
 
 
 def _learn(
-    model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None, extras: dict[str, bool]
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    labels: torch.Tensor | None,
+    teacher: torch.Tensor | None,
+    extras: dict[str, bool],
 ) -> SideNetOutput:
     frozen = model.config.freeze_mainnet == "all"
-    stop = frozen and model.config.distillation_weight == 0
+    stop = frozen and (model.config.distillation_weight == 0 or teacher is not None)
     if stop and extras:
         raise ValueError(
             f"`{next(iter(extras))}=True` must not be given while a frozen MainNet stops after the last SideNet in "
@@ -79,7 +91,7 @@ def _learn(
     mainnet_logits = torch.full_like(columns[0], torch.nan) if out is None else out.logits
     last = len(columns) - 1 if out is None else len(columns)
     return SideNetOutput(
-        loss=_exit_loss(model, columns, None if out is None else mainnet_logits, labels),
+        loss=_exit_loss(model, columns, None if out is None else mainnet_logits, labels, teacher),
         logits=[*columns, mainnet_logits][last],
         exit_index=torch.full(mainnet_logits.shape[:1], last, device=mainnet_logits.device),
         exit_logits=stack_exits([*columns, mainnet_logits]),
@@ -91,6 +103,7 @@ def _route(
     model: PreTrainedModel,
     inputs: dict[str, Any],
     labels: torch.Tensor | None,
+    teacher: torch.Tensor | None,
     thresholds: list[float | torch.Tensor],
     extras: dict[str, bool],
 ) -> SideNetOutput:
@@ -111,7 +124,10 @@ def _route(
     logits, exit_index, exit_logits = routing.finish(None if out is None else out.logits)
     loss = None
     if labels is not None:
-        loss = cross_entropy(logits, labels) if exits_on else _exit_loss(model, routing.columns, logits, labels)
+        if exits_on:
+            loss = cross_entropy(logits, labels)
+        else:
+            loss = _exit_loss(model, routing.columns, logits, labels, teacher)
     return SideNetOutput(
         loss=loss, logits=logits, exit_index=exit_index, exit_logits=exit_logits, **_extras_of(out, extras)
     )
@@ -147,11 +163,13 @@ def _exit_loss(
     columns: list[torch.Tensor],
     mainnet_logits: torch.Tensor | None,
     labels: torch.Tensor | None,
+    teacher: torch.Tensor | None,
 ) -> torch.Tensor | None:
     return exit_loss(
         columns,
         mainnet_logits,
         labels,
+        teacher,
         alpha=model.config.alpha,
         distillation_weight=model.config.distillation_weight,
         distillation_temperature=model.config.distillation_temperature,

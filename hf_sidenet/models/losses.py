@@ -9,6 +9,7 @@ def exit_loss(
     sidenet_logits: list[torch.Tensor],
     mainnet_logits: torch.Tensor | None,
     labels: torch.Tensor | None,
+    teacher_logits: torch.Tensor | None = None,
     *,
     alpha: list[float],
     distillation_weight: float = 0.0,
@@ -22,13 +23,17 @@ def exit_loss(
             `None` when the MainNet's tail did not run; then there is no L_M.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
             Without labels only the distillation terms remain.
+        teacher_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
+            What distillation teaches, by default `mainnet_logits`.
         alpha (`list[float]`): α of each SideNet.
-        distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs `mainnet_logits`.
+        distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs one of the two.
         distillation_temperature (`float`): T.
 
     Returns:
         `torch.Tensor` of shape `()`, or `None` when there is nothing to learn from.
     """
+    if teacher_logits is None:
+        teacher_logits = mainnet_logits
     terms = []
     if labels is not None and mainnet_logits is not None:
         terms.append(cross_entropy(mainnet_logits, labels))
@@ -36,7 +41,7 @@ def exit_loss(
         if labels is not None:
             terms.append(weight * (1 - distillation_weight) * cross_entropy(logits, labels))
         if distillation_weight > 0:
-            divergence = distillation(logits, mainnet_logits, distillation_temperature)
+            divergence = distillation(logits, teacher_logits, distillation_temperature)
             terms.append(weight * distillation_weight * divergence)
     return sum(terms) if terms else None
 
@@ -69,3 +74,16 @@ def check_labels(labels: torch.Tensor, batch_size: int, num_labels: int) -> None
     wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
     if wrong.numel() > 0:
         raise ValueError(f"`labels` must be in [0, {num_labels}) or -100, got {wrong.flatten()[0].item()}.")
+
+
+def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labels: int) -> None:
+    """Refuse recorded logits that are not the MainNet's for this batch.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+    """
+    if not mainnet_logits.is_floating_point() or mainnet_logits.shape != (batch_size, num_labels):
+        raise ValueError(
+            f"`mainnet_logits` must be floating point of shape ({batch_size}, {num_labels}), got "
+            f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
+        )

@@ -30,6 +30,7 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        mainnet_logits: torch.FloatTensor | None = None,
         thresholds: float | list[float] | torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -44,6 +45,9 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             position_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): positions.
             inputs_embeds (`torch.FloatTensor` of shape `(batch, sequence, width)`, *optional*): instead of ids.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
+                The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
+                SideNet in training. Without them its tail runs.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
                 θ for this call, by default the config's. Training mode ignores it: no row leaves.
             output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
@@ -61,7 +65,15 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             "inputs_embeds": inputs_embeds,
         }
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        return classify(self, inputs, labels=labels, thresholds=thresholds, extras=extras, return_dict=return_dict)
+        return classify(
+            self,
+            inputs,
+            labels=labels,
+            mainnet_logits=mainnet_logits,
+            thresholds=thresholds,
+            extras=extras,
+            return_dict=return_dict,
+        )
 
 
 class SideNetForImageClassification(SideNetPreTrainedModel):
@@ -80,6 +92,7 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        mainnet_logits: torch.FloatTensor | None = None,
         thresholds: float | list[float] | torch.Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -91,6 +104,9 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): the images.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
+                The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
+                SideNet in training. Without them its tail runs.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
                 θ for this call, by default the config's. Training mode ignores it: no row leaves.
             interpolate_pos_encoding (`bool`, *optional*): for MainNets that take it (ViT), other image sizes.
@@ -103,7 +119,15 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
         """
         inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolate_pos_encoding}
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        return classify(self, inputs, labels=labels, thresholds=thresholds, extras=extras, return_dict=return_dict)
+        return classify(
+            self,
+            inputs,
+            labels=labels,
+            mainnet_logits=mainnet_logits,
+            thresholds=thresholds,
+            extras=extras,
+            return_dict=return_dict,
+        )
 
 
 class BertWithSideNetForSequenceClassification(SideNetForSequenceClassification):

@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training with the stock `Trainer`."""
 
+from .arguments import MainNetArguments, SideNetArguments
+from .build import build_model, load_config
+from .optimizers import parameter_groups, trainer_optimizer
 from .trainer_metrics import compute_exit_metrics
 
 
-__all__ = ["compute_exit_metrics"]
+__all__ = [
+    "MainNetArguments",
+    "SideNetArguments",
+    "build_model",
+    "compute_exit_metrics",
+    "load_config",
+    "parameter_groups",
+    "trainer_optimizer",
+]

@@ -2,9 +2,9 @@
 """Tiny models and inputs for the tests of measurement, training and evaluation."""
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForSequenceClassification
 
-from hf_sidenet.models import BertWithSideNetForSequenceClassification
+from hf_sidenet.models import BertWithSideNetForSequenceClassification, SideNetForSequenceClassification
 from tests.models.naive import spread_out
 from tests.models.tiny import resnet_with_sidenet
 
@@ -26,6 +26,12 @@ def tiny_bert(exit_layers=(1, 3), **kwargs):
     inputs = texts(16)
     inputs.pop("labels")
     return spread_out(model, inputs)
+
+
+def tiny_deberta(exit_layers=(1, 3)):
+    positions = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+    mainnet = DebertaV2ForSequenceClassification(DebertaV2Config(**BERT, **positions))
+    return SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=list(exit_layers))
 
 
 def tiny_resnet(exit_layers=(1, 3)):

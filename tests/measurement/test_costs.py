@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+import hf_sidenet.measurement.costs as costs_module
 from hf_sidenet.measurement.costs import CURRENCIES, ExitCosts, measure_costs
 
-from .models import BERT, texts, tiny_bert, tiny_resnet
+from .models import BERT, texts, tiny_bert, tiny_deberta, tiny_resnet
 
 
 HIDDEN, INTERMEDIATE, LENGTH, LABELS = BERT["hidden_size"], BERT["intermediate_size"], 7, BERT["num_labels"]
@@ -72,6 +75,81 @@ def test_flops_per_row_weigh_long_batches_by_their_rows():
     assert both == pytest.approx((3 * short + long) / 4)
 
 
+def count_by_running_everything(model, batches):
+    """FLOPs per row at each exit and of the MainNet, every batch run."""
+    num_sidenets, num_rows = len(model.sidenets), sum(len(batch["input_ids"]) for batch in batches)
+    totals = []
+    for exit_index in range(num_sidenets + 2):
+        thresholds = [float(i != exit_index) for i in range(num_sidenets)]
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for batch in batches:
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                if exit_index > num_sidenets:
+                    model.mainnet(**inputs)
+                else:
+                    model(**inputs, thresholds=thresholds)
+        totals.append(counter.get_total_flops() / num_rows)
+    return totals
+
+
+def mixed(count):
+    """Batches of mixed lengths and sizes, most shapes more than once."""
+    return [texts(1 + i % 3, 3 + i % 5, seed=i) for i in range(count)]
+
+
+def test_flops_over_mixed_lengths_are_those_of_running_everything():
+    model, batches = tiny_bert(), mixed(40)
+    calls = []
+    model.mainnet.register_forward_pre_hook(lambda *_: calls.append(1))
+    costs = measure_costs(model, iter(batches), repeats=1, timed_batches=1)
+    # 15 shapes and the parameters at 3 exits and for the MainNet, and the 3 runs of the Timer for each: not 4 * 40.
+    assert len(calls) == (15 + 1 + 3) * 4
+    assert [*costs.flops, costs.mainnet_flops] == count_by_running_everything(model, batches)
+
+
+def test_flops_of_a_mainnet_whose_work_is_not_per_row():
+    """DeBERTa-v2 projects its relative positions once per batch, so a row costs more in a small batch."""
+    model = tiny_deberta()
+    batches = [texts(1, 5), texts(4, 5), texts(4, 7), texts(1, 5), texts(3, 5)]
+    costs = measure_costs(model, batches, repeats=1, timed_batches=1)
+    assert [*costs.flops, costs.mainnet_flops] == count_by_running_everything(model, batches)
+    alone, together = (count_by_running_everything(model, [texts(rows, 5)])[-1] for rows in (1, 4))
+    assert alone > 1.05 * together
+
+
+def test_a_data_loader_of_any_kind():
+    rows = [{name: value[i] for name, value in texts(10).items()} for i in range(10)]
+    model = tiny_bert()
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    from_loader, from_list = (
+        measure_costs(model, batches, repeats=1, timed_batches=1) for batches in (loader, list(loader))
+    )
+    assert from_loader.flops == from_list.flops
+    assert from_loader.params == from_list.params
+
+
+def test_padding_is_paid_for():
+    """A mask saves no FLOPs: what counts is the shape."""
+    model, batch = tiny_bert(), texts(3)
+    full = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    assert measure_costs(model, [batch], repeats=1).flops == measure_costs(model, [full], repeats=1).flops
+
+
+def test_the_timed_batches_are_typical(monkeypatch):
+    timed = []
+
+    def record(calls, batches, repeats, progress):
+        timed.extend(batch["input_ids"].shape[1] for batch in batches)
+        return [float(len(batches))] * len(calls)
+
+    monkeypatch.setattr(costs_module, "_time", record)
+    batches = [texts(2, length) for length in (3, 9, 4, 9, 5, 8, 3, 5, 4, 8)]
+    costs = measure_costs(tiny_bert(), batches, timed_batches=5)
+    # One of each pair in 3 3 4 4 5 5 8 8 9 9; seconds per batch of 2 rows become milliseconds per row.
+    assert timed == [3, 4, 5, 8, 9]
+    assert costs.milliseconds == [500.0] * 3
+
+
 def test_flops_of_an_image_model():
     model = tiny_resnet()
     costs = measure_costs(model, [{"pixel_values": torch.randn(2, 3, 32, 32)}], repeats=1)
@@ -111,9 +189,10 @@ def test_no_rows_are_refused(batches):
         measure_costs(tiny_bert(), batches)
 
 
-def test_no_repeats_are_refused():
-    with pytest.raises(ValueError, match="`repeats` must be ≥ 1"):
-        measure_costs(tiny_bert(), [texts(1)], repeats=0)
+@pytest.mark.parametrize("name", ["repeats", "timed_batches"])
+def test_nothing_to_time_is_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be ≥ 1, got 0"):
+        measure_costs(tiny_bert(), [texts(1)], **{name: 0})
 
 
 def test_fractions_and_average_by_hand():

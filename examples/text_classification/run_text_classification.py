@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train SideNets on any text classifier with the Trainer, then sweep θ: accuracy against what it costs.
+
+Without --exit_layers the MainNet is fine-tuned alone, by the same rules.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import upload_folder
+from text_data import DataArguments, label_names, load_texts, tokenize
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_sidenet import ExitRecords, SideNetForSequenceClassification, compute_exit_metrics
+from hf_sidenet.evaluation import ExitReport
+from hf_sidenet.hub import write_model_card
+from hf_sidenet.measurement import CURRENCIES, measure_costs
+from hf_sidenet.training import MainNetArguments, SideNetArguments, build_model, load_config, trainer_optimizer
+
+
+logger = logging.getLogger(__name__)
+
+
+def plain_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
+
+
+def main() -> None:
+    parser = HfArgumentParser((MainNetArguments, DataArguments, SideNetArguments, TrainingArguments))
+    mainnet_args, data_args, sidenet_args, training_args = parser.parse_args_into_dataclasses()
+    logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, stream=sys.stdout)
+    set_seed(training_args.seed)
+
+    config = load_config(mainnet_args)
+    with training_args.main_process_first(desc="data"):
+        splits = load_texts(data_args, training_args.seed)
+        names = label_names(splits["train"], data_args.label_column, config)
+        tokenizer = AutoTokenizer.from_pretrained(mainnet_args.model_name_or_path, **mainnet_args.loading())
+        splits = {name: tokenize(rows, data_args, tokenizer, names) for name, rows in splits.items()}
+    model = build_model(SideNetForSequenceClassification, config, names, mainnet_args, sidenet_args)
+
+    has_exits = isinstance(model, SideNetForSequenceClassification)
+    if has_exits:
+        # Trained, selected and recorded with exits off; θ comes afterwards.
+        model.config.thresholds = 1.0
+    trainer = Trainer(
+        model,
+        training_args,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
+        optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),
+    )
+    if training_args.do_train:
+        trained = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer.log_metrics("train", trained.metrics)
+        trainer.save_metrics("train", trained.metrics)
+        trainer.save_state()
+        trainer.save_model()
+    if training_args.do_eval:
+        records = {}
+        for name in [split for split in ("validation", "test") if split in splits]:
+            predictions = trainer.predict(splits[name], metric_key_prefix=name)
+            trainer.log_metrics(name, predictions.metrics)
+            trainer.save_metrics(name, predictions.metrics)
+            if has_exits:
+                records[name] = ExitRecords.from_predictions(predictions)
+        if has_exits and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            logger.warning("Costs are measured in one process: run --do_eval alone on %s.", training_args.output_dir)
+        elif has_exits and trainer.is_world_process_zero():
+            name = "test" if "test" in splits else "validation"
+            rows = DataLoader(splits[name], training_args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+            report = ExitReport.from_records(
+                records[name],
+                measure_costs(trainer.model, rows, progress=not training_args.disable_tqdm),
+                # θ is chosen on other rows than those of the report.
+                records["validation"] if name == "test" else None,
+                thresholds=sidenet_args.thresholds,
+                max_accuracy_drop=sidenet_args.max_accuracy_drop,
+            )
+            publish(trainer, report, data_args.name(), name)
+    if training_args.push_to_hub and trainer.is_world_process_zero():
+        # Without the Trainer's own state, which is pickled.
+        left_out = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".*"]
+        token, repo = training_args.hub_token, trainer.hub_model_id
+        url = upload_folder(repo_id=repo, folder_path=training_args.output_dir, token=token, ignore_patterns=left_out)
+        logger.info("Pushed to %s", url)
+
+
+def publish(trainer: Trainer, report: ExitReport, data: str, split: str) -> None:
+    """Print and save the report, write the chosen θ into the checkpoint, and the results into logs and model card."""
+    model, output_dir = trainer.model, Path(trainer.args.output_dir)
+    mainnet = model.config.name_or_path
+    report.save(output_dir, f"{data}, {Path(mainnet).name} with SideNets after {model.config.exit_layers}")
+    print("\n" + report.text() + "\n")
+    if report.chosen is not None:
+        model.config.thresholds = report.chosen.thresholds
+        model.config.save_pretrained(output_dir)
+        chosen = {f"{split}_routed_{name}": getattr(report.chosen, name) for name in ("accuracy", *CURRENCIES)}
+        trainer.log({f"{split}_mainnet_accuracy": report.fixed[0].accuracy, **chosen})
+    write_model_card(
+        output_dir,
+        report,
+        main_input_name=model.main_input_name,
+        mainnet=mainnet,
+        dataset=data,
+        split=split,
+    )
+
+
+if __name__ == "__main__":
+    main()

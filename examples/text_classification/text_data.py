@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled texts from the Hub or from files, as train, validation and test splits that share no row by position."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+READERS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class DataArguments:
+    """Which texts, and how they are cut."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its local folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, as sst2 of glue."})
+    train_file: str | None = field(default=None, metadata={"help": "csv, tsv, json, jsonl or parquet file."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same; θ is chosen on these rows."})
+    test_file: str | None = field(default=None, metadata={"help": "The same; what is reported."})
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns of a csv or tsv file without a header line."}
+    )
+    text_columns: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "The column with the text, or two for pairs."}
+    )
+    label_column: str = field(default="label", metadata={"help": "The column with the class."})
+    validation_split: float = field(
+        default=0.1, metadata={"help": "Share of the training rows that become validation rows where there are none."}
+    )
+    resplit: list[int] | None = field(
+        default=None,
+        metadata={"help": "Three numbers: put all rows together, shuffle them with --seed, and split them so."},
+    )
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut, in tokens."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first rows only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
+
+    def name(self) -> str:
+        """What the data are called in reports."""
+        return self.dataset_name or Path(self.train_file).parent.name
+
+
+def load_texts(args: DataArguments, seed: int) -> DatasetDict:
+    """Rows with the columns of the files, in up to three splits; validation always exists.
+
+    Raises:
+        ValueError: there are no training rows, a file is of another kind, or a column is missing.
+    """
+    splits = {name: rows for name, rows in _read(args).items() if name in SPLITS}
+    if "train" not in splits:
+        raise ValueError(f"the data must have training rows, got the splits {sorted(splits) or 'none'}.")
+    for name, rows in splits.items():
+        missing = sorted({*args.text_columns, args.label_column} - set(rows.column_names))
+        if missing:
+            raise ValueError(f"{missing} must be columns of the {name} rows, which have {rows.column_names}.")
+    if "test" in splits and splits["test"].unique(args.label_column) == [-1]:
+        print("The test rows have no labels (-1) and are left out.")
+        del splits["test"]
+    if args.resplit is not None:
+        splits = _split_again(list(splits.values()), args.resplit, seed)
+    elif "validation" not in splits:
+        halves = splits["train"].train_test_split(args.validation_split, seed=seed)
+        splits |= {"train": halves["train"], "validation": halves["test"]}
+    for name, rows in splits.items():
+        most = args.max_train_samples if name == "train" else args.max_eval_samples
+        splits[name] = rows.select(range(min(most or len(rows), len(rows))))
+    return DatasetDict(splits)
+
+
+def label_names(train: Dataset, label_column: str, config: PretrainedConfig) -> list[str]:
+    """Names of the classes in the order of their indices: the MainNet's own where they fit the data.
+
+    Raises:
+        ValueError: there is only one class, or numbers do not count from 0.
+    """
+    feature = train.features[label_column]
+    values = sorted(train.unique(label_column))
+    if isinstance(feature, ClassLabel):
+        names = list(feature.names)
+    elif isinstance(values[0], str):
+        if set(values) <= set(config.label2id):
+            return [config.id2label[i] for i in range(config.num_labels)]
+        names = values
+    else:
+        if values != list(range(len(values))):
+            raise ValueError(f"`label_column` with numbers must hold 0, 1, 2 …, got {values[:10]}.")
+        names = [f"LABEL_{value}" for value in values]
+    if len(names) < 2:
+        raise ValueError(f"`label_column` must hold at least two classes, got {names}.")
+    own_names = [config.id2label[i] for i in range(config.num_labels)]
+    named = any(not name.startswith("LABEL_") for name in own_names)
+    return own_names if named and len(own_names) == len(names) else names
+
+
+def tokenize(rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> Dataset:
+    """Token ids and `labels`; batches pad them.
+
+    Raises:
+        ValueError: a label is none of `names`.
+    """
+    index = {name: i for i, name in enumerate(names)}
+
+    def label(value: str | int) -> int:
+        if isinstance(value, str):
+            if value not in index:
+                raise ValueError(f"labels must be one of {names}, got {value!r}.")
+            return index[value]
+        return value
+
+    def encode(batch: dict) -> dict:
+        texts = [batch[column] for column in args.text_columns]
+        encoded = tokenizer(*texts, truncation=True, max_length=args.max_seq_length)
+        return {**encoded, "labels": [label(value) for value in batch[args.label_column]]}
+
+    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+
+
+def _read(args: DataArguments) -> DatasetDict:
+    if args.dataset_name is not None:
+        return load_dataset(args.dataset_name, args.dataset_config_name)
+    files = {name: path for name in SPLITS if (path := getattr(args, f"{name}_file"))}
+    kinds = {Path(path).suffix.lstrip(".") for path in files.values()}
+    if len(kinds) != 1 or not kinds <= READERS.keys():
+        raise ValueError(f"give --dataset_name, or files of one kind out of {sorted(READERS)}, got {files or 'none'}.")
+    kind = kinds.pop()
+    options = {"column_names": args.column_names} if args.column_names else {}
+    if kind == "tsv":
+        # Quotation marks are text there.
+        options |= {"delimiter": "\t", "quoting": 3}
+    return load_dataset(READERS[kind], data_files=files, **options)
+
+
+def _split_again(parts: list[Dataset], sizes: list[int], seed: int) -> dict[str, Dataset]:
+    rows = concatenate_datasets(parts).shuffle(seed=seed)
+    if len(sizes) != 3 or min(sizes) < 1 or sum(sizes) > len(rows):
+        raise ValueError(f"`resplit` must be three numbers ≥ 1, at most {len(rows)} together, got {sizes}.")
+    ends = [sum(sizes[: i + 1]) for i in range(3)]
+    starts = [0, *ends]
+    return {name: rows.select(range(starts[i], ends[i])) for i, name in enumerate(SPLITS)}

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes in which a data set comes: how often each comes, the FLOPs of each, and batches that stand for all.
+
+FLOPs depend on the shapes of a batch alone, so each shape is counted once, however often it comes. The number of rows
+is a part of the shape: not all work is per row (DeBERTa projects its relative positions once per batch).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..models.probe import counting_flops
+from .inputs import TARGETS, model_inputs
+
+
+# Examples kept per batch to be timed: enough to find one near every part's mean.
+KEPT_PER_TIMED = 4
+
+
+@dataclass
+class ShapeCount:
+    """All batches of one shape.
+
+    Args:
+        rows (`int`): rows of one such batch.
+        flops (`list[int]`): what each call costs on one such batch; the last is the plain MainNet.
+        times (`int`): how many batches of this shape came.
+        example (`dict[str, Any]`, *optional*): the inputs of one of them, as they came; `None` when let go.
+    """
+
+    rows: int
+    flops: list[int]
+    times: int
+    example: dict[str, Any] | None
+
+
+def count_shapes(
+    calls: list[Callable],
+    batches: Iterable[Mapping[str, Any]],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_timed: int,
+    progress: bool,
+) -> list[ShapeCount]:
+    """Go through a data set once, and count the FLOPs of every call on every shape that comes.
+
+    Args:
+        calls (`list[Callable]`): take the inputs of a batch; the last is the plain MainNet.
+        batches (`Iterable[Mapping[str, Any]]`): the data set; batches without rows are left out.
+        device (`torch.device`): where the calls want their inputs.
+        dtype (`torch.dtype`): of floating-point inputs.
+        num_timed (`int`): how many batches are going to be timed; at most `4 * num_timed` examples are held at a time.
+        progress (`bool`): show a progress bar.
+
+    Returns:
+        `list[ShapeCount]`: the cheapest first.
+    """
+    found: dict[tuple, ShapeCount] = {}
+    for batch in logging.tqdm(batches, desc="Counting FLOPs", disable=not progress):
+        batch = {name: value for name, value in batch.items() if name not in TARGETS}
+        rows = next((value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor)), 0)
+        if rows == 0:
+            continue
+        shape = _shape_of(batch)
+        if shape in found:
+            found[shape].times += 1
+            continue
+        inputs = model_inputs(batch, device, dtype)
+        found[shape] = ShapeCount(rows, [_count_flops(call, inputs) for call in calls], times=1, example=batch)
+        _let_go(found, KEPT_PER_TIMED * num_timed)
+    return sorted(found.values(), key=_work)
+
+
+def typical_batches(shapes: list[ShapeCount], count: int) -> list[dict[str, Any]]:
+    """Batches whose mean work is near the data set's, and as spread out.
+
+    The data set, in the order of the work per batch, is cut into `count` equal parts; for each the example nearest to
+    the part's mean FLOPs is taken, and repeated where it is the nearest to several.
+
+    Args:
+        shapes (`list[ShapeCount]`): as [`count_shapes`] returns them.
+        count (`int`): how many batches to take, all where there are no more.
+    """
+    works = [_work(shape) for shape in shapes for _ in range(shape.times)]
+    held = [shape for shape in shapes if shape.example is not None]
+    count = min(count, len(works))
+    cuts = [i * len(works) // count for i in range(count + 1)]
+    means = [fmean(works[start:end]) for start, end in pairwise(cuts)]
+    return [min(held, key=lambda shape: abs(_work(shape) - mean)).example for mean in means]
+
+
+def _shape_of(batch: dict[str, Any]) -> tuple:
+    return tuple(
+        (name, tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value))
+        for name, value in sorted(batch.items())
+    )
+
+
+def _count_flops(call: Callable, inputs: dict[str, Any]) -> int:
+    with counting_flops() as counter:
+        call(**inputs)
+    return counter.get_total_flops()
+
+
+def _let_go(found: dict[tuple, ShapeCount], limit: int) -> None:
+    """Above the limit, forget every other example in the order of their work: the rest still spans the data set."""
+    held = sorted((shape for shape in found.values() if shape.example is not None), key=_work)
+    if len(held) > limit:
+        for shape in held[1::2]:
+            shape.example = None
+
+
+def _work(shape: ShapeCount) -> int:
+    return shape.flops[-1]

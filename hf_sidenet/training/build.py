@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a script's arguments to the model that it trains."""
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from ..models.modeling_base import SideNetPreTrainedModel
+from .arguments import MainNetArguments, SideNetArguments
+
+
+def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
+    """The config of the MainNet, or of a checkpoint that has SideNets already.
+
+    Raises:
+        ValueError: neither or both of `model_name_or_path` and `model_type` are given.
+    """
+    if (mainnet_args.model_name_or_path is None) == (mainnet_args.model_type is None):
+        raise ValueError(
+            "give one of `model_name_or_path` and `model_type`, got "
+            f"{mainnet_args.model_name_or_path!r} and {mainnet_args.model_type!r}."
+        )
+    if mainnet_args.model_type is not None:
+        return AutoConfig.for_model(mainnet_args.model_type, **mainnet_args.overrides())
+    return AutoConfig.from_pretrained(
+        mainnet_args.model_name_or_path, **mainnet_args.loading(), **mainnet_args.overrides()
+    )
+
+
+def build_model(
+    sidenet_class: type[SideNetPreTrainedModel],
+    config: PretrainedConfig,
+    names: list[str],
+    mainnet_args: MainNetArguments,
+    sidenet_args: SideNetArguments,
+) -> PreTrainedModel:
+    """A checkpoint that has SideNets, a MainNet that gets them, or, without `exit_layers`, the MainNet alone.
+
+    Args:
+        sidenet_class (`type`): [`SideNetForSequenceClassification`] or [`SideNetForImageClassification`].
+        config (`PretrainedConfig`): of [`load_config`].
+        names (`list[str]`): names of the classes, in the order of their indices.
+        mainnet_args ([`MainNetArguments`]): which MainNet.
+        sidenet_args ([`SideNetArguments`]): which SideNets.
+
+    Raises:
+        ValueError: SideNets are asked for where there are some, or a MainNet with random weights would be frozen.
+    """
+    path = mainnet_args.model_name_or_path
+    if config.model_type == "sidenet":
+        if sidenet_args.exit_layers is not None:
+            raise ValueError(f"`exit_layers` must not be given for {path!r}, which has SideNets already.")
+        loading = mainnet_args.loading()
+        loading.pop("trust_remote_code")  # This package's own classes load it.
+        return sidenet_class.from_pretrained(path, **loading)
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    auto_class = sidenet_class.mainnet_auto_class
+    if path is None:
+        mainnet = auto_class.from_config(config)
+        if sidenet_args.exit_layers is None:
+            return mainnet
+        if sidenet_args.freeze_mainnet != "none":
+            raise ValueError(
+                "`model_type` makes random weights, which must learn: `freeze_mainnet` must be 'none', got "
+                f"{sidenet_args.freeze_mainnet!r}."
+            )
+        return sidenet_class.from_mainnet(mainnet, **sidenet_args.config_fields())
+    loading = {
+        **mainnet_args.loading(),
+        "config": config,
+        "ignore_mismatched_sizes": mainnet_args.ignore_mismatched_sizes,
+    }
+    if sidenet_args.exit_layers is None:
+        return auto_class.from_pretrained(path, **loading)
+    return sidenet_class.from_mainnet(path, **sidenet_args.config_fields(), **loading)

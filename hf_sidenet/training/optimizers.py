@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A learning rate of their own for the SideNets, which start from nothing beside a pretrained MainNet."""
+
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+
+def parameter_groups(
+    model: nn.Module, *, learning_rate: float, sidenet_learning_rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups for any `torch.optim.Optimizer`: MainNet and SideNets, each with and without weight decay.
+
+    Parameters with one axis (biases, norms) have no weight decay.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): parameters that do not learn are left out.
+        learning_rate (`float`): of the MainNet.
+        sidenet_learning_rate (`float`): of the SideNets.
+        weight_decay (`float`, *optional*, defaults to 0.0): of both.
+
+    Raises:
+        ValueError: a learning rate is ≤ 0, the weight decay is negative, or nothing learns.
+    """
+    for name, value in (("learning_rate", learning_rate), ("sidenet_learning_rate", sidenet_learning_rate)):
+        if not value > 0:
+            raise ValueError(f"`{name}` must be > 0, got {value!r}.")
+    if not weight_decay >= 0:
+        raise ValueError(f"`weight_decay` must be ≥ 0, got {weight_decay!r}.")
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("sidenets."), parameter.dim() > 1), []).append(parameter)
+    if not groups:
+        raise ValueError("`model` must have parameters that learn (`requires_grad`), and has none.")
+    return [
+        {
+            "params": parameters,
+            "lr": sidenet_learning_rate if is_sidenet else learning_rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (is_sidenet, decays), parameters in groups.items()
+    ]
+
+
+def trainer_optimizer(
+    model: nn.Module, args: TrainingArguments, sidenet_learning_rate: float | None
+) -> tuple[type, dict[str, Any]] | None:
+    """What the stock `Trainer` takes as `optimizer_cls_and_kwargs`: the optimizer of `args.optim` with these groups.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): the model to train.
+        args (`TrainingArguments`): `learning_rate` is that of the MainNet.
+        sidenet_learning_rate (`float`, *optional*): of the SideNets; `None` leaves everything to the `Trainer`.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed is on, which shard the parameters after the groups are made.
+    """
+    if sidenet_learning_rate is None:
+        return None
+    if args.fsdp or args.deepspeed:
+        raise ValueError(
+            "`sidenet_learning_rate` must be None with FSDP or DeepSpeed, which shard the parameters after the "
+            f"groups are made, got {sidenet_learning_rate!r}."
+        )
+    groups = parameter_groups(
+        model,
+        learning_rate=args.learning_rate,
+        sidenet_learning_rate=sidenet_learning_rate,
+        weight_decay=args.weight_decay,
+    )
+    optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
+    return optimizer_class, {**kwargs, "params": groups}
