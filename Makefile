@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 PYTEST_ARGS ?=
+# A process per core with one thread each: the models of the tests are too small to share.
+WORKERS ?= auto
 
 # The lower bounds of setup.cfg; torchvision 0.26.0 is the one built for torch 2.11.0.
 OLDEST = torch==2.11.0 torchvision==0.26.0 transformers==5.17.0 timm==1.0.23
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-text test test-oldest quality style docs clean
+.PHONY: help demo demo-text test test-gpu test-oldest quality style docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +38,8 @@ $(VENV_OLDEST)/.installed: setup.cfg pyproject.toml Makefile
 
 # --- run it ----------------------------------------------------------------------------------------------------
 
-demo demo-text test test-oldest: export HF_HUB_OFFLINE = 1
-demo demo-text test test-oldest: export TOKENIZERS_PARALLELISM = false
+demo demo-text test test-gpu test-oldest: export HF_HUB_OFFLINE = 1
+demo demo-text test test-gpu test-oldest: export TOKENIZERS_PARALLELISM = false
 
 demo: $(VENV)/.installed-demo ## images: train, add a SideNet, plot accuracy against compute (no data needed)
 	$(VENV)/bin/python examples/demo/demo_images.py
@@ -53,10 +55,16 @@ demo-text: ## the same on SST-2; needs SIDENET_DATA (holds sst2/) and SIDENET_BE
 # --- look after it ---------------------------------------------------------------------------------------------
 
 test: $(VENV)/.installed-dev ## all tests; PYTEST_ARGS="-k gate" for some
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# One GPU: the Trainer would spread batches over several.
+test-gpu: export CUDA_VISIBLE_DEVICES ?= 0
+
+test-gpu: $(VENV)/.installed-dev ## tests that need a CUDA device, with a table at the end; without one they skip
+	$(VENV)/bin/python -m pytest tests/gpu -m gpu -rs $(PYTEST_ARGS)
 
 test-oldest: $(VENV_OLDEST)/.installed ## tests of hf_sidenet/models on the oldest supported torch and transformers
-	$(VENV_OLDEST)/bin/python -m pytest tests/models $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest tests/models --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 quality: $(VENV)/.installed-dev ## lint, format and import rules: checks only
 	$(VENV)/bin/ruff check .
