@@ -59,6 +59,8 @@ def classify(
     if thresholds is None:
         _warn_if_uncalibrated(model, given)
     if batch_size == 0:
+        if has_sharded_parameters(model):
+            raise ValueError("a batch must have rows while parameters are sharded: other ranks would wait; got none.")
         output = _answer_nobody(model, inputs, labels)
     elif model.training:
         output = _learn(model, inputs, labels, mainnet_logits, extras)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelt
 from .gate import find_blocks, install
-from .mainnet import check_learnable, last_layer, load_mainnet, replace_head
+from .mainnet import check_learnable, check_rebuilds, last_layer, load_mainnet, replace_head
 from .probe import ExitPoint, block_shape, example_inputs, input_size_of, measure_exit_points, probe
 from .sidenet_head import SideNet, pooled_size
 
@@ -43,6 +43,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if mainnet is None:
             mainnet = self.mainnet_auto_class.from_config(config.mainnet_config)
         else:
+            check_rebuilds(self.mainnet_auto_class, mainnet)
             # Its weights stay: `post_init` initialises only what has not been.
             for module in mainnet.modules():
                 module._is_hf_initialized = True
@@ -112,7 +113,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             ValueError: the checkpoint is a plain model, or lacks weights.
         """
         named = cls._named_by(kwargs.get("config"))
-        if not issubclass(cls, named):
+        if named is not cls:
             kwargs["output_loading_info"] = output_loading_info
             return named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         kwargs.setdefault("use_safetensors", True)
@@ -131,6 +132,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
             check_learnable(model.mainnet, random, freeze, pretrained_model_name_or_path)
             model.set_freeze_mainnet(freeze)
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args, **kwargs):
+        """See [`PreTrainedModel.save_pretrained`]."""
+        found = type(self)
+        # FSDP 2 puts a class of its own in front, made at run time, and its code would travel instead of ours.
+        self.__class__ = next(kind for kind in found.__mro__ if not kind.__module__.startswith("torch."))
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = found
 
     def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
         """Every place where a SideNet can sit, with its shape and its share of parameters and FLOPs.
@@ -214,7 +225,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
             classes += known.__subclasses__()
             found[known.__name__] = known
         names = getattr(config, "architectures", None)
-        return found.get(names[0], cls) if names else cls
+        named = found.get(names[0], cls) if names else cls
+        # A subclass of the named class stays what it is, but for one that is made for other MainNets.
+        fits = issubclass(cls, named) and (
+            named is cls or cls.mainnet_model_type in (None, config.mainnet_config.model_type)
+        )
+        return cls if fits else named
 
     def _check_model_type(self, mainnet_config: PretrainedConfig) -> None:
         expected, got = self.mainnet_model_type, mainnet_config.model_type
