@@ -131,7 +131,7 @@ def main() -> None:
     )
     model = fit(model, args.sidenet_epochs, args.sidenet_learning_rate, "sidenets", compute_exit_metrics())
 
-    theta = report(
+    thresholds = report(
         model,
         validation,
         test,
@@ -141,7 +141,7 @@ def main() -> None:
         title=f"{args.dataset}, {args.pooling} SideNets after {args.exit_layers} of 4 stages, seed {args.seed}",
         output_dir=args.output_dir,
     )
-    save_and_reload(model, processor, test, torch.utils.data.default_collate, theta, args.output_dir)
+    save_and_reload(model, processor, test, torch.utils.data.default_collate, thresholds, args.output_dir)
     print(
         f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   picture: "
         f'{args.output_dir}/accuracy_cost.png\nNext, try it on a picture of yours:\n  python -c "from transformers '

@@ -118,7 +118,7 @@ def main() -> None:
         model = fit(model, args.sidenet_epochs, args.sidenet_learning_rate, "sidenets", paper_schedule())
 
     title = f"SST-2, {Path(args.mainnet).name}, exits after {args.exit_layers}, freeze_mainnet={args.freeze_mainnet}"
-    theta = report(
+    thresholds = report(
         model,
         validation,
         test,
@@ -128,7 +128,7 @@ def main() -> None:
         title=f"{title}, seed {args.seed}",
         output_dir=args.output_dir,
     )
-    save_and_reload(model, tokenizer, test, collator, theta, args.output_dir)
+    save_and_reload(model, tokenizer, test, collator, thresholds, args.output_dir)
     print(
         f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   picture: "
         f'{args.output_dir}/accuracy_cost.png\nNext, try it:\n  python -c "from transformers import pipeline; '

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import upload_folder
-from text_data import DataArguments, label_names, load_texts, tokenize
+from text_data import DataArguments, load_texts, load_tokenizer, tokenize
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
     HfArgumentParser,
@@ -24,9 +22,16 @@ from transformers import (
 
 from hf_sidenet import ExitRecords, SideNetForSequenceClassification, compute_exit_metrics
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import write_model_card
+from hf_sidenet.hub import upload_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
-from hf_sidenet.training import MainNetArguments, SideNetArguments, build_model, load_config, trainer_optimizer
+from hf_sidenet.training import (
+    MainNetArguments,
+    SideNetArguments,
+    align_labels,
+    build_model,
+    load_config,
+    trainer_optimizer,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -41,13 +46,15 @@ def main() -> None:
     mainnet_args, data_args, sidenet_args, training_args = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, stream=sys.stdout)
     set_seed(training_args.seed)
+    # Pushed once, at the end: the Trainer's own pushes take its pickled state along.
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
 
     config = load_config(mainnet_args)
     with training_args.main_process_first(desc="data"):
         splits = load_texts(data_args, training_args.seed)
-        names = label_names(splits["train"], data_args.label_column, config)
-        tokenizer = AutoTokenizer.from_pretrained(mainnet_args.model_name_or_path, **mainnet_args.loading())
-        splits = {name: tokenize(rows, data_args, tokenizer, names) for name, rows in splits.items()}
+        splits, names = align_labels(splits, data_args.label_column, config)
+        tokenizer = load_tokenizer(mainnet_args)
+        splits = {name: tokenize(rows, data_args, tokenizer) for name, rows in splits.items()}
     model = build_model(SideNetForSequenceClassification, config, names, mainnet_args, sidenet_args)
 
     has_exits = isinstance(model, SideNetForSequenceClassification)
@@ -64,6 +71,9 @@ def main() -> None:
         compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
         optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),
     )
+    if push_to_hub:
+        # Made before training, so that a wrong token or name shows now.
+        trainer.init_hf_repo()
     if training_args.do_train:
         trained = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.log_metrics("train", trained.metrics)
@@ -92,11 +102,13 @@ def main() -> None:
                 max_accuracy_drop=sidenet_args.max_accuracy_drop,
             )
             publish(trainer, report, data_args.name(), name)
-    if training_args.push_to_hub and trainer.is_world_process_zero():
-        # Without the Trainer's own state, which is pickled.
-        left_out = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".*"]
-        token, repo = training_args.hub_token, trainer.hub_model_id
-        url = upload_folder(repo_id=repo, folder_path=training_args.output_dir, token=token, ignore_patterns=left_out)
+    if push_to_hub and trainer.is_world_process_zero():
+        url = upload_checkpoint(
+            training_args.output_dir,
+            trainer.hub_model_id,
+            token=training_args.hub_token,
+            revision=training_args.hub_revision,
+        )
         logger.info("Pushed to %s", url)
 
 
@@ -104,13 +116,16 @@ def publish(trainer: Trainer, report: ExitReport, data: str, split: str) -> None
     """Print and save the report, write the chosen θ into the checkpoint, and the results into logs and model card."""
     model, output_dir = trainer.model, Path(trainer.args.output_dir)
     mainnet = model.config.name_or_path
-    report.save(output_dir, f"{data}, {Path(mainnet).name} with SideNets after {model.config.exit_layers}")
+    # A MainNet made here has no name.
+    called = Path(mainnet).name or model.config.mainnet_config.model_type
     print("\n" + report.text() + "\n")
     if report.chosen is not None:
         model.config.thresholds = report.chosen.thresholds
-        model.config.save_pretrained(output_dir)
         chosen = {f"{split}_routed_{name}": getattr(report.chosen, name) for name in ("accuracy", *CURRENCIES)}
         trainer.log({f"{split}_mainnet_accuracy": report.fixed[0].accuracy, **chosen})
+    # The whole checkpoint, since evaluation alone has written none.
+    trainer.save_model()
+    report.save(output_dir, f"{data}, {called} with SideNets after {model.config.exit_layers}")
     write_model_card(
         output_dir,
         report,

@@ -4,8 +4,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_sidenet.training import MainNetArguments
 
 
 READERS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
@@ -40,8 +42,10 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
     def name(self) -> str:
-        """What the data are called in reports."""
-        return self.dataset_name or Path(self.train_file).parent.name
+        """What the data are called in reports: their Hub id, or their folder's name."""
+        if self.dataset_name is not None and not Path(self.dataset_name).exists():
+            return self.dataset_name
+        return Path(self.dataset_name or Path(self.train_file).parent).resolve().name
 
 
 def load_texts(args: DataArguments, seed: int) -> DatasetDict:
@@ -71,50 +75,24 @@ def load_texts(args: DataArguments, seed: int) -> DatasetDict:
     return DatasetDict(splits)
 
 
-def label_names(train: Dataset, label_column: str, config: PretrainedConfig) -> list[str]:
-    """Names of the classes in the order of their indices: the MainNet's own where they fit the data.
+def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
+    """The MainNet's tokenizer.
 
     Raises:
-        ValueError: there is only one class, or numbers do not count from 0.
+        ValueError: a new MainNet has none.
     """
-    feature = train.features[label_column]
-    values = sorted(train.unique(label_column))
-    if isinstance(feature, ClassLabel):
-        names = list(feature.names)
-    elif isinstance(values[0], str):
-        if set(values) <= set(config.label2id):
-            return [config.id2label[i] for i in range(config.num_labels)]
-        names = values
-    else:
-        if values != list(range(len(values))):
-            raise ValueError(f"`label_column` with numbers must hold 0, 1, 2 …, got {values[:10]}.")
-        names = [f"LABEL_{value}" for value in values]
-    if len(names) < 2:
-        raise ValueError(f"`label_column` must hold at least two classes, got {names}.")
-    own_names = [config.id2label[i] for i in range(config.num_labels)]
-    named = any(not name.startswith("LABEL_") for name in own_names)
-    return own_names if named and len(own_names) == len(names) else names
+    if mainnet_args.model_name_or_path is None:
+        raise ValueError("`model_name_or_path` must be given for texts: a MainNet of `model_type` has no tokenizer.")
+    return AutoTokenizer.from_pretrained(mainnet_args.model_name_or_path, **mainnet_args.loading())
 
 
-def tokenize(rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> Dataset:
-    """Token ids and `labels`; batches pad them.
-
-    Raises:
-        ValueError: a label is none of `names`.
-    """
-    index = {name: i for i, name in enumerate(names)}
-
-    def label(value: str | int) -> int:
-        if isinstance(value, str):
-            if value not in index:
-                raise ValueError(f"labels must be one of {names}, got {value!r}.")
-            return index[value]
-        return value
+def tokenize(rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Token ids and `labels`; batches pad them."""
 
     def encode(batch: dict) -> dict:
         texts = [batch[column] for column in args.text_columns]
         encoded = tokenizer(*texts, truncation=True, max_length=args.max_seq_length)
-        return {**encoded, "labels": [label(value) for value in batch[args.label_column]]}
+        return {**encoded, "labels": batch[args.label_column]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 

@@ -2,7 +2,7 @@
 """Accuracy against compute, as tables, figures and a report."""
 
 from .curves import DEFAULT_THRESHOLDS, CurvePoint, fixed_points, format_thresholds, sweep, table, write_csv
-from .plots import plot_accuracy_cost
+from .plots import plot_accuracy_cost, plot_comparison
 from .provenance import provenance
 from .report import ExitReport, cheapest
 
@@ -15,6 +15,7 @@ __all__ = [
     "fixed_points",
     "format_thresholds",
     "plot_accuracy_cost",
+    "plot_comparison",
     "provenance",
     "sweep",
     "table",

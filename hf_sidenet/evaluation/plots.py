@@ -5,7 +5,9 @@ Figures are built without pyplot: no window, no backend choice, no state shared 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from ..measurement.files import replacing
 from ..optional import require
@@ -15,6 +17,7 @@ from .curves import CurvePoint, format_thresholds
 # currency → how its axis is called
 PANELS = {"params": "parameters", "flops": "FLOPs", "milliseconds": "time"}
 SIDENET_MARKERS = "^vDPX<>"
+MARKERS = "os" + SIDENET_MARKERS
 X_ROOM = 1.18  # right of the dearest point, for its θ
 MAX_MARKED = 8
 MIN_DISTANCE = 0.11  # between marked points, as a fraction of the panel
@@ -37,6 +40,43 @@ def plot_accuracy_cost(
     """
     if not curve:
         raise ValueError("`curve` must hold at least one point, got none.")
+    with _three_panels(path, title, [*curve, *fixed]) as panels:
+        for axes, currency in zip(panels, PANELS, strict=True):
+            _draw_panel(axes, curve, fixed, currency)
+        # When all three are drawn, since they share their axes, which end where the data of all of them end.
+        for axes, currency in zip(panels, PANELS, strict=True):
+            _write_thresholds(axes, curve, currency)
+
+
+def plot_comparison(curves: Mapping[str, Sequence[CurvePoint]], path: str | os.PathLike, title: str) -> None:
+    """Draw several models or ways to train, a line each, in the same three panels; a point's `name` is written on.
+
+    Args:
+        curves (`Mapping[str, Sequence[CurvePoint]]`): name in the legend, and points in the order to be joined.
+        path (`str` or `os.PathLike`): PNG file to write.
+        title (`str`): what is compared, on which data.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there are no points.
+    """
+    everything = [point for points in curves.values() for point in points]
+    if not everything:
+        raise ValueError("`curves` must hold at least one point, got none.")
+    with _three_panels(path, title, everything) as panels:
+        for axes, currency in zip(panels, PANELS, strict=True):
+            for number, (label, points) in enumerate(curves.items()):
+                places = [(getattr(point, currency), 100 * point.accuracy) for point in points]
+                marker = MARKERS[number % len(MARKERS)]
+                axes.plot(*zip(*places, strict=True), marker=marker, markersize=4, linewidth=1.2, label=label)
+                for point, place in zip(points, places, strict=True):
+                    axes.annotate(point.name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+            _tidy(axes)
+
+
+@contextmanager
+def _three_panels(path: str | os.PathLike, title: str, points: Sequence[CurvePoint]) -> Iterator[Any]:
+    """Three axes to draw on; afterwards they get labels and a legend, and the figure is written."""
     require("matplotlib", "plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,14 +84,10 @@ def plot_accuracy_cost(
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
-    most = max(getattr(point, currency) for point in [*curve, *fixed] for currency in PANELS)
-    panels[0].set_xlim(0, X_ROOM * most)
-    for axes, (currency, quantity) in zip(panels, PANELS.items(), strict=True):
-        _draw_panel(axes, curve, fixed, currency)
+    panels[0].set_xlim(0, X_ROOM * max(getattr(point, currency) for point in points for currency in PANELS))
+    for axes, quantity in zip(panels, PANELS.values(), strict=True):
         axes.set_xlabel(f"{quantity} per row, fraction of the MainNet's")
-    # When all three are drawn, since they share their axes, which end where the data of all of them end.
-    for axes, currency in zip(panels, PANELS, strict=True):
-        _write_thresholds(axes, curve, currency)
+    yield panels
     panels[0].set_ylabel("accuracy (%)")
     figure.suptitle(title)
     handles, names = panels[0].get_legend_handles_labels()
@@ -77,6 +113,10 @@ def _draw_panel(axes, curve: Sequence[CurvePoint], fixed: Sequence[CurvePoint], 
             label=point.name,
             zorder=3,
         )
+    _tidy(axes)
+
+
+def _tidy(axes) -> None:
     axes.margins(y=0.12)
     axes.grid(color="0.88")
     axes.set_axisbelow(True)

@@ -3,6 +3,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -29,14 +30,27 @@ def provenance() -> str:
 
 
 def _command() -> str:
-    return shlex.join(["python", *sys.argv])
+    """As it was typed, without secrets: results are shared."""
+    words = ["python", *sys.argv]
+    for i, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.startswith("-") and "token" in name:
+            if equals:
+                words[i] = f"{name}=***"
+            elif i + 1 < len(words):
+                words[i + 1] = "***"
+    # The Hub's tokens begin so, wherever they stand.
+    return re.sub(r"hf_[A-Za-z0-9]{16,}", "***", shlex.join(words))
 
 
 def _commit() -> str:
     """Of the checkout that this package runs from; installed packages have none."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return "none"
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     except FileNotFoundError:
         return "unknown (git is not installed)"
     return done.stdout.strip() or "none"

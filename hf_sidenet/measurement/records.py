@@ -69,15 +69,13 @@ class ExitRecords:
         """What `Trainer.predict` returned, with exits off; rows labelled -100 are left out.
 
         Raises:
-            ValueError: there are no labels, or rows left early (columns are missing).
+            ValueError: there are no labels or no `exit_logits`, or rows left early (columns are missing).
         """
         if predictions.label_ids is None:
             raise ValueError("`predictions` must have `label_ids`, got None: the rows had no labels.")
-        exit_logits, labels = (torch.as_tensor(x) for x in (predictions.predictions[-1], predictions.label_ids))
+        exit_logits, labels = full_exit_logits(predictions.predictions), torch.as_tensor(predictions.label_ids)
         keep = labels != -100
         exit_logits = exit_logits[keep]
-        if exit_logits.isnan().any():
-            raise ValueError("`predictions` must be full: predict with exits off, `model.config.thresholds = 1.0`.")
         return cls(exit_logits=exit_logits, labels=labels[keep].long(), mainnet_logits=exit_logits[:, -1].clone())
 
     def __len__(self) -> int:
@@ -132,6 +130,34 @@ class ExitRecords:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def full_exit_logits(predictions: Any) -> torch.Tensor:
+    """The `exit_logits` of shape `(num_rows, num_exits, num_labels)` among what the `Trainer` gathered from a model.
+
+    Raises:
+        ValueError: there are none, or rows left early.
+    """
+    arrays = predictions if isinstance(predictions, tuple | list) else [predictions]
+    found = [array for array in arrays if getattr(array, "ndim", 0) == 3]
+    if not found:
+        shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
+        raise ValueError(
+            "`predictions` must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
+            f"{shapes}. Evaluate a model with SideNets, without 'exit_logits' in `ignore_keys`."
+        )
+    exit_logits = torch.as_tensor(found[0])
+    # A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead.
+    missing = exit_logits.isnan().all(-1)  # (num_rows, num_exits)
+    incomplete = missing[:, -1] | missing.all(0).any()
+    if incomplete.any():
+        raise ValueError(
+            f"`exit_logits` must have every exit for every row, but {int(incomplete.sum())} of {len(incomplete)} rows "
+            "lack some, because they left early (or because their numbers are NaN). Evaluate with exits off: set "
+            "`model.config.thresholds = [1.0] * len(model.sidenets)`, and give θ to "
+            "`compute_exit_metrics(thresholds=...)`, which replays it."
+        )
+    return exit_logits
 
 
 @torch.no_grad()

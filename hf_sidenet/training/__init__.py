@@ -3,13 +3,17 @@
 
 from .arguments import MainNetArguments, SideNetArguments
 from .build import build_model, load_config
+from .callbacks import SameStatisticsCallback
+from .labels import align_labels
 from .optimizers import parameter_groups, trainer_optimizer
 from .trainer_metrics import compute_exit_metrics
 
 
 __all__ = [
     "MainNetArguments",
+    "SameStatisticsCallback",
     "SideNetArguments",
+    "align_labels",
     "build_model",
     "compute_exit_metrics",
     "load_config",

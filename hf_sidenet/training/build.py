@@ -11,18 +11,26 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
     """The config of the MainNet, or of a checkpoint that has SideNets already.
 
     Raises:
-        ValueError: neither or both of `model_name_or_path` and `model_type` are given.
+        ValueError: neither or both of `model_name_or_path` and `model_type` are given, or a field of
+            `config_overrides` is unknown.
     """
     if (mainnet_args.model_name_or_path is None) == (mainnet_args.model_type is None):
         raise ValueError(
             "give one of `model_name_or_path` and `model_type`, got "
             f"{mainnet_args.model_name_or_path!r} and {mainnet_args.model_type!r}."
         )
+    overrides = mainnet_args.overrides()
     if mainnet_args.model_type is not None:
-        return AutoConfig.for_model(mainnet_args.model_type, **mainnet_args.overrides())
-    return AutoConfig.from_pretrained(
-        mainnet_args.model_name_or_path, **mainnet_args.loading(), **mainnet_args.overrides()
-    )
+        default = AutoConfig.for_model(mainnet_args.model_type)
+        unknown = [name for name in overrides if not hasattr(default, name)]
+        config = AutoConfig.for_model(mainnet_args.model_type, **overrides)
+    else:
+        path, loading = mainnet_args.model_name_or_path, mainnet_args.loading()
+        config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **loading, **overrides)
+        unknown = [name for name in overrides if name in unused]
+    if unknown:
+        raise ValueError(f"`config_overrides` must be fields of a {config.model_type} config, got {unknown}.")
+    return config
 
 
 def build_model(
@@ -42,15 +50,20 @@ def build_model(
         sidenet_args ([`SideNetArguments`]): which SideNets.
 
     Raises:
-        ValueError: SideNets are asked for where there are some, or a MainNet with random weights would be frozen.
+        ValueError: SideNets are described where there are some, or a MainNet with random weights would be frozen.
     """
     path = mainnet_args.model_name_or_path
     if config.model_type == "sidenet":
-        if sidenet_args.exit_layers is not None:
-            raise ValueError(f"`exit_layers` must not be given for {path!r}, which has SideNets already.")
+        default = SideNetArguments().config_fields()
+        given = [f"`{name}`" for name, value in sidenet_args.config_fields().items() if value != default[name]]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} must not be given for {path!r}, which has SideNets already; `config_overrides` "
+                "changes what can be changed."
+            )
         loading = mainnet_args.loading()
         loading.pop("trust_remote_code")  # This package's own classes load it.
-        return sidenet_class.from_pretrained(path, **loading)
+        return sidenet_class.from_pretrained(path, config=config, **loading)
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}

@@ -4,7 +4,7 @@
 from typing import Any
 
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 
 def parameter_groups(
@@ -70,5 +70,8 @@ def trainer_optimizer(
         sidenet_learning_rate=sidenet_learning_rate,
         weight_decay=args.weight_decay,
     )
+    # Here, since it takes a second to import.
+    from transformers import Trainer
+
     optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
     return optimizer_class, {**kwargs, "params": groups}

@@ -13,6 +13,7 @@ import torch
 from transformers import EvalPrediction
 
 from ..measurement.metrics import STANDARD_BINS, accuracy, correct_rows, expected_calibration_error
+from ..measurement.records import full_exit_logits
 from ..measurement.replay import check_temperatures, replay
 from ..models.exit_rule import answers, confidence
 
@@ -49,8 +50,7 @@ def compute_exit_metrics(
 def _exit_metrics(
     prediction: EvalPrediction, thresholds: float | list[float], temperatures: list[float] | None
 ) -> dict[str, float]:
-    exit_logits = _find_exit_logits(prediction.predictions)
-    _check_no_row_left(exit_logits)
+    exit_logits = full_exit_logits(prediction.predictions)
     labels = _labels_of(prediction.label_ids, len(exit_logits))
     counted = labels != -100
     exit_logits, labels = exit_logits[counted], labels[counted]
@@ -65,31 +65,6 @@ def _exit_metrics(
         metrics[f"exit_{i}_share"] = here.double().mean().item()
         metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here])
     return metrics
-
-
-def _find_exit_logits(predictions: Any) -> torch.Tensor:
-    arrays = predictions if isinstance(predictions, tuple | list) else [predictions]
-    found = [array for array in arrays if getattr(array, "ndim", 0) == 3]
-    if not found:
-        shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
-        raise ValueError(
-            "`predictions` must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
-            f"{shapes}. Evaluate a model with SideNets, without 'exit_logits' in `ignore_keys`."
-        )
-    return torch.as_tensor(found[0])
-
-
-def _check_no_row_left(exit_logits: torch.Tensor) -> None:
-    """A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead."""
-    missing = exit_logits.isnan().all(-1)  # (num_rows, num_exits)
-    incomplete = missing[:, -1] | missing.all(0).any()
-    if incomplete.any():
-        raise ValueError(
-            f"`exit_logits` must have every exit for every row, but {int(incomplete.sum())} of {len(incomplete)} rows "
-            "lack some, because they left early (or because their numbers are NaN). Evaluate with exits off: set "
-            "`model.config.thresholds = [1.0] * len(model.sidenets)`, and give θ to "
-            "`compute_exit_metrics(thresholds=...)`, which replays it."
-        )
 
 
 def _labels_of(label_ids: Any, num_rows: int) -> torch.Tensor:

@@ -59,6 +59,21 @@ def test_sweep_equals_a_loop_over_rows(seed, threshold, temperatures):
     assert point.milliseconds == pytest.approx(sum([0.5, 0.75, 1.25][i] for i in exit_index) / len(records))
 
 
+def test_sweep_takes_one_threshold_per_sidenet():
+    records = random_records(1)
+    points = sweep(records, COSTS, [[0.5, 1.0], [1.0, 0.5], 0.5])
+    assert [point.thresholds for point in points] == [[0.5, 1.0], [1.0, 0.5], [0.5, 0.5]]
+    confident = records.exit_logits.softmax(-1).amax(-1) > 0.5
+    first, second = (confident[:, i].double().mean().item() for i in range(2))
+    both = (confident[:, 1] & ~confident[:, 0]).double().mean().item()
+    assert 0 < both < second < 1
+    assert points[0].shares == pytest.approx([first, 0, 1 - first])
+    assert points[1].shares == pytest.approx([0, second, 1 - second])
+    assert points[2].shares == pytest.approx([first, both, 1 - first - both])
+    with pytest.raises(ValueError, match="`thresholds`"):
+        sweep(records, COSTS, [[0.5]])
+
+
 def test_the_default_sweep_goes_from_everybody_to_nobody():
     points = sweep(random_records(0), COSTS)
     thetas = [point.thresholds[0] for point in points]

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PredictionOutput
 
 from hf_sidenet.measurement.records import FORMAT, ExitRecords, collect
 from tests.models.naive import every_exit
@@ -198,3 +201,52 @@ def test_load_refuses_other_files(tmp_path, change, metadata, message):
     save_file(tensors, tmp_path / "val.safetensors", metadata=metadata)
     with pytest.raises(ValueError, match=message):
         ExitRecords.load(tmp_path / "val.safetensors")
+
+
+def predictions(exit_logits, labels):
+    rows = len(exit_logits)
+    return PredictionOutput((exit_logits[:, -1], np.full(rows, exit_logits.shape[1] - 1), exit_logits), labels, {})
+
+
+def test_from_predictions():
+    exit_logits = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    records = ExitRecords.from_predictions(predictions(exit_logits, np.array([0, 3, 1])))
+    assert same(
+        records,
+        ExitRecords(torch.from_numpy(exit_logits), torch.tensor([0, 3, 1]), torch.from_numpy(exit_logits[:, 1])),
+    )
+    # Not a view: safetensors and in-place changes see two tensors.
+    records.mainnet_logits.zero_()
+    assert records.exit_logits[0, 1].tolist() == [4, 5, 6, 7]
+
+
+def test_from_predictions_leaves_rows_without_a_label_out():
+    exit_logits = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    records = ExitRecords.from_predictions(predictions(exit_logits, np.array([-100, 3, -100], dtype=np.int32)))
+    assert records.labels.tolist() == [3]
+    assert torch.equal(records.exit_logits, torch.from_numpy(exit_logits[1:2]))
+
+
+def test_from_predictions_of_the_trainer_equals_collect(tmp_path):
+    model, batch = tiny_bert(), texts(7)
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(7)]
+    model.config.output_hidden_states = True
+    args = TrainingArguments(tmp_path, per_device_eval_batch_size=4, use_cpu=True, report_to=[], disable_tqdm=True)
+    records = ExitRecords.from_predictions(Trainer(model, args).predict(rows))
+    model.config.output_hidden_states = False
+    collected = collect(model, [batch], progress=False)
+    torch.testing.assert_close(records.exit_logits, collected.exit_logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(records.labels, collected.labels)
+    assert torch.equal(records.mainnet_logits, records.exit_logits[:, -1])
+
+
+def test_from_predictions_of_other_things_is_refused():
+    exit_logits = np.zeros((3, 2, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="`predictions` must have `label_ids`, got None"):
+        ExitRecords.from_predictions(predictions(exit_logits, None))
+    plain = PredictionOutput(exit_logits[:, -1], np.zeros(3, dtype=np.int64), {})
+    with pytest.raises(ValueError, match=r"`predictions` must hold `exit_logits` .* got shapes \[\(3, 4\)\]"):
+        ExitRecords.from_predictions(plain)
+    exit_logits[1, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 3 rows lack some, because they left early .* exits off"):
+        ExitRecords.from_predictions(predictions(exit_logits, np.zeros(3, dtype=np.int64)))

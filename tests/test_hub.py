@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+from fnmatch import fnmatch
+
+import pytest
+import yaml
+from huggingface_hub import EvalResult, ModelCard
+
+from hf_sidenet.evaluation import ExitReport
+from hf_sidenet.hub import NOT_SHARED, write_model_card
+from tests.evaluation.test_report import report
+
+
+CHOSEN = {
+    "accuracy, MainNet alone": 0.8,
+    "accuracy, θ = 0.5": 0.8,
+    "FLOPs per row, fraction of the MainNet's": 0.25,
+    "parameters per row, fraction of the MainNet's": 10 / 1234,
+    "milliseconds per row, fraction of the MainNet's": 0.5,
+}
+OLD = """---
+license: mit
+library_name: mylib
+tags:
+- mine
+- sidenet
+base_model: me/mainnet
+---
+
+# My own title
+
+My own text.
+"""
+
+
+def write(folder, made=None, **kwargs):
+    arguments = {"main_input_name": "input_ids", "mainnet": "me/mainnet", "dataset": "me/data", "split": "test"}
+    write_model_card(folder, made or report(), **{**arguments, **kwargs})
+    return ModelCard.load(folder / "README.md")
+
+
+def results(card):
+    return {result.metric_name: result.metric_value for result in card.data.eval_results}
+
+
+def test_a_new_card(tmp_path):
+    folder = tmp_path / "my-sidenet"
+    folder.mkdir()
+    card = write(folder)
+    assert os.listdir(folder) == ["README.md"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
+    assert (card.data.base_model, card.data.tags) == ("me/mainnet", ["sidenet", "early-exit"])
+    assert card.data.model_name == "my-sidenet"
+    assert results(card) == pytest.approx(CHOSEN)
+    first = card.data.eval_results[0]
+    assert (first.task_type, first.dataset_type, first.dataset_name) == ("text-classification", "me/data", "me/data")
+    assert (first.dataset_split, first.metric_type) == ("test", "accuracy")
+    assert [result.metric_type for result in card.data.eval_results[2:]] == ["flops", "params", "milliseconds"]
+    about = "mainnet with SideNets (early exits), evaluated on me/data."
+    assert f"# my-sidenet\n\n{about}\n\n## Early exits\n" in card.text
+    assert "trust_remote_code=True" in card.text
+    assert card.text.endswith(report().text() + "\n")
+
+
+def test_the_model_index_as_the_hub_reads_it(tmp_path):
+    write(tmp_path)
+    _, header, _ = (tmp_path / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    (model,) = yaml.safe_load(header)["model-index"]
+    (entry,) = model["results"]
+    assert entry["task"] == {"type": "text-classification"}
+    assert entry["dataset"] == {"name": "me/data", "type": "me/data", "split": "test"}
+    assert {metric["name"]: metric["value"] for metric in entry["metrics"]} == pytest.approx(CHOSEN)
+
+
+def test_images(tmp_path):
+    assert write(tmp_path, main_input_name="pixel_values").data.pipeline_tag == "image-classification"
+
+
+def test_without_validation_rows_only_the_mainnet_has_a_result(tmp_path):
+    assert results(write(tmp_path, report(None))) == {"accuracy, MainNet alone": pytest.approx(0.8)}
+
+
+def test_what_was_in_the_card_stays(tmp_path):
+    (tmp_path / "README.md").write_text(OLD)
+    card = write(tmp_path)
+    assert (card.data.license, card.data.library_name) == ("mit", "mylib")
+    assert card.data.tags == ["mine", "sidenet", "early-exit"]
+    assert card.text.strip().startswith("# My own title\n\nMy own text.\n\n## Early exits\n")
+
+
+def test_a_card_without_metadata(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n")
+    card = write(tmp_path)
+    assert card.data.library_name == "transformers"
+    assert results(card) == pytest.approx(CHOSEN)
+    assert card.text.strip().startswith("# Mine\n\n## Early exits\n")
+
+
+def test_written_again_the_section_and_the_results_are_replaced(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "README.md"
+    first = path.read_text(encoding="utf-8")
+    write(tmp_path)
+    assert path.read_text(encoding="utf-8") == first
+    path.write_text(first + "\n### A note on them\n\n## Licence\n\nMine too.\n", encoding="utf-8")
+    card = write(tmp_path, report(max_accuracy_drop=0.1))
+    assert card.text.count("## Early exits\n") == 1
+    assert card.text.count("at most 10.0% less accuracy") == 1
+    assert "at most 0.5% less" not in card.text
+    # What stands after the section is not of it.
+    assert "Mine too.\n\n## Early exits\n" in card.text
+    assert len(card.data.eval_results) == 5
+
+
+def test_results_on_other_data_stay(tmp_path):
+    card = write(tmp_path, dataset="me/other")
+    card.data.eval_results.append(
+        EvalResult("text-classification", "me/data", "me/data", "f1", 0.5, dataset_split="validation")
+    )
+    card.save(tmp_path / "README.md")
+    card = write(tmp_path)
+    rows = [(result.dataset_type, result.dataset_split) for result in card.data.eval_results]
+    assert rows.count(("me/other", "test")) == 5
+    assert rows.count(("me/data", "validation")) == 1
+    assert rows.count(("me/data", "test")) == 5
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_is_no_base_model(existing, tmp_path):
+    if existing:
+        (tmp_path / "README.md").write_text(OLD)
+    mainnet = tmp_path / "private" / "bert"
+    mainnet.mkdir(parents=True)
+    card = write(tmp_path, mainnet=str(mainnet))
+    assert card.data.base_model == ("me/mainnet" if existing else None)
+    assert "private" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_mainnet_without_a_name(tmp_path):
+    card = write(tmp_path, mainnet="")
+    assert card.data.base_model is None
+    assert "\nA MainNet with SideNets (early exits)" in card.text
+
+
+def test_another_input_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`main_input_name` must be one of .*'input_ids'.*, got 'input_values'"):
+        write(tmp_path, main_input_name="input_values")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_failed_write_keeps_the_old_card(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text(OLD)
+    # Not to be encoded: a lone surrogate.
+    monkeypatch.setattr(ExitReport, "text", lambda self: "\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        write(tmp_path)
+    assert (tmp_path / "README.md").read_text() == OLD
+    assert os.listdir(tmp_path) == ["README.md"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("training_args.bin", "checkpoint-6/optimizer.pt", "checkpoint-6/model.safetensors", "epoch_0/optimizer.bin"),
+        *("epoch_0/random_states_0.pkl", "runs/Nov20/events.out.tfevents.1", ".cache/x", ".README.md.1a.tmp"),
+        "sub/scheduler.pt",
+    ],
+)
+def test_training_state_is_not_shared(path):
+    assert any(fnmatch(path, pattern) for pattern in NOT_SHARED)
+
+
+@pytest.mark.parametrize(
+    "path", ["model.safetensors", "gate.py", "vocab.txt", "config.json", "README.md", "sweep.csv"]
+)
+def test_a_checkpoint_is_shared(path):
+    assert not any(fnmatch(path, pattern) for pattern in NOT_SHARED)
