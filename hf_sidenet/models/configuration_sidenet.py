@@ -20,7 +20,19 @@ NAMED_ARCHITECTURES = {
     "bert": "BertWithSideNetForSequenceClassification",
     "distilbert": "DistilBertWithSideNetForSequenceClassification",
     "roberta": "RobertaWithSideNetForSequenceClassification",
+    "xlm-roberta": "XLMRobertaWithSideNetForSequenceClassification",
+    "camembert": "CamembertWithSideNetForSequenceClassification",
+    "electra": "ElectraWithSideNetForSequenceClassification",
+    "mpnet": "MPNetWithSideNetForSequenceClassification",
+    "deberta-v2": "DebertaV2WithSideNetForSequenceClassification",
+    "modernbert": "ModernBertWithSideNetForSequenceClassification",
     "resnet": "ResNetWithSideNetForImageClassification",
+    "regnet": "RegNetWithSideNetForImageClassification",
+    "convnext": "ConvNextWithSideNetForImageClassification",
+    "convnextv2": "ConvNextV2WithSideNetForImageClassification",
+    "deit": "DeiTWithSideNetForImageClassification",
+    "dinov2": "Dinov2WithSideNetForImageClassification",
+    "swin": "SwinWithSideNetForImageClassification",
     "vit": "ViTWithSideNetForImageClassification",
     "timm_wrapper": "TimmWithSideNetForImageClassification",
 }
@@ -133,6 +145,11 @@ class SideNetConfig(PretrainedConfig):
         kwargs.setdefault("attn_implementation", self.mainnet_config._attn_implementation)
         kwargs.setdefault("dtype", self.mainnet_config.dtype)
         kwargs.setdefault("architectures", [_default_architecture(self.mainnet_config)])
+        if getattr(self.mainnet_config, "pretrained_cfg", None) is not None:
+            # timm's image processing stands in config.json itself, which is where AutoImageProcessor looks.
+            kwargs.setdefault("image_processor_type", "TimmWrapperImageProcessor")
+            kwargs.setdefault("architecture", self.mainnet_config.architecture)
+            kwargs.setdefault("pretrained_cfg", self.mainnet_config.pretrained_cfg)
         super().__init__(**kwargs)
         self.validate()
 

@@ -27,17 +27,23 @@ import torch
 from torch import nn
 
 
-# Block arguments with one row per example (axis 0), beside the hidden states themselves.
-PER_ROW = frozenset(
-    {
-        "attention_mask", "attn_mask", "sliding_window_mask", "mask", "position_ids", "position_bias", "head_mask",
-        "encoder_attention_mask", "encoder_hidden_states", "query_states",
-    }
-)  # fmt: skip
-# Block arguments shared by all examples, whose axis 0 can equal the batch size by accident.
+# Block arguments with one row per example beside the hidden states, and from how many axes on: with fewer, all
+# examples share it (a rotary embedding `(sequence, width)`, MPT's position bias `(heads, sequence, sequence)`).
+PER_ROW = {
+    "attention_mask": 2,
+    "attn_mask": 2,
+    "sliding_window_mask": 2,
+    "mask": 2,
+    "encoder_attention_mask": 2,
+    "encoder_hidden_states": 3,
+    "query_states": 3,
+    "position_ids": 2,
+    "position_embeddings": 3,
+    "rope": 3,
+    "position_bias": 4,
+}
+# Block arguments shared by all examples, whatever their axis 0.
 SHARED = frozenset({"rel_embeddings", "relative_pos"})
-# Rotary embeddings: one row per example only with three axes or more, `(1 | batch, sequence, width)`.
-ROTARY = frozenset({"position_embeddings"})
 # First entries of a timm model's `feature_info` that are the stem, not a stage.
 TIMM_STEMS = frozenset(
     {
@@ -187,7 +193,7 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
     if str(getattr(layout, "value", layout)) == "NHWC":
         raise ValueError(
             f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
-            "transformers' own Swin can be used instead."
+            "transformers' own Swin can be used instead of timm's."
         )
     names = [info["module"] for info in timm_model.feature_info]
     if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
@@ -198,6 +204,12 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
             "list of blocks with `blocks=`."
         )
     names = [f"timm_model.{name}" for name in names]
+    missing = sorted(set(names) - {name for name, _ in mainnet.named_modules()})
+    if missing:
+        raise ValueError(
+            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are no modules of it. Name "
+            "the list of blocks with `blocks=`."
+        )
     return Blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
 
 
@@ -288,13 +300,17 @@ def _cut(name: str, value: Any, run: Run) -> Any:
             f"block argument {name!r} is a {type(value).__name__}, and an early exit cannot tell which of its parts "
             "belong to the rows that leave. A MainNet with a cache or other per-row objects cannot be split."
         )
-    if value.dim() == 0 or value.shape[0] != run.batch_size or run.batch_size == 1:
+    if value.dim() < PER_ROW.get(name, 1) or value.shape[0] == 1:
         return value
-    if name in ROTARY and value.dim() < 3:
-        return value
-    if name not in PER_ROW and name not in ROTARY:
+    # Never by comparing with the batch size alone: an axis of another meaning may be as long by accident.
+    if name not in PER_ROW:
         raise ValueError(
-            f"block argument {name!r} has as many rows as the batch ({run.batch_size}), but it is not known whether "
-            "they are the batch's rows. Add the name to PER_ROW or SHARED in gate.py (CONTRIBUTING, Add a MainNet)."
+            f"block argument {name!r} of shape {tuple(value.shape)} may have one row per example, but it is not known "
+            "whether it has. Add the name to PER_ROW or SHARED in gate.py (CONTRIBUTING, Add a MainNet)."
+        )
+    if value.shape[0] != run.batch_size:
+        raise ValueError(
+            f"block argument {name!r} must have one row per example, {run.batch_size}, or one for all, got "
+            f"{tuple(value.shape)}."
         )
     return value.index_select(0, run.rows.to(value.device))

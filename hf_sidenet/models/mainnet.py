@@ -54,6 +54,30 @@ def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[P
     return model, set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
 
 
+def check_rebuilds(auto_class: type, mainnet: PreTrainedModel) -> None:
+    """Refuse a MainNet that its checkpoint would not give back, and note its class where a config has several.
+
+    Raises:
+        ValueError: it is of another class than the Auto class builds, or of remote code.
+    """
+    kind = type(mainnet)
+    if type(mainnet.config) not in auto_class._model_mapping or kind.__module__.startswith("transformers_modules."):
+        raise ValueError(
+            f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, because a "
+            f"checkpoint carries no other; got {kind.__name__} of {kind.__module__.partition('.')[0]}."
+        )
+    built = auto_class._model_mapping[type(mainnet.config)]
+    kinds = built if isinstance(built, tuple) else (built,)
+    if kind not in kinds:
+        raise ValueError(
+            f"a MainNet must be a classifier that {auto_class.__name__} builds, which for "
+            f"{mainnet.config.model_type!r} is {' or '.join(known.__name__ for known in kinds)}; got {kind.__name__}."
+        )
+    if len(kinds) > 1:
+        # Else the checkpoint could not tell which of them it is (DeiT with and without teacher).
+        mainnet.config.architectures = [kind.__name__]
+
+
 def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:
     """Name and module of the MainNet's last layer: its last linear map onto the labels, or the head put there.
 

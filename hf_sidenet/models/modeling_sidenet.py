@@ -148,10 +148,82 @@ class RobertaWithSideNetForSequenceClassification(SideNetForSequenceClassificati
     mainnet_model_type = "roberta"
 
 
+class XLMRobertaWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for XLM-RoBERTa."""
+
+    mainnet_model_type = "xlm-roberta"
+
+
+class CamembertWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for CamemBERT."""
+
+    mainnet_model_type = "camembert"
+
+
+class ElectraWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for ELECTRA."""
+
+    mainnet_model_type = "electra"
+
+
+class MPNetWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for MPNet."""
+
+    mainnet_model_type = "mpnet"
+
+
+class DebertaV2WithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for DeBERTa-v2 and v3."""
+
+    mainnet_model_type = "deberta-v2"
+
+
+class ModernBertWithSideNetForSequenceClassification(SideNetForSequenceClassification):
+    """[`SideNetForSequenceClassification`] for ModernBERT."""
+
+    mainnet_model_type = "modernbert"
+
+
 class ResNetWithSideNetForImageClassification(SideNetForImageClassification):
     """[`SideNetForImageClassification`] for transformers' ResNet. The paper attaches after stage 1 of 4 (§4)."""
 
     mainnet_model_type = "resnet"
+
+
+class RegNetWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for transformers' RegNet."""
+
+    mainnet_model_type = "regnet"
+
+
+class ConvNextWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for transformers' ConvNeXT."""
+
+    mainnet_model_type = "convnext"
+
+
+class ConvNextV2WithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for transformers' ConvNeXT V2."""
+
+    mainnet_model_type = "convnextv2"
+
+
+class DeiTWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for DeiT, with or without teacher."""
+
+    mainnet_model_type = "deit"
+
+
+class Dinov2WithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for DINOv2."""
+
+    mainnet_model_type = "dinov2"
+
+
+class SwinWithSideNetForImageClassification(SideNetForImageClassification):
+    """[`SideNetForImageClassification`] for transformers' Swin."""
+
+    mainnet_model_type = "swin"
 
 
 class ViTWithSideNetForImageClassification(SideNetForImageClassification):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a MainNet once, before a SideNet is attached: what do its blocks pass on, and does dropping rows work?"""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from .gate import Blocks, Run, run_mainnet
 # Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
 PROBE_LENGTHS = (8, 6, 5)
 DEFAULT_IMAGE_SIZE = 224
+# Of MainNets that name no vocabulary because they read characters.
+DEFAULT_VOCABULARY = 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def input_size_of(config: PretrainedConfig) -> list[int]:
     pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
     if "input_size" in pretrained_cfg:
         return list(pretrained_cfg["input_size"])
+    config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
     height, width = (size, size) if isinstance(size, int) else size
     return [getattr(config, "num_channels", 3), height, width]
@@ -57,7 +61,8 @@ def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str
     if input_size is not None:
         pixels = torch.randn(batch, *input_size, generator=generator)
         return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}
-    input_ids = torch.randint(3, mainnet.config.vocab_size, (batch, max(PROBE_LENGTHS)), generator=generator)
+    vocabulary = getattr(mainnet.config, "vocab_size", DEFAULT_VOCABULARY)
+    input_ids = torch.randint(3, vocabulary, (batch, max(PROBE_LENGTHS)), generator=generator)
     lengths = torch.tensor(PROBE_LENGTHS).unsqueeze(1)
     attention_mask = (torch.arange(max(PROBE_LENGTHS)) < lengths).long()
     pad = getattr(mainnet.config, "pad_token_id", None) or 0
@@ -108,12 +113,31 @@ def probe(
 
     with evaluating(mainnet):
         inputs = example_inputs(mainnet, input_size)
+        if "use_cache" in inspect.signature(mainnet.forward).parameters:
+            inputs["use_cache"] = False
+        kinds = [type(module) for module in mainnet.modules()]
         run = Run(record)
-        plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
+        try:
+            plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{type(mainnet).__name__} cannot be checked: it fails on three example rows ({error})."
+            ) from error
         _check_logits(mainnet, getattr(plain, "logits", None))
+        if [type(module) for module in mainnet.modules()] != kinds:
+            raise ValueError(
+                f"{type(mainnet).__name__} replaces its own modules when it meets some inputs (BigBird: short texts; "
+                "`attention_type='original_full'` keeps them), so its answers would depend on what it has seen."
+            )
         _check_blocks(blocks, run, seen)
+        if input_size is None:
+            _check_tokens(blocks, seen)
+        else:
+            _check_maps(blocks, seen)
         if check_split:
-            _check_split(mainnet, inputs, plain.logits)
+            # Later gates too: a MainNet may carry rows past some blocks only.
+            for gate in sorted({1, len(blocks.modules) // 2, len(blocks.modules) - 1}):
+                _check_split(mainnet, inputs, plain.logits, gate)
     return [hidden for _, hidden, _ in seen]
 
 
@@ -144,16 +168,40 @@ def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, 
             raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
 
 
-def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: torch.Tensor) -> None:
+def _check_tokens(blocks: Blocks, seen: list[tuple[int, torch.Tensor, int]]) -> None:
+    for index, hidden, _ in seen:
+        if hidden.dim() != 3 or hidden.shape[1] != max(PROBE_LENGTHS):
+            raise ValueError(
+                f"blocks must pass one vector per token, but {blocks.names[index]} gets {tuple(hidden.shape)} for "
+                f"{len(PROBE_LENGTHS)} texts of {max(PROBE_LENGTHS)} tokens, so the attention mask does not fit."
+            )
+
+
+def _check_maps(blocks: Blocks, seen: list[tuple[int, torch.Tensor, int]]) -> None:
+    for index, hidden, _ in seen:
+        # Square images give square maps.
+        if hidden.dim() == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:
+            raise ValueError(
+                "feature maps must have the channels first, but those between the blocks, at "
+                f"{blocks.names[index]}, are {tuple(hidden.shape)}."
+            )
+
+
+def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: torch.Tensor, gate: int) -> None:
     kept = torch.tensor([0, 2])
 
     def drop_the_middle_row(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
-        return kept.to(hidden.device) if rows is None else None
+        return kept.to(hidden.device) if index == gate else None
 
     try:
         split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
     except (IndexError, RuntimeError, TypeError) as error:
         raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row leaves ({error}).") from error
+    if split.logits.shape != plain.shape:
+        raise ValueError(
+            f"{type(mainnet).__name__} cannot be split: its logits have shape {tuple(split.logits.shape)} after a row "
+            f"left, not {tuple(plain.shape)}, so more than the hidden states leaves its last block."
+        )
     kept = kept.to(plain.device)
     difference = (split.logits[kept] - plain[kept]).abs().max()
     scale = plain[kept].abs().max()

@@ -41,15 +41,20 @@ def without_hooks(module):
 def every_exit(model, inputs):
     """Logits of every exit, (batch, num_exits, num_labels), from a copy of the MainNet without gates."""
     plain = without_hooks(model.mainnet)
-    blocks = find_blocks(plain, model.config.blocks).modules
-    outputs = {}
-    for k, block in enumerate(blocks, start=1):
-        block.register_forward_hook(lambda _, __, out, k=k: outputs.__setitem__(k, out))
+    blocks = find_blocks(plain, model.config.blocks)
+    seen = {}
+    for k in range(1, len(blocks.modules)):
+        if blocks.gate_after:
+            blocks.modules[k - 1].register_forward_hook(lambda _, __, out, k=k: seen.__setitem__(k, out))
+        else:
+            # What the next block gets: DeBERTa adds a convolution to what the first one returns.
+            blocks.modules[k].register_forward_pre_hook(
+                lambda _, args, kwargs, k=k: seen.__setitem__(k, (*args, *kwargs.values())[0]), with_kwargs=True
+            )
     mainnet_logits = plain(**inputs).logits
     columns = []
     for sidenet, layer, pooling in zip(model.sidenets, model.config.exit_layers, model.config.pooling, strict=True):
-        hidden = outputs[layer][0] if isinstance(outputs[layer], tuple) else outputs[layer]
-        columns.append(sidenet(pool(hidden, pooling, inputs.get("attention_mask"))))
+        columns.append(sidenet(pool(seen[layer], pooling, inputs.get("attention_mask"))))
     return torch.stack([*columns, mainnet_logits], dim=1)
 
 

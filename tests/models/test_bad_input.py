@@ -7,8 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    BertForMaskedLM,
-    BertForTokenClassification,
     BertModel,
     ResNetConfig,
     ResNetForImageClassification,
@@ -117,17 +115,6 @@ def test_a_mask_that_mean_pooling_cannot_read():
         model(**tiny.texts(2), attention_mask=torch.ones(2, 1, 9, 9, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("fields", [{"problem_type": "regression"}, {"problem_type": "multi_label_classification"}])
-def test_other_tasks_are_refused(fields):
-    with pytest.raises(ValueError, match="Regression and multi-label MainNets"):
-        BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(**fields), exit_layers=[1])
-
-
-def test_a_regression_mainnet_with_one_label_is_refused():
-    with pytest.raises(ValueError, match="Regression and multi-label MainNets"):
-        BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(num_labels=1), exit_layers=[1])
-
-
 def test_the_wrong_kind_of_mainnet():
     message = "needs a MainNet of type 'distilbert', got 'bert'. SideNetForSequenceClassification takes any"
     with pytest.raises(ValueError, match=message):
@@ -166,13 +153,6 @@ def test_misspelt_names_at_loading(tmp_path):
     tiny.bert_with_sidenets().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Did you mean `thresholds`"):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, threshold=0.5)
-
-
-@pytest.mark.parametrize("kind", [BertForTokenClassification, BertForMaskedLM, BertModel])
-def test_models_that_are_no_classifiers(kind):
-    mainnet = kind(tiny.bert().config)
-    with pytest.raises(ValueError, match=rf"a MainNet must be a classifier .* {kind.__name__} gives"):
-        SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
 
 
 def test_things_that_are_no_mainnet():

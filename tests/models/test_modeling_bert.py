@@ -9,6 +9,7 @@ from .tester import TextTester
 class TestBert(TextTester):
     model_class = BertWithSideNetForSequenceClassification
     mainnet_class = BertForSequenceClassification
+    compiled_exit_layers, compiled_dynamic = (1, 3), None
 
     def config(self):
         return BertConfig(

@@ -9,8 +9,10 @@ from .tester import ImageTester
 class TestResNet(ImageTester):
     model_class = ResNetWithSideNetForImageClassification
     mainnet_class = ResNetForImageClassification
-    checkpointing = False
-    layer_type = "basic"
+    compiled_exit_layers, compiled_dynamic = (1, 3), None
+    variant = layer_type = "basic"
+    # Looked at with images of 224 px, then run with 32.
+    attach = {}
 
     def config(self):
         return ResNetConfig(
@@ -23,4 +25,5 @@ class TestResNet(ImageTester):
 
 
 class TestResNetBottleneck(TestResNet):
-    layer_type = "bottleneck"
+    variant = layer_type = "bottleneck"
+    compiled_exit_layers, compiled_dynamic = (1,), False

@@ -3,13 +3,13 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hf_sidenet.models import ViTWithSideNetForImageClassification
 
-from .tester import ATTENTIONS, ImageTester
+from .tester import ImageTester
 
 
 class TestViT(ImageTester):
     model_class = ViTWithSideNetForImageClassification
     mainnet_class = ViTForImageClassification
-    attentions = ATTENTIONS
+    compiled_exit_layers, compiled_dynamic = (1, 3), None
 
     def config(self):
         return ViTConfig(

@@ -13,27 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import hf_sidenet.models
 
-from . import (
-    test_modeling_bert,
-    test_modeling_distilbert,
-    test_modeling_resnet,
-    test_modeling_roberta,
-    test_modeling_timm,
-    test_modeling_vit,
-)
+from .collect import all_testers
 
 
-# Modules, not classes: pytest would collect imported test classes again.
-TESTERS = [
-    test_modeling_bert.TestBert,
-    test_modeling_distilbert.TestDistilBert,
-    test_modeling_roberta.TestRoberta,
-    test_modeling_resnet.TestResNet,
-    test_modeling_resnet.TestResNetBottleneck,
-    test_modeling_vit.TestViT,
-    test_modeling_timm.TestTimmResNet,
-    test_modeling_timm.TestTimmVgg,
-]
+TESTERS = all_testers()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +55,13 @@ def test_same_answers_in_a_process_without_the_package(folder, kind):
             assert torch.equal(value, expected[key]), name
             compared += 1
     assert compared == 12
-    # Bit for bit the plain MainNet, which that process loaded from its own checkpoint.
+
+
+@pytest.mark.parametrize("kind", TESTERS, ids=lambda kind: kind.__name__)
+def test_the_plain_mainnet_in_another_process(folder, kind):
+    expected = load_file(folder / kind.__name__ / "expected.safetensors")
+    # Loaded from the MainNet's own checkpoint.
+    outputs = load_file(folder / kind.__name__ / "outputs.safetensors")
     assert torch.equal(outputs["plain"], expected["off.logits"])
 
 
