@@ -195,7 +195,7 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
             f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
             "transformers' own Swin can be used instead of timm's."
         )
-    names = [info["module"] for info in timm_model.feature_info]
+    names = [info["module"] for info in getattr(timm_model, "feature_info", [])]
     if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
         names = names[1:]
     if len(names) < 2 or "" in names:
