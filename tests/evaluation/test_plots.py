@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hf_sidenet.evaluation.curves import CurvePoint
-from hf_sidenet.evaluation.plots import MAX_MARKED, plot_accuracy_cost, spread_indices
+from hf_sidenet.evaluation.plots import MAX_MARKED, plot_accuracy_cost, plot_comparison, spread_indices
 
 
 CURVE = [
@@ -34,6 +34,26 @@ def test_writes_a_png_with_three_panels(tmp_path):
     for third in range(3):
         panel = image[:, third * width // 3 : (third + 1) * width // 3]
         assert (panel < 0.5).all(-1).mean() > 0.005
+
+
+def test_a_comparison_draws_every_curve(tmp_path):
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    curves = {"one": CURVE, "two": FIXED}
+    plot_comparison(curves, tmp_path / "both.png", "A title")
+    plot_comparison({"one": CURVE}, tmp_path / "one.png", "A title")
+    assert sorted(os.listdir(tmp_path)) == ["both.png", "one.png"]
+    both, one = (matplotlib_image.imread(tmp_path / name)[..., :3] for name in ("both.png", "one.png"))
+    # matplotlib's first two colours: blue and orange.
+    blue, orange = ([31, 119, 180], [255, 127, 14])
+    for image, colour, drawn in ((both, blue, True), (both, orange, True), (one, blue, True), (one, orange, False)):
+        width = image.shape[1]
+        for third in range(3):
+            panel = image[:, third * width // 3 : (third + 1) * width // 3]
+            close = (abs(panel * 255 - colour) < 2).all(-1)
+            assert bool(close.sum() > 20) == drawn
+    with pytest.raises(ValueError, match="`curves` must hold at least one point"):
+        plot_comparison({"one": []}, tmp_path / "none.png", "A title")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_leaves_pyplot_alone(tmp_path):
