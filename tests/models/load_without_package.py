@@ -18,6 +18,14 @@ from safetensors.torch import load_file, save_file
 sys.modules["hf_sidenet"] = None
 torch.set_num_threads(1)
 
+
+def aligned(model):
+    """See tests/models/prepare.py, which cannot be imported here."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir()):
     inputs = load_file(folder / "inputs.safetensors")
     thresholds = inputs.pop("thresholds").tolist()
@@ -27,10 +35,12 @@ for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir
     )
     outputs = {}
     with torch.no_grad():
-        outputs["plain"] = auto_class.from_pretrained(folder / "plain", attn_implementation="eager")(**inputs).logits
+        plain = aligned(auto_class.from_pretrained(folder / "plain", attn_implementation="eager"))
+        outputs["plain"] = plain(**inputs).logits
         for name in ("AutoModel", auto_class.__name__):
-            loaded = getattr(transformers, name).from_pretrained(
-                folder / "checkpoint", trust_remote_code=True, attn_implementation="eager"
+            auto = getattr(transformers, name)
+            loaded = aligned(
+                auto.from_pretrained(folder / "checkpoint", trust_remote_code=True, attn_implementation="eager")
             )
             assert type(loaded).__module__.startswith("transformers_modules"), type(loaded).__module__
             for key, theta in (("off", 1.0), ("on", thresholds), ("all", 0.0)):
@@ -45,7 +55,9 @@ for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir
     torch.optim.SGD([p for p in loaded.parameters() if p.requires_grad], lr=1.0).step()
     loaded.eval().save_pretrained(folder / "again")
     with torch.no_grad():
-        again = auto_class.from_pretrained(folder / "again", trust_remote_code=True, attn_implementation="eager")
+        again = aligned(
+            auto_class.from_pretrained(folder / "again", trust_remote_code=True, attn_implementation="eager")
+        )
         outputs["again"] = again(**inputs, thresholds=0.0).logits
         outputs["tuned"] = loaded(**inputs, thresholds=0.0).logits
     save_file({key: value.contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors")

@@ -31,6 +31,14 @@ def settle_batchnorms(mainnet, inputs):
     mainnet.eval()
 
 
+def aligned(model):
+    """Weights in memory of their own. Those of a file lie as the file has them, and on some processors (AMD) a
+    convolution takes another kernel then, with other last bits; a plain classifier too."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 def place(module, on_disk, name=""):
     """A device map with one entry per module, the ones named on disk."""
     prefix = name + "." if name else ""

@@ -16,7 +16,7 @@ from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 from hf_sidenet.models.gate import find_blocks
 
 from .naive import choose, every_exit, spread_out, without_hooks
-from .prepare import build_mainnet, place
+from .prepare import aligned, build_mainnet, place
 
 
 class SideNetTester:
@@ -179,7 +179,7 @@ class SideNetTester:
             expected = model(**inputs)
         model.save_pretrained(tmp_path)
         for auto_class in (AutoModel, model.mainnet_auto_class, self.model_class):
-            loaded = auto_class.from_pretrained(tmp_path, attn_implementation="eager")
+            loaded = aligned(auto_class.from_pretrained(tmp_path, attn_implementation="eager"))
             assert type(loaded) is self.model_class
             assert not loaded.training
             with torch.no_grad():
@@ -196,7 +196,7 @@ class SideNetTester:
     def test_the_plain_classifier_comes_back(self, tmp_path):
         model = self.model()
         model.mainnet.save_pretrained(tmp_path)
-        plain = self.mainnet_class.from_pretrained(tmp_path, attn_implementation="eager")
+        plain = aligned(self.mainnet_class.from_pretrained(tmp_path, attn_implementation="eager"))
         inputs = self.inputs(3)
         with torch.no_grad():
             assert torch.equal(plain(**inputs).logits, model(**inputs, thresholds=1.0).logits)
@@ -282,7 +282,9 @@ class SideNetTester:
                 expected = model(**inputs, thresholds=thresholds)
                 output = offloaded(**inputs, thresholds=thresholds)
                 assert torch.equal(output.exit_index, expected.exit_index)
-                assert torch.equal(output.logits, expected.logits)
+                # Not bit for bit: weights on the disk are not aligned, see `aligned`.
+                scale = expected.logits.abs().max().item()
+                torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=1e-5 * scale)
 
     # --- training
 
