@@ -73,6 +73,27 @@ def pool(hidden: torch.Tensor, pooling: str, mask: torch.Tensor | None = None) -
     return (total / counts.sum(1).clamp(min=1)).to(hidden.dtype)
 
 
+def pooling_mask(mask: torch.Tensor | None, pooling: str, rows: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The mask that [`pool`] reads, from the `attention_mask` of the whole batch.
+
+    Args:
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 for tokens that count, 0 for padding.
+        pooling (`str`): see [`pool`]; only means read a mask.
+        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+
+    Raises:
+        ValueError: the mask is not one number per token.
+    """
+    if mask is None or pooling not in ("auto", "mean"):
+        return None
+    if mask.dim() != 2:
+        raise ValueError(
+            "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
+            f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
+        )
+    return mask if rows is None or mask.shape[0] == 1 else mask.index_select(0, rows.to(mask.device))
+
+
 def pooled_size(shape: list[int], pooling: str, is_text: bool) -> int:
     """Width of the pooled representation of a block, and the check that this pooling fits it.
 

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass of the MainNet over a data set keeps what every candidate SideNet would read, and the MainNet's answers.
+
+After it, SideNets on a frozen MainNet learn from tensors alone. Features belong to exactly these rows, this MainNet
+and these candidates: they lie in a folder named by their fingerprint, where a later call finds them again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.utils import logging
+
+from ..measurement.fingerprint import DIGEST_SIZE, fingerprint_model
+from ..measurement.inputs import model_inputs
+from ..models.gate import Run, run_mainnet
+from ..models.losses import check_labels
+from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.probe import evaluating
+from ..models.sharding import has_sharded_parameters
+from ..models.sidenet_head import POOLINGS, pool, pooled_size, pooling_mask
+from .feature_shards import FORMAT, LABELS, ShardFolder, check_space, readable_size
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.get_logger(__name__)
+
+LOGITS = "mainnet_logits"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A SideNet that might be attached: where it sits and how it reads x_c.
+
+    Args:
+        exit_layer (`int`): number of blocks that run before it.
+        pooling (`str`): `"mean"`, `"cls"`, `"gap"` or `"flatten"`.
+    """
+
+    exit_layer: int
+    pooling: str
+
+    @property
+    def name(self) -> str:
+        """Such as `"2.mean"`."""
+        return f"{self.exit_layer}.{self.pooling}"
+
+
+class Features:
+    """What [`cache_features`] kept, on the disk; a tensor is read when it is asked for. All are on the CPU.
+
+    Args:
+        shards (`ShardFolder`): a complete one.
+        candidates (`Sequence[Candidate]`): the candidates in it.
+    """
+
+    def __init__(self, shards: ShardFolder, candidates: Sequence[Candidate]):
+        self._shards = shards
+        self.candidates = list(candidates)
+
+    def __len__(self) -> int:
+        return self._shards.num_rows
+
+    @property
+    def directory(self) -> Path:
+        """Folder with the shards and `features.json`."""
+        return self._shards.path
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the shards on the disk."""
+        return self._shards.num_bytes()
+
+    def features(self, candidate: Candidate) -> torch.Tensor:
+        """Pooled x_c of one candidate, read anew at every call.
+
+        Returns:
+            `torch.Tensor` of shape `(num_rows, width)`: in the order of the data set and in the model's dtype.
+
+        Raises:
+            ValueError: there is no such candidate, or a shard is damaged or gone.
+        """
+        if candidate not in self.candidates:
+            raise ValueError(
+                f"`candidate` must be one of {[known.name for known in self.candidates]}, got {candidate!r}."
+            )
+        return self._shards.column(_column(candidate))
+
+    @cached_property
+    def mainnet_logits(self) -> torch.Tensor:
+        """The MainNet's logits, of shape `(num_rows, num_labels)`."""
+        return self._shards.column(LOGITS)
+
+    @cached_property
+    def labels(self) -> torch.Tensor | None:
+        """Class indices of shape `(num_rows,)`, -100 where there is none; `None` where the rows had no labels."""
+        return self._shards.column(LABELS)
+
+
+def default_candidates(
+    model: SideNetPreTrainedModel, exit_layers: Sequence[int] | None = None, poolings: Sequence[str] | None = None
+) -> list[Candidate]:
+    """Every place and pooling that is worth a try.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): which SideNets it has does not matter.
+        exit_layers (`Sequence[int]`, *optional*, defaults to every place): blocks before a SideNet.
+        poolings (`Sequence[str]`, *optional*):
+            By default `"mean"` and `"cls"` of tokens, `"gap"` of feature maps. Images may name `"flatten"` too.
+
+    Raises:
+        ValueError: there is no such place, or a pooling cannot read what a block passes on.
+    """
+    shapes = model.config.block_shapes
+    layers = range(1, len(shapes) + 1) if exit_layers is None else exit_layers
+    candidates = []
+    for layer in layers:
+        is_map = 1 <= layer <= len(shapes) and len(shapes[layer - 1]) == 3
+        for pooling in (("gap",) if is_map else ("mean", "cls")) if poolings is None else poolings:
+            candidates.append(Candidate(layer, pooling))
+    _widths(model, candidates)
+    return candidates
+
+
+@torch.no_grad()
+def cache_features(
+    model: SideNetPreTrainedModel,
+    dataset: Any,
+    directory: str | os.PathLike,
+    *,
+    collate_fn: Callable[[list[Any]], Mapping[str, Any]],
+    candidates: Sequence[Candidate],
+    data_fingerprint: str,
+    batch_size: int = 32,
+    rows_per_shard: int = 512,
+    num_workers: int = 0,
+    accelerator: "Accelerator | None" = None,
+    progress: bool = True,
+    description: str = "Caching features",
+) -> Features:
+    """Run the MainNet once over a data set and keep what every candidate SideNet would read.
+
+    Texts run in the order of their length, the longest first, so that there is little padding. A call that was killed
+    goes on where it was, to the same numbers; a call that is done is not done again. Only one call may work on the
+    same features at a time.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]):
+            Its MainNet runs in evaluation mode, on its device; its own SideNets do not run.
+        dataset (map-style data set):
+            Rows are dicts of the MainNet's inputs, with or without `labels`.
+        directory (`str` or `os.PathLike`):
+            Where the folder of these features lies, on a disk that all processes see.
+        collate_fn (`Callable`):
+            Makes a batch of a list of rows, such as `DataCollatorWithPadding`. Floating-point inputs take the model's
+            dtype.
+        candidates (`Sequence[Candidate]`): see [`default_candidates`].
+        data_fingerprint (`str`):
+            Stands for all that makes the rows: inputs, preprocessing and labels. See [`fingerprint_rows`].
+        batch_size (`int`, *optional*, defaults to 32): rows per call of the MainNet.
+        rows_per_shard (`int`, *optional*, defaults to 512): rows per file; what a kill can cost.
+        num_workers (`int`, *optional*, defaults to 0): processes that prepare rows.
+        accelerator (`Accelerator`, *optional*):
+            Every process takes a share of the shards, and all get all features.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+        description (`str`, *optional*): what stands before the bar.
+
+    Returns:
+        [`Features`]: in the order of the data set.
+
+    Raises:
+        OSError: the disk has no room for the features.
+        ValueError: an argument is impossible, the MainNet's parameters are sharded, or a batch lacks rows, lacks
+            labels that others have, or has inputs that the MainNet does not take.
+    """
+    alone = accelerator is None
+    rank, num_processes = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
+    wait = (lambda: None) if alone else accelerator.wait_for_everyone
+    _check_arguments(model, dataset, batch_size=batch_size, rows_per_shard=rows_per_shard)
+    shards, about = _shard_folder(model, len(dataset), directory, candidates, data_fingerprint)
+    complete = shards.is_complete()
+    if not complete:
+        shards.path.mkdir(parents=True, exist_ok=True)
+        order = _by_length(dataset) if model.is_text else list(range(len(dataset)))
+        plan = [order[start : start + rows_per_shard] for start in range(0, len(order), rows_per_shard)]
+        if rank == 0:
+            shards.remove_leftovers(len(plan))
+        todo = shards.unfinished(plan)
+        _check_room(model, shards, sum(len(plan[number]) for number in todo), log=rank == 0)
+    # Until here nobody writes a shard, so that every process sees the same ones and they agree on what is left.
+    wait()
+    if complete:
+        return Features(shards, candidates)
+    own = todo[rank::num_processes]
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[batch for number in own for batch in _batches(plan[number], batch_size)],
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        # Its own, or what is drawn at random later would depend on whether features were there.
+        generator=torch.Generator(),
+    )
+    bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
+    with evaluating(model.mainnet), bar:
+        batches = iter(loader)
+        for number in own:
+            rows = plan[number]
+            parts = []
+            for batch in islice(batches, len(_batches(rows, batch_size))):
+                parts.append(_read_batch(model, batch, candidates, shards.widths))
+                bar.update(len(parts[-1][LOGITS]))
+            shards.write(number, rows, _joined(parts, len(rows)))
+    wait()
+    if rank == 0:
+        shards.finish(len(plan), about)
+    wait()
+    return Features(shards, candidates)
+
+
+def _column(candidate: Candidate) -> str:
+    return f"features.{candidate.name}"
+
+
+def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Width of every tensor that is kept, by name."""
+    shapes, widths = model.config.block_shapes, {}
+    if not candidates or len(set(candidates)) < len(candidates):
+        raise ValueError(f"`candidates` must be at least one, none twice, got {[*candidates]}.")
+    for candidate in candidates:
+        if not 1 <= candidate.exit_layer <= len(shapes):
+            raise ValueError(f"`exit_layer` must be from 1 to {len(shapes)}, got {candidate.exit_layer!r}.")
+        if candidate.pooling not in POOLINGS or candidate.pooling == "auto":
+            raise ValueError(f"`pooling` must be one of {POOLINGS[1:]}, got {candidate.pooling!r}.")
+        shape = shapes[candidate.exit_layer - 1]
+        widths[_column(candidate)] = pooled_size(shape, candidate.pooling, model.is_text)
+    return widths | {LOGITS: model.config.num_labels}
+
+
+def _check_arguments(model: SideNetPreTrainedModel, dataset: Any, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"`{name}` must be ≥ 1, got {number!r}.")
+    if len(dataset) == 0:
+        raise ValueError("`dataset` must have at least one row, got none.")
+    if has_sharded_parameters(model.mainnet):
+        raise ValueError(
+            "`model` must have whole parameters on every process, but they are sharded (FSDP or ZeRO-3), and "
+            "processes with different rows would wait for each other: cache features before the model is prepared."
+        )
+
+
+def _shard_folder(
+    model: SideNetPreTrainedModel,
+    num_rows: int,
+    directory: str | os.PathLike,
+    candidates: Sequence[Candidate],
+    data_fingerprint: str,
+) -> tuple[ShardFolder, dict[str, Any]]:
+    """The folder of exactly these features, and what it is made from."""
+    widths = _widths(model, candidates)
+    about = {
+        "data_fingerprint": data_fingerprint,
+        "mainnet_fingerprint": fingerprint_model(model.mainnet),
+        "candidates": sorted(candidate.name for candidate in candidates),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    text = json.dumps([FORMAT, about, num_rows], sort_keys=True)
+    fingerprint = hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()
+    return ShardFolder(Path(directory) / fingerprint, fingerprint, num_rows, widths), about
+
+
+def _by_length(dataset: Any) -> list[int]:
+    """Row numbers, the longest text first: the largest batch is the first to run out of memory."""
+    name = next((name for name in ("input_ids", "inputs_embeds") if name in dataset[0]), None)
+    if name is None:
+        return list(range(len(dataset)))
+    if name in (getattr(dataset, "column_names", None) or ()):
+        # As it is stored, which is faster to read than tensors.
+        dataset = dataset.with_format(None, columns=[name])
+    lengths = [len(dataset[i][name]) for i in range(len(dataset))]
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+
+def _batches(rows: list[int], batch_size: int) -> list[list[int]]:
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def _check_room(model: SideNetPreTrainedModel, shards: ShardFolder, num_rows: int, log: bool) -> None:
+    """Estimate what is still to be written: features, row numbers and labels."""
+    needed = num_rows * (sum(shards.widths.values()) * model.dtype.itemsize + 2 * torch.long.itemsize)
+    if log:
+        logger.info(
+            "Features of %d of %d rows take %s in %s.", num_rows, shards.num_rows, readable_size(needed), shards.path
+        )
+    check_space(shards.path, needed)
+
+
+def _read_batch(
+    model: SideNetPreTrainedModel, batch: Mapping[str, Any], candidates: Sequence[Candidate], widths: dict[str, int]
+) -> dict[str, torch.Tensor]:
+    """What every candidate reads of one batch, the MainNet's logits, and the labels."""
+    inputs = {name: x for name, x in model_inputs(batch, model.device, model.dtype).items() if x is not None}
+    unknown = sorted(set(inputs) - model.mainnet_inputs)
+    if unknown:
+        raise ValueError(
+            f"`collate_fn` must give inputs that {type(model.mainnet).__name__} takes, got {unknown} too."
+        )
+    if "use_cache" in model.mainnet_inputs:
+        inputs["use_cache"] = False
+    found: dict[str, torch.Tensor] = {}
+
+    def visit(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
+        for candidate in candidates:
+            if candidate.exit_layer == index:
+                mask = pooling_mask(inputs.get("attention_mask"), candidate.pooling)
+                # Contiguous, since a view of one token would keep all tokens in memory.
+                found[_column(candidate)] = pool(hidden, candidate.pooling, mask).to(model.dtype).contiguous()
+
+    found[LOGITS] = run_mainnet(model.mainnet, Run(visit), **inputs, return_dict=True).logits
+    for name, tensor in found.items():
+        if tensor.shape[1] != widths[name]:
+            raise ValueError(
+                f"`dataset` must have inputs of the size that SideNets are made for, {model.config.input_size}: "
+                f"{name} has {tensor.shape[1]} columns, not {widths[name]}."
+            )
+    tensors = {name: tensor.cpu() for name, tensor in found.items()}
+    if batch.get(LABELS) is not None:
+        labels = torch.as_tensor(batch[LABELS]).cpu().view(-1)
+        check_labels(labels, *found[LOGITS].shape)
+        tensors[LABELS] = labels.long()
+    return tensors
+
+
+def _joined(parts: list[dict[str, torch.Tensor]], num_rows: int) -> dict[str, torch.Tensor]:
+    if len({frozenset(part) for part in parts}) > 1:
+        raise ValueError("`dataset` must have labels in every row or in none, but some batches have none.")
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if len(tensors[LOGITS]) != num_rows:
+        raise ValueError(f"`collate_fn` must keep every row, but {num_rows} rows became {len(tensors[LOGITS])}.")
+    return tensors
