@@ -24,9 +24,14 @@ def provenance() -> str:
             f"- command: `{_command()}`",
             f"- date: {date.today()}, commit: {_commit()}",
             f"- Python {platform.python_version()}, {', '.join(_versions())}",
-            f"- CPU: {_cpu()}, {torch.get_num_threads()} threads; GPU: {_gpu()}",
+            f"- {hardware()}",
         ]
     )
+
+
+def hardware() -> str:
+    """`"CPU: ..., 8 threads; GPU: none"`."""
+    return f"CPU: {_cpu()}, {torch.get_num_threads()} threads; GPU: {_gpu()}"
 
 
 def _command() -> str:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good each exit is by itself: accuracy, calibration, and whether its confidence knows right from wrong."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..measurement.metrics import PAPER_BINS, STANDARD_BINS, ReliabilityBin, correct_rows, reliability_bins
+from ..measurement.records import ExitRecords
+from ..models.exit_rule import confidence
+from .bootstrap import Interval, Statistic, percentiles
+from .weighted import (
+    calibrated_errors,
+    weighted_auroc,
+    weighted_calibration_error,
+    weighted_mean_among,
+    weighted_means,
+)
+
+
+# Field of ExitQuality → bins.
+BINNINGS = {"paper_ece": PAPER_BINS, "standard_ece": STANDARD_BINS}
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """Expected calibration error of one exit.
+
+    Args:
+        error (`Interval`): over the rows in the bins, a fraction; NaN when there are none.
+        calibrated (`Interval`):
+            What a perfectly calibrated model with the same confidences would show: mean, and the band around it.
+            An error inside the band is no evidence of miscalibration.
+        num_below (`int`): rows whose confidence is below the first bin, which do not enter.
+        bins (`list[ReliabilityBin]`): the reliability diagram.
+    """
+
+    error: Interval
+    calibrated: Interval
+    num_below: int
+    bins: list[ReliabilityBin]
+
+
+@dataclass(frozen=True)
+class ExitQuality:
+    """One exit on the test rows; fractions, each with its bootstrap interval.
+
+    Args:
+        name (`str`): `"SideNet 0"`, ..., `"MainNet"`.
+        accuracy (`Interval`): over all rows.
+        answered_accuracy (`Interval`): over the rows that are answered there; NaN when there are none.
+        num_answered (`int`): how many these are.
+        paper_ece (`CalibrationError`): with the paper's 8 bins over 0.2-1.
+        standard_ece (`CalibrationError`): with 15 bins over 0-1.
+        auroc (`Interval`):
+            Probability that a right row is surer than a wrong one, ties half; NaN when all are right or all wrong.
+        overthinking (`Interval`, *optional*):
+            Of all rows, those that this SideNet gets right and the MainNet wrong; `None` for the MainNet.
+        ensemble_accuracy (`Interval`, *optional*):
+            Of the mean of this SideNet's and the MainNet's probabilities; `None` for the MainNet.
+    """
+
+    name: str
+    accuracy: Interval
+    answered_accuracy: Interval
+    num_answered: int
+    paper_ece: CalibrationError
+    standard_ece: CalibrationError
+    auroc: Interval
+    overthinking: Interval | None = None
+    ensemble_accuracy: Interval | None = None
+
+
+def exit_confidences(records: ExitRecords, exit_index: int, temperature: float) -> torch.Tensor:
+    """Confidence of one exit in every row, of shape `(num_rows,)`; 0 where its logits are NaN."""
+    return confidence(records.exit_logits[:, exit_index], temperature).nan_to_num(0.0)
+
+
+def ensemble_correct(records: ExitRecords, exits: list[int], temperatures: list[float]) -> torch.Tensor:
+    """Which rows the mean of the softmax probabilities of some exits gets right, bools of shape `(num_rows,)`."""
+    logits = records.exit_logits[:, exits].double() / torch.tensor([[temperatures[i]] for i in exits]).double()
+    return correct_rows(logits.softmax(-1).mean(1), records.labels)
+
+
+def exit_statistics(
+    records: ExitRecords, exit_index: int, temperatures: list[float], answered_at: torch.Tensor
+) -> dict[str, Statistic]:
+    """What is bootstrapped of one exit, by the names of [`ExitQuality`]'s fields.
+
+    Args:
+        records ([`ExitRecords`]): the test rows.
+        exit_index (`int`): which exit.
+        temperatures (`list[float]`): one per exit.
+        answered_at (`torch.LongTensor` of shape `(num_rows,)`): the exit that answers each row.
+    """
+    mainnet = records.num_exits - 1
+    confidences = exit_confidences(records, exit_index, temperatures[exit_index])
+    correct = correct_rows(records.exit_logits[:, exit_index], records.labels)
+    statistics = {
+        "accuracy": weighted_means(correct[:, None]),
+        "answered_accuracy": weighted_mean_among(correct, answered_at == exit_index),
+        "auroc": weighted_auroc(confidences, correct),
+        **{name: weighted_calibration_error(confidences, correct, **bins) for name, bins in BINNINGS.items()},
+    }
+    if exit_index < mainnet:
+        mainnet_correct = correct_rows(records.exit_logits[:, mainnet], records.labels)
+        together = ensemble_correct(records, [exit_index, mainnet], temperatures)
+        statistics["overthinking"] = weighted_means((correct & ~mainnet_correct)[:, None])
+        statistics["ensemble_accuracy"] = weighted_means(together[:, None])
+    return statistics
+
+
+def exit_quality(
+    records: ExitRecords,
+    exit_index: int,
+    temperature: float,
+    answered_at: torch.Tensor,
+    intervals: dict[str, Interval],
+    *,
+    num_samples: int,
+    level: float,
+    seed: int,
+) -> ExitQuality:
+    """Put the intervals of [`exit_statistics`] together with the diagrams and the bands of a calibrated model.
+
+    Args:
+        records ([`ExitRecords`]): the test rows.
+        exit_index (`int`): which exit.
+        temperature (`float`): its temperature.
+        answered_at (`torch.LongTensor` of shape `(num_rows,)`): the exit that answers each row.
+        intervals (`dict[str, Interval]`): by the same names.
+        num_samples (`int`): how many times a calibrated model is simulated.
+        level (`float`): fraction of the simulations inside the band.
+        seed (`int`): of the simulations.
+    """
+    confidences = exit_confidences(records, exit_index, temperature)
+    correct = correct_rows(records.exit_logits[:, exit_index], records.labels)
+    simulated = calibrated_errors(confidences, list(BINNINGS.values()), num_samples, seed)
+    errors = {}
+    for (name, binning), samples in zip(BINNINGS.items(), simulated.T.contiguous(), strict=True):
+        bins, num_below = reliability_bins(confidences, correct, **binning)
+        band = Interval(samples.mean().item(), *percentiles(samples, level))
+        errors[name] = CalibrationError(intervals[name], band, num_below, bins)
+    return ExitQuality(
+        name="MainNet" if exit_index == records.num_exits - 1 else f"SideNet {exit_index}",
+        num_answered=int((answered_at == exit_index).sum()),
+        **{**intervals, **errors},
+    )
