@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from hf_sidenet.data import Columns, load_processor, prepare
 from hf_sidenet.training import MainNetArguments
 
 
@@ -83,18 +84,13 @@ def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
     """
     if mainnet_args.model_name_or_path is None:
         raise ValueError("`model_name_or_path` must be given for texts: a MainNet of `model_type` has no tokenizer.")
-    return AutoTokenizer.from_pretrained(mainnet_args.model_name_or_path, **mainnet_args.loading())
+    return load_processor(mainnet_args.model_name_or_path, is_text=True, **mainnet_args.loading())
 
 
 def tokenize(rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Token ids and `labels`; batches pad them."""
-
-    def encode(batch: dict) -> dict:
-        texts = [batch[column] for column in args.text_columns]
-        encoded = tokenizer(*texts, truncation=True, max_length=args.max_seq_length)
-        return {**encoded, "labels": batch[args.label_column]}
-
-    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+    columns = Columns(tuple(args.text_columns), args.label_column, is_text=True)
+    return prepare(rows, columns, tokenizer, max_length=args.max_seq_length)
 
 
 def _read(args: DataArguments) -> DatasetDict:

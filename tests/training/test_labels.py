@@ -149,6 +149,64 @@ def test_a_class_that_train_has_not_is_refused(names, train, test, message, conf
         align(config, names, train=train, test=test)
 
 
+@pytest.mark.parametrize(
+    ("config", "names", "test", "expected"),
+    [
+        (mainnet("POSITIVE", "NEGATIVE"), None, ["negative", "negative"], [1, 1]),
+        (mainnet("POSITIVE", "NEGATIVE"), ["negative"], [0, 0], [1, 1]),
+        (mainnet("LABEL_0", "LABEL_1"), None, [1], [1]),
+        (mainnet("LABEL_0", "LABEL_1"), ["no", "yes"], [1], [1]),
+        (mainnet("crane", "crane"), None, [1], [1]),
+    ],
+)
+def test_without_train_the_mainnet_names_the_classes(config, names, test, expected):
+    splits, found = align(config, names, test=test)
+    assert splits == {"test": expected}
+    assert len(found) == 2
+
+
+def test_without_train_rows_are_numbered_as_with_it():
+    config = mainnet("bad", "good")
+    assert (
+        align(config, ["no", "yes"], train=[0, 1], test=[1])[0]["test"]
+        == align(config, ["no", "yes"], test=[1])[0]["test"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "test", "message"),
+    [
+        (None, ["good", "ugly"], r"of test must hold classes that the MainNet has, .* got \{'ugly'\}"),
+        (None, [0, 2], r"of test must hold classes that the MainNet has, .* got \{2\}"),
+        (["ugly"], [0], r"without train must hold classes that the MainNet has, \['bad', 'good'\], got \['ugly'\]"),
+    ],
+)
+def test_without_train_a_class_that_the_mainnet_has_not_is_refused(names, test, message):
+    with pytest.raises(ValueError, match=message):
+        align(mainnet("bad", "good"), names, test=test)
+
+
+@pytest.mark.parametrize("config", [mainnet("LABEL_0", "LABEL_1"), mainnet("good", "bad")])
+@pytest.mark.parametrize("other", [rows([0, 1, 1], ["bad", "good"]), rows(["bad", "good", "GOOD"])])
+def test_splits_that_number_classes_in_different_ways(config, other):
+    splits, names = align_labels({"train": rows([0, 1], ["good", "bad"]), "test": other}, "label", config)
+    assert [names[0], names[1]] == (["good", "bad"])
+    assert splits["test"]["label"][:] == [1, 0, 0]
+    assert splits["train"].features["label"] == splits["test"].features["label"]
+
+
+def test_names_in_train_and_indices_with_names_in_test():
+    made = {"train": rows(["a", "b"]), "test": rows([0, 0, 1], ["b", "a"])}
+    splits, _ = align_labels(made, "label", mainnet("LABEL_0", "LABEL_1"))
+    assert splits["test"]["label"][:] == [1, 1, 0]
+
+
+def test_a_name_that_train_does_not_number_is_refused():
+    made = {"train": rows([0, 1], ["a", "b"]), "test": rows([0], ["c"])}
+    with pytest.raises(ValueError, match=r"of test must hold classes out of \['a', 'b'\], got \{'c'\}"):
+        align_labels(made, "label", mainnet("LABEL_0", "LABEL_1"))
+
+
 def test_without_datasets_the_pip_line_is_named(monkeypatch):
     train = {"train": rows([0, 1])}
     monkeypatch.setitem(sys.modules, "datasets", None)

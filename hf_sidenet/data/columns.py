@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns of a data set hold the texts or the image, and which the class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..optional import require
+
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+TEXTS = ("text", "sentence", "review", "content")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+)
+IMAGES = ("image", "img")
+# The first two mean nothing else; a data set may have a category and a label.
+LABELS = (("label", "labels"), ("class", "target", "category"))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the inputs and the classes are.
+
+    Args:
+        inputs (`tuple[str, ...]`): the column with the text, the two columns of a pair, or the column with the image.
+        label (`str`): the column with the class, by name or index.
+        is_text (`bool`): whether the inputs are texts; else they are images.
+    """
+
+    inputs: tuple[str, ...]
+    label: str
+    is_text: bool
+
+
+def find_columns(
+    features: "Features",
+    *,
+    text_columns: Sequence[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Columns:
+    """Columns that are named, else those with a usual name or of the only fitting type.
+
+    Args:
+        features (`datasets.Features`): of one split.
+        text_columns (`Sequence[str]`, *optional*): one column, or the two of a pair.
+        image_column (`str`, *optional*): instead of `text_columns`.
+        label_column (`str`, *optional*): the class.
+
+    Raises:
+        ImportError: datasets is not installed.
+        ValueError: a named column does not exist or has another type, or none or several could be meant.
+    """
+    if text_columns is not None and image_column is not None:
+        raise ValueError(f"give one of `text_columns` and `image_column`, got {text_columns} and {image_column!r}.")
+    label = _label(features, label_column)
+    if text_columns is None and image_column is None:
+        image_column = _image(features)
+    if image_column is not None:
+        _must_exist("image_column", [image_column], features)
+        if not is_image(features[image_column]) and not is_string(features[image_column]):
+            raise ValueError(f"`image_column` must hold images or their paths, got {features[image_column]}.")
+        inputs = (image_column,)
+    else:
+        inputs = tuple(text_columns) if text_columns is not None else _texts(features, label)
+        _must_exist("text_columns", inputs, features)
+        if len(inputs) not in (1, 2):
+            raise ValueError(f"`text_columns` must be one column, or two for pairs, got {list(inputs)}.")
+        for name in inputs:
+            if not is_string(features[name]):
+                raise ValueError(f"`text_columns` must hold texts, got {name!r} with {features[name]}.")
+    if label in inputs:
+        raise ValueError(f"`label_column` must not be an input too, got {label!r}.")
+    return Columns(inputs, label, is_text=image_column is None)
+
+
+def is_image(feature: Any) -> bool:
+    """Whether this type of column is decoded to pictures."""
+    return isinstance(feature, require("datasets", "train").Image)
+
+
+def is_string(feature: Any) -> bool:
+    """Whether this type of column is text."""
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _label(features: "Features", given: str | None) -> str:
+    class_label = require("datasets", "train").ClassLabel
+    if given is not None:
+        _must_exist("label_column", [given], features)
+        found = [given]
+    else:
+        spelt = {name.lower(): name for name in features}
+        found = []
+        for names in LABELS:
+            found = found or [spelt[name] for name in names if name in spelt]
+        found = found or [name for name, feature in features.items() if isinstance(feature, class_label)]
+    label = _only("label_column", found, [name for names in LABELS for name in names], features)
+    feature = features[label]
+    if not isinstance(feature, class_label) and not is_string(feature) and "int" not in getattr(feature, "dtype", ""):
+        raise ValueError(f"`label_column` must hold names or indices of classes, got {label!r} with {feature}.")
+    return label
+
+
+def _image(features: "Features") -> str | None:
+    """None: these are no images."""
+    found = [name for name, feature in features.items() if is_image(feature)]
+    found = found or [name for name in features if name.lower() in IMAGES and is_string(features[name])]
+    return _only("image_column", found, IMAGES, features) if found else None
+
+
+def _texts(features: "Features", label: str) -> tuple[str, ...]:
+    spelt = {name.lower(): name for name in features}
+    found = [pair for pair in PAIRS if all(name in spelt for name in pair)]
+    in_pairs = {name for pair in found for name in pair}
+    found += [(name,) for name in TEXTS if name in spelt and name not in in_pairs]
+    if not found:
+        found = [(name.lower(),) for name, feature in features.items() if is_string(feature) and name != label]
+    return tuple(spelt[name] for name in _only("text_columns", found, [*TEXTS, *PAIRS], features))
+
+
+def _only(argument: str, found: list, usual: Sequence, features: "Features") -> Any:
+    if not found:
+        raise ValueError(f"`{argument}` must be given where no column is one of {list(usual)}, got {list(features)}.")
+    if len(found) > 1:
+        raise ValueError(f"`{argument}` must be given where several may be meant: {found} of {list(features)}.")
+    return found[0]
+
+
+def _must_exist(argument: str, names: Sequence[str], features: "Features") -> None:
+    missing = [name for name in names if name not in features]
+    if missing:
+        raise ValueError(f"`{argument}` must be among the columns {list(features)}, got {missing}.")

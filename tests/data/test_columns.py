@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from hf_sidenet.data import Columns, find_columns
+
+
+datasets = pytest.importorskip("datasets")
+STRING, INT, FLOAT = (datasets.Value(name) for name in ("string", "int64", "float32"))
+IMAGE, CLASSES = datasets.Image(), datasets.ClassLabel(names=["a", "b"])
+
+
+def find(features, **given):
+    return find_columns(datasets.Features(features), **given)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"idx": INT, "sentence": STRING, "label": CLASSES}, Columns(("sentence",), "label", True)),
+        ({"Text": STRING, "note": STRING, "Label": STRING}, Columns(("Text",), "Label", True)),
+        ({"premise": STRING, "hypothesis": STRING, "label": INT}, Columns(("premise", "hypothesis"), "label", True)),
+        ({"question": STRING, "sentence": STRING, "label": INT}, Columns(("question", "sentence"), "label", True)),
+        ({"body": STRING, "target": STRING}, Columns(("body",), "target", True)),
+        ({"text": STRING, "label": INT, "category": STRING}, Columns(("text",), "label", True)),
+        ({"text": STRING, "coarse": CLASSES, "size": INT}, Columns(("text",), "coarse", True)),
+        ({"img": IMAGE, "label": CLASSES}, Columns(("img",), "label", False)),
+        ({"photo": IMAGE, "text": STRING, "label": CLASSES}, Columns(("photo",), "label", False)),
+        ({"image": STRING, "label": STRING}, Columns(("image",), "label", False)),
+        ({"text": datasets.Value("large_string"), "label": INT}, Columns(("text",), "label", True)),
+    ],
+)
+def test_columns_with_usual_names_or_the_only_fitting_type(features, expected):
+    assert find(features) == expected
+
+
+def test_given_names_win():
+    features = {"text": STRING, "label": INT, "other": STRING, "kind": CLASSES, "image": IMAGE}
+    assert find(features, text_columns=["other"], label_column="kind") == Columns(("other",), "kind", True)
+    assert find(features, text_columns=["other", "text"]) == Columns(("other", "text"), "label", True)
+    assert find(features, image_column="image") == Columns(("image",), "label", False)
+
+
+@pytest.mark.parametrize(
+    ("features", "given", "message"),
+    [
+        ({"a": STRING, "b": STRING, "label": INT}, {}, r"`text_columns` must be given where several .*\['a', 'b', 'l"),
+        ({"text": STRING, "review": STRING, "label": INT}, {}, "`text_columns` must be given where several"),
+        (
+            {"a": INT, "label": INT},
+            {},
+            r"`text_columns` must be given where no column is one of .* got \['a', 'label'\]",
+        ),
+        ({"text": STRING, "stars": INT}, {}, r"`label_column` must be given .* got \['text', 'stars'\]"),
+        ({"text": STRING, "class": INT, "target": INT}, {}, "`label_column` must be given where several"),
+        ({"a": IMAGE, "b": IMAGE, "label": INT}, {}, "`image_column` must be given where several"),
+        ({"text": STRING, "label": FLOAT}, {}, r"`label_column` must hold names or indices of classes, got 'label'"),
+        ({"text": STRING, "label": datasets.List(INT)}, {}, "`label_column` must hold names or indices"),
+        ({"text": INT, "label": INT}, {}, "`text_columns` must hold texts, got 'text' with"),
+        ({"text": STRING, "label": INT}, {"text_columns": ["txt"]}, r"`text_columns` must be among .* got \['txt'\]"),
+        ({"text": STRING, "label": INT}, {"label_column": "lab"}, r"`label_column` must be among .* got \['lab'\]"),
+        ({"image": IMAGE, "label": INT}, {"image_column": "pic"}, r"`image_column` must be among .* got \['pic'\]"),
+        ({"text": STRING, "label": INT}, {"image_column": "label"}, "`image_column` must hold images or their paths"),
+        ({"text": STRING, "label": INT}, {"text_columns": []}, "`text_columns` must be one column, or two"),
+        ({"text": STRING, "label": INT}, {"text_columns": ["text"], "label_column": "text"}, "must not be an input"),
+        (
+            {"text": STRING, "label": INT},
+            {"text_columns": ["text"], "image_column": "i"},
+            "give one of `text_columns`",
+        ),
+    ],
+)
+def test_none_or_several_or_the_wrong_one(features, given, message):
+    with pytest.raises(ValueError, match=message):
+        find(features, **given)

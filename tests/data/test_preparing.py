@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    BertConfig,
+    BertTokenizer,
+    ResNetConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_sidenet.data import collator, load_processor, load_splits, prepare, prepare_splits
+
+from ..models import tiny
+from .files import pictures, table
+
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "dull", "lovely"]
+
+
+@pytest.fixture
+def tokenizer():
+    return BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=10**30)
+
+
+@pytest.fixture
+def image_processor():
+    return ViTImageProcessor(size={"height": 4, "width": 4}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def named(config_class, *names):
+    return config_class(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+
+
+def load(**paths):
+    return load_splits(files={name: str(path) for name, path in paths.items()})
+
+
+def test_texts(tmp_path, tokenizer):
+    rows = [("a film", "negative"), ("dull a film lovely", "positive")]
+    splits, columns = load(train=table(tmp_path / "t.tsv", rows), test=table(tmp_path / "v.csv", rows[:1]))
+    inputs, names = prepare_splits(splits, columns, named(BertConfig, "POSITIVE", "NEGATIVE"), tokenizer)
+    assert names == ["POSITIVE", "NEGATIVE"]
+    assert inputs["train"]["labels"][:] == [1, 0]
+    assert inputs["train"]["input_ids"][:] == [[2, 4, 5, 3], [2, 6, 4, 5, 7, 3]]
+    assert inputs["test"][0]["labels"] == 1
+    assert set(inputs["test"].column_names) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+    batch = collator(tokenizer, is_text=True)([inputs["train"][0], inputs["train"][1]])
+    assert batch["input_ids"].tolist() == [[2, 4, 5, 3, 0, 0], [2, 6, 4, 5, 7, 3]]
+    assert batch["labels"].tolist() == [1, 0]
+    short, _ = prepare_splits(splits, columns, named(BertConfig, "POSITIVE", "NEGATIVE"), tokenizer, max_length=3)
+    assert short["train"]["input_ids"][:] == [[2, 4, 3], [2, 6, 3]]
+
+
+def test_pairs_and_a_column_called_labels(tmp_path, tokenizer):
+    path = table(tmp_path / "t.tsv", [("a", "film", 1), ("dull", "a", 0)], ("sentence1", "sentence2", "labels"))
+    splits, columns = load(train=path)
+    inputs, _ = prepare_splits(splits, columns, BertConfig(), tokenizer)
+    assert inputs["train"][0]["input_ids"] == [2, 4, 3, 5, 3]
+    assert inputs["train"][0]["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert inputs["train"]["labels"][:] == [1, 0]
+
+
+def test_long_texts_are_cut_at_the_tokenizers_length_but_at_most_512(tmp_path, tokenizer):
+    path = table(tmp_path / "t.tsv", [("a " * 600, 0), ("film", 1)])
+    splits, columns = load(train=path)
+    assert len(prepare(splits["train"], columns, tokenizer)[0]["input_ids"]) == 512
+    tokenizer.model_max_length = 16
+    assert len(prepare(splits["train"], columns, tokenizer)[0]["input_ids"]) == 16
+    with pytest.raises(ValueError, match=r"`max_length` must be at least 1, .* got 0"):
+        prepare(splits["train"], columns, tokenizer, max_length=0)
+
+
+def test_only_test_rows_take_the_order_of_the_config(tmp_path, tokenizer):
+    splits, columns = load(test=table(tmp_path / "t.tsv", [("a", "good"), ("film", "good")]))
+    inputs, names = prepare_splits(splits, columns, named(BertConfig, "bad", "good"), tokenizer)
+    assert inputs["test"]["labels"][:] == [1, 1]
+    assert names == ["bad", "good"]
+    with pytest.raises(ValueError, match=r"must hold classes that the MainNet has, .* got \{'good'\}"):
+        prepare_splits(splits, columns, named(BertConfig, "no", "yes"), tokenizer)
+
+
+def test_pictures(tmp_path, image_processor):
+    train, test = pictures(tmp_path / "a", mode="L"), pictures(tmp_path / "b", classes=["light"], mode="RGBA")
+    splits, columns = load(train=train, test=test)
+    inputs, names = prepare_splits(splits, columns, named(ResNetConfig, "light", "dark"), image_processor)
+    assert names == ["light", "dark"]
+    row = inputs["train"][0]
+    assert row.keys() == {"pixel_values", "labels"}
+    assert row["labels"] == 1
+    assert torch.equal(row["pixel_values"], torch.full((3, 4, 4), -1.0))
+    assert inputs["test"][0]["labels"] == 0
+    batch = collator(image_processor, is_text=False)([row, inputs["train"][3]])
+    assert batch["pixel_values"].shape == (2, 3, 4, 4)
+    assert batch["labels"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"`max_length` must be .* None for images, got 8"):
+        prepare(splits["train"], columns, image_processor, max_length=8)
+
+
+def test_rows_without_labels(tmp_path, tokenizer, image_processor):
+    splits, columns = load(train=table(tmp_path / "t.tsv", [("a", 0), ("film", 1)]))
+    rows = prepare(splits["train"].remove_columns("label"), columns, tokenizer)
+    batch = collator(tokenizer, is_text=True)([rows[0], rows[1]])
+    assert batch.keys() == {"input_ids", "token_type_ids", "attention_mask"}
+    splits, columns = load(train=pictures(tmp_path / "p"))
+    rows = prepare(splits["train"].remove_columns("label"), columns, image_processor)
+    assert collator(image_processor, is_text=False)([rows[0]]).keys() == {"pixel_values"}
+
+
+def test_processors_are_found_next_to_the_model(tmp_path, tokenizer, image_processor):
+    tiny.bert().save_pretrained(tmp_path / "text")
+    tiny.resnet_with_sidenet().save_pretrained(tmp_path / "image")
+    for name, is_text, file in (("text", True, "tokenizer.json"), ("image", False, "preprocessor_config.json")):
+        for folder in (tmp_path / name, tmp_path / "nothing"):
+            with pytest.raises(ValueError, match=f"`model_name_or_path` must have .* without {file}; save it next to"):
+                load_processor(str(folder), is_text)
+    tokenizer.save_pretrained(tmp_path / "text")
+    image_processor.save_pretrained(tmp_path / "image")
+    assert load_processor(str(tmp_path / "text"), True)("a film")["input_ids"] == [2, 4, 5, 3]
+    assert load_processor(str(tmp_path / "image"), False, trust_remote_code=False).size["height"] == 4
+
+
+def test_timm_models_carry_theirs_in_the_config(tmp_path):
+    pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
+    described = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    model_args = {"channels": [8, 8, 16, 16]}
+    config = TimmWrapperConfig(architecture="resnet10t", model_args=model_args, num_labels=2, pretrained_cfg=described)
+    TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "timm")
+    processor = load_processor(str(tmp_path / "timm"), False)
+    splits, columns = load(train=pictures(tmp_path / "p"))
+    inputs, _ = prepare_splits(splits, columns, config, processor)
+    batch = collator(processor, is_text=False)([inputs["train"][0], inputs["train"][3]])
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "timm").eval()
+    assert model(**batch).logits.shape == (2, 2)
+
+
+def test_a_tokenizer_that_cannot_pad(tokenizer):
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="`pad_token`, got None"):
+        collator(tokenizer, is_text=True)
+
+
+def test_the_room_is_imported_without_datasets():
+    code = "import sys; sys.modules['datasets'] = None; import hf_sidenet.data"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
