@@ -1,21 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says about itself on the Hub."""
+"""Checkpoint folders as they are shared: written whole, with a model card, and uploaded."""
 
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, upload_folder
+from huggingface_hub import ModelCard, ModelCardData, upload_folder
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from .evaluation import CurvePoint, ExitReport, format_thresholds
-from .measurement.files import replacing
+from .cards import CURRENCIES, TASKS, checkpoint_card, describe, eval_results, report_json
+from .evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
+from .measurement import ExitRecords
+from .measurement.files import replacing, writing_folder
 
 
-TAGS = ("sidenet", "early-exit")
-TASKS = {"pixel_values": "image-classification", "input_ids": "text-classification"}
-CURRENCIES = {"flops": "FLOPs", "params": "parameters", "milliseconds": "milliseconds"}
+logger = logging.get_logger(__name__)
+
 # What training leaves beside a checkpoint. Most of it is pickled: loading it would run whatever is in it.
 NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", "*.bin", "*.pt", "*.pth", "*.pkl", ".*")
+
+
+def save_checkpoint(
+    directory: str | os.PathLike,
+    model: PreTrainedModel,
+    processor: Any,
+    report: Mapping[str, Any],
+    *,
+    evaluation: ExitEvaluation | None = None,
+    records: ExitRecords | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the folder of a checkpoint that [`attach`] made: weights and config (safetensors, with θ and the
+    evidence), its own code, tokenizer or image processor, `report.json`, `figures/` and the model card `README.md`.
+
+    The folder appears whole or not at all. It holds no rows, no labels and no path of this machine.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder to write.
+        model ([`SideNetPreTrainedModel`]): calibrated.
+        processor (tokenizer or image processor, *optional*): saved beside it; `None` for none.
+        report (`Mapping[str, Any]`): of [`AttachResult`].
+        evaluation ([`ExitEvaluation`], *optional*): of test rows.
+        records ([`ExitRecords`], *optional*): of the same rows, for the figures; they are not written.
+        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+
+    Raises:
+        ValueError: the model is not calibrated, only one of `evaluation` and `records` is given, or the folder holds
+            something and `overwrite` is False.
+    """
+    if model.config.calibration is None:
+        raise ValueError("`model` must be calibrated to be saved with a card, but `config.calibration` is None.")
+    if (evaluation is None) != (records is None):
+        given = "evaluation" if records is None else "records"
+        raise ValueError(f"`evaluation` and `records` must be given together, got only `{given}`.")
+    name = Path(directory).resolve().name
+    with writing_folder(directory, overwrite=overwrite) as temporary:
+        model.save_pretrained(temporary)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
+        (temporary / "report.json").write_text(report_json(report), encoding="utf-8")
+        card = checkpoint_card(
+            name,
+            model.config,
+            report,
+            main_input_name=model.main_input_name,
+            evaluation=evaluation,
+            has_processor=processor is not None,
+            figures=figures,
+        )
+        (temporary / "README.md").write_text(str(card), encoding="utf-8")
 
 
 def write_model_card(
@@ -52,29 +110,15 @@ def write_model_card(
         metadata = ModelCardData(library_name="transformers").to_yaml()
         what = f"{Path(mainnet).name or 'A MainNet'} with SideNets (early exits), evaluated on {dataset}."
         card = ModelCard(f"---\n{metadata}\n---\n\n# {model_name}\n\n{what}\n")
-    card.data.library_name = card.data.library_name or "transformers"
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
-    card.data.pipeline_tag = task
-    if not Path(mainnet).exists():
-        card.data.base_model = mainnet
-    card.data.model_name = model_name
+    describe(card.data, task=task, mainnet=mainnet, model_name=model_name)
     others = [
         result
         for result in card.data.eval_results or []
         if (result.dataset_type, result.dataset_split) != (dataset, split)
     ]
-    card.data.eval_results = others + [
-        EvalResult(
-            task_type=task,
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=split,
-            metric_type=metric,
-            metric_name=name,
-            metric_value=value,
-        )
-        for metric, name, value in _results(report)
-    ]
+    card.data.eval_results = others + eval_results(
+        _results(report), task=task, dataset_type=dataset, dataset_name=dataset, split=split
+    )
     section = (
         "## Early exits\n\nLoad it with `trust_remote_code=True`; `output.exit_index` says who answered, and "
         f"`thresholds=` moves θ. Costs are fractions of the plain MainNet's.\n\n{report.text()}\n"
@@ -103,6 +147,16 @@ def upload_checkpoint(
         repo_id=repo_id, folder_path=directory, token=token, revision=revision, ignore_patterns=list(NOT_SHARED)
     )
     return str(commit)
+
+
+def _figures(evaluation: ExitEvaluation, records: ExitRecords, directory: Path, title: str) -> list[str]:
+    """Names of the figures that were drawn: none where matplotlib is not installed, which shall not cost the rest."""
+    try:
+        return [path.name for path in save_figures(evaluation, records, directory, title)]
+    except ImportError as error:
+        logger.warning("The checkpoint has no figures: %s", error)
+        shutil.rmtree(directory, ignore_errors=True)
+        return []
 
 
 def _results(report: ExitReport) -> list[tuple[str, str, float]]:

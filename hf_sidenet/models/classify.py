@@ -13,7 +13,7 @@ from .losses import check_labels, check_mainnet_logits, cross_entropy, exit_loss
 from .outputs import SideNetOutput
 from .routing import Recording, Routing, stack_exits
 from .sharding import has_sharded_parameters
-from .sidenet_head import pool
+from .sidenet_head import pool, pooling_mask
 
 
 logger = logging.get_logger(__name__)
@@ -140,16 +140,7 @@ def _answer(
 ) -> torch.Tensor:
     """Logits of one SideNet for the rows inside."""
     sidenet, pooling = model.sidenets[index], model.config.pooling[index]
-    mask = inputs.get("attention_mask") if pooling in ("auto", "mean") else None
-    if mask is not None:
-        if mask.dim() != 2:
-            raise ValueError(
-                "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
-                f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
-            )
-        if rows is not None and mask.shape[0] > 1:
-            mask = mask.index_select(0, rows.to(mask.device))
-    features = pool(hidden, pooling, mask)
+    features = pool(hidden, pooling, pooling_mask(inputs.get("attention_mask"), pooling, rows))
     if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
         raise ValueError(
             f"`pooling='flatten'` reads images of the recorded size {model.config.input_size} only "
@@ -175,6 +166,7 @@ def _exit_loss(
         alpha=model.config.alpha,
         distillation_weight=model.config.distillation_weight,
         distillation_temperature=model.config.distillation_temperature,
+        teach_mainnet=model.config.freeze_mainnet != "all",
     )
 
 

@@ -187,6 +187,13 @@ class SideNetConfig(PretrainedConfig):
             config_dict["mainnet_config"] = mainnet_config
         return super().from_dict(config_dict, **kwargs)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What `config.json` holds, see [`PretrainedConfig.to_diff_dict`]; without the path that the MainNet came
+        from, which transformers leaves out of its own configs only."""
+        fields = super().to_diff_dict()
+        fields.get("mainnet_config", {}).pop("_name_or_path", None)
+        return fields
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Bring a field that has one value per SideNet or exit to its normal form, also when set later."""
         if name == "exit_layers":

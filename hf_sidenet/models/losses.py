@@ -14,6 +14,7 @@ def exit_loss(
     alpha: list[float],
     distillation_weight: float = 0.0,
     distillation_temperature: float = 1.0,
+    teach_mainnet: bool = False,
 ) -> torch.Tensor | None:
     """`L_M + Σ α_i · L_Si` over the exits that were computed.
 
@@ -28,16 +29,22 @@ def exit_loss(
         alpha (`list[float]`): α of each SideNet.
         distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs one of the two.
         distillation_temperature (`float`): T.
+        teach_mainnet (`bool`):
+            `teacher_logits` teach the MainNet too: L_M has the form of L_S. It then stays near the classifier that
+            these logits are from.
 
     Returns:
         `torch.Tensor` of shape `()`, or `None` when there is nothing to learn from.
     """
+    exits = list(zip(alpha, sidenet_logits, strict=True))
+    terms = []
+    if teach_mainnet and teacher_logits is not None and mainnet_logits is not None and distillation_weight > 0:
+        exits.append((1.0, mainnet_logits))
+    elif labels is not None and mainnet_logits is not None:
+        terms.append(cross_entropy(mainnet_logits, labels))
     if teacher_logits is None:
         teacher_logits = mainnet_logits
-    terms = []
-    if labels is not None and mainnet_logits is not None:
-        terms.append(cross_entropy(mainnet_logits, labels))
-    for weight, logits in zip(alpha, sidenet_logits, strict=True):
+    for weight, logits in exits:
         if labels is not None:
             terms.append(weight * (1 - distillation_weight) * cross_entropy(logits, labels))
         if distillation_weight > 0:

@@ -47,7 +47,7 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
             mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
                 The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
-                SideNet in training. Without them its tail runs.
+                SideNet in training. Without them its tail runs. A MainNet that learns is taught by them too.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
                 θ for this call, by default the config's. Training mode ignores it: no row leaves.
             output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
@@ -106,7 +106,7 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
             mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
                 The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
-                SideNet in training. Without them its tail runs.
+                SideNet in training. Without them its tail runs. A MainNet that learns is taught by them too.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
                 θ for this call, by default the config's. Training mode ignores it: no row leaves.
             interpolate_pos_encoding (`bool`, *optional*): for MainNets that take it (ViT), other image sizes.

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of docs/results/attach-*.md: attach to one MainNet over many random splits of the validation rows.
+
+Features are cached once. For every split the SideNets are trained and placed anew, and every target is calibrated
+anew on the rows that the split leaves for certification. With --tune joint MainNet and SideNets are fine-tuned
+together once, on training rows alone, before the splits are drawn. FLOPs are fractions of the plain MainNet's,
+SideNets included, on the test rows. With --epoch one epoch of plain fine-tuning is timed in the same run.
+
+usage: measure_attach.py MAINNET DATA_DIR [--splits 30] [--tune heads|joint] [--epoch] ...
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from hf_sidenet.attach_steps import Workshop, attached_model, load_mainnet
+from hf_sidenet.calibration import calibrate, cost_model, parse_targets, place, split_rows
+from hf_sidenet.checkpoint import typical_batches, versions
+from hf_sidenet.data import load_splits
+from hf_sidenet.data.rows import prepare_rows
+from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
+from hf_sidenet.models.exit_rule import answers
+from hf_sidenet.training.features import Candidate, default_candidates
+from hf_sidenet.training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
+from hf_sidenet.training.joint import JointTraining, tune_jointly
+
+
+TARGETS = ["accuracy_drop<=0.01", "accuracy_drop<=0.02", "selective_error<=0.10", "disagreement<=0.03", "flops<=0.5"]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mainnet", help="folder of a fine-tuned classifier")
+    parser.add_argument("data_dir", type=Path, help="folder of split_data.py")
+    parser.add_argument("--splits", type=int, default=30)
+    parser.add_argument("--targets", nargs="+", default=TARGETS)
+    parser.add_argument("--tune", choices=["heads", "joint"], default="heads")
+    parser.add_argument("--joint_exits", nargs="+", type=int, default=[1, 2, 3], help="blocks before each SideNet")
+    parser.add_argument("--joint_epochs", type=float, default=JointTraining.num_epochs)
+    parser.add_argument("--poolings", nargs="+")
+    parser.add_argument("--max_length", type=int, help="of texts, in tokens")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--epoch", action="store_true", help="time one epoch of fine-tuning the plain MainNet")
+    parser.add_argument("--cache_dir", type=Path, default=Path("outputs/cache"))
+    parser.add_argument("--output_dir", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    seconds = {}
+
+    def timed(name, call):
+        start = time.perf_counter()
+        result = call()
+        seconds[name] = time.perf_counter() - start
+        return result
+
+    files = {path.stem: path for path in sorted(args.data_dir.iterdir())}
+    splits, columns = load_splits(files=files)
+    given, processor = load_mainnet(args.mainnet, None, {})
+    rows = prepare_rows(
+        splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=args.max_length
+    )
+    targets = [parse_targets(text) for text in args.targets]
+    known = frozenset(rows["train"].keys)
+    shop = Workshop(
+        rows,
+        split_rows(rows["validation"].keys, 0.75, 0, known),
+        targets[0],
+        args.cache_dir,
+        args.batch_size,
+        None,
+        True,
+    )
+    candidates = default_candidates(given, None, args.poolings)
+    given_features = {
+        name: timed(f"features of {name}", lambda n=name: shop.features(given, n, candidates)) for name in rows
+    }
+    features, heads = given_features, None
+    if args.tune == "joint":
+        # No validation row is read before the splits are drawn: exits are given, and SideNets start on training rows.
+        model = timed("joint training", lambda: _tuned(given, args, rows["train"], given_features["train"]))
+        candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
+        features = {name: shop.features(model, name, candidates) for name in ("validation", "test")}
+        heads = dict(zip(candidates, model.sidenets, strict=True))
+    if args.epoch:
+        timed("one epoch of fine-tuning", lambda: _epoch(args.mainnet, rows["train"], args.batch_size))
+
+    lines = []
+    references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
+    cost = {
+        currency: cost_model(given, typical_batches(rows["validation"], args.batch_size)[0], candidates, 32, currency)
+        for currency in ("flops", "params")
+    }
+    for seed in range(args.splits):
+        split = split_rows(rows["validation"].keys, 0.75, seed, known)
+        shop = replace(shop, split=split)
+        settings = HeadTraining(seed=seed)
+        train = partial(shop.train_heads, given_features, candidates, settings)
+        trained = heads or timed("heads", train)
+        logits = {
+            name: {c: sidenet_logits(sidenet, features[name].features(c)) for c, sidenet in trained.items()}
+            for name in ("validation", "test")
+        }
+        for reference, beside in references.items():
+            for target in targets:
+                start = time.perf_counter()
+                line = _one(split, features, beside, logits, cost, target)
+                seconds.setdefault("placement and calibration", time.perf_counter() - start)
+                lines.append({"seed": seed, "reference": reference, "target": str(target[0]), **line})
+                print(json.dumps(lines[-1]), flush=True)
+    records = cached_records(features["test"], candidates, list(trained.values()), features["test"].labels)
+    both = cached_records(features["validation"], candidates, list(trained.values()), features["validation"].labels)
+    _joined(both, records).save(args.output_dir / "records.safetensors")
+    report = {
+        "arguments": {name: str(value) for name, value in vars(args).items()},
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "test_accuracy": {
+            name: accuracy(of["test"].mainnet_logits, of["test"].labels) for name, of in references.items()
+        },
+        "lines": lines,
+    }
+    (args.output_dir / "attach.json").write_text(json.dumps(report, indent=1))
+    text = table(report)
+    (args.output_dir / "attach.md").write_text(text + "\n")
+    print(text)
+
+
+def _tuned(given, args, rows, features):
+    poolings = args.poolings and args.poolings[:1]
+    # The first pooling of each place.
+    by_layer = {c.exit_layer: c for c in reversed(default_candidates(given, args.joint_exits, poolings))}
+    chosen = [by_layer[layer] for layer in args.joint_exits]
+    held = torch.arange(len(features)) % 10 == 0
+
+    def data(which):
+        inputs = {c: features.features(c)[which] for c in chosen}
+        return HeadData(inputs, features.mainnet_logits[which], features.labels[which])
+
+    heads = train_heads(data(~held), data(held), HeadTraining())
+    model = attached_model(given, args.mainnet, chosen, heads, HeadTraining(), own_mainnet=True)
+    settings = JointTraining(num_epochs=args.joint_epochs, batch_size=args.batch_size)
+    tune_jointly(model, rows.dataset, rows.collate_fn, features.mainnet_logits, settings)
+    return model
+
+
+def _placed(logits, mainnet_logits, labels, costs, target, split):
+    budget = None if target[0].is_risk else target[0].limit
+    return place(
+        logits,
+        mainnet_logits,
+        labels,
+        costs,
+        target,
+        num_certification_rows=len(split.certification),
+        level=0.05,
+        test="paired",
+        budget=budget,
+    )[0]
+
+
+def _one(split, features, beside, logits, cost, target) -> dict:
+    """Place and calibrate on one split, and look at the test rows."""
+    design = split.design
+    validation = features["validation"]
+    best = _placed(
+        {c: values[design] for c, values in logits["validation"].items()},
+        validation.mainnet_logits[design],
+        validation.labels[design],
+        cost["flops"],
+        target,
+        split,
+    )
+
+    def records(name):
+        columns = [*(logits[name][c] for c in best.candidates), features[name].mainnet_logits]
+        return ExitRecords(torch.stack(columns, dim=1), features[name].labels, beside[name].mainnet_logits)
+
+    flops, params = cost["flops"].exits(best.candidates), cost["params"].exits(best.candidates)
+    costs = ExitCosts([round(1e9 * share) for share in params], flops, flops, 10**9, 1.0, 1.0, 1, "cpu")
+    rows = records("validation")
+    made = calibrate(rows.select(design), rows.select(split.certification), costs, target)
+    names = [candidate.name for candidate in best.candidates]
+    if made.selection.chosen is None:
+        return {"exits": names, "flops": 1.0, "params": 1.0, "drop": 0.0, "risk": None, "refused": True}
+    thresholds = made.selection.chosen.thresholds
+    rows = records("test")
+    exit_index = replay(rows.exit_logits, thresholds, made.temperatures)
+    routed = accuracy(answers(rows.exit_logits, exit_index), rows.labels)
+    left = exit_index < rows.num_exits - 1
+    answered = answers(rows.exit_logits, exit_index)
+    drop = accuracy(rows.mainnet_logits, rows.labels) - routed
+    risk = {
+        "accuracy_drop": drop,
+        "selective_error": 1 - accuracy(answered[left], rows.labels[left]),
+        "disagreement": (answered.argmax(-1) != rows.mainnet_logits.argmax(-1)).double().mean().item(),
+        "flops": costs.average(exit_index, "flops"),
+    }[target[0].name]
+    return {
+        "exits": names,
+        "flops": costs.average(exit_index, "flops"),
+        "params": costs.average(exit_index, "params"),
+        "drop": drop,
+        "risk": risk,
+        "refused": False,
+    }
+
+
+def _epoch(path: str, rows, batch_size: int) -> None:
+    given, _ = load_mainnet(path, None, {})
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=batch_size,
+            save_strategy="no",
+            report_to="none",
+            remove_unused_columns=False,
+        )
+        Trainer(given.mainnet, args, train_dataset=rows.dataset, data_collator=rows.collate_fn).train()
+
+
+def _joined(*parts: ExitRecords) -> ExitRecords:
+    return ExitRecords(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("exit_logits", "labels", "mainnet_logits"))
+    )
+
+
+def table(report: dict) -> str:
+    """Medians over the splits, and how often the test rows miss the target."""
+    header = [
+        "reference",
+        "target",
+        "FLOPs",
+        "10 %–90 %",
+        "params",
+        "drop, points",
+        "largest",
+        "risk",
+        "missed",
+        "refused",
+    ]
+    out = [header, [":--", ":--", *["--:"] * 8]]
+    keys = list(dict.fromkeys((line["reference"], line["target"]) for line in report["lines"]))
+    for reference, target in keys:
+        lines = [line for line in report["lines"] if (line["reference"], line["target"]) == (reference, target)]
+        limit = parse_targets(target)[0].limit
+        column = {name: torch.tensor([line[name] for line in lines]) for name in ("flops", "params", "drop")}
+        risks = torch.tensor([line["risk"] for line in lines if not line["refused"]])
+        low, high = column["flops"].quantile(torch.tensor([0.1, 0.9])).tolist()
+        out.append(
+            [
+                reference,
+                f"`{target}`",
+                f"{column['flops'].quantile(0.5):.3f}",
+                f"{low:.3f}–{high:.3f}",
+                f"{column['params'].quantile(0.5):.3f}",
+                f"{100 * column['drop'].quantile(0.5):.2f}",
+                f"{100 * column['drop'].max():.2f}",
+                f"{risks.quantile(0.5):.4f}" if len(risks) else "–",
+                f"{int((risks > limit).sum())} of {len(lines)}",
+                f"{sum(line['refused'] for line in lines)}",
+            ]
+        )
+    lines = [f"| {' | '.join(row)} |" for row in out]
+    times = [f"- {name}: {value:.1f} s" for name, value in report["seconds"].items()]
+    accuracies = [
+        f"- test accuracy, {name} MainNet: {100 * value:.2f} %" for name, value in report["test_accuracy"].items()
+    ]
+    return "\n".join([*lines, "", *accuracies, *times])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From targets to temperatures, places and thresholds, with a guarantee."""
+
+from .calibrate import Calibration, calibrate
+from .cost_model import CostModel, cost_model
+from .ledger import count_calibration
+from .path import find_path
+from .placement import Placement, place, records_of
+from .pvalues import TESTS, betting, binomial, paired
+from .risks import RiskEstimate, expected_losses, expected_risk, paired_differences, risk
+from .split import Split, split_rows
+from .targets import BUDGETS, RISKS, Target, parse_targets
+from .temperature import fit_temperature, fit_temperatures
+from .thresholds import (
+    PathPoint,
+    Selection,
+    TooFewRowsError,
+    check_confidence_level,
+    check_enough,
+    needed_rows,
+    select_thresholds,
+)
+
+
+__all__ = [
+    "BUDGETS",
+    "RISKS",
+    "TESTS",
+    "Calibration",
+    "CostModel",
+    "PathPoint",
+    "Placement",
+    "RiskEstimate",
+    "Selection",
+    "Split",
+    "Target",
+    "TooFewRowsError",
+    "betting",
+    "binomial",
+    "calibrate",
+    "check_confidence_level",
+    "check_enough",
+    "cost_model",
+    "count_calibration",
+    "expected_losses",
+    "expected_risk",
+    "find_path",
+    "fit_temperature",
+    "fit_temperatures",
+    "needed_rows",
+    "paired",
+    "paired_differences",
+    "parse_targets",
+    "place",
+    "records_of",
+    "risk",
+    "select_thresholds",
+    "split_rows",
+]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets in; temperatures, thresholds and the evidence behind them out. Tensors only."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..measurement.costs import ExitCosts
+from ..measurement.records import ExitRecords
+from .path import find_path
+from .targets import BUDGETS, Target
+from .temperature import fit_temperatures
+from .thresholds import Selection, select_thresholds
+
+
+METHOD = "Learn-then-Test, fixed-sequence testing"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds for some targets, and how they came about.
+
+    Args:
+        targets (`list[Target]`): what was asked for.
+        confidence_level (`float`): probability with which the guaranteed targets hold.
+        test (`str`): the test of `accuracy_drop`, chosen beforehand.
+        temperatures (`list[float]`): one per exit, from the design rows.
+        path (`list[list[float]]`): threshold vectors in the order of testing, from the design rows.
+        selection ([`Selection`]): what the certification rows said.
+        num_design_rows (`int`): rows that certify nothing.
+        num_certification_rows (`int`): rows that certify.
+    """
+
+    targets: list[Target]
+    confidence_level: float
+    test: str
+    temperatures: list[float]
+    path: list[list[float]]
+    selection: Selection
+    num_design_rows: int
+    num_certification_rows: int
+
+    def evidence(self, **more: Any) -> dict[str, Any]:
+        """What [`SideNetConfig.calibration`] holds: JSON, without tensors.
+
+        Args:
+            more (`Any`): about the rows, the precision and the MainNet.
+
+        Raises:
+            ValueError: no threshold was chosen.
+        """
+        chosen = self.selection.chosen
+        if chosen is None:
+            raise ValueError(f"there is no evidence for thresholds that were not chosen: {self.selection.reason}")
+        risks = [target for target in self.targets if target.is_risk]
+        return {
+            "method": METHOD if risks else "none: the most accurate within the budget",
+            "targets": [
+                {"target": str(target), **asdict(chosen.risks[str(target)])}
+                if target.is_risk
+                else {"target": str(target)}
+                for target in self.targets
+            ],
+            "confidence_level": self.confidence_level if risks else None,
+            "level_per_target": (1 - self.confidence_level) / len(risks) if risks else None,
+            "test": self.test if any(target.name == "accuracy_drop" for target in risks) else "binomial",
+            "num_design_rows": self.num_design_rows,
+            "num_certification_rows": self.num_certification_rows,
+            "num_points_tested": len(self.selection.points),
+            "certification": {
+                "accuracy": chosen.accuracy,
+                "shares": chosen.shares,
+                "params": chosen.params,
+                "flops": chosen.flops,
+                "milliseconds": chosen.milliseconds,
+            },
+            **more,
+        }
+
+
+def calibrate(
+    design: ExitRecords,
+    certification: ExitRecords,
+    costs: ExitCosts,
+    targets: Sequence[Target],
+    *,
+    confidence_level: float = 0.95,
+    test: str = "paired",
+) -> Calibration:
+    """Temperatures and a path from the design rows, thresholds from the certification rows.
+
+    Args:
+        design ([`ExitRecords`]): rows that certify nothing.
+        certification ([`ExitRecords`]): rows that are used for nothing else.
+        costs ([`ExitCosts`]): of the same model.
+        targets (`Sequence[Target]`): see [`parse_targets`].
+        confidence_level (`float`, *optional*, defaults to 0.95): of the guarantee.
+        test (`str`, *optional*, defaults to `"paired"`): of `accuracy_drop`; see [`pvalues`].
+
+    Raises:
+        TooFewRowsError: the certification rows cannot certify a target, whatever they say.
+        ValueError: an argument is impossible.
+    """
+    targets = list(targets)
+    temperatures = fit_temperatures(design.exit_logits, design.labels)
+    leading = next((target for target in targets if target.is_risk), targets[0])
+    unit = next((BUDGETS[target.name] for target in targets if not target.is_risk), "flops")
+    path = find_path(design, costs.fractions(unit), temperatures, leading)
+    selection = select_thresholds(
+        certification,
+        costs,
+        path,
+        temperatures,
+        targets,
+        confidence_level=confidence_level,
+        test=test,
+        design=design,
+    )
+    return Calibration(targets, confidence_level, test, temperatures, path, selection, len(design), len(certification))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One path of threshold vectors, from "nobody leaves" downward, found on rows that certify nothing.
+
+At each step the SideNet is taken that saves the most compute for the least expected loss, and its θ is lowered a
+little. Which path it is decides how much is saved, never whether the guarantee holds: the test that walks along it
+needs only that it was fixed beforehand (Angelopoulos et al., arXiv 2110.01052, §2; Laufer-Goldshtein et al., arXiv
+2210.07913, for paths through several thresholds).
+"""
+
+import torch
+
+from ..measurement.records import ExitRecords
+from ..models.exit_rule import confidence
+from .risks import expected_losses
+from .targets import Target
+
+
+NUM_STEPS = 100
+# How far ahead a step looks, in steps: a stretch of rows with little loss may lie behind a few with much.
+LOOKAHEAD = 12
+
+
+def find_path(
+    records: ExitRecords,
+    costs: list[float],
+    temperatures: list[float],
+    target: Target,
+    num_steps: int = NUM_STEPS,
+) -> list[list[float]]:
+    """Threshold vectors, each lower than the one before in one SideNet; the first is all 1.
+
+    Args:
+        records ([`ExitRecords`]): rows that certify nothing.
+        costs (`list[float]`): of each exit, the MainNet's last, in any one unit.
+        temperatures (`list[float]`): one per exit.
+        target ([`Target`]): the risk that the path shall spend well; a budget is treated as `accuracy_drop`.
+        num_steps (`int`, *optional*, defaults to 100): at each, about one row of so many leaves earlier.
+    """
+    num_sidenets = records.num_exits - 1
+    confidences = torch.stack(
+        [confidence(records.exit_logits[:, i], temperatures[i]) for i in range(num_sidenets)], dim=1
+    ).nan_to_num(nan=-1.0)
+    losses = expected_losses(records, temperatures, target)
+    cost = torch.tensor(costs, dtype=torch.float64)
+    exit_index = torch.full((len(records),), num_sidenets)
+    thresholds = [1.0] * num_sidenets
+    order = confidences.argsort(dim=0, descending=True)
+    step = max(1, round(len(records) / num_steps))
+    path = [list(thresholds)]
+    while True:
+        best = None
+        for i in range(num_sidenets):
+            rows = order[:, i]
+            rows = rows[(exit_index[rows] > i) & (confidences[rows, i] > 0)][: LOOKAHEAD * step]
+            if len(rows) == 0:
+                continue
+            saved = (cost[exit_index[rows]] - cost[i]).cumsum(0)
+            lost = (losses[rows, i] - losses[rows, exit_index[rows]]).cumsum(0)
+            # One made-up half loss keeps a few lucky rows from looking free.
+            ratio = ((lost + 0.5) / saved)[min(step, len(rows)) - 1 :]
+            smallest = ratio.min().item()
+            if best is None or smallest < best[0]:
+                best = (smallest, i, rows)
+        if best is None:
+            return path
+        _, i, rows = best
+        leaving = rows[:step]
+        last = confidences[leaving[-1], i].item()
+        following = confidences[rows[step], i].item() if len(rows) > step else 0.0
+        thresholds[i] = (last + following) / 2 if following < last else max(0.0, last - 1e-7)
+        exit_index[(confidences[:, i] > thresholds[i]) & (exit_index > i)] = i
+        path.append(list(thresholds))

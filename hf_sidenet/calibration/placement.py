@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where to put the SideNets: one, two or three out of all candidates, under the cost model, by rows that certify
+nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from ..measurement.metrics import accuracy
+from ..measurement.records import ExitRecords
+from ..measurement.replay import replay
+from ..models.exit_rule import answers
+from ..training.features import Candidate
+from .cost_model import CostModel
+from .path import find_path
+from .risks import expected_risk
+from .targets import Target
+from .temperature import fit_temperatures
+
+
+# Above it, sets grow from the best smaller ones instead of all being looked at.
+MAX_SETS = 64
+BEAM = 4
+COARSE_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A set of SideNets and what it is expected to cost.
+
+    Args:
+        candidates (`tuple[Candidate, ...]`): in the order of their blocks.
+        cost (`float`): expected mean cost per row where the target is met; 1 or more where it is never.
+        accuracy (`float`): expected accuracy there.
+    """
+
+    candidates: tuple[Candidate, ...]
+    cost: float
+    accuracy: float
+
+
+def records_of(
+    candidates: Sequence[Candidate],
+    logits: Mapping[Candidate, torch.Tensor],
+    mainnet_logits: torch.Tensor,
+    labels: torch.Tensor,
+) -> ExitRecords:
+    """Exit records of a set of candidates.
+
+    Args:
+        candidates (`Sequence[Candidate]`): in the order of their blocks.
+        logits (`Mapping[Candidate, torch.Tensor]`): of shape `(num_rows, num_labels)` each.
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the last exit, and the reference.
+        labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+    """
+    columns = [*(logits[candidate] for candidate in candidates), mainnet_logits]
+    return ExitRecords(exit_logits=torch.stack(columns, dim=1), labels=labels, mainnet_logits=mainnet_logits)
+
+
+def place(
+    logits: Mapping[Candidate, torch.Tensor],
+    mainnet_logits: torch.Tensor,
+    labels: torch.Tensor,
+    costs: CostModel,
+    targets: Sequence[Target],
+    *,
+    num_certification_rows: int,
+    level: float,
+    test: str,
+    budget: float | None = None,
+    max_exits: int = 3,
+) -> list[Placement]:
+    """Placements, the best first.
+
+    Of each block the pooling with the smallest loss stays. A set of blocks is worth what its path is expected to cost
+    where the target would just be certified on `num_certification_rows` rows like these; with budgets alone, what
+    accuracy it is expected to reach within them.
+
+    Args:
+        logits (`Mapping[Candidate, torch.Tensor]`): what each candidate says, of shape `(num_rows, num_labels)`.
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): what the MainNet says.
+        labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+        costs ([`CostModel`]): of every candidate.
+        targets (`Sequence[Target]`): what is asked for.
+        num_certification_rows (`int`): rows that will certify.
+        level (`float`): δ of one guaranteed target.
+        test (`str`): the test of `accuracy_drop`.
+        budget (`float`, *optional*): largest mean cost per row, in the currency of `costs`.
+        max_exits (`int`, *optional*, defaults to 3): the most SideNets.
+
+    Raises:
+        ValueError: there are no candidates, or `max_exits` is < 1.
+    """
+    if not logits or max_exits < 1:
+        raise ValueError(f"there must be candidates and `max_exits` ≥ 1, got {len(logits)} and {max_exits!r}.")
+    blocks = _best_poolings(logits, labels)
+
+    def value(chosen: tuple[Candidate, ...]) -> Placement:
+        records = records_of(chosen, logits, mainnet_logits, labels)
+        return _expect(records, chosen, costs.exits(chosen), targets, num_certification_rows, level, test, budget)
+
+    risks = any(target.is_risk for target in targets)
+
+    def worth(placement: Placement) -> tuple:
+        # A little more for one SideNet less: it is one thing less to run and to trust.
+        size = len(placement.candidates)
+        return (placement.cost + 0.005 * size,) if risks else (-placement.accuracy + 0.001 * size, placement.cost)
+
+    return sorted(_search(blocks, min(max_exits, len(blocks)), value, worth), key=worth)
+
+
+def _search(blocks: list[Candidate], most: int, value: Callable, worth: Callable) -> list[Placement]:
+    found: list[Placement] = []
+    grown = [()]
+    for size in range(1, most + 1):
+        sets = list(combinations(blocks, size))
+        if len(sets) > MAX_SETS:
+            sets = sorted({_with(chosen, one) for chosen in grown for one in blocks if one not in chosen}, key=_layers)
+        values = [value(chosen) for chosen in sets]
+        found += values
+        grown = [placement.candidates for placement in sorted(values, key=worth)[:BEAM]]
+    return found
+
+
+def _with(chosen: tuple[Candidate, ...], one: Candidate) -> tuple[Candidate, ...]:
+    return tuple(sorted((*chosen, one), key=lambda candidate: candidate.exit_layer))
+
+
+def _layers(chosen: tuple[Candidate, ...]) -> list[int]:
+    return [candidate.exit_layer for candidate in chosen]
+
+
+def _best_poolings(logits: Mapping[Candidate, torch.Tensor], labels: torch.Tensor) -> list[Candidate]:
+    best: dict[int, tuple[float, Candidate]] = {}
+    for candidate, values in logits.items():
+        loss = torch.nn.functional.cross_entropy(values.float(), labels).item()
+        if candidate.exit_layer not in best or loss < best[candidate.exit_layer][0]:
+            best[candidate.exit_layer] = (loss, candidate)
+    return [best[layer][1] for layer in sorted(best)]
+
+
+def _expect(
+    records: ExitRecords,
+    chosen: tuple[Candidate, ...],
+    costs: list[float],
+    targets: Sequence[Target],
+    num_rows: int,
+    level: float,
+    test: str,
+    budget: float | None,
+) -> Placement:
+    temperatures = fit_temperatures(records.exit_logits, records.labels)
+    risks = [target for target in targets if target.is_risk]
+    per_exit = torch.tensor(costs, dtype=torch.float64)
+    reached = Placement(chosen, costs[-1], accuracy(records.mainnet_logits, records.labels))
+    best = None
+    for thresholds in find_path(records, costs, temperatures, (risks or targets)[0], COARSE_STEPS):
+        exit_index = replay(records.exit_logits, thresholds, temperatures)
+        if any(
+            expected_risk(records, exit_index, temperatures, target, num_rows, test).p_value > level
+            for target in risks
+            if target.name != "selective_error" or (exit_index < records.num_exits - 1).any()
+        ):
+            break
+        right = accuracy(answers(records.exit_logits, exit_index), records.labels)
+        reached = Placement(chosen, per_exit[exit_index].mean().item(), right)
+        if not risks and reached.cost <= budget and (best is None or right > best.accuracy):
+            best = reached
+    return best or reached

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From targets to thresholds: Learn-then-Test with fixed-sequence testing along one path.
+
+Learn-then-Test is Angelopoulos et al., arXiv 2110.01052; for early exits see Jazbec et al., arXiv 2405.20915. The
+path, the temperatures and the choice of the test come from rows that certify nothing. The certification rows are then
+used for one thing: walk along the path, test at each point the hypothesis that the risk is above its limit, and stop
+at the first one that is not rejected. With probability ≥ confidence level over these rows, no point before that has a
+risk above the limit, on the distribution that the rows came from.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..measurement.costs import ExitCosts
+from ..measurement.metrics import accuracy
+from ..measurement.records import ExitRecords
+from ..measurement.replay import replay
+from ..models.exit_rule import answers
+from .pvalues import TESTS, betting, paired
+from .risks import RiskEstimate, expected_risk, risk
+from .targets import BUDGETS, Target
+
+
+class TooFewRowsError(ValueError):
+    """The certification rows cannot certify the target, whatever they say.
+
+    Args:
+        num_rows (`int`): rows there are.
+        needed (`int`): rows there must be, at the least.
+    """
+
+    def __init__(self, message: str, num_rows: int, needed: int):
+        super().__init__(message)
+        self.num_rows = num_rows
+        self.needed = needed
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One point of the path on the certification rows.
+
+    Args:
+        thresholds (`list[float]`): θ of each SideNet.
+        accuracy (`float`): of the routed answers.
+        shares (`list[float]`): fraction of rows that each exit answers.
+        flops (`float`): mean per row, as a fraction of the plain MainNet's; `params` and `milliseconds` likewise.
+        risks (`dict[str, RiskEstimate]`): per guaranteed target.
+        certified (`bool`): whether every guaranteed target was certified here.
+    """
+
+    thresholds: list[float]
+    accuracy: float
+    shares: list[float]
+    params: float
+    flops: float
+    milliseconds: float
+    risks: dict[str, RiskEstimate]
+    certified: bool
+
+    def cost(self, target: Target, costs: ExitCosts) -> float:
+        """What a budget limits, in the unit of its limit."""
+        value = getattr(self, BUDGETS[target.name])
+        return value * costs.mainnet_milliseconds if target.name == "latency_ms" else value
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a walk along the path found.
+
+    Args:
+        points (`list[PathPoint]`): what was looked at, in the order of the path.
+        chosen (`PathPoint`, *optional*): `None` when attaching does not pay.
+        reason (`str`): why this point, or why none.
+    """
+
+    points: list[PathPoint]
+    chosen: PathPoint | None
+    reason: str
+
+
+def needed_rows(target: Target, level: float, test: str = "binomial") -> int:
+    """The smallest number of rows without any loss that certifies a risk: ⌈ln δ / ln(1 − ε)⌉ for the binomial tests.
+
+    Args:
+        target ([`Target`]): the risk and its limit ε.
+        level (`float`): δ, the probability of being wrong that is allowed.
+        test (`str`): for `accuracy_drop`, which test.
+    """
+    exact = math.ceil(math.log(level) / math.log1p(-target.limit))
+    if target.name != "accuracy_drop" or test == "binomial":
+        return exact
+
+    def suffices(num_rows: int) -> bool:
+        if test == "paired":
+            return paired(0, 0, num_rows, target.limit) <= level
+        return betting(torch.zeros(num_rows), target.limit) <= level
+
+    low, high = exact, exact + 1
+    while not suffices(high):
+        low, high = high, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
+    return low
+
+
+def select_thresholds(
+    records: ExitRecords,
+    costs: ExitCosts,
+    path: Sequence[list[float]],
+    temperatures: list[float],
+    targets: Sequence[Target],
+    *,
+    confidence_level: float = 0.95,
+    test: str = "paired",
+    design: ExitRecords | None = None,
+) -> Selection:
+    """Choose the thresholds of a path that meet every target.
+
+    With a guaranteed target, the cheapest certified point that keeps every budget; with budgets alone, which promise
+    nothing, the most accurate point within them.
+
+    Args:
+        records ([`ExitRecords`]): the certification rows, used for nothing else.
+        costs ([`ExitCosts`]): of the same model.
+        path (`Sequence[list[float]]`): threshold vectors, fixed beforehand; the first lets nobody leave.
+        temperatures (`list[float]`): one per exit.
+        targets (`Sequence[Target]`): several risks share δ = 1 − confidence level in equal parts.
+        confidence_level (`float`, *optional*, defaults to 0.95): probability with which the guarantee holds.
+        test (`str`, *optional*, defaults to `"paired"`): for `accuracy_drop`; see [`pvalues`].
+        design ([`ExitRecords`], *optional*):
+            Rows that certify nothing; `selective_error` needs them, to fix beforehand where its sequence starts.
+
+    Raises:
+        TooFewRowsError: no result on so few rows could certify a target.
+        ValueError: an argument is impossible.
+    """
+    check_confidence_level(confidence_level)
+    if test not in TESTS:
+        raise ValueError(f"`test` must be one of {TESTS}, got {test!r}.")
+    if not path or len(records) == 0:
+        raise ValueError(f"`path` and `records` must not be empty, got {len(path)} points and {len(records)} rows.")
+    risks = [target for target in targets if target.is_risk]
+    budgets = [target for target in targets if not target.is_risk]
+    level = (1 - confidence_level) / max(1, len(risks))
+    for target in risks:
+        check_enough(target, level, test, len(records))
+    start = max((_start(target, level, path, temperatures, design, len(records)) for target in risks), default=0)
+    points = []
+    for thresholds in path[start:]:
+        estimates = {str(target): risk(records, thresholds, temperatures, target, test) for target in risks}
+        certified = bool(risks) and all(estimate.p_value <= level for estimate in estimates.values())
+        points.append(_point(records, costs, thresholds, temperatures, estimates, certified))
+        if risks and not certified:
+            break
+    return _choose(points, costs, risks, budgets)
+
+
+def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Target], budgets: list[Target]) -> Selection:
+    allowed = [point for point in points if point.certified or not risks]
+    if not allowed:
+        worst = points[0] if points else None
+        what = "; ".join(
+            f"{name}: {estimate.estimate:.4f} on {estimate.num_rows} rows, p = {estimate.p_value:.3g}"
+            for name, estimate in (worst.risks if worst else {}).items()
+        )
+        return Selection(points, None, f"no threshold is certified ({what or 'the path has no point to test'}).")
+    within = [point for point in allowed if all(point.cost(t, costs) <= t.limit for t in budgets)]
+    if not within:
+        cheapest = min(allowed, key=lambda point: point.flops)
+        reached = ", ".join(f"{t.name} {cheapest.cost(t, costs):.3g} for ≤ {t.limit:g}" for t in budgets)
+        return Selection(points, None, f"no {'certified ' if risks else ''}threshold keeps the budget: {reached}.")
+    if risks and not budgets:
+        chosen, reason = min(within, key=lambda point: point.flops), "the cheapest certified threshold"
+    else:
+        chosen = max(within, key=lambda point: (point.accuracy, -point.flops))
+        reason = "the most accurate threshold within the budget"
+    if chosen.flops >= 1:
+        return Selection(
+            points,
+            None,
+            f"{reason} costs {chosen.flops:.3f} of the plain MainNet's FLOPs, SideNets included: "
+            "attaching does not pay.",
+        )
+    return Selection(points, chosen, reason)
+
+
+def check_confidence_level(confidence_level: float) -> None:
+    """Raise `ValueError` for what is no probability of a guarantee."""
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"`confidence_level` must be in (0, 1), got {confidence_level!r}.")
+
+
+def check_enough(target: Target, level: float, test: str, num_rows: int) -> None:
+    """Refuse a number of certification rows on which no result could certify a risk.
+
+    Raises:
+        TooFewRowsError: it says how many are needed.
+    """
+    if not target.is_risk:
+        return
+    needed = needed_rows(target, level, test)
+    if num_rows < needed:
+        raise TooFewRowsError(
+            f"{target} at level {level:.3g} needs at least {needed} certification rows even if none shows a loss, got "
+            f"{num_rows}. Give more validation rows, or a looser target or confidence level.",
+            num_rows,
+            needed,
+        )
+
+
+def _start(
+    target: Target,
+    level: float,
+    path: Sequence[list[float]],
+    temperatures: list[float],
+    design: ExitRecords | None,
+    num_rows: int,
+) -> int:
+    """Where the sequence begins. A selective error is tested on the rows that leave, so enough of them have to.
+
+    Enough is the number that could pass without an error, ⌈ln δ / ln(1 − ε)⌉; of the points that have it, the sequence
+    starts at the one that is the most likely to pass. Both are expected from the design rows: were they read from the
+    certification rows, the sequence would depend on what it tests.
+    """
+    if target.name != "selective_error":
+        return 0
+    if design is None or len(design) == 0:
+        raise ValueError("`design` must be given for selective_error, to fix where its sequence starts; got none.")
+    needed = needed_rows(target, level)
+    expected = []
+    for index, thresholds in enumerate(path):
+        exit_index = replay(design.exit_logits, thresholds, temperatures)
+        estimate = expected_risk(design, exit_index, temperatures, target, num_rows, test="binomial")
+        if estimate.num_rows >= needed:
+            expected.append((estimate.p_value, index))
+    return min(expected, default=(1.0, len(path)))[1]
+
+
+def _point(
+    records: ExitRecords,
+    costs: ExitCosts,
+    thresholds: list[float],
+    temperatures: list[float],
+    risks: dict[str, RiskEstimate],
+    certified: bool,
+) -> PathPoint:
+    exit_index = replay(records.exit_logits, thresholds, temperatures)
+    return PathPoint(
+        thresholds=list(thresholds),
+        accuracy=accuracy(answers(records.exit_logits, exit_index), records.labels),
+        shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
+        params=costs.average(exit_index, "params"),
+        flops=costs.average(exit_index, "flops"),
+        milliseconds=costs.average(exit_index, "milliseconds"),
+        risks=risks,
+        certified=certified,
+    )

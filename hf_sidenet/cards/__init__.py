@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint says about itself, in words, in metadata and as JSON."""
+
+from .checkpoint_card import checkpoint_card
+from .metadata import CURRENCIES, TAGS, TASKS, describe, eval_results, hub_id
+from .report_file import report_json
+
+
+__all__ = [
+    "CURRENCIES",
+    "TAGS",
+    "TASKS",
+    "checkpoint_card",
+    "describe",
+    "eval_results",
+    "hub_id",
+    "report_json",
+]

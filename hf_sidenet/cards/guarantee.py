@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evidence behind θ in words: what is guaranteed, on what grounds, and what is not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..calibration import Target, parse_targets
+
+
+RISKS = {
+    "accuracy_drop": "P({reference} is right) − P(this model is right)",
+    "selective_error": "the probability that an answer which a SideNet gave is wrong",
+    "disagreement": "the probability that this model and {reference} answer differently",
+}
+TESTS = {
+    "paired": "an exact test of paired proportions (harmed and helped rows)",
+    "binomial": "an exact binomial test",
+    "betting": "a betting test of the paired differences",
+}
+
+
+def reference_name(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The classifier that risks are measured against, as the subject of a sentence."""
+    if evidence["reference"] == "other":
+        return "another classifier, named when θ was set,"
+    if settings["tune"] != "joint":
+        return "the MainNet"
+    if evidence["reference"] == "given":
+        return "the MainNet as it was given, before it was fine-tuned together with the SideNets,"
+    return "the MainNet of this checkpoint, as it came out of joint fine-tuning,"
+
+
+def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """A section in Markdown, from its heading on.
+
+    Args:
+        evidence (`Mapping[str, Any]`): [`SideNetConfig.calibration`].
+        settings (`Mapping[str, Any]`): of the report.
+    """
+    found = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"]]
+    risks = [(target, entry) for target, entry in found if target.is_risk]
+    budgets = [target for target, _ in found if not target.is_risk]
+    if not risks:
+        return _no_guarantee(evidence, budgets)
+    reference = reference_name(evidence, settings)
+    parts = ["## Guarantee", f"**{_sentence(evidence, [target for target, _ in risks])}**"]
+    parts += [f"The {_words(target)} is {RISKS[target.name].format(reference=reference)}." for target, _ in risks]
+    if settings["tune"] == "joint":
+        parts.append(
+            f"Reference: the risks are measured against {reference.rstrip(',')}, and against no other classifier."
+        )
+    parts += [_table(evidence, risks), _method(evidence)]
+    if budgets:
+        parts.append(f"{_names(budgets)}: kept on the certification rows, and not guaranteed.")
+    return "\n\n".join([*parts, "### What it does not say", _limits(evidence)])
+
+
+def _sentence(evidence: Mapping[str, Any], risks: list[Target]) -> str:
+    first, *others = [f"the {_words(target)}" for target in risks]
+    about = f"of this checkpoint at these thresholds in {evidence['precision']}"
+    claims = [f"{first} {about} is ≤ {risks[0].limit:g}"]
+    claims += [f"{name} is ≤ {target.limit:g}" for name, target in zip(others, risks[1:], strict=True)]
+    together = " (all of it together)" if others else ""
+    return (
+        f"With probability ≥ {evidence['confidence_level']:g} over the certification rows, {' and '.join(claims)} on "
+        f"the distribution those rows came from{together}."
+    )
+
+
+def _table(evidence: Mapping[str, Any], risks: list[tuple[Target, Mapping[str, Any]]]) -> str:
+    header = "| target | estimate | rows | harmed or wrong | helped | p-value | at most | test |"
+    lines = [header, "|:--|--:|--:|--:|--:|--:|--:|:--|"]
+    for target, entry in risks:
+        helped = f"{entry['num_helped']:,}" if target.name == "accuracy_drop" else "–"
+        lines.append(
+            f"| `{target}` | {entry['estimate']:.4f} | {entry['num_rows']:,} | {entry['num_bad']:,} | {helped} | "
+            f"{entry['p_value']:.3g} | {evidence['level_per_target']:.3g} | {_test(evidence, target)} |"
+        )
+    return "\n".join(lines)
+
+
+def _test(evidence: Mapping[str, Any], target: Target) -> str:
+    return evidence["test"] if target.name == "accuracy_drop" else "binomial"
+
+
+def _method(evidence: Mapping[str, Any]) -> str:
+    left_out = evidence["num_known_rows_left_out"]
+    without = f", after {left_out:,} that were also training or design rows had been left out" if left_out else ""
+    return (
+        f"{evidence['method']}, by {TESTS[evidence['test']]}, chosen beforehand. The path of thresholds and the "
+        f"temperatures come from {evidence['num_design_rows']:,} design rows; {evidence['num_certification_rows']:,} "
+        f"other rows certify and are used for nothing else{without}. {evidence['num_points_tested']:,} points of the "
+        "path were tested, in their order, up to the first that failed, if any. Number of calibrations that these "
+        f"rows have seen, this one included, as counted where it was made: {evidence['num_calibrations']:,}."
+    )
+
+
+def _limits(evidence: Mapping[str, Any]) -> str:
+    count, level = evidence["num_calibrations"], 1 - evidence["confidence_level"]
+    again = (
+        "- Calibrating again and again on the same rows and keeping the best is multiple testing, which the sentence "
+        "above does not cover."
+    )
+    if count > 1:
+        again += (
+            f" These rows have seen {count:,} calibrations: that all of them hold has, where they were planned "
+            f"beforehand, a probability ≥ {max(0.0, 1 - count * level):.3g}, and where they were not, none that can "
+            "be stated."
+        )
+    return "\n".join(
+        [
+            "- Nothing about a single class, or about any other slice of the rows: it is a mean over all of them.",
+            "- Nothing after a shift: rows of another kind, from another source or time.",
+            f"- Nothing in another precision than {evidence['precision']}, for other thresholds or temperatures, for "
+            "weights that were changed afterwards, or for rows that are prepared in another way.",
+            "- Nothing about the test rows, or any other rows in particular: a sample may show more than the limit.",
+            "- Nothing about how good the reference is, and nothing about costs, which are measured.",
+            again,
+        ]
+    )
+
+
+def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Target]) -> str:
+    return (
+        f"## No guarantee\n\n**Nothing is guaranteed for this checkpoint: neither its accuracy nor its costs.** The "
+        f"target was {_names(budgets)}. The thresholds are the most accurate ones within it on "
+        f"{evidence['num_certification_rows']:,} rows, which were used to choose them, so what was measured on these "
+        f"rows is on the bright side. {evidence['num_points_tested']:,} points were looked at; they and the "
+        f"temperatures come from {evidence['num_design_rows']:,} other rows, in {evidence['precision']}. For a "
+        "guarantee, calibrate for `accuracy_drop`, `selective_error` or `disagreement`."
+    )
+
+
+def _words(target: Target) -> str:
+    return target.name.replace("_", " ")
+
+
+def _names(targets: list[Target]) -> str:
+    return ", ".join(f"`{target}`" for target in targets)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a model card that the Hub reads: task, tags, base model, results."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+
+TAGS = ("sidenet", "early-exit")
+TASKS = {"pixel_values": "image-classification", "input_ids": "text-classification"}
+CURRENCIES = {"flops": "FLOPs", "params": "parameters", "milliseconds": "milliseconds"}
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name of a MainNet where it is an id on the Hub; `None` for a folder, which others cannot follow and which
+    may tell what they should not read."""
+    if not name or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def describe(data: ModelCardData, *, task: str, mainnet: str | None, model_name: str) -> None:
+    """Say what a model with SideNets is; what a card says beside that stays.
+
+    Args:
+        data (`ModelCardData`): changed in place.
+        task (`str`): one of the values of `TASKS`.
+        mainnet (`str`, *optional*): where the MainNet came from; a folder is left out.
+        model_name (`str`): of the model index.
+    """
+    data.library_name = data.library_name or "transformers"
+    data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
+    data.pipeline_tag = task
+    if hub_id(mainnet) is not None:
+        data.base_model = mainnet
+    data.model_name = model_name
+
+
+def eval_results(
+    results: Iterable[tuple[str, str, float]], *, task: str, dataset_type: str, dataset_name: str, split: str
+) -> list[EvalResult]:
+    """Results on one data set, for the model index.
+
+    Args:
+        results (`Iterable[tuple[str, str, float]]`): type, name and value of each metric.
+        task (`str`): one of the values of `TASKS`.
+        dataset_type (`str`): id of the data set on the Hub, or what kind it is.
+        dataset_name (`str`): for people.
+        split (`str`): which rows of it.
+    """
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=value,
+        )
+        for metric, name, value in results
+    ]

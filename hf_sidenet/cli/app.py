@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands as they are typed. This file and `options.py` are the only ones that import typer."""
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .data import DataOptions
+from .outcome import show
+
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong arguments or data, 3 do not attach."
+app = typer.Typer(
+    help="Early exits for Hugging Face classifiers: attach SideNets, know which θ is safe, evaluate, share.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command() -> Any:
+    """The command with its sub-commands."""
+    return typer.main.get_command(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    help="Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.\n\n"
+    "The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is "
+    '"do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.',
+    epilog="Example: hf-sidenet attach my-org/bert-sst2 --train-file train.tsv --validation-file dev.tsv "
+    '--test-file test.tsv --target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet',
+)
+def attach(
+    mainnet: o.MainNet,
+    train_file: o.TrainFile = None,
+    validation_file: o.ValidationFile = None,
+    test_file: o.TestFile = None,
+    dataset_name: o.DatasetName = None,
+    dataset_config: o.DatasetConfig = None,
+    no_header: o.NoHeader = False,
+    text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    max_length: o.MaxLength = None,
+    target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
+    confidence_level: o.ConfidenceLevel = 0.95,
+    test_method: o.Test = o.TestMethod.paired,
+    certification_fraction: o.CertificationFraction = 0.75,
+    exit_layers: o.ExitLayers = None,
+    poolings: o.Poolings = None,
+    max_exits: o.MaxExits = 3,
+    hidden_size: o.HiddenSize = 32,
+    distillation_weight: o.DistillationWeight = None,
+    tune: o.TuneMode = o.Tune.heads,
+    joint_epochs: o.JointEpochs = None,
+    joint_learning_rate: o.JointLearningRate = None,
+    joint_batch_size: o.JointBatchSize = None,
+    reference: o.ReferenceMode = o.Reference.given,
+    batch_size: o.BatchSize = 32,
+    seed: o.Seed = 0,
+    cache_dir: o.CacheDir = None,
+    revision: o.Revision = None,
+    dtype: o.DtypeName = None,
+    output_dir: o.OutputDir = ...,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> int:
+    """See `hf-sidenet attach --help`."""
+    from .attaching import AttachOptions, attach_command
+
+    joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
+    given = AttachOptions(
+        mainnet=mainnet,
+        data=DataOptions(
+            {"train": train_file, "validation": validation_file, "test": test_file},
+            dataset_name,
+            dataset_config,
+            no_header,
+            text_column,
+            image_column,
+            label_column,
+        ),
+        target=target,
+        confidence_level=confidence_level,
+        test_method=test_method.value,
+        certification_fraction=certification_fraction,
+        max_length=max_length,
+        exit_layers=exit_layers,
+        poolings=poolings,
+        max_exits=max_exits,
+        hidden_size=hidden_size,
+        distillation_weight=distillation_weight,
+        tune=tune.value,
+        joint={name: value for name, value in joint.items() if value is not None},
+        reference=reference.value,
+        batch_size=batch_size,
+        seed=seed,
+        cache_dir=cache_dir,
+        revision=revision,
+        dtype=None if dtype is None else dtype.value,
+        output_dir=output_dir,
+        overwrite=overwrite,
+    )
+    return show(partial(attach_command, given), as_json)
+
+
+@app.command(
+    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures"
+)
+def evaluate(
+    directory: o.Directory,
+    test_file: o.TestFile = None,
+    dataset_name: o.DatasetName = None,
+    dataset_config: o.DatasetConfig = None,
+    no_header: o.NoHeader = False,
+    text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    max_length: o.SameMaxLength = None,
+    reference: o.ReferenceModel = None,
+    batch_size: o.SameBatchSize = None,
+    output_dir: o.FiguresDir = None,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> int:
+    """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
+    from .checkpoints import evaluate_command
+
+    data = DataOptions(
+        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+    )
+    work = partial(
+        evaluate_command,
+        directory,
+        data,
+        reference=reference,
+        max_length=max_length,
+        batch_size=batch_size,
+        output_dir=output_dir,
+        overwrite=overwrite,
+    )
+    return show(work, as_json)
+
+
+@app.command(
+    help="New θ for another target, on other rows or on another machine. Nothing is trained.\n\n"
+    "The new checkpoint's report loses the results on test rows, which were for the old θ: evaluate it again. Where "
+    "no θ is found, nothing is written and the exit code is 3.",
+    epilog="Example: hf-sidenet recalibrate bert-sst2-sidenet --validation-file dev.tsv "
+    '--target "accuracy_drop<=0.02" --output-dir bert-sst2-sidenet-2',
+)
+def recalibrate(
+    directory: o.Directory,
+    validation_file: o.ValidationFile = None,
+    train_file: o.KnownFile = None,
+    dataset_name: o.DatasetName = None,
+    dataset_config: o.DatasetConfig = None,
+    no_header: o.NoHeader = False,
+    text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    max_length: o.SameMaxLength = None,
+    target: o.Targets = ...,
+    confidence_level: o.ConfidenceLevel = 0.95,
+    test_method: o.Test = o.TestMethod.paired,
+    reference: o.ReferenceModel = None,
+    batch_size: o.SameBatchSize = None,
+    output_dir: o.NewDir = None,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> int:
+    """See `hf-sidenet recalibrate --help`."""
+    from .checkpoints import recalibrate_command
+
+    files = {"train": train_file, "validation": validation_file}
+    data = DataOptions(files, dataset_name, dataset_config, no_header, text_column, image_column, label_column)
+    work = partial(
+        recalibrate_command,
+        directory,
+        data,
+        target=target,
+        confidence_level=confidence_level,
+        test_method=test_method.value,
+        reference=reference,
+        max_length=max_length,
+        batch_size=batch_size,
+        output_dir=output_dir,
+        overwrite=overwrite,
+    )
+    return show(work, as_json)
+
+
+@app.command(epilog="Example: hf-sidenet info bert-sst2-sidenet")
+def info(directory: o.Directory, as_json: o.Json = False) -> int:
+    """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""
+    from .checkpoints import info_command
+
+    return show(partial(info_command, directory), as_json)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows from the data options of a command."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import CommandError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data import Columns
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a user said about the rows; the fields are options by name.
+
+    Args:
+        files (`dict[str, str | None]`): by split.
+    """
+
+    files: dict[str, str | None]
+    dataset_name: str | None
+    dataset_config: str | None
+    no_header: bool
+    text_column: Sequence[str] | None
+    image_column: str | None
+    label_column: str | None
+
+    def load(self, required: Sequence[str], optional: Sequence[str] = ()) -> "tuple[dict[str, Dataset], Columns]":
+        """Splits and their columns; see [`load_splits`].
+
+        Args:
+            required (`Sequence[str]`): splits that must be there, with labels.
+            optional (`Sequence[str]`): splits that may be; with labels where the user named their file.
+        """
+        files = {split: path for split, path in self.files.items() if path is not None}
+        if self.dataset_name is not None and files:
+            raise CommandError(
+                f"--dataset-name: must not be given together with --{next(iter(files))}-file, got "
+                f"{self.dataset_name!r}."
+            )
+        if self.dataset_name is None and not files:
+            raise CommandError(f"--{required[0]}-file: must be given, or --dataset-name.")
+        from ..data import load_splits
+
+        return load_splits(
+            dataset_name=self.dataset_name,
+            dataset_config=self.dataset_config,
+            files=files or None,
+            header=not self.no_header,
+            text_columns=self.text_column or None,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            splits=(*required, *optional),
+            required=(*required, *(split for split in optional if split in files)),
+        )
+
+    def spelt(self, split: str) -> str:
+        """The option that the rows of a split came from."""
+        return f"--{split}-file" if self.dataset_name is None else "--dataset-name"
+
+
+def listed(option: str, text: str | None, kind: type = str) -> list[Any] | None:
+    """The items of an option that takes several with commas.
+
+    Raises:
+        CommandError: an item is empty, or not of this kind.
+    """
+    if text is None:
+        return None
+    try:
+        items = [kind(item.strip()) for item in text.split(",")]
+    except ValueError:
+        raise CommandError(f"{option}: must be whole numbers with commas between them, got {text!r}.") from None
+    if "" in items:
+        raise CommandError(f"{option}: must be names with commas between them, got {text!r}.")
+    return items

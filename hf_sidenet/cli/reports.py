@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`report.json` of a checkpoint: read, and brought up to date after another calibration."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import CommandError
+
+
+if TYPE_CHECKING:
+    from ..checkpoint import Recalibration
+
+REPORT = "report.json"
+# Of a checkpoint without a report.
+BATCH_SIZE = 32
+
+
+def read_report(directory: str) -> dict[str, Any]:
+    """`report.json` of a checkpoint, empty where it has none."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        directory,
+        REPORT,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def check_version(report: dict[str, Any], directory: str) -> None:
+    """Refuse a checkpoint whose report cannot be brought up to date, such as one of a training script.
+
+    Raises:
+        CommandError: it has no report, or one of another version.
+    """
+    from ..checkpoint import REPORT_VERSION
+
+    version = report.get("schema_version")
+    if version != REPORT_VERSION:
+        got = "one without a version or none" if version is None else f"version {version}"
+        raise CommandError(
+            f"DIRECTORY: must have a {REPORT} of `hf-sidenet attach`, version {REPORT_VERSION}, got {got} in "
+            f"{directory!r}. From Python, hf_sidenet.checkpoint.recalibrate needs none."
+        )
+
+
+def updated_report(
+    report: dict[str, Any],
+    found: "Recalibration",
+    num_rows: int,
+    given_reference: bool,
+    running: dict[str, Any],
+) -> dict[str, Any]:
+    """A report with another calibration. Results on test rows were for the old θ, so they go.
+
+    Args:
+        report (`dict[str, Any]`): of the checkpoint; it stays as it is.
+        found ([`Recalibration`]): what changed.
+        num_rows (`int`): validation rows.
+        given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
+        running (`dict[str, Any]`): of [`as_attached`].
+    """
+    from ..checkpoint import versions
+    from ..evaluation.provenance import hardware
+
+    calibration, settings = found.calibration, report["settings"]
+    evidence = found.model.config.calibration if found.verdict == "attach" else None
+    validation = {**report["data"]["validation"], "num_rows": num_rows}
+    if evidence is not None:
+        validation["fingerprint"] = evidence["validation_fingerprint"]
+    changed = {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "settings": {
+            **settings,
+            **running,
+            "target": [str(one) for one in calibration.targets],
+            "confidence_level": calibration.confidence_level,
+            "test_method": calibration.test,
+            "reference": "given" if given_reference or settings["tune"] != "joint" else "tuned",
+        },
+        "data": {
+            **{name: value for name, value in report["data"].items() if name != "test"},
+            "validation": validation,
+            "num_design_rows": calibration.num_design_rows,
+            "num_certification_rows": calibration.num_certification_rows,
+            "num_known_rows_left_out": evidence and evidence["num_known_rows_left_out"],
+        },
+        "costs": asdict(found.costs),
+        "path": [asdict(point) for point in calibration.selection.points],
+        "calibration": evidence,
+        "evaluation": None,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    return {**report, **changed}
+
+
+def as_attached(report: dict[str, Any], max_length: int | None, batch_size: int | None) -> dict[str, Any]:
+    """Length and batch size: as the user says, else as when the checkpoint was made."""
+    settings = report.get("settings", {})
+    return {
+        "max_length": settings.get("max_length") if max_length is None else max_length,
+        "batch_size": batch_size or settings.get("batch_size") or BATCH_SIZE,
+    }

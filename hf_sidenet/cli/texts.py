@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands found, in words. Each text is made of the document that `--json` prints, and of nothing else."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .tables import aligned
+
+
+CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
+MAINNET = "MainNet"
+RISKS = {
+    "accuracy_drop": "the accuracy drop is ≤ {}",
+    "selective_error": "the error among rows that a SideNet answers is ≤ {}",
+    "disagreement": "the share of rows that it answers differently is ≤ {}",
+}
+REFERENCES = {"given": "the MainNet as it was given", "tuned": "the MainNet as it was tuned"}
+
+
+def attach_text(document: Mapping[str, Any]) -> str:
+    """What [`attach`] found: of `report.json`, with the folder and θ."""
+    parts = [_verdict(document)]
+    if document["verdict"] == "attach":
+        parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+        if document["evaluation"] is not None:
+            parts.append(_test(document["evaluation"]))
+    else:
+        parts += _why_not(document)
+    parts.append(_seconds(document["seconds"]))
+    parts.append(_folder(document["output_dir"]))
+    return "\n\n".join(parts)
+
+
+def recalibrate_text(document: Mapping[str, Any]) -> str:
+    """What [`recalibrate`] found."""
+    parts = [_verdict(document, "new θ")]
+    if document["verdict"] == "attach":
+        parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+    else:
+        parts += [_tested(document["path"]), _exit_costs(document["costs"])]
+    parts.append(_folder(document["output_dir"], "Nothing was changed."))
+    return "\n\n".join(parts)
+
+
+def evaluate_text(document: Mapping[str, Any], tables: str, other_reference: bool) -> str:
+    """What [`evaluate_checkpoint`] found.
+
+    Args:
+        document (`Mapping[str, Any]`): what `--json` prints.
+        tables (`str`): of the evaluation.
+        other_reference (`bool`): whether θ was chosen against another classifier.
+    """
+    parts = [f"{document['checkpoint']}, compared with {document['reference'] or 'the MainNet inside'}.", tables]
+    if other_reference:
+        parts.append("θ was chosen against the MainNet from before joint training: compare with it by --reference.")
+    if document["output_dir"] is not None:
+        parts.append(_folder(document["output_dir"]))
+    return "\n\n".join(parts)
+
+
+def info_text(document: Mapping[str, Any]) -> str:
+    """What is in a checkpoint."""
+    mainnet, exits = document["mainnet"], document["exits"]
+    classes = ", ".join(mainnet["classes"][:10]) + (" …" if mainnet["classes"][10:] else "")
+    name = "" if mainnet["name"] is None else f" ({mainnet['name']})"
+    header = [
+        "exit",
+        "after block",
+        "module",
+        "pooling",
+        "own params",
+        "params used",
+        "FLOPs used",
+        "θ",
+        "temperature",
+    ]
+    rows = [
+        [
+            each["name"],
+            f"{each['exit_layer']} of {mainnet['num_blocks']}",
+            each["module"],
+            each["pooling"],
+            f"{each['num_params']:,}",
+            f"{each['mainnet_params']:.3f}",
+            f"{each['mainnet_flops']:.3f}",
+            f"{each['threshold']:.6g}",
+            f"{each['temperature']:.3f}",
+        ]
+        for each in exits
+    ]
+    rows.append([MAINNET, "–", "–", "–", f"{mainnet['num_params']:,}", "1", "1", "–", f"{mainnet['temperature']:.3f}"])
+    parts = [
+        f"{document['checkpoint']}: {document['class']}",
+        f"MainNet: {mainnet['class']}{name}, {mainnet['num_params']:,} parameters, {mainnet['num_blocks']} blocks, "
+        f"{mainnet['dtype']}. {len(mainnet['classes'])} classes: {classes}.",
+        aligned(header, rows),
+        "Used: fraction of the MainNet's own up to that block, SideNets not counted; FLOPs of a short example.",
+    ]
+    if document["calibration"] is None:
+        nobody = all(each["threshold"] >= 1 for each in exits)
+        parts.append(
+            "θ has no evidence behind it" + (", and nobody leaves at θ ≥ 1." if nobody else ": it was set by hand.")
+        )
+    else:
+        parts += guarantee(document["calibration"])
+    return "\n\n".join(parts)
+
+
+def guarantee(evidence: Mapping[str, Any]) -> list[str]:
+    """The evidence behind θ in sentences.
+
+    Args:
+        evidence (`dict[str, Any]`): `calibration` of a [`SideNetConfig`].
+    """
+    risks = [each for each in evidence["targets"] if "p_value" in each]
+    budgets = [each["target"] for each in evidence["targets"] if "p_value" not in each]
+    sentences = []
+    if risks:
+        limits = []
+        for each in risks:
+            name, _, limit = each["target"].partition("<=")
+            limits.append(RISKS[name].format(limit))
+        sentences.append(
+            f"Guarantee: with probability ≥ {evidence['confidence_level']:g} over the "
+            f"{evidence['num_certification_rows']:,} certification rows, {' and '.join(limits)} on the distribution "
+            f"those rows came from, for this checkpoint, θ and precision ({evidence.get('precision', 'unknown')}). "
+            f"Measured against {REFERENCES.get(evidence.get('reference'), 'the MainNet inside')}. "
+            "Nothing is promised per class, per slice or after a shift."
+        )
+        found = "; ".join(
+            f"{each['target']}: {_number(each['estimate'])} on {each['num_rows']:,} rows ({each['num_bad']:,} bad, "
+            f"{each['num_helped']:,} helped), p = {each['p_value']:.3g}"
+            for each in risks
+        )
+        sentences.append(
+            f"Evidence: {found}. Test: {evidence['test']}; {evidence['num_points_tested']:,} points of θ were tested, "
+            f"on a path from {evidence['num_design_rows']:,} other rows."
+        )
+    if budgets:
+        sentences.append(f"Kept on the certification rows, not guaranteed: {', '.join(budgets)}.")
+    again = evidence.get("num_calibrations", 1)
+    if risks and again > 1:
+        sentences.append(
+            f"Caution: these rows have now seen {again} different calibrations. Each holds with its probability; that "
+            "all of them hold is less probable."
+        )
+    return sentences
+
+
+def _verdict(document: Mapping[str, Any], yes: str = "attach") -> str:
+    reason = document["reason"].rstrip(".")
+    return f"Verdict: {yes} ({reason})." if document["verdict"] == "attach" else f"Verdict: do not attach: {reason}."
+
+
+def _exits(document: Mapping[str, Any]) -> str:
+    shares = document["calibration"]["certification"]["shares"]
+    places = zip(document["exit_layers"], document["pooling"], document["thresholds"], strict=True)
+    rows = [
+        [f"SideNet {index}", str(layer), pooling, f"{threshold:.6g}"]
+        for index, (layer, pooling, threshold) in enumerate(places)
+    ]
+    rows.append([MAINNET, "–", "–", "–"])
+    header = ["exit", "after block", "pooling", "θ", "rows %"]
+    return aligned(header, [[*row, _percent(share)] for row, share in zip(rows, shares, strict=True)])
+
+
+def _certified_costs(document: Mapping[str, Any]) -> str:
+    found, costs = document["calibration"]["certification"], document["costs"]
+    means = ", ".join(f"{text} {found[name]:.3f}" for name, text in CURRENCIES.items())
+    return (
+        f"Mean cost per row on the certification rows, as a fraction of the plain MainNet's: {means}. Accuracy there: "
+        f"{_percent(found['accuracy'], 2)} %.\n{_mainnet_costs(costs)}"
+    )
+
+
+def _mainnet_costs(costs: Mapping[str, Any]) -> str:
+    threads = "1 thread" if costs["num_threads"] == 1 else f"{costs['num_threads']} threads"
+    return (
+        f"The plain MainNet: {costs['mainnet_params']:,} parameters, {costs['mainnet_flops'] / 1e6:.3g} MFLOP and "
+        f"{costs['mainnet_milliseconds']:.3g} ms per row ({threads}, {costs['device']})."
+    )
+
+
+def _test(evaluation: Mapping[str, Any]) -> str:
+    routed, level = evaluation["routed"], evaluation["level"]
+    rows = [
+        ["MainNet alone", _interval(evaluation["reference_accuracy"], 100), "0", "1", "1", "1"],
+        [
+            "routed at θ",
+            _interval(routed["accuracy"], 100),
+            _interval(routed["accuracy_drop"], 100),
+            *(_interval(routed[name], 1, 3) for name in CURRENCIES),
+        ],
+    ]
+    header = ["", "accuracy %", "drop, points", "parameters", "FLOPs", "ms"]
+    return (
+        f"{evaluation['num_rows']:,} test rows, with {100 * level:g} % intervals over rows:\n\n{aligned(header, rows)}"
+    )
+
+
+def _why_not(document: Mapping[str, Any]) -> list[str]:
+    best = document["placements"][0]
+    accuracy = document["mainnet"]["validation_accuracy"]
+    return [
+        f"Best placement: {', '.join(best['exits'])} (blocks before each SideNet, pooling): expected cost "
+        f"{best['expected_cost']:.3f} of the plain MainNet's, expected accuracy "
+        f"{_percent(best['expected_accuracy'], 2)} %. The MainNet's on the validation rows: "
+        f"{_percent(accuracy, 2)} %.",
+        _tested(document["path"]),
+        _exit_costs(document["costs"]),
+    ]
+
+
+def _tested(path: Sequence[Mapping[str, Any]]) -> str:
+    if not path:
+        return "No point of θ was tested."
+    certified = [point for point in path if point["certified"]]
+    # Of a path with budgets alone nothing is certified.
+    shown = {"the first": path[0], "the last certified": certified[-1] if certified else None, "the last": path[-1]}
+    shown = {name: point for name, point in shown.items() if point is not None}
+    rows = [
+        [
+            name,
+            "/".join(f"{threshold:.6g}" for threshold in point["thresholds"]),
+            _percent(point["accuracy"], 2),
+            *(f"{point[name]:.3f}" for name in CURRENCIES),
+            ", ".join(f"{each['p_value']:.3g}" for each in point["risks"].values()) or "–",
+        ]
+        for name, point in shown.items()
+    ]
+    header = ["", "θ", "accuracy %", *CURRENCIES.values(), "p"]
+    what = f"Points of θ looked at on the certification rows: {len(path):,}, certified: {len(certified):,}."
+    return f"{what}\n\n{aligned(header, rows)}"
+
+
+def _exit_costs(costs: Mapping[str, Any]) -> str:
+    last = len(costs["params"]) - 1
+    rows = [
+        [
+            f"SideNet {index}" if index < last else MAINNET,
+            *(f"{costs[name][index] / costs[f'mainnet_{name}']:.3f}" for name in CURRENCIES),
+        ]
+        for index in range(last + 1)
+    ]
+    table = aligned(["answered at", *CURRENCIES.values()], rows)
+    return f"Cost of an answer, SideNets included, as a fraction of the plain MainNet's:\n\n{table}\n\n" + (
+        _mainnet_costs(costs)
+    )
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    steps = ", ".join(f"{step} {value:.1f}" for step, value in seconds.items())
+    return f"Seconds: {steps}; {sum(seconds.values()):.1f} in all."
+
+
+def _folder(output_dir: str | None, nothing: str = "No checkpoint was written.") -> str:
+    return nothing if output_dir is None else f"Written to {output_dir}"
+
+
+def _interval(interval: Mapping[str, float | None] | None, scale: float, digits: int = 2) -> str:
+    if interval is None or interval["value"] is None:
+        return "–"
+    # Adding 0 makes -0.0 a plain 0.
+    value, low, high = (f"{round(scale * interval[end], digits) + 0.0:.{digits}f}" for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _percent(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value + 0.0:.4f}"

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_sidenet.calibration import count_calibration, split_rows
+
+
+KEYS = [f"row {i}" for i in range(200)]
+
+
+@given(st.integers(2, 200), st.floats(0.05, 0.95), st.integers(0, 5))
+def test_the_two_parts_are_disjoint_and_all(num_rows, fraction, seed):
+    if round(fraction * num_rows) in (0, num_rows):
+        return
+    split = split_rows(KEYS[:num_rows], fraction, seed)
+    assert sorted([*split.design.tolist(), *split.certification.tolist()]) == list(range(num_rows))
+    assert len(split.certification) == round(fraction * num_rows)
+    assert split.num_known == 0
+
+
+def test_the_seed_decides():
+    first, again, other = (split_rows(KEYS, 0.75, seed).certification.tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_known_rows_do_not_certify():
+    split = split_rows(KEYS, 0.75, 0)
+    known = {KEYS[i] for i in split.certification[:5].tolist()} | {KEYS[i] for i in split.design[:5].tolist()}
+    found = split_rows(KEYS, 0.75, 0, known)
+    assert found.num_known == 5
+    assert found.certification.tolist() == split.certification[5:].tolist()
+    assert found.design.tolist() == split.design.tolist()
+
+
+def test_a_row_that_designs_does_not_certify_either():
+    keys = [*KEYS[:100], KEYS[0]]
+    for seed in range(20):
+        split = split_rows(keys, 0.5, seed)
+        used = [keys[i] for i in split.design.tolist()], [keys[i] for i in split.certification.tolist()]
+        assert not set(used[0]) & set(used[1])
+
+
+def test_the_same_file_twice_is_refused():
+    with pytest.raises(ValueError, match="150 of 150 certification rows are also training or design rows"):
+        split_rows(KEYS, 0.75, 0, set(KEYS))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1, float("nan")])
+def test_fractions(fraction):
+    with pytest.raises(ValueError, match=r"`certification_fraction` must be in \(0, 1\)"):
+        split_rows(KEYS, fraction, 0)
+
+
+def test_too_few_rows_to_split():
+    with pytest.raises(ValueError, match="`validation` must have rows to design and to certify with, got 1"):
+        split_rows(KEYS[:1], 0.5, 0)
+
+
+def test_calibrations_on_the_same_rows_are_counted(tmp_path):
+    first = {"target": "accuracy_drop<=0.01", "seed": 0}
+    assert count_calibration(tmp_path, "rows", first) == 1
+    assert count_calibration(tmp_path, "rows", dict(reversed(first.items()))) == 1
+    assert count_calibration(tmp_path, "rows", {**first, "seed": 1}) == 2
+    assert count_calibration(tmp_path, "rows", first) == 2
+    assert count_calibration(tmp_path, "others", first) == 1
