@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Early exits for Hugging Face classifiers: "Add a SideNet to your MainNet" (Morisot, arXiv 2007.13512)."""
 
+from .attach import attach
 from .measurement import ExitRecords, collect
 from .models import (
     BertWithSideNetForSequenceClassification,
@@ -55,6 +56,7 @@ __all__ = [
     "TimmWithSideNetForImageClassification",
     "ViTWithSideNetForImageClassification",
     "XLMRobertaWithSideNetForSequenceClassification",
+    "attach",
     "collect",
     "compute_exit_metrics",
 ]

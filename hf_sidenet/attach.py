@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel
 
-from .attach_steps import Clock, Workshop, attached_model, load_mainnet, name_classes, place_sidenets, placement_table
+from .attach_steps import (
+    Clock,
+    Workshop,
+    at_input_size,
+    attached_model,
+    load_mainnet,
+    name_classes,
+    place_sidenets,
+    placement_table,
+)
 from .calibration import (
     TESTS,
     Calibration,
@@ -30,12 +39,12 @@ from .calibration import (
     parse_targets,
     split_rows,
 )
-from .checkpoint import REPORT_VERSION, evaluate_records, set_calibration, versions
+from .checkpoint import REPORT_VERSION, evaluate_records, row_costs, set_calibration, versions
 from .data import Columns
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware
 from .hub import save_checkpoint
-from .measurement import ExitRecords, accuracy, measure_costs
+from .measurement import ExitRecords, accuracy
 from .measurement.files import check_free
 from .measurement.fingerprint import fingerprint_model
 from .training.features import default_candidates
@@ -191,6 +200,7 @@ def attach(
         rows = prepare_rows(
             splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=max_length
         )
+        given = at_input_size(given, rows["train"])
         split = split_rows(rows["validation"].keys, certification_fraction, seed, frozenset(rows["train"].keys))
         level = (1 - confidence_level) / max(1, sum(one.is_risk for one in targets))
         for one in targets:
@@ -222,7 +232,9 @@ def attach(
             teacher = features["train"].mainnet_logits
             tune_jointly(model, rows["train"].dataset, rows["train"].collate_fn, teacher, joint, progress=progress)
     with clock("costs"):
-        costs = measure_costs(model, shop.typical_batches(), repeats=3, timed_batches=4, progress=progress)
+        # Time is measured with care where the target is a time.
+        quick = not any(one.name == "latency_ms" for one in targets)
+        costs = row_costs(model, rows["validation"], batch_size, quick=quick, progress=progress)
     with clock("calibration"):
         own = features["validation"] if tune == "heads" else shop.features(model, "validation", chosen)
         records = shop.records(model, own, features["validation"] if reference == "given" else own)

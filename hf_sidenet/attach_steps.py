@@ -121,10 +121,6 @@ class Workshop:
             progress=self.progress,
         )
 
-    def typical_batches(self) -> list[dict[str, Any]]:
-        """A few batches of validation rows as they come."""
-        return typical_batches(self.rows["validation"], self.batch_size)
-
     def records(self, model: SideNetPreTrainedModel, features: Features, reference: Features) -> ExitRecords:
         """What every exit of a model says, from its own cached features, beside the MainNet of `reference`'s."""
         candidates = [Candidate(*place) for place in zip(model.config.exit_layers, model.config.pooling, strict=True)]
@@ -181,6 +177,16 @@ def load_mainnet(
     return model, processor
 
 
+def at_input_size(model: SideNetPreTrainedModel, rows: Rows) -> SideNetPreTrainedModel:
+    """A model whose shapes are those of these pictures, which may differ from what the MainNet's config says."""
+    if model.is_text:
+        return model
+    size = list(rows.dataset[0]["pixel_values"].shape)
+    if size == model.config.input_size:
+        return model
+    return type(model).from_mainnet(model.mainnet, exit_layers=[1], input_size=size, blocks=model.config.blocks)
+
+
 def place_sidenets(
     shop: Workshop,
     given: SideNetPreTrainedModel,
@@ -197,7 +203,7 @@ def place_sidenets(
     labels, mainnet_logits = shop.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
     budget = next((target for target in shop.targets if not target.is_risk), None)
-    batch = shop.typical_batches()[0]
+    (batch,) = typical_batches(shop.rows["validation"], shop.batch_size, 1)
     currency = "params" if budget is not None and BUDGETS[budget.name] == "params" else "flops"
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit

@@ -25,7 +25,8 @@ from .models.modeling_base import SideNetPreTrainedModel
 
 # Of report.json; it rises when a field changes its meaning.
 REPORT_VERSION = 1
-NUM_COST_BATCHES = 8
+# Batches to count, batches to time, repeats.
+COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 2)
 # Of a calibration that says neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
 
@@ -102,7 +103,7 @@ def evaluate_checkpoint(
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
     """
     rows = _prepared(model, processor, test, "test", columns, max_length)
-    costs = measure_costs(model, typical_batches(rows, batch_size), repeats=3, timed_batches=4, progress=progress)
+    costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
     return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
 
@@ -175,7 +176,7 @@ def recalibrate(
     rows = _prepared(model, processor, validation, "validation", columns, max_length)
     known = set() if train is None else set(_prepared(model, processor, train, "train", columns, max_length).keys)
     split = split_rows(rows.keys, fraction, seed, known)
-    costs = measure_costs(model, typical_batches(rows, batch_size), repeats=3, timed_batches=4, progress=progress)
+    costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
     calibration = calibrate(
         records.select(split.design),
@@ -222,10 +223,27 @@ def set_calibration(model: SideNetPreTrainedModel, calibration: Calibration, **a
     model.config.calibration = evidence
 
 
-def typical_batches(rows: Rows, batch_size: int) -> list[dict[str, Any]]:
-    """A few batches of rows as they come, to measure costs on."""
+def row_costs(
+    model: SideNetPreTrainedModel, rows: Rows, batch_size: int, *, quick: bool = False, progress: bool = True
+) -> ExitCosts:
+    """Costs of every exit on a few batches of rows as they come.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): with its SideNets.
+        rows ([`Rows`]): whose first batches are taken.
+        batch_size (`int`): rows per call.
+        quick (`bool`): fewer batches and repeats; FLOPs hardly change with the batch, milliseconds do.
+        progress (`bool`): show progress bars.
+    """
+    count, timed, repeats = QUICK_COSTS if quick else COSTS
+    batches = typical_batches(rows, batch_size, count)
+    return measure_costs(model, batches, repeats=repeats, timed_batches=timed, progress=progress)
+
+
+def typical_batches(rows: Rows, batch_size: int, count: int) -> list[dict[str, Any]]:
+    """The first batches of rows as they come."""
     loader = DataLoader(rows.dataset, batch_size, collate_fn=rows.collate_fn)
-    return [dict(batch) for batch in islice(loader, NUM_COST_BATCHES)]
+    return [dict(batch) for batch in islice(loader, count)]
 
 
 def versions() -> dict[str, str]:

@@ -22,18 +22,19 @@ SIZES = {"train": 240, "validation": 240, "test": 80}
 CLASSES = ["bad", "good"]
 
 
-def sentences() -> dict[str, Dataset]:
-    """Sentences that have one telling word, all different."""
+def sentences(**sizes: int) -> dict[str, Dataset]:
+    """Sentences that have one telling word, all different; `sizes` of splits may be other than usual."""
+    sizes = {**SIZES, **sizes}
     chance = random.Random(0)
     rows: dict[str, int] = {}
-    while len(rows) < sum(SIZES.values()):
+    while len(rows) < sum(sizes.values()):
         label = chance.randrange(2)
         words = chance.choices(OTHER.split(), k=chance.randint(6, 11))
         words.insert(chance.randint(0, len(words)), chance.choice((GOOD if label else BAD).split()))
         # Some are labelled wrongly, so that nothing is sure of everything.
         rows[" ".join(words)] = label ^ (chance.random() < 0.1)
     features = Features({"text": Value("string"), "label": ClassLabel(names=CLASSES)})
-    return _cut({"text": list(rows), "label": list(rows.values())}, features)
+    return _cut({"text": list(rows), "label": list(rows.values())}, features, sizes)
 
 
 def pictures() -> dict[str, Dataset]:
@@ -46,7 +47,7 @@ def pictures() -> dict[str, Dataset]:
         for shade in shades
     ]
     features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
-    return _cut({"image": images, "label": labels}, features)
+    return _cut({"image": images, "label": labels}, features, SIZES)
 
 
 def save_text_mainnet(folder: Path, rows: Dataset) -> str:
@@ -120,9 +121,9 @@ class Runs:
         return self._results[name]
 
 
-def _cut(columns: dict[str, list], features: Features) -> dict[str, Dataset]:
+def _cut(columns: dict[str, list], features: Features, sizes: dict[str, int]) -> dict[str, Dataset]:
     splits, start = {}, 0
-    for name, size in SIZES.items():
+    for name, size in sizes.items():
         part = {column: values[start : start + size] for column, values in columns.items()}
         splits[name] = Dataset.from_dict(part, features=features)
         start += size

@@ -34,6 +34,7 @@ PUBLIC = [
     "TimmWithSideNetForImageClassification",
     "ViTWithSideNetForImageClassification",
     "XLMRobertaWithSideNetForSequenceClassification",
+    "attach",
     "collect",
     "compute_exit_metrics",
 ]
@@ -57,7 +58,7 @@ def test_no_file_has_two_jobs():
 def test_importing_needs_no_extra():
     code = (
         "import sys\n"
-        "for name in ('timm', 'torchvision', 'datasets', 'evaluate', 'matplotlib', 'sklearn', 'PIL'):\n"
+        "for name in 'timm torchvision datasets evaluate matplotlib sklearn scipy typer PIL'.split():\n"
         "    sys.modules[name] = None\n"
         "import hf_sidenet, hf_sidenet.evaluation\n"
         "print(hf_sidenet.SideNetConfig().exit_layers)\n"

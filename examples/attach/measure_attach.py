@@ -4,23 +4,21 @@
 Features are cached once. For every split the SideNets are trained and placed anew, and every target is calibrated
 anew on the rows that the split leaves for certification. With --tune joint MainNet and SideNets are fine-tuned
 together once, on training rows alone, before the splits are drawn. FLOPs are fractions of the plain MainNet's,
-SideNets included, on the test rows. With --epoch one epoch of plain fine-tuning is timed in the same run.
+SideNets included, on the test rows.
 
-usage: measure_attach.py MAINNET DATA_DIR [--splits 30] [--tune heads|joint] [--epoch] ...
+usage: measure_attach.py MAINNET DATA_DIR [--splits 30] [--tune heads|joint] ...
 """
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments
 
-from hf_sidenet.attach_steps import Workshop, attached_model, load_mainnet
+from hf_sidenet.attach_steps import Workshop, at_input_size, attached_model, load_mainnet
 from hf_sidenet.calibration import calibrate, cost_model, parse_targets, place, split_rows
 from hf_sidenet.checkpoint import typical_batches, versions
 from hf_sidenet.data import load_splits
@@ -47,7 +45,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--poolings", nargs="+")
     parser.add_argument("--max_length", type=int, help="of texts, in tokens")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--epoch", action="store_true", help="time one epoch of fine-tuning the plain MainNet")
+    parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
+    parser.add_argument("--head_epochs", type=int, default=HeadTraining.max_epochs)
     parser.add_argument("--cache_dir", type=Path, default=Path("outputs/cache"))
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
@@ -70,6 +69,7 @@ def main() -> None:
     rows = prepare_rows(
         splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=args.max_length
     )
+    given = at_input_size(given, rows["train"])
     targets = [parse_targets(text) for text in args.targets]
     known = frozenset(rows["train"].keys)
     shop = Workshop(
@@ -92,19 +92,18 @@ def main() -> None:
         candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         features = {name: shop.features(model, name, candidates) for name in ("validation", "test")}
         heads = dict(zip(candidates, model.sidenets, strict=True))
-    if args.epoch:
-        timed("one epoch of fine-tuning", lambda: _epoch(args.mainnet, rows["train"], args.batch_size))
-
     lines = []
     references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
     cost = {
-        currency: cost_model(given, typical_batches(rows["validation"], args.batch_size)[0], candidates, 32, currency)
+        currency: cost_model(
+            given, typical_batches(rows["validation"], args.batch_size, 1)[0], candidates, 32, currency
+        )
         for currency in ("flops", "params")
     }
     for seed in range(args.splits):
         split = split_rows(rows["validation"].keys, 0.75, seed, known)
         shop = replace(shop, split=split)
-        settings = HeadTraining(seed=seed)
+        settings = HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
         train = partial(shop.train_heads, given_features, candidates, settings)
         trained = heads or timed("heads", train)
         logits = {
@@ -118,9 +117,13 @@ def main() -> None:
                 seconds.setdefault("placement and calibration", time.perf_counter() - start)
                 lines.append({"seed": seed, "reference": reference, "target": str(target[0]), **line})
                 print(json.dumps(lines[-1]), flush=True)
-    records = cached_records(features["test"], candidates, list(trained.values()), features["test"].labels)
-    both = cached_records(features["validation"], candidates, list(trained.values()), features["validation"].labels)
-    _joined(both, records).save(args.output_dir / "records.safetensors")
+    named = next(line["exits"] for line in reversed(lines) if line["target"] == str(targets[0][0]))
+    chosen = [candidate for candidate in candidates if candidate.name in named]
+    parts = [
+        cached_records(features[name], chosen, [trained[c] for c in chosen], features[name].labels)
+        for name in ("validation", "test")
+    ]
+    _joined(*parts).save(args.output_dir / "records.safetensors")
     report = {
         "arguments": {name: str(value) for name, value in vars(args).items()},
         "versions": versions(),
@@ -215,20 +218,6 @@ def _one(split, features, beside, logits, cost, target) -> dict:
         "risk": risk,
         "refused": False,
     }
-
-
-def _epoch(path: str, rows, batch_size: int) -> None:
-    given, _ = load_mainnet(path, None, {})
-    with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder,
-            num_train_epochs=1,
-            per_device_train_batch_size=batch_size,
-            save_strategy="no",
-            report_to="none",
-            remove_unused_columns=False,
-        )
-        Trainer(given.mainnet, args, train_dataset=rows.dataset, data_collator=rows.collate_fn).train()
 
 
 def _joined(*parts: ExitRecords) -> ExitRecords:

@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorials" / "cheaper-classifier.md"
 FOLDER = "outputs/tutorial"
-BLOCK = re.compile(r"```bash\n(?P<command>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)
+WITHIN = r"(?:(?!```).)*"
+BLOCK = re.compile(rf"```bash\n(?P<command>{WITHIN})```\n\n```text\n{WITHIN}```", re.DOTALL)
 
 
 def run(command: str) -> str:

@@ -106,7 +106,10 @@ def place(
     def worth(placement: Placement) -> tuple:
         # A little more for one SideNet less: it is one thing less to run and to trust.
         size = len(placement.candidates)
-        return (placement.cost + 0.005 * size,) if risks else (-placement.accuracy + 0.001 * size, placement.cost)
+        over = budget is not None and placement.cost > budget
+        if risks:
+            return (over, placement.cost + 0.005 * size)
+        return (over, -placement.accuracy + 0.001 * size, placement.cost)
 
     return sorted(_search(blocks, min(max_exits, len(blocks)), value, worth), key=worth)
 
