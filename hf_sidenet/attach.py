@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel
 
 from .attach_steps import (
@@ -39,7 +38,7 @@ from .calibration import (
     parse_targets,
     split_rows,
 )
-from .checkpoint import REPORT_VERSION, evaluate_records, row_costs, set_calibration, versions
+from .checkpoint import REPORT_VERSION, default_cache, evaluate_records, row_costs, set_calibration, versions
 from .data import Columns
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware
@@ -201,14 +200,18 @@ def attach(
             splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=max_length
         )
         given = at_input_size(given, rows["train"])
+        for name in ("train", "test"):
+            if name in rows and rows["validation"].has_labels and not rows[name].has_labels:
+                raise ValueError(f"`{name}` must have labels where the validation rows have them, got none.")
         split = split_rows(rows["validation"].keys, certification_fraction, seed, frozenset(rows["train"].keys))
         level = (1 - confidence_level) / max(1, sum(one.is_risk for one in targets))
         for one in targets:
             # Before the work.
             check_enough(one, level, test_method, len(split.certification))
-        cache = Path(cache_dir or Path(HF_HOME) / "hf_sidenet")
+        cache = Path(cache_dir or default_cache())
         shop = Workshop(rows, split, targets, cache, batch_size, accelerator, progress)
         candidates = default_candidates(given, exit_layers, poolings)
+        mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
         features = {name: shop.features(given, name, candidates) for name in ("train", "validation")}
     with clock("heads"):
@@ -234,7 +237,7 @@ def attach(
     with clock("costs"):
         # Time is measured with care where the target is a time.
         quick = not any(one.name == "latency_ms" for one in targets)
-        costs = row_costs(model, rows["validation"], batch_size, quick=quick, progress=progress)
+        costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
     with clock("calibration"):
         own = features["validation"] if tune == "heads" else shop.features(model, "validation", chosen)
         records = shop.records(model, own, features["validation"] if reference == "given" else own)
@@ -265,7 +268,7 @@ def attach(
         "name": model.config.name_or_path,
         "class": type(model.mainnet).__name__,
         "num_labels": model.config.num_labels,
-        "fingerprint": fingerprint_model(given.mainnet),
+        "fingerprint": mainnet_fingerprint,
         "validation_accuracy": accuracy(features["validation"].mainnet_logits, records.labels),
     }
     report = {
@@ -284,13 +287,16 @@ def attach(
         "versions": versions(),
         "hardware": hardware(),
     }
+    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    about = {
+        **settings,
+        "mainnet": mainnet_fingerprint,
+        "train": rows["train"].fingerprint,
+        "candidates": [candidate.name for candidate in candidates],
+    }
+    num_calibrations = count_calibration(cache / "calibrations", rows["validation"].fingerprint, about)
     result = AttachResult(report["verdict"], report["reason"], None, processor, report)
     if calibration.selection.chosen is not None:
-        num_calibrations = count_calibration(
-            cache / "calibrations",
-            rows["validation"].fingerprint,
-            {**settings, "mainnet": about_mainnet["fingerprint"]},
-        )
         set_calibration(
             model,
             calibration,

@@ -203,7 +203,7 @@ def place_sidenets(
     labels, mainnet_logits = shop.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
     budget = next((target for target in shop.targets if not target.is_risk), None)
-    (batch,) = typical_batches(shop.rows["validation"], shop.batch_size, 1)
+    (batch,) = typical_batches(shop.rows["validation"], shop.batch_size, 1, shop.split.design)
     currency = "params" if budget is not None and BUDGETS[budget.name] == "params" else "flops"
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit

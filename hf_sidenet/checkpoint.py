@@ -8,25 +8,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch.utils.data import DataLoader, Subset
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from . import models
-from .calibration import TESTS, Calibration, Target, calibrate, parse_targets, split_rows
+from .calibration import (
+    TESTS,
+    Calibration,
+    Target,
+    calibrate,
+    check_confidence_level,
+    check_enough,
+    count_calibration,
+    parse_targets,
+    split_rows,
+)
 from .data import Columns, load_processor
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
 from .measurement import ExitCosts, ExitRecords, collect, measure_costs
+from .measurement.fingerprint import fingerprint_model
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
 
 
+logger = logging.get_logger(__name__)
+
 # Of report.json; it rises when a field changes its meaning.
 REPORT_VERSION = 1
 # Batches to count, batches to time, repeats.
-COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 2)
+COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 1)
 # Of a calibration that says neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
 
@@ -176,7 +193,16 @@ def recalibrate(
     rows = _prepared(model, processor, validation, "validation", columns, max_length)
     known = set() if train is None else set(_prepared(model, processor, train, "train", columns, max_length).keys)
     split = split_rows(rows.keys, fraction, seed, known)
-    costs = row_costs(model, rows, batch_size, progress=progress)
+    check_confidence_level(confidence_level)
+    level = (1 - confidence_level) / max(1, sum(one.is_risk for one in targets))
+    for one in targets:
+        check_enough(one, level, test_method, len(split.certification))
+    if before and before.get("validation_fingerprint") != rows.fingerprint:
+        logger.warning(
+            "These are not the validation rows of the last calibration: they must hold none of the rows that the "
+            "SideNets were stopped on, which cannot be seen here."
+        )
+    costs = row_costs(model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
     calibration = calibrate(
         records.select(split.design),
@@ -186,6 +212,14 @@ def recalibrate(
         confidence_level=confidence_level,
         test=test_method,
     )
+    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    about = {
+        "model": fingerprint_model(model),
+        "target": [str(one) for one in targets],
+        "confidence_level": confidence_level,
+        "test_method": test_method,
+    }
+    counted = count_calibration(default_cache() / "calibrations", rows.fingerprint, about)
     selection = calibration.selection
     if selection.chosen is None:
         return Recalibration("do not attach", selection.reason, model, calibration, costs)
@@ -198,9 +232,14 @@ def recalibrate(
         certification_fraction=fraction,
         validation_fingerprint=rows.fingerprint,
         num_known_rows_left_out=split.num_known,
-        num_calibrations=before.get("num_calibrations", 0) + 1 if again else 1,
+        num_calibrations=max(counted, before.get("num_calibrations", 0) + 1 if again else 1),
     )
     return Recalibration("attach", selection.reason, model, calibration, costs)
+
+
+def default_cache() -> Path:
+    """Where features and the count of calibrations are kept."""
+    return Path(HF_HOME) / "hf_sidenet"
 
 
 def set_calibration(model: SideNetPreTrainedModel, calibration: Calibration, **about: Any) -> None:
@@ -224,7 +263,13 @@ def set_calibration(model: SideNetPreTrainedModel, calibration: Calibration, **a
 
 
 def row_costs(
-    model: SideNetPreTrainedModel, rows: Rows, batch_size: int, *, quick: bool = False, progress: bool = True
+    model: SideNetPreTrainedModel,
+    rows: Rows,
+    batch_size: int,
+    *,
+    which: torch.Tensor | None = None,
+    quick: bool = False,
+    progress: bool = True,
 ) -> ExitCosts:
     """Costs of every exit on a few batches of rows as they come.
 
@@ -232,17 +277,21 @@ def row_costs(
         model ([`SideNetPreTrainedModel`]): with its SideNets.
         rows ([`Rows`]): whose first batches are taken.
         batch_size (`int`): rows per call.
+        which (`torch.LongTensor`, *optional*): numbers of the rows to take, by default all.
         quick (`bool`): fewer batches and repeats; FLOPs hardly change with the batch, milliseconds do.
         progress (`bool`): show progress bars.
     """
     count, timed, repeats = QUICK_COSTS if quick else COSTS
-    batches = typical_batches(rows, batch_size, count)
+    batches = typical_batches(rows, batch_size, count, which)
     return measure_costs(model, batches, repeats=repeats, timed_batches=timed, progress=progress)
 
 
-def typical_batches(rows: Rows, batch_size: int, count: int) -> list[dict[str, Any]]:
-    """The first batches of rows as they come."""
-    loader = DataLoader(rows.dataset, batch_size, collate_fn=rows.collate_fn)
+def typical_batches(
+    rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None
+) -> list[dict[str, Any]]:
+    """The first batches of rows as they come, out of all or of those with the numbers `which`."""
+    dataset = rows.dataset if which is None else Subset(rows.dataset, which.tolist())
+    loader = DataLoader(dataset, batch_size, collate_fn=rows.collate_fn)
     return [dict(batch) for batch in islice(loader, count)]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hf_sidenet.attach_steps import Workshop, at_input_size, attached_model, load_mainnet
-from hf_sidenet.calibration import calibrate, cost_model, parse_targets, place, split_rows
+from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, place, split_rows
 from hf_sidenet.checkpoint import typical_batches, versions
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--poolings", nargs="+")
     parser.add_argument("--max_length", type=int, help="of texts, in tokens")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--test_method", choices=TESTS, default="paired")
     parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
     parser.add_argument("--head_epochs", type=int, default=HeadTraining.max_epochs)
     parser.add_argument("--cache_dir", type=Path, default=Path("outputs/cache"))
@@ -113,7 +114,7 @@ def main() -> None:
         for reference, beside in references.items():
             for target in targets:
                 start = time.perf_counter()
-                line = _one(split, features, beside, logits, cost, target)
+                line = _one(split, features, beside, logits, cost, target, args.test_method)
                 seconds.setdefault("placement and calibration", time.perf_counter() - start)
                 lines.append({"seed": seed, "reference": reference, "target": str(target[0]), **line})
                 print(json.dumps(lines[-1]), flush=True)
@@ -158,7 +159,7 @@ def _tuned(given, args, rows, features):
     return model
 
 
-def _placed(logits, mainnet_logits, labels, costs, target, split):
+def _placed(logits, mainnet_logits, labels, costs, target, split, test):
     budget = None if target[0].is_risk else target[0].limit
     return place(
         logits,
@@ -168,12 +169,12 @@ def _placed(logits, mainnet_logits, labels, costs, target, split):
         target,
         num_certification_rows=len(split.certification),
         level=0.05,
-        test="paired",
+        test=test,
         budget=budget,
     )[0]
 
 
-def _one(split, features, beside, logits, cost, target) -> dict:
+def _one(split, features, beside, logits, cost, target, test) -> dict:
     """Place and calibrate on one split, and look at the test rows."""
     design = split.design
     validation = features["validation"]
@@ -184,6 +185,7 @@ def _one(split, features, beside, logits, cost, target) -> dict:
         cost["flops"],
         target,
         split,
+        test,
     )
 
     def records(name):
@@ -193,7 +195,7 @@ def _one(split, features, beside, logits, cost, target) -> dict:
     flops, params = cost["flops"].exits(best.candidates), cost["params"].exits(best.candidates)
     costs = ExitCosts([round(1e9 * share) for share in params], flops, flops, 10**9, 1.0, 1.0, 1, "cpu")
     rows = records("validation")
-    made = calibrate(rows.select(design), rows.select(split.certification), costs, target)
+    made = calibrate(rows.select(design), rows.select(split.certification), costs, target, test=test)
     names = [candidate.name for candidate in best.candidates]
     if made.selection.chosen is None:
         return {"exits": names, "flops": 1.0, "params": 1.0, "drop": 0.0, "risk": None, "refused": True}

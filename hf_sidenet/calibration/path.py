@@ -67,6 +67,14 @@ def find_path(
         leaving = rows[:step]
         last = confidences[leaving[-1], i].item()
         following = confidences[rows[step], i].item() if len(rows) > step else 0.0
-        thresholds[i] = (last + following) / 2 if following < last else max(0.0, last - 1e-7)
+        thresholds[i] = _between(following, last)
         exit_index[(confidences[:, i] > thresholds[i]) & (exit_index > i)] = i
         path.append(list(thresholds))
+
+
+def _between(low: float, high: float) -> float:
+    """A θ that `high` passes and, where it is less, `low` does not, in float32."""
+    middle = torch.tensor((low + high) / 2).item()
+    if middle < high:
+        return middle
+    return low if low < high else torch.nextafter(torch.tensor(high), torch.tensor(0.0)).item()

@@ -19,7 +19,7 @@ from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
 from ..measurement.replay import replay
 from ..models.exit_rule import answers
-from .pvalues import TESTS, betting, paired
+from .pvalues import NUISANCE_LEVEL, TESTS, betting, paired
 from .risks import RiskEstimate, expected_risk, risk
 from .targets import BUDGETS, Target
 
@@ -92,6 +92,12 @@ def needed_rows(target: Target, level: float, test: str = "binomial") -> int:
     exact = math.ceil(math.log(level) / math.log1p(-target.limit))
     if target.name != "accuracy_drop" or test == "binomial":
         return exact
+
+    if test == "paired" and level <= 2 * NUISANCE_LEVEL:
+        raise ValueError(
+            f"`confidence_level` must leave each target a level above {2 * NUISANCE_LEVEL:g} with test 'paired', got "
+            f"{level:.3g}. Use 'binomial'."
+        )
 
     def suffices(num_rows: int) -> bool:
         if test == "paired":
@@ -173,10 +179,11 @@ def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Target], budg
         cheapest = min(allowed, key=lambda point: point.flops)
         reached = ", ".join(f"{t.name} {cheapest.cost(t, costs):.3g} for ≤ {t.limit:g}" for t in budgets)
         return Selection(points, None, f"no {'certified ' if risks else ''}threshold keeps the budget: {reached}.")
-    if risks and not budgets:
+    if risks:
         chosen, reason = min(within, key=lambda point: point.flops), "the cheapest certified threshold"
     else:
-        chosen = max(within, key=lambda point: (point.accuracy, -point.flops))
+        saving = [point for point in within if point.flops < 1] or within
+        chosen = max(saving, key=lambda point: (point.accuracy, -point.flops))
         reason = "the most accurate threshold within the budget"
     if chosen.flops >= 1:
         return Selection(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing result files and folders: a reader sees the old one or the new one, never half of it."""
+"""Writing result files and folders: a reader never sees half of one."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def writing_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Itera
     Raises:
         ValueError: `path` is a file, or a folder that holds something and `overwrite` is False.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     check_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _temporary(path), _temporary(path)
@@ -54,8 +55,10 @@ def writing_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Itera
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     # Only now: until the new folder stood there, a leftover might have been all that there was.
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(leftover)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for leftover in path.parent.iterdir():
+        if ours.fullmatch(leftover.name) and leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
 
 
 def check_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:

@@ -8,9 +8,11 @@ bytes of its file.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,8 +180,12 @@ def _feed_list(digest: Any, values: Sequence[Any], column: str) -> None:
 
 def _feed_mapping(digest: Any, value: Mapping[str, Any], column: str) -> None:
     if set(value) == {"bytes", "path"}:
-        # How datasets stores images and audio. The same file may lie elsewhere tomorrow.
-        _feed_value(digest, value["path"] if value["bytes"] is None else value["bytes"], column)
+        # How datasets stores images and audio; a folder of pictures is stored as paths. The content counts, since the
+        # same file may lie elsewhere tomorrow, or twice today.
+        content, path = value["bytes"], value["path"]
+        if content is None and path is not None and os.path.isfile(path):
+            content = Path(path).read_bytes()
+        _feed_value(digest, path if content is None else content, column)
         return
     _feed(digest, f"dict of {len(value)}", b"")
     for name in sorted(value):

@@ -5,6 +5,7 @@ Nothing of one SideNet reaches another, so training them side by side gives what
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -199,7 +200,7 @@ def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, setting
     learner.sidenet.eval()
     loss = _loss(learner.sidenet(features.float()), stopping.mainnet_logits, stopping.labels, settings).item()
     if loss < learner.best_loss or learner.best_state is None:
-        learner.best_loss, learner.waited = loss, 0
+        learner.best_loss, learner.waited = (float("inf") if math.isnan(loss) else loss), 0
         learner.best_state = copy.deepcopy(learner.sidenet.state_dict())
     else:
         learner.waited += 1

@@ -57,3 +57,16 @@ def test_equal_confidences_leave_together(confidence):
     path = find_path(rows, [0.3, 1.0], [1.0, 1.0], Target("accuracy_drop", 0.1))
     assert len(path) == 2
     assert (replay(rows.exit_logits, path[1], [1.0, 1.0]) == 0).all()
+
+
+def test_neighbouring_confidences_end_too():
+    rows = records(40, num_sidenets=1)
+    base = torch.tensor(0.75)
+    steps = [base]
+    for _ in range(39):
+        steps.append(torch.nextafter(steps[-1], torch.tensor(1.0)))
+    gap = torch.logit(torch.stack(steps).double())
+    rows.exit_logits[:, 0] = torch.stack([gap, torch.zeros(40)], dim=1).float()
+    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], Target("accuracy_drop", 0.1), num_steps=40)
+    assert len(path) <= 41
+    assert (replay(rows.exit_logits, path[-1], [1.0, 1.0]) == 0).all()

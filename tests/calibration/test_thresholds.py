@@ -33,6 +33,12 @@ def test_needed_rows_is_ln_delta_by_ln_one_minus_epsilon():
     assert needed_rows(Target("accuracy_drop", 0.01), 0.05, "betting") > 299
 
 
+def test_a_level_below_what_the_paired_test_resolves():
+    with pytest.raises(ValueError, match=r"`confidence_level` must leave each target a level above 0\.0002"):
+        needed_rows(Target("accuracy_drop", 0.01), 1e-5, "paired")
+    assert needed_rows(Target("accuracy_drop", 0.01), 1e-5, "binomial") == 1146
+
+
 @pytest.mark.parametrize("test", ["paired", "binomial", "betting"])
 def test_exactly_enough_rows_can_pass_and_one_less_is_refused(test):
     target = Target("accuracy_drop", 0.05)
@@ -70,11 +76,14 @@ def test_a_point_says_what_the_rows_say():
 
 def test_several_risks_share_delta():
     rows = records(3000)
-    both = select(rows, "accuracy_drop<=0.05,disagreement<=0.12")
+    fine = [[1 - i / 1000] * 2 for i in range(500)]
+    both = select(rows, "accuracy_drop<=0.05,disagreement<=0.12", path=fine)
+    # Alone, the point where it ends would pass.
+    assert 0.025 < max(estimate.p_value for estimate in both.points[-1].risks.values()) <= 0.05
     assert set(both.points[0].risks) == {"accuracy_drop<=0.05", "disagreement<=0.12"}
     for point in both.points:
         assert point.certified == all(estimate.p_value <= 0.025 for estimate in point.risks.values())
-    alone = [select(rows, text).chosen.flops for text in ("accuracy_drop<=0.05", "disagreement<=0.12")]
+    alone = [select(rows, text, path=fine).chosen.flops for text in ("accuracy_drop<=0.05", "disagreement<=0.12")]
     assert both.chosen.flops >= max(alone)
 
 
@@ -106,6 +115,8 @@ def test_a_budget_within_what_is_certified():
     found = select(rows, f"accuracy_drop<=0.05,flops<={limit}")
     assert found.chosen.flops <= limit
     assert found.chosen.certified
+    # A budget that is kept anyway changes nothing.
+    assert select(rows, "accuracy_drop<=0.05,latency_ms<=50").chosen.thresholds == certified.thresholds
     refused = select(rows, "accuracy_drop<=0.05,flops<=0.4")
     assert refused.chosen is None
     assert refused.reason == f"no certified threshold keeps the budget: flops {certified.flops:.3g} for ≤ 0.4."

@@ -163,3 +163,19 @@ def test_the_device_does_not_count():
 def test_weights_that_are_not_loaded_are_refused():
     with pytest.raises(ValueError, match="device 'meta'"):
         fingerprint_model(bert().to("meta"))
+
+
+def test_a_folder_of_pictures_is_known_by_their_content(tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason='needs pip install "hf_sidenet[vision]"')
+    datasets = pytest.importorskip("datasets", reason='needs pip install "hf_sidenet[train]"')
+    for split, shades in (("train", (10, 20)), ("validation", (20, 30))):
+        (tmp_path / split).mkdir()
+        for shade in shades:
+            image_module.new("L", (4, 4), shade).save(tmp_path / split / f"{split}-{shade}.png")
+    keys = {}
+    for split in ("train", "validation"):
+        paths = sorted(str(path) for path in (tmp_path / split).iterdir())
+        rows = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+        keys[split] = row_keys(rows)
+    assert keys["train"][1] == keys["validation"][0]
+    assert len({*keys["train"], *keys["validation"]}) == 3
