@@ -16,6 +16,12 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_count_of_calibrations(tmp_path, monkeypatch):
+    # Not the user's: tests calibrate the same rows again and again.
+    monkeypatch.setattr("hf_sidenet.checkpoint.HF_HOME", str(tmp_path / "hf_home"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     # Tiny models: a second thread only waits.
