@@ -33,8 +33,9 @@ from .calibration import (
     Target,
     calibrate,
     check_confidence_level,
-    check_enough,
+    check_targets,
     count_calibration,
+    level_per_target,
     parse_targets,
     split_rows,
 )
@@ -204,10 +205,8 @@ def attach(
             if name in rows and rows["validation"].has_labels and not rows[name].has_labels:
                 raise ValueError(f"`{name}` must have labels where the validation rows have them, got none.")
         split = split_rows(rows["validation"].keys, certification_fraction, seed, frozenset(rows["train"].keys))
-        level = (1 - confidence_level) / max(1, sum(one.is_risk for one in targets))
-        for one in targets:
-            # Before the work.
-            check_enough(one, level, test_method, len(split.certification))
+        # Before the work.
+        check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
         shop = Workshop(rows, split, targets, cache, batch_size, accelerator, progress)
         candidates = default_candidates(given, exit_layers, poolings)
@@ -223,7 +222,7 @@ def attach(
             features["validation"],
             trained,
             heads.hidden_size,
-            level=level,
+            level=level_per_target(targets, confidence_level),
             test=test_method,
             max_exits=max_exits,
         )

@@ -23,8 +23,7 @@ from .calibration import (
     Calibration,
     Target,
     calibrate,
-    check_confidence_level,
-    check_enough,
+    check_targets,
     count_calibration,
     parse_targets,
     split_rows,
@@ -193,10 +192,7 @@ def recalibrate(
     rows = _prepared(model, processor, validation, "validation", columns, max_length)
     known = set() if train is None else set(_prepared(model, processor, train, "train", columns, max_length).keys)
     split = split_rows(rows.keys, fraction, seed, known)
-    check_confidence_level(confidence_level)
-    level = (1 - confidence_level) / max(1, sum(one.is_risk for one in targets))
-    for one in targets:
-        check_enough(one, level, test_method, len(split.certification))
+    check_targets(targets, confidence_level, test_method, len(split.certification))
     if before and before.get("validation_fingerprint") != rows.fingerprint:
         logger.warning(
             "These are not the validation rows of the last calibration: they must hold none of the rows that the "

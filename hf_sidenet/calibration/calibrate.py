@@ -10,7 +10,7 @@ from ..measurement.records import ExitRecords
 from .path import find_path
 from .targets import BUDGETS, Target
 from .temperature import fit_temperatures
-from .thresholds import Selection, select_thresholds
+from .thresholds import Selection, level_per_target, select_thresholds
 
 
 METHOD = "Learn-then-Test, fixed-sequence testing"
@@ -62,7 +62,7 @@ class Calibration:
                 for target in self.targets
             ],
             "confidence_level": self.confidence_level if risks else None,
-            "level_per_target": (1 - self.confidence_level) / len(risks) if risks else None,
+            "level_per_target": level_per_target(self.targets, self.confidence_level) if risks else None,
             "test": self.test if any(target.name == "accuracy_drop" for target in risks) else "binomial",
             "num_design_rows": self.num_design_rows,
             "num_certification_rows": self.num_certification_rows,

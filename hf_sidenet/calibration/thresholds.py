@@ -144,16 +144,14 @@ def select_thresholds(
         TooFewRowsError: no result on so few rows could certify a target.
         ValueError: an argument is impossible.
     """
-    check_confidence_level(confidence_level)
     if test not in TESTS:
         raise ValueError(f"`test` must be one of {TESTS}, got {test!r}.")
     if not path or len(records) == 0:
         raise ValueError(f"`path` and `records` must not be empty, got {len(path)} points and {len(records)} rows.")
     risks = [target for target in targets if target.is_risk]
     budgets = [target for target in targets if not target.is_risk]
-    level = (1 - confidence_level) / max(1, len(risks))
-    for target in risks:
-        check_enough(target, level, test, len(records))
+    check_targets(targets, confidence_level, test, len(records))
+    level = level_per_target(targets, confidence_level)
     start = max((_start(target, level, path, temperatures, design, len(records)) for target in risks), default=0)
     points = []
     for thresholds in path[start:]:
@@ -199,6 +197,23 @@ def check_confidence_level(confidence_level: float) -> None:
     """Raise `ValueError` for what is no probability of a guarantee."""
     if not 0 < confidence_level < 1:
         raise ValueError(f"`confidence_level` must be in (0, 1), got {confidence_level!r}.")
+
+
+def level_per_target(targets: Sequence[Target], confidence_level: float) -> float:
+    """δ of one guaranteed target: they share 1 − confidence level in equal parts."""
+    return (1 - confidence_level) / max(1, sum(target.is_risk for target in targets))
+
+
+def check_targets(targets: Sequence[Target], confidence_level: float, test: str, num_rows: int) -> None:
+    """[`check_enough`] for every guaranteed target, at its part of δ.
+
+    Raises:
+        TooFewRowsError: it says how many rows are needed.
+        ValueError: the confidence level is impossible.
+    """
+    check_confidence_level(confidence_level)
+    for target in targets:
+        check_enough(target, level_per_target(targets, confidence_level), test, num_rows)
 
 
 def check_enough(target: Target, level: float, test: str, num_rows: int) -> None:

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from hf_sidenet import ExitRecords
-from hf_sidenet.calibration import Target, binomial, expected_losses, expected_risk, paired, paired_differences, risk
+from hf_sidenet.calibration import (
+    Target,
+    binomial,
+    expected_losses,
+    expected_risk,
+    paired,
+    paired_differences,
+    risk,
+)
 
 from .cases import records
 
@@ -78,10 +86,22 @@ def test_expected_losses_are_none_where_exits_agree():
     assert losses[2, 0].item() == pytest.approx((believed[0] / 2 - (believed[1] + 1) / 2).item())
 
 
-def test_expected_risk_is_near_the_risk_of_many_rows():
-    many = records(20_000, mainnet_error=0.2)
-    index = torch.where(torch.arange(20_000) % 2 == 0, 0, 2)
-    for name in ("accuracy_drop", "disagreement", "selective_error"):
-        expected = expected_risk(many, index, [1.0] * 3, Target(name, 0.3), 1000, "paired")
-        assert 0 < expected.estimate < 0.5
-        assert expected.num_rows == (500 if name == "selective_error" else 1000)
+@pytest.mark.parametrize(
+    ("name", "num_rows", "num_bad", "num_helped"),
+    [
+        # p = softmax([4, 0])[0] = 0.982. Rows 1 and 2 differ: the reference is right with (p + 1) / 2 and p / 2, the
+        # SideNet with (1 - p) / 2 and (2 - p) / 2; a hundredfold, 148.2 and 51.8.
+        ("accuracy_drop", 500, 149, 51),
+        ("disagreement", 500, 200, 0),
+        # Four leave, of which two are expected to be wrong.
+        ("selective_error", 400, 200, 0),
+    ],
+)
+def test_expected_risk_by_hand(name, num_rows, num_bad, num_helped):
+    expected = expected_risk(five(), torch.tensor([0, 0, 0, 1, 0]), [1.0, 1.0], Target(name, 0.3), 500, "paired")
+    assert (expected.num_rows, expected.num_helped) == (num_rows, num_helped)
+    # Sums of floats are rounded up.
+    assert expected.num_bad - num_bad in ((0, 1) if name == "selective_error" else (0,))
+    assert expected.estimate == pytest.approx((expected.num_bad - num_helped) / num_rows)
+    p_value = paired(149, 51, 500, 0.3) if name == "accuracy_drop" else binomial(expected.num_bad, num_rows, 0.3)
+    assert expected.p_value == p_value

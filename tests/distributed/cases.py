@@ -42,6 +42,12 @@ def start_worker():
     faulthandler.dump_traceback_later(float(os.environ["SIDENET_TEST_TIMEOUT"]), exit=True)
 
 
+def end_worker():
+    """Last thing: left to the end of the process, gloo's threads now and then take it down ("terminate called")."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def build(name, dropout=0.0, **kwargs):
     """The same model in every process."""
     torch.manual_seed(0)

@@ -74,6 +74,4 @@ if __name__ == "__main__":
     evaluate_with_exits_off_and_on(root)
     evaluate_after_training(root)
     plain_loop(root)
-    if torch.distributed.is_initialized():
-        # Left to the end of the process, gloo's threads now and then take it down ("terminate called").
-        torch.distributed.destroy_process_group()
+    cases.end_worker()

@@ -77,3 +77,4 @@ if __name__ == "__main__":
     cases.start_worker()
     for case, fsdp_version in cases.SHARDED:
         run(Path(sys.argv[1]), case, fsdp_version)
+    cases.end_worker()

@@ -65,3 +65,4 @@ if __name__ == "__main__":
     else:
         cases.start_worker()
         shared(root)
+        cases.end_worker()
