@@ -13,7 +13,7 @@ from .losses import check_labels, check_mainnet_logits, cross_entropy, exit_loss
 from .outputs import SideNetOutput
 from .routing import Recording, Routing, stack_exits
 from .sharding import has_sharded_parameters
-from .sidenet_head import pool, pooling_mask
+from .sidenet_head import read_exit
 
 
 logger = logging.get_logger(__name__)
@@ -139,16 +139,7 @@ def _answer(
     model: PreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
 ) -> torch.Tensor:
     """Logits of one SideNet for the rows inside."""
-    sidenet, pooling = model.sidenets[index], model.config.pooling[index]
-    features = pool(hidden, pooling, pooling_mask(inputs.get("attention_mask"), pooling, rows))
-    if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
-        raise ValueError(
-            f"`pooling='flatten'` reads images of the recorded size {model.config.input_size} only "
-            f"({sidenet.dense.in_features} features), got {features.shape[1]} features."
-        )
-    weight = sidenet.dense.weight
-    # An offloaded weight is on "meta" until its own hook fetches it.
-    return sidenet(features.to(weight.dtype if weight.is_meta else weight))
+    return read_exit(model.sidenets[index], model.config.pooling[index], hidden, inputs.get("attention_mask"), rows)
 
 
 def _exit_loss(

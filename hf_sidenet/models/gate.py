@@ -83,9 +83,12 @@ class Run:
             Called between blocks with the number of blocks that ran, the hidden states of the rows inside, and those
             rows' places in the batch (`None`: all rows). Returns the rows to keep, as indices into the rows inside,
             or `None` for all of them; raises [`StopForward`] when nobody stays.
+        resume (`tuple[int, torch.Tensor]`, *optional*):
+            A number of blocks, and hidden states to go on with after them, whatever those blocks gave.
     """
 
     visit: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]
+    resume: tuple[int, torch.Tensor] | None = None
     rows: torch.Tensor | None = None
     batch_size: int | None = None
     finished: bool = False
@@ -242,10 +245,9 @@ def _enter_block(block, args, kwargs, *, index, names, gate_here):
     run = _RUN.get()
     if run is None:
         return None
-    hidden = args[0] if args else kwargs[names[0]]
-    if gate_here:
-        hidden = _pass_gate(run, index, hidden)
-    if run.rows is None:
+    given = args[0] if args else kwargs[names[0]]
+    hidden = _pass_gate(run, index, given) if gate_here else given
+    if run.rows is None and hidden is given:
         return None
     if args:
         others = tuple(_cut(names[min(i, len(names) - 1)], value, run) for i, value in enumerate(args[1:], start=1))
@@ -278,6 +280,8 @@ def _leave_last_block(block, args, output):
 
 
 def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
+    if run.resume is not None and index <= run.resume[0]:
+        return run.resume[1] if index == run.resume[0] else hidden
     keep = run.visit(index, hidden, run.rows)
     if keep is None:
         return hidden
@@ -289,7 +293,12 @@ def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
 
 def _cut(name: str, value: Any, run: Run) -> Any:
     """The rows still inside of one block argument; what has no rows passes unchanged."""
-    if value is None or name in SHARED or isinstance(value, bool | int | float | str | torch.dtype):
+    if (
+        run.rows is None
+        or value is None
+        or name in SHARED
+        or isinstance(value, bool | int | float | str | torch.dtype)
+    ):
         return value
     if isinstance(value, tuple | list | torch.Size):
         return type(value)(_cut(name, item, run) for item in value)

@@ -43,6 +43,36 @@ class SideNet(nn.Module):
         return self.out_proj(F.relu(self.norm(self.dense(features))))
 
 
+def read_exit(
+    sidenet: SideNet,
+    pooling: str,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits of one SideNet, of shape `(rows inside, num_labels)`.
+
+    Args:
+        sidenet ([`SideNet`]): the head.
+        pooling (`str`): see [`pool`].
+        hidden (`torch.Tensor`): x_c of the rows inside.
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): the `attention_mask` of the whole batch.
+        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+
+    Raises:
+        ValueError: a flattened x_c has another size than the head was made for.
+    """
+    features = pool(hidden, pooling, pooling_mask(mask, pooling, rows))
+    if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
+        raise ValueError(
+            "`pooling='flatten'` reads images of the recorded size only (`config.input_size`, "
+            f"{sidenet.dense.in_features} features), got {features.shape[1]} features."
+        )
+    weight = sidenet.dense.weight
+    # An offloaded weight is on "meta" until its own hook fetches it.
+    return sidenet(features.to(weight.dtype if weight.is_meta else weight))
+
+
 def pool(hidden: torch.Tensor, pooling: str, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Pool x_c to one vector per row.
 

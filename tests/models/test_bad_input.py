@@ -66,7 +66,7 @@ def test_labels():
 def test_flatten_with_another_image_size():
     model = tiny.resnet_with_sidenet(pooling="flatten")
     assert model(**tiny.images(2)).logits.shape == (2, 3)
-    message = r"images of the recorded size \[3, 32, 32\] only \(512 features\), got 2048"
+    message = r"images of the recorded size only \(`config.input_size`, 512 features\), got 2048"
     with pytest.raises(ValueError, match=message):
         model(**tiny.images(2, size=64))
 

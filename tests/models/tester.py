@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
+from hf_sidenet.inference import Stages
+from hf_sidenet.inference.tail import SkippedBlock
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 from hf_sidenet.models.gate import find_blocks
@@ -286,6 +288,40 @@ class SideNetTester:
                 scale = expected.logits.abs().max().item()
                 torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=1e-5 * scale)
 
+    # --- stages
+
+    def test_stages_one_after_the_other_with_rows_leaving(self):
+        for attention in self.attentions:
+            model = self.model(attention=attention)
+            stages = Stages(model)
+            inputs = self.inputs(6)
+            full = every_exit(model, inputs)
+            hidden, rows = None, torch.arange(6)
+            with torch.no_grad():
+                for k, keep in enumerate(([0, 2, 3, 5], [0, 3], [0, 1])):
+                    hidden, logits = stages(k, hidden, inputs)
+                    self.assert_same(logits, full[rows, k])
+                    rows = rows[keep]
+                    if hidden is not None:
+                        inputs, hidden = self.left_inside(inputs, hidden, keep)
+            assert hidden is None
+
+    def test_a_stage_runs_its_own_blocks_only_and_shares_the_weights(self):
+        model = self.model([1, 3])
+        stages, calls = Stages(model), []
+        weights = {p.data_ptr() for p in model.parameters()}
+        for k, stage in enumerate(stages.modules):
+            assert {p.data_ptr() for p in stage.parameters()} <= weights
+            for i, block in enumerate(find_blocks(stage.mainnet, model.config.blocks).modules):
+                if not isinstance(block, SkippedBlock):
+                    block.register_forward_pre_hook(lambda *_, k=k, i=i: calls.append((k, i)))
+        inputs, hidden = self.inputs(3), None
+        last = len(find_blocks(model.mainnet, model.config.blocks).modules)
+        with torch.no_grad():
+            for k in range(3):
+                hidden, _ = stages(k, hidden, inputs)
+        assert calls == [(0, 0), (1, 1), (1, 2), *((2, i) for i in range(3, last))]
+
     # --- training
 
     def test_what_learns(self):
@@ -382,6 +418,12 @@ class SideNetTester:
 class TextTester(SideNetTester):
     """Padded token ids of different lengths."""
 
+    def left_inside(self, inputs, hidden, keep):
+        """The rows that stay, without the columns that are padding in all of them."""
+        inputs = {name: value[keep] for name, value in inputs.items()}
+        length = int(inputs["attention_mask"].sum(1).max())
+        return {name: value[:, :length] for name, value in inputs.items()}, hidden[keep, :length]
+
     def inputs(self, batch_size, seed=0):
         generator = torch.Generator().manual_seed(seed)
         input_ids = torch.randint(3, 99, (batch_size, 12), generator=generator)
@@ -396,6 +438,10 @@ class ImageTester(SideNetTester):
     image_size = 32
     # Else a MainNet that names no size is looked at with images of 224 px.
     attach = {"input_size": [3, 32, 32]}
+
+    def left_inside(self, inputs, hidden, keep):
+        """The rows that stay; of the images only the size counts."""
+        return {"pixel_values": inputs["pixel_values"][:1]}, hidden[keep]
 
     def inputs(self, batch_size, seed=0):
         generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A MainNet with SideNets as a chain of stages: pure functions that compile and export one by one.
+
+Stage 0 goes from the inputs to (x_c, logits of SideNet 0); stage k from x_c of SideNet k - 1 to x_c of SideNet k and
+its logits; the last from x_c of the last SideNet to the MainNet's logits. No row leaves inside a stage: who goes on
+to the next one is for the caller to decide, who may bring rows of different batches together.
+
+A later stage is the whole MainNet again, on a copy that shares every weight: the blocks that ran before are replaced
+by ones that pass their input on, so that masks, positions and the head are made by the MainNet's own forward.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..models.gate import Run, StopForward, find_blocks, run_mainnet
+from ..models.sidenet_head import SideNet, read_exit
+from .tail import tail_of
+
+
+# Inputs with one entry per row; of texts also one per token.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+IMAGE_INPUTS = ("pixel_values",)
+
+
+class Stage(nn.Module):
+    """One stage.
+
+    Args:
+        mainnet (`nn.Module`): the MainNet, or its tail.
+        start (`int`, *optional*): number of blocks that ran before; `None` for the first stage.
+        end (`int`, *optional*): number of blocks after which it ends; `None` for the last stage.
+        sidenet ([`SideNet`], *optional*): that reads x_c there; `None` for the last stage.
+        pooling (`str`, *optional*): of that SideNet.
+        fixed (`dict[str, Any]`): arguments of every call.
+        input_size (`list[int]`, *optional*): `[channels, height, width]` of images; `None` for text.
+    """
+
+    def __init__(
+        self,
+        mainnet: nn.Module,
+        start: int | None,
+        end: int | None,
+        sidenet: SideNet | None,
+        pooling: str | None,
+        fixed: dict[str, Any],
+        input_size: list[int] | None,
+    ):
+        super().__init__()
+        self.mainnet = mainnet
+        self.start = start
+        self.end = end
+        self.sidenet = sidenet
+        self.pooling = pooling
+        self.fixed = fixed
+        self.input_size = input_size
+
+    def forward(self, hidden: torch.Tensor | None = None, **inputs: torch.Tensor) -> Any:
+        """Run the blocks of this stage.
+
+        Args:
+            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c where the stage starts; none for the first.
+            inputs (`torch.Tensor`): the MainNet's inputs of the same rows. For images a later stage needs none, but
+                for the size of the images where it is not the recorded one: `pixel_values` of one row.
+
+        Returns:
+            `(x_c, logits)`, or the logits alone of the last stage.
+        """
+        seen = []
+
+        def visit(index: int, state: torch.Tensor, rows: torch.Tensor | None) -> None:
+            if index == self.end:
+                seen.append(state)
+                # A compiler drops what nobody reads, and cannot follow the exception.
+                if not torch.compiler.is_compiling():
+                    raise StopForward
+
+        mask = inputs.get("attention_mask")
+        if self.start is not None and self.input_size is not None and "pixel_values" not in inputs:
+            inputs["pixel_values"] = hidden.new_zeros(1, *self.input_size)
+        run = Run(visit, resume=None if self.start is None else (self.start, hidden))
+        out = run_mainnet(self.mainnet, run, **inputs, **self.fixed, return_dict=True)
+        if self.end is None:
+            return out.logits
+        return seen[0], read_exit(self.sidenet, self.pooling, seen[0], mask)
+
+
+class Stages:
+    """The chain of stages of a model.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device. Its weights are shared, not copied.
+
+    Raises:
+        ValueError: the model is in training mode, or spread over several devices.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        if model.training:
+            raise ValueError("`model` must be in evaluation mode to be cut into stages: call `model.eval()` first.")
+        places = set(getattr(model, "hf_device_map", {}).values())
+        if len(places) > 1:
+            raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
+        config = model.config
+        self.is_text = model.is_text
+        self.config = config
+        self.device = model.device
+        self.dtype = model.dtype
+        known = TEXT_INPUTS if model.is_text else IMAGE_INPUTS
+        self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
+        fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
+        size = None if model.is_text else config.input_size
+        blocks = find_blocks(model.mainnet, config.blocks)
+        starts, ends = [None, *config.exit_layers], [*config.exit_layers, None]
+        self.modules = []
+        for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            mainnet = model.mainnet if start is None else tail_of(model.mainnet, blocks, start, size)
+            head = (None, None) if end is None else (model.sidenets[k], config.pooling[k])
+            self.modules.append(Stage(mainnet, start, end, *head, fixed, size).eval())
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __call__(
+        self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Run one stage: its x_c (`None` for the last) and logits.
+
+        Args:
+            index (`int`): which stage.
+            hidden (`torch.Tensor`, *optional*): x_c that it starts from; `None` for stage 0.
+            inputs (`dict[str, torch.Tensor]`): the MainNet's inputs of the same rows; of images one row is enough
+                after stage 0.
+        """
+        result = self.modules[index](**inputs) if hidden is None else self.modules[index](hidden, **inputs)
+        return result if index < len(self.modules) - 1 else (None, result)
