@@ -247,8 +247,10 @@ def _enter_block(block, args, kwargs, *, index, names, gate_here):
         return None
     given = args[0] if args else kwargs[names[0]]
     hidden = _pass_gate(run, index, given) if gate_here else given
-    if run.rows is None and hidden is given:
-        return None
+    if run.rows is None:
+        if hidden is given:
+            return None
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, names[0]: hidden})
     if args:
         others = tuple(_cut(names[min(i, len(names) - 1)], value, run) for i, value in enumerate(args[1:], start=1))
         return (hidden, *others), {name: _cut(name, value, run) for name, value in kwargs.items()}
