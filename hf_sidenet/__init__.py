@@ -2,6 +2,7 @@
 """Early exits for Hugging Face classifiers: "Add a SideNet to your MainNet" (Morisot, arXiv 2007.13512)."""
 
 from .attach import attach
+from .inference import SideNetRunner
 from .measurement import ExitRecords, collect
 from .models import (
     BertWithSideNetForSequenceClassification,
@@ -52,6 +53,7 @@ __all__ = [
     "SideNetForImageClassification",
     "SideNetForSequenceClassification",
     "SideNetOutput",
+    "SideNetRunner",
     "SwinWithSideNetForImageClassification",
     "TimmWithSideNetForImageClassification",
     "ViTWithSideNetForImageClassification",

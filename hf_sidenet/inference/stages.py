@@ -23,6 +23,8 @@ from .tail import tail_of
 # Inputs with one entry per row; of texts also one per token.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 IMAGE_INPUTS = ("pixel_values",)
+# What MainNets call their table of positions.
+POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
 
 
 class Stage(nn.Module):
@@ -110,6 +112,7 @@ class Stages:
         self.dtype = model.dtype
         known = TEXT_INPUTS if model.is_text else IMAGE_INPUTS
         self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
+        self.max_length = longest_text(model.mainnet) if model.is_text else None
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = None if model.is_text else config.input_size
         blocks = find_blocks(model.mainnet, config.blocks)
@@ -136,3 +139,13 @@ class Stages:
         """
         result = self.modules[index](**inputs) if hidden is None else self.modules[index](hidden, **inputs)
         return result if index < len(self.modules) - 1 else (None, result)
+
+
+def longest_text(mainnet: nn.Module) -> int | None:
+    """Tokens of the longest text that a MainNet has positions for; `None` where it has no table of positions."""
+    for name, module in mainnet.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[-1] in POSITION_TABLES:
+            # RoBERTa counts from the padding index on.
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - skipped
+    return None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages compiled one by one. Inside a stage no row leaves, so each is one graph."""
+
+from typing import Any
+
+import torch
+import torch.compiler.config
+from torch.nn import functional as F
+
+from .engine import padding_of
+from .stages import Stages
+
+
+# Of one forward in all stages: 1 row and 1 token have graphs of their own.
+GRAPHS_PER_STAGE = 16
+# On a GPU a graph is recorded for every shape, so there must be few: lengths, in tokens.
+LENGTH_STEP = 32
+
+
+class CompiledStages:
+    """The same chain as [`Stages`], compiled.
+
+    On a CPU shapes are dynamic: a few graphs serve all. On a GPU rows and lengths are filled up to few sizes, powers of
+    two and multiples of 32, and each is recorded as a CUDA graph (`mode="reduce-overhead"`).
+
+    Args:
+        stages ([`Stages`]): the chain.
+        options (`dict[str, Any]`): arguments of `torch.compile` instead of those. With `dynamic=False` sizes are
+            filled up.
+    """
+
+    def __init__(self, stages: Stages, options: dict[str, Any]):
+        on_gpu = stages.device.type == "cuda"
+        defaults = {"dynamic": False, "mode": "reduce-overhead"} if on_gpu else {"dynamic": True}
+        options = {"fullgraph": True, **defaults, **options}
+        self.filled = options["dynamic"] is False
+        self.recorded = on_gpu
+        self.stages = stages
+        self.pad = padding_of(stages)
+        for name in ("config", "device", "dtype", "input_names", "is_text", "max_length"):
+            setattr(self, name, getattr(stages, name))
+        # The stages share the code of one forward, and their graphs count together.
+        limit = GRAPHS_PER_STAGE * len(stages)
+        torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, limit)
+        self.modules = [torch.compile(module, **options) for module in stages.modules]
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __call__(
+        self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """See [`Stages`]."""
+        rows = len(hidden) if hidden is not None else len(next(iter(inputs.values())))
+        length = next(iter(inputs.values())).shape[1]
+        if self.filled:
+            hidden, inputs = self._fill(hidden, inputs, rows, length)
+        module = self.modules[index]
+        result = module(**inputs) if hidden is None else module(hidden, **inputs)
+        state, logits = result if index < len(self.modules) - 1 else (None, result)
+        if not self.filled:
+            return state, logits
+        state = None if state is None else state[:rows, :length] if self.is_text else state[:rows]
+        logits = logits[:rows]
+        # The next run of a recorded graph writes into the same memory.
+        return (None if state is None else state.clone(), logits.clone()) if self.recorded else (state, logits)
+
+    def _fill(
+        self, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor], rows: int, length: int
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        more_rows = (1 << (rows - 1).bit_length()) - rows
+        more_tokens = -length % LENGTH_STEP if self.is_text else 0
+        if self.max_length is not None:
+            more_tokens = min(more_tokens, self.max_length - length)
+        # After stage 0 one image stands for the size of all.
+        whole = self.is_text or hidden is None
+        filled = {
+            name: _filled(value, more_rows if whole else 0, more_tokens, self.pad.get(name, 0))
+            for name, value in inputs.items()
+        }
+        return None if hidden is None else _filled(hidden, more_rows, more_tokens, 0), filled
+
+
+def _filled(value: torch.Tensor, more_rows: int, more_tokens: int, pad: float) -> torch.Tensor:
+    if more_tokens:
+        value = F.pad(value, (0, 0) * (value.dim() - 2) + (0, more_tokens), value=pad)
+    # Rows again, not zeros: a text without a token would be another case.
+    return torch.cat([value, value[-1:].expand(more_rows, *value.shape[1:])]) if more_rows else value

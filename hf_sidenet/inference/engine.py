@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows through the stages: those that are sure leave, the others wait until the next stage has a full batch."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..models.exit_rule import confidence, leaves
+from .pool import Pool
+from .rows import Batch, Prediction, Row, collate
+
+
+class RowError(ValueError):
+    """One row has no answer; the message says why. Other rows are not affected."""
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A stage that was started, and whose answers are on their way to the host.
+
+    Args:
+        stage (`int`): which.
+        batch ([`Batch`]): its rows, with x_c where the next stage starts.
+        answers (`torch.Tensor` of shape `(rows, num_labels + 1)`): logits and confidence, on the host.
+        arrived (`torch.cuda.Event`, *optional*): when they are there.
+    """
+
+    stage: int
+    batch: Batch
+    answers: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Engine:
+    """Takes batches of rows and gives answers, in any order. Not for several threads.
+
+    Args:
+        stages ([`Stages`] or the like): the chain; it has no state.
+        pool_size (`int`): rows that wait for a later stage until it runs; 1: those of a batch go on at once.
+        num_in_flight (`int`, *optional*, defaults to 0): stages that are started before the answers of an earlier one
+            are looked at: on a GPU it then never waits for the host.
+    """
+
+    def __init__(self, stages, *, pool_size: int, num_in_flight: int = 0):
+        self.stages = stages
+        self.num_in_flight = num_in_flight
+        config = stages.config
+        self.temperatures = config.temperatures
+        self.names = [config.id2label[i] for i in range(config.num_labels)]
+        self.pad = padding_of(stages)
+        self.pools = [Pool(pool_size, self.pad) for _ in range(len(stages) - 1)]
+        self._flying: deque[_Flight] = deque()
+        self._done: list[Prediction] = []
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have come and are not answered."""
+        flying = sum(len(flight.batch.rows) for flight in self._flying)
+        return flying + sum(map(len, self.pools))
+
+    @property
+    def since(self) -> float:
+        """When the row began to wait that has waited longest for a stage; infinite where none waits, and minus
+        infinity where answers are on their way to the host."""
+        if self._flying:
+            return -math.inf
+        return min((pool.since for pool in self.pools), default=math.inf)
+
+    def put(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Run stage 0 for some rows, and every later stage that has enough rows then.
+
+        Returns:
+            `list[Prediction]`: all answers that there are now, also of rows that came earlier.
+        """
+        for alike in by_kind(rows):
+            self._run(0, collate(alike, self.pad, self.stages.device))
+            self._advance(self.num_in_flight)
+        return self._take_done()
+
+    def flush(self, before: float = math.inf) -> list[Prediction]:
+        """Run the stages for rows that have waited, without waiting for more.
+
+        Args:
+            before (`float`, *optional*): only for rows that came before this, of `time.monotonic`; by default all.
+        """
+        self._advance(0)
+        for stage, pool in enumerate(self.pools, start=1):
+            for batch in pool.take_due(before):
+                self._run(stage, batch)
+            self._advance(0)
+        return self._take_done()
+
+    def _advance(self, num_in_flight: int) -> None:
+        """Look at the answers of all but the last stages that were started."""
+        while len(self._flying) > num_in_flight:
+            self._settle(self._flying.popleft())
+            for stage, pool in enumerate(self.pools, start=1):
+                for batch in pool.take_full():
+                    self._run(stage, batch)
+
+    def _run(self, stage: int, batch: Batch) -> None:
+        try:
+            hidden, logits = self.stages(stage, batch.hidden, batch.inputs)
+            logits = logits.float()
+            sure = confidence(logits, self.temperatures[stage])
+            answers = torch.cat([logits, sure.unsqueeze(1)], dim=1)
+        except Exception as error:
+            self._fail(stage, batch, error)
+            return
+        following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
+        arrived = None
+        if answers.device.type == "cuda":
+            answers = answers.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._flying.append(_Flight(stage, following, answers, arrived))
+
+    def _fail(self, stage: int, batch: Batch, error: Exception) -> None:
+        """Halve a batch that cannot run until the row stands alone that does not fit; a batch too large fits then."""
+        count = len(batch.rows)
+        if count > 1:
+            self._run(stage, batch.select(list(range(count // 2))))
+            self._run(stage, batch.select(list(range(count // 2, count))))
+            return
+        place = batch.rows[0].place
+        failure = RowError(f"row {place} failed at stage {stage}: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        self._done.append(Prediction(place, error=failure))
+
+    def _settle(self, flight: _Flight) -> None:
+        if flight.arrived is not None:
+            flight.arrived.synchronize()
+        rows, stage = flight.batch.rows, flight.stage
+        logits, sure = flight.answers[:, :-1], flight.answers[:, -1]
+        if stage == len(self.pools):
+            self._answer(rows, range(len(rows)), stage, logits, sure)
+            return
+        left = self._leaving(rows, stage, sure)
+        if any(left):
+            self._answer(rows, [i for i, gone in enumerate(left) if gone], stage, logits, sure)
+        stay = [i for i, gone in enumerate(left) if not gone]
+        if stay:
+            batch = flight.batch if len(stay) == len(rows) else flight.batch.select(stay)
+            self.pools[stage].add(batch, time.monotonic())
+
+    def _leaving(self, rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
+        first = rows[0].thresholds
+        if all(row.thresholds is first for row in rows):
+            return leaves(sure, first[stage]).tolist()
+        return leaves(sure, torch.tensor([row.thresholds[stage] for row in rows])).tolist()
+
+    def _answer(
+        self, rows: list[Row], which: Sequence[int], stage: int, logits: torch.Tensor, sure: torch.Tensor
+    ) -> None:
+        self._done += predictions(self.names, rows, which, [stage] * len(rows), logits, sure)
+
+    def _take_done(self) -> list[Prediction]:
+        done, self._done = self._done, []
+        return done
+
+
+def by_kind(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that can be in one batch, together."""
+    kinds: dict[tuple, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, []).append(row)
+    return list(kinds.values())
+
+
+def predictions(
+    names: list[str],
+    rows: list[Row],
+    which: Sequence[int],
+    exits: Sequence[int],
+    logits: torch.Tensor,
+    sure: torch.Tensor,
+) -> list[Prediction]:
+    """Answers to some rows of a batch.
+
+    Args:
+        names (`list[str]`): of the classes.
+        rows (`list[Row]`): of the batch.
+        which (`Sequence[int]`): numbers of the rows to answer.
+        exits (`Sequence[int]`): who answers each row.
+        logits (`torch.Tensor` of shape `(rows, num_labels)`): on the host.
+        sure (`torch.Tensor` of shape `(rows,)`): confidences.
+    """
+    labels, sure, logits = logits.argmax(-1).tolist(), sure.tolist(), logits.unbind()
+    return [Prediction(rows[i].place, names[labels[i]], labels[i], logits[i], sure[i], exits[i]) for i in which]
+
+
+def padding_of(stages) -> dict[str, float]:
+    """What a padded token has, by input."""
+    pad = getattr(stages.config.mainnet_config, "pad_token_id", None)
+    return {"input_ids": 0 if pad is None else pad}
+
+
+def _first(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # A copy, so that the other images can go.
+    return {name: value[:1].clone() for name, value in inputs.items()}

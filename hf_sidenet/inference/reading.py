@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user gives as a row becomes a checked [`Row`]; what does not fit is refused before it meets a batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..measurement.inputs import TARGETS
+from ..models.exit_rule import check_thresholds
+from .engine import RowError
+from .rows import Row
+from .stages import TEXT_INPUTS
+
+
+DEFAULT_MAX_LENGTH = 512
+INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
+
+
+class RowReader:
+    """Reads rows for a chain of stages.
+
+    Args:
+        stages ([`Stages`] or the like): says which inputs there are.
+        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images.
+        max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
+            most 512.
+    """
+
+    def __init__(self, stages, processor: Any = None, max_length: int | None = None):
+        self.stages = stages
+        self.processor = processor
+        named = getattr(processor, "model_max_length", None) or DEFAULT_MAX_LENGTH
+        self.max_length = max_length or min(named, DEFAULT_MAX_LENGTH)
+        self.num_sidenets = len(stages) - 1
+        config = stages.config.mainnet_config
+        self.limits = {
+            "input_ids": getattr(config, "vocab_size", None),
+            "token_type_ids": getattr(config, "type_vocab_size", None),
+            "position_ids": getattr(config, "max_position_embeddings", None),
+        }
+
+    def thresholds(self, thresholds: float | Sequence[float] | None) -> tuple[float, ...]:
+        """θ of each SideNet, by default the config's.
+
+        Raises:
+            ValueError: see [`check_thresholds`].
+        """
+        given = self.stages.config.thresholds if thresholds is None else thresholds
+        if isinstance(given, torch.Tensor):
+            given = given.tolist()
+        return tuple(check_thresholds(given, self.num_sidenets))
+
+    def read(self, places: Sequence[int], raw: Sequence[Any], thresholds: Sequence[tuple]) -> list[Row | RowError]:
+        """Rows, or why they are none.
+
+        Args:
+            places (`Sequence[int]`): their numbers in the stream.
+            raw (`Sequence[Any]`): as the user gave them.
+            thresholds (`Sequence[tuple[float, ...]]`): of each row.
+        """
+        features = self._features(raw)
+        return [self._row(*each) for each in zip(places, features, thresholds, strict=True)]
+
+    def _features(self, raw: Sequence[Any]) -> list[Any]:
+        """Model inputs of each row, or the error of its processor."""
+        given = [not isinstance(row, Mapping) for row in raw]
+        if not any(given):
+            return list(raw)
+        if self.processor is None:
+            return [row if isinstance(row, Mapping) else _no_processor(row) for row in raw]
+        if self.stages.is_text and all(isinstance(row, str) for row in raw):
+            # Many at once are several times as fast.
+            encoded = self.processor(list(raw), truncation=True, max_length=self.max_length)
+            return [{name: values[i] for name, values in encoded.items()} for i in range(len(raw))]
+        return [self._processed(row) if new else row for row, new in zip(raw, given, strict=True)]
+
+    def _processed(self, row: Any) -> Any:
+        try:
+            if not self.stages.is_text:
+                return {"pixel_values": self.processor(row, return_tensors="pt")["pixel_values"][0]}
+            texts = row if isinstance(row, tuple | list) else (row,)
+            return dict(self.processor(*texts, truncation=True, max_length=self.max_length))
+        except Exception as error:
+            return error
+
+    def _row(self, place: int, features: Any, thresholds: tuple) -> Row | RowError:
+        try:
+            if isinstance(features, Exception):
+                raise features
+            inputs = {name: self._input(name, value) for name, value in features.items() if name not in TARGETS}
+            length = self._length(inputs)
+        except Exception as error:
+            failure = RowError(f"row {place}: {error}")
+            failure.__cause__ = error
+            return failure
+        return Row(place, dict(sorted(inputs.items())), length, thresholds)
+
+    def _input(self, name: str, value: Any) -> torch.Tensor:
+        if name not in self.stages.input_names:
+            raise ValueError(f"inputs must be among {list(self.stages.input_names)}, got {name!r}.")
+        value = torch.as_tensor(value)
+        if name in INTEGER_INPUTS:
+            if value.dim() != 1 or value.is_floating_point():
+                raise ValueError(
+                    f"`{name}` must be whole numbers of shape (tokens,), got {value.dtype} of shape "
+                    f"{tuple(value.shape)}."
+                )
+            self._check_range(name, value)
+            return value.long()
+        expected = 2 if name == "inputs_embeds" else 3
+        if value.dim() != expected or not value.is_floating_point():
+            axes = "(tokens, width)" if expected == 2 else "(channels, height, width)"
+            raise ValueError(f"`{name}` must be numbers of shape {axes}, got {value.dtype} of {tuple(value.shape)}.")
+        return value.to(self.stages.dtype)
+
+    def _check_range(self, name: str, value: torch.Tensor) -> None:
+        # On a GPU an index outside its table ends the process, not the call.
+        limit = self.limits.get(name)
+        if limit is None or value.numel() == 0:
+            return
+        low, high = value.aminmax()
+        if low < 0 or high >= limit:
+            raise ValueError(f"`{name}` must be in [0, {limit}), got {int(low)} to {int(high)}.")
+
+    def _length(self, inputs: dict[str, torch.Tensor]) -> int:
+        if not self.stages.is_text:
+            if "pixel_values" not in inputs:
+                raise ValueError("`pixel_values` must be given.")
+            return 0
+        main = [name for name in ("input_ids", "inputs_embeds") if name in inputs]
+        if len(main) != 1:
+            raise ValueError(f"one of `input_ids` and `inputs_embeds` must be given, got {sorted(inputs) or 'none'}.")
+        length = len(inputs[main[0]])
+        longest = self.stages.max_length
+        if length == 0 or (longest is not None and length > longest):
+            raise ValueError(f"a text must have 1 to {longest or 'any number of'} tokens, got {length}.")
+        for name, value in inputs.items():
+            if len(value) != length:
+                raise ValueError(f"`{name}` must have {length} entries as `{main[0]}` has, got {len(value)}.")
+        if "attention_mask" in self.stages.input_names:
+            mask = inputs.setdefault("attention_mask", torch.ones(length, dtype=torch.long))
+            if not mask.any():
+                raise ValueError("`attention_mask` must keep at least one token, got zeros.")
+        return length
+
+
+def _no_processor(row: Any) -> ValueError:
+    return ValueError(
+        f"a row must be a dict of model inputs where the runner has no `processor`, got a {type(row).__name__}."
+    )

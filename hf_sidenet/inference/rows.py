@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows on their way through the stages: what comes in, what goes out, and batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One input, not padded.
+
+    Args:
+        place (`int`): number of the row in its stream.
+        inputs (`dict[str, torch.Tensor]`): the MainNet's inputs without the batch axis: of texts with one entry per
+            token each, of images `pixel_values (channels, height, width)`.
+        length (`int`): tokens; 0 for images.
+        thresholds (`tuple[float, ...]`): θ of each SideNet for this row.
+    """
+
+    place: int
+    inputs: dict[str, torch.Tensor]
+    length: int
+    thresholds: tuple[float, ...]
+
+    @property
+    def kind(self) -> tuple:
+        """Rows of one batch have the same: which inputs there are, and the size of an image."""
+        return tuple(self.inputs) if self.length else tuple(self.inputs["pixel_values"].shape)
+
+
+@dataclass(slots=True, eq=False)
+class Prediction:
+    """The answer to one row.
+
+    Args:
+        place (`int`): number of the row in its stream.
+        label (`str`, *optional*): name of the class; `None` where the row failed.
+        label_id (`int`, *optional*): its index.
+        logits (`torch.Tensor` of shape `(num_labels,)`, *optional*): of the exit that answered, in float32.
+        confidence (`float`, *optional*): the largest softmax probability at that exit's temperature.
+        exit_index (`int`, *optional*): which exit answered, 0 for the first SideNet.
+        error (`Exception`, *optional*): why there is no answer.
+    """
+
+    place: int
+    label: str | None = None
+    label_id: int | None = None
+    logits: torch.Tensor | None = None
+    confidence: float | None = None
+    exit_index: int | None = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Rows at one stage.
+
+    Args:
+        rows (`list[Row]`): of one kind.
+        inputs (`dict[str, torch.Tensor]`): theirs, padded on the right; of images one row after stage 0.
+        hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c where the stage starts.
+    """
+
+    rows: list[Row]
+    inputs: dict[str, torch.Tensor]
+    hidden: torch.Tensor | None = None
+
+    @property
+    def is_text(self) -> bool:
+        return self.rows[0].length > 0
+
+    def select(self, keep: list[int]) -> "Batch":
+        """Some of the rows, by their numbers in this batch."""
+        rows = [self.rows[i] for i in keep]
+        index = torch.tensor(keep)
+        hidden = None if self.hidden is None else _take(self.hidden, index)
+        # After stage 0 one image stands for the size of all.
+        whole = self.is_text or self.hidden is None
+        return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden)
+
+
+def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) -> Batch:
+    """A batch for stage 0: texts padded on the right to the longest, images stacked.
+
+    Args:
+        rows (`Sequence[Row]`): of one kind.
+        pad (`dict[str, float]`): what a padded token has, by input; 0 for those that are not named.
+        device (`torch.device`): where the batch goes.
+    """
+    inputs = {}
+    for name in rows[0].inputs:
+        values = [row.inputs[name] for row in rows]
+        if len(values) == 1:
+            value = values[0].unsqueeze(0)
+        elif rows[0].length:
+            value = pad_sequence(values, batch_first=True, padding_value=pad.get(name, 0))
+        else:
+            value = torch.stack(values)
+        if device.type == "cuda":
+            value = value.pin_memory().to(device, non_blocking=True)
+        inputs[name] = value
+    return Batch(list(rows), inputs)
+
+
+def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
+    """One batch from several at the same stage. Texts are trimmed to the longest row: only padding goes.
+
+    Args:
+        batches (`list[Batch]`): after stage 0, of one kind.
+        pad (`dict[str, float]`): see [`collate`].
+    """
+    if len(batches) == 1:
+        return batches[0]
+    rows = [row for batch in batches for row in batch.rows]
+    if not batches[0].is_text:
+        return Batch(rows, batches[0].inputs, torch.cat([batch.hidden for batch in batches]))
+    length = max(row.length for row in rows)
+    inputs = {
+        name: torch.cat([_to_length(batch.inputs[name], length, pad.get(name, 0)) for batch in batches])
+        for name in batches[0].inputs
+    }
+    return Batch(rows, inputs, torch.cat([_to_length(batch.hidden, length, 0) for batch in batches]))
+
+
+def trim(batch: Batch) -> Batch:
+    """The same batch without the columns that are padding in all of its rows."""
+    length = max(row.length for row in batch.rows)
+    if not batch.is_text or batch.hidden.shape[1] == length:
+        return batch
+    cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
+    return Batch(batch.rows, cut, batch.hidden[:, :length].contiguous())
+
+
+def _take(value: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    if value.device.type == "cuda":
+        index = index.pin_memory().to(value.device, non_blocking=True)
+    return value.index_select(0, index)
+
+
+def _to_length(value: torch.Tensor, length: int, pad: float) -> torch.Tensor:
+    if value.shape[1] >= length:
+        return value[:, :length]
+    return F.pad(value, (0, 0) * (value.dim() - 2) + (0, length - value.shape[1]), value=pad)

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner: rows in, answers out, with the saving on the clock."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..models.exit_rule import lets_rows_leave
+from .compiled import CompiledStages
+from .precision import cast_copy, check_precision, precision_of
+from .reading import RowReader
+from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
+from .rows import Prediction, Row
+from .serving import Worker
+from .stages import Stages
+
+
+logger = logging.get_logger(__name__)
+
+# Rows that are read ahead to be sorted by length, in batches.
+LOOKAHEAD = 32
+# Rows to measure on: a later stage shall have a full batch or two.
+SAMPLE = 64
+MAX_WAIT_MS = 10.0
+
+
+class SideNetRunner:
+    """Answers rows with early exits, and makes the saving real on the clock.
+
+    Rows that are sure leave after a stage; the others wait until the next stage has a full batch, whatever batch they
+    came in. Texts are sorted by length within a window, so that little padding is computed. At the start it measures,
+    on the first rows, whether dropping rows pays here and how, and does what is fastest. The answer to a row depends
+    neither on other rows nor on the way that was chosen.
+
+    Args:
+        model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): in evaluation mode. It is not changed.
+        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images.
+        batch_size (`int`, *optional*, defaults to 64): rows of stage 0.
+        thresholds (`float` or `list[float]`, *optional*): θ, by default the model's.
+        pool_size (`int`, *optional*):
+            Rows that a later stage waits for. By default `batch_size`, at least 32; 1 for a batch size of 1.
+        routing (`str`, *optional*, defaults to `"auto"`):
+            `"pooled"`, as above; `"per_batch"`: those who stay go on at once; `"gates"`: the model's own forward;
+            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures.
+        compile (`bool` or `dict[str, Any]`, *optional*, defaults to `False`):
+            Compile every stage by itself; a dict has arguments of `torch.compile`.
+        dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must have been certified in it.
+        max_length (`int`, *optional*): raw texts are cut to it, in tokens.
+        max_wait_ms (`float`, *optional*, defaults to 10): how long a row of [`submit`] waits for others, at a stage.
+        max_waiting_rows (`int`, *optional*): rows inside at a time with [`submit`]; by default 16 batches.
+
+    Raises:
+        ValueError: an argument has an impossible value.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        batch_size: int = 64,
+        *,
+        thresholds: float | Sequence[float] | None = None,
+        pool_size: int | None = None,
+        routing: str = AUTO,
+        compile: bool | dict[str, Any] = False,
+        dtype: torch.dtype | None = None,
+        max_length: int | None = None,
+        max_wait_ms: float = MAX_WAIT_MS,
+        max_waiting_rows: int | None = None,
+    ):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("pool_size", pool_size),
+            ("max_length", max_length),
+            ("max_waiting_rows", max_waiting_rows),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number ≥ 1, got {value!r}.")
+        if not 0 <= max_wait_ms < float("inf"):
+            raise ValueError(f"`max_wait_ms` must be ≥ 0 and finite, got {max_wait_ms!r}.")
+        if routing not in ROUTINGS:
+            raise ValueError(f"`routing` must be one of {ROUTINGS}, got {routing!r}.")
+        torch_model = model if isinstance(model, PreTrainedModel) else None
+        if torch_model is None and (compile or dtype is not None):
+            raise ValueError("`compile` and `dtype` need a torch model, got a chain of stages.")
+        if torch_model is not None:
+            if dtype not in (None, model.dtype):
+                torch_model = cast_copy(model, dtype)
+            model = Stages(torch_model)
+        if compile:
+            model, torch_model = CompiledStages(model, compile if isinstance(compile, dict) else {}), None
+        if routing == GATES and torch_model is None:
+            raise ValueError(f"`routing='{GATES}'` needs a torch model that is not compiled.")
+        self.stages = model
+        self.batch_size = batch_size
+        self.routing = routing
+        self.times: dict[str, float] = {}
+        self.reader = RowReader(model, processor, max_length)
+        self.thresholds = self.reader.thresholds(thresholds)
+        self.max_wait = max_wait_ms / 1e3
+        self.max_waiting_rows = max_waiting_rows or 16 * batch_size
+        check_precision(model.config, precision_of(model))
+        self._makers = engines_of(
+            model,
+            torch_model,
+            pool_size=pool_size or full_batch(batch_size),
+            num_in_flight=1 if model.device.type == "cuda" else 0,
+        )
+        self._worker: Worker | None = None
+
+    def predict(
+        self,
+        rows: Iterable[Any],
+        thresholds: float | Sequence[float] | torch.Tensor | None = None,
+        *,
+        on_error: str = "return",
+        progress: bool = False,
+    ) -> Iterator[Prediction]:
+        """Answers, in the order of the rows. Memory does not grow with their number.
+
+        Args:
+            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images.
+            thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(rows, num_sidenets)`, *optional*):
+                θ for these rows.
+            on_error (`str`, *optional*, defaults to `"return"`):
+                A row that cannot be answered gets a [`Prediction`] with its `error`; `"raise"` raises it in its turn.
+            progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+
+        Raises:
+            ValueError: an argument has an impossible value.
+            RowError: a row cannot be answered, with `on_error="raise"`.
+        """
+        if on_error not in ("return", "raise"):
+            raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
+        per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
+        shared = self.thresholds if thresholds is None else None
+        if per_row is None and shared is None:
+            shared = self.reader.thresholds(thresholds)
+        total = len(rows) if hasattr(rows, "__len__") else None
+        if per_row is not None and total not in (None, len(per_row)):
+            raise ValueError(f"`thresholds` must have one row per row, {total}, got {len(per_row)}.")
+        return self._predict(rows, shared, per_row, on_error, total, progress)
+
+    async def submit(self, row: Any, thresholds: float | Sequence[float] | None = None) -> Prediction:
+        """The answer to one row, for servers: rows of many callers and event loops share the batches. It waits while
+        `max_waiting_rows` are inside.
+
+        Args:
+            row (`Any`): see [`predict`].
+            thresholds (`float` or `list[float]`, *optional*): θ for this row.
+
+        Raises:
+            RowError: the row cannot be answered.
+            RuntimeError: the runner is closed.
+        """
+        chosen = self.thresholds if thresholds is None else self.reader.thresholds(thresholds)
+        if self._worker is None:
+            self.start()
+        return await self._worker.submit(row, chosen)
+
+    def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
+        """Start the thread that [`submit`] uses.
+
+        Args:
+            sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
+        """
+        if sample is not None:
+            self.measure(sample)
+        if self._worker is None:
+            self._worker = Worker(
+                self._makers[self.chosen],
+                self.reader,
+                batch_size=self.batch_size,
+                max_wait=self.max_wait,
+                max_waiting_rows=self.max_waiting_rows,
+            )
+        return self
+
+    def close(self) -> None:
+        """Answer the rows that were taken, then end the thread of [`submit`]; it takes no more."""
+        if self._worker is not None:
+            self._worker.close()
+
+    def __enter__(self) -> "SideNetRunner":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
+        """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.
+
+        Args:
+            rows (`Iterable`): real rows; 64 are enough.
+            repeats (`int`, *optional*, defaults to 3): of which the median counts.
+
+        Raises:
+            ValueError: there is no row that can be answered.
+        """
+        raw = list(rows)
+        read = self.reader.read(range(len(raw)), raw, [self.thresholds] * len(raw))
+        return self._measure([row for row in read if isinstance(row, Row)], repeats)
+
+    @property
+    def chosen(self) -> str:
+        """The way that rows go: `routing`, or what was measured to be the fastest."""
+        if self.routing != AUTO:
+            return self.routing
+        if self.times:
+            return min(self.times, key=self.times.__getitem__)
+        return POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
+
+    def _measure(self, rows: list[Row], repeats: int = 3) -> dict[str, float]:
+        if not rows:
+            raise ValueError("`rows` must hold a row that can be answered, got none.")
+        ordered = sorted(rows, key=lambda row: row.length)
+        batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
+        self.times = measure_routings(self._makers, batches, repeats)
+        shown = ", ".join(f"{name} {time:.3g}" for name, time in self.times.items())
+        logger.info("Milliseconds per row at batch size %d: %s. Taken: %s.", self.batch_size, shown, self.chosen)
+        return self.times
+
+    def _predict(
+        self,
+        rows: Iterable[Any],
+        shared: tuple[float, ...] | None,
+        per_row: torch.Tensor | None,
+        on_error: str,
+        total: int | None,
+        progress: bool,
+    ) -> Iterator[Prediction]:
+        source, engine, next_place, place, failed = iter(rows), None, 0, 0, 0
+        done: dict[int, Prediction] = {}
+        # Sorting is for texts; images are large, and wait one batch only.
+        window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
+        bar = logging.tqdm(total=total, desc="Predicting", disable=not progress)
+        upwards = True
+        while raw := list(islice(source, window)):
+            start, place = place, place + len(raw)
+            thresholds = [shared] * len(raw) if per_row is None else self._of_rows(per_row, start, place)
+            read = self.reader.read(range(start, place), raw, thresholds)
+            done |= {p: Prediction(p, error=e) for p, e in enumerate(read, start) if not isinstance(e, Row)}
+            # Up and down by turns: those who wait at the end of a window meet rows of their length.
+            batch = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
+            batch = batch if upwards else batch[::-1]
+            upwards = not upwards
+            engine = engine or self._engine_for(batch, len(raw) == window)
+            for i in range(0, len(batch), self.batch_size):
+                done |= _stepped(engine.put, batch[i : i + self.batch_size])
+                while next_place in done:
+                    failed += done[next_place].error is not None
+                    yield self._given(done.pop(next_place), on_error, bar)
+                    next_place += 1
+            if next_place < start:
+                # They have waited a whole window: memory stays bounded.
+                done |= _stepped(engine.flush)
+        if engine is not None:
+            done |= _stepped(engine.flush)
+        while next_place in done:
+            failed += done[next_place].error is not None
+            yield self._given(done.pop(next_place), on_error, bar)
+            next_place += 1
+        bar.close()
+        if failed:
+            logger.warning("%d of %d rows have no answer; `error` of their predictions says why.", failed, place)
+
+    def _engine_for(self, rows: list[Row], is_long: bool) -> Any:
+        """An engine; measured first where that has not been done, rows leave, and enough of them come."""
+        leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
+        if self.routing == AUTO and not self.times and leave and is_long:
+            step = max(1, len(rows) // max(SAMPLE, self.batch_size))
+            self._measure(rows[::step][: max(SAMPLE, self.batch_size)])
+        return self._makers[self.chosen]()
+
+    def _of_rows(self, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:
+        if end > len(thresholds):
+            raise ValueError(f"`thresholds` must have one row per row, got {len(thresholds)} for {end} or more.")
+        return [self.reader.thresholds(row) for row in thresholds[start:end].tolist()]
+
+    @staticmethod
+    def _given(prediction: Prediction, on_error: str, bar: Any) -> Prediction:
+        if prediction.error is not None and on_error == "raise":
+            raise prediction.error
+        bar.update()
+        return prediction
+
+
+def _stepped(step: Any, *args: Any) -> dict[int, Prediction]:
+    # Not around the generator: its caller would be in inference mode too.
+    with torch.inference_mode():
+        return {prediction.place: prediction for prediction in step(*args)}

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches that are answered in one go: by the model itself, whose gates drop rows, or by all stages for all rows."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from ..models.exit_rule import answers, confidence, route
+from .engine import RowError, by_kind, padding_of, predictions
+from .rows import Batch, Prediction, Row, collate
+
+
+class WholeEngine:
+    """As [`Engine`], without rows that wait.
+
+    Args:
+        stages ([`Stages`] or the like): names the classes, temperatures and the device.
+        answer (`Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]`):
+            A batch and θ of shape `(rows, num_sidenets)` → logits `(rows, num_labels)` and exit indices `(rows,)`.
+    """
+
+    waiting = 0
+    since = math.inf
+
+    def __init__(self, stages, answer: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
+        self.stages = stages
+        self.answer = answer
+        self.pad = padding_of(stages)
+        self.names = [stages.config.id2label[i] for i in range(stages.config.num_labels)]
+        self.temperatures = torch.tensor(stages.config.temperatures)
+
+    def put(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer some rows."""
+        done = []
+        for alike in by_kind(rows):
+            done += self._answered(alike)
+        return done
+
+    def flush(self, before: float = math.inf) -> list[Prediction]:
+        """Nothing waits."""
+        return []
+
+    def _answered(self, rows: list[Row]) -> list[Prediction]:
+        batch = collate(rows, self.pad, self.stages.device)
+        thresholds = torch.tensor([row.thresholds for row in rows])
+        try:
+            logits, exit_index = self.answer(batch, thresholds)
+        except Exception as error:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return self._answered(rows[:half]) + self._answered(rows[half:])
+            failure = RowError(f"row {rows[0].place} failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return [Prediction(rows[0].place, error=failure)]
+        logits, exit_index = logits.float().cpu(), exit_index.cpu()
+        sure = confidence(logits, self.temperatures[exit_index].unsqueeze(1))
+        return predictions(self.names, rows, range(len(rows)), exit_index.tolist(), logits, sure)
+
+
+def by_gates(model: PreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The model's own forward, in which rows leave."""
+
+    def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = model(**batch.inputs, thresholds=thresholds)
+        return output.logits, output.exit_index
+
+    return answer
+
+
+def by_all_stages(stages) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Every stage for every row; who answers is decided afterwards by the same rule."""
+
+    def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        exit_logits = all_exits(stages, batch.inputs)
+        exit_index = route(exit_logits, thresholds.to(exit_logits.device), stages.config.temperatures)
+        return answers(exit_logits, exit_index), exit_index
+
+    return answer
+
+
+def all_exits(stages, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits of every exit for every row, in float32, of shape `(rows, num_exits, num_labels)`.
+
+    Args:
+        stages ([`Stages`] or the like): the chain.
+        inputs (`dict[str, torch.Tensor]`): a batch.
+    """
+    hidden, columns = None, []
+    for stage in range(len(stages)):
+        hidden, logits = stages(stage, hidden, inputs)
+        columns.append(logits.float())
+    return torch.stack(columns, dim=1)
