@@ -20,8 +20,8 @@ LENGTH_STEP = 32
 class CompiledStages:
     """The same chain as [`Stages`], compiled.
 
-    On a CPU shapes are dynamic: a few graphs serve all. On a GPU rows and lengths are filled up to few sizes, powers of
-    two and multiples of 32, and each is recorded as a CUDA graph (`mode="reduce-overhead"`).
+    On a CPU shapes are dynamic: a few graphs serve all. On a GPU rows and lengths are filled up to few sizes (powers
+    of two, multiples of 32), and each is recorded as a CUDA graph (`mode="reduce-overhead"`).
 
     Args:
         stages ([`Stages`]): the chain.

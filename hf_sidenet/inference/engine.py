@@ -14,6 +14,10 @@ from .pool import Pool
 from .rows import Batch, Prediction, Row, collate
 
 
+# Texts wait until there are so many full batches of them, which are then sorted by length.
+SORTED = 4
+
+
 class RowError(ValueError):
     """One row has no answer; the message says why. Other rows are not affected."""
 
@@ -40,7 +44,8 @@ class Engine:
 
     Args:
         stages ([`Stages`] or the like): the chain; it has no state.
-        pool_size (`int`): rows that wait for a later stage until it runs; 1: those of a batch go on at once.
+        pool_size (`int`): rows of a full batch at a later stage, for which rows wait (texts for four, sorted by
+            length); 1: those of a batch go on at once.
         num_in_flight (`int`, *optional*, defaults to 0): stages that are started before the answers of an earlier one
             are looked at: on a GPU it then never waits for the host.
     """
@@ -52,7 +57,9 @@ class Engine:
         self.temperatures = config.temperatures
         self.names = [config.id2label[i] for i in range(config.num_labels)]
         self.pad = padding_of(stages)
-        self.pools = [Pool(pool_size, self.pad) for _ in range(len(stages) - 1)]
+        # Images need no sorting, and their x_c is large.
+        wait_for = pool_size * (SORTED if stages.is_text and pool_size > 1 else 1)
+        self.pools = [Pool(pool_size, wait_for, self.pad) for _ in range(len(stages) - 1)]
         self._flying: deque[_Flight] = deque()
         self._done: list[Prediction] = []
 

@@ -101,7 +101,7 @@ class RowReader:
             raise ValueError(f"inputs must be among {list(self.stages.input_names)}, got {name!r}.")
         value = torch.as_tensor(value)
         if name in INTEGER_INPUTS:
-            if value.dim() != 1 or value.is_floating_point():
+            if value.dim() != 1 or (value.is_floating_point() and value.numel() > 0):
                 raise ValueError(
                     f"`{name}` must be whole numbers of shape (tokens,), got {value.dtype} of shape "
                     f"{tuple(value.shape)}."

@@ -42,7 +42,7 @@ class SideNetRunner:
         batch_size (`int`, *optional*, defaults to 64): rows of stage 0.
         thresholds (`float` or `list[float]`, *optional*): θ, by default the model's.
         pool_size (`int`, *optional*):
-            Rows that a later stage waits for. By default `batch_size`, at least 32; 1 for a batch size of 1.
+            Rows of a full batch at a later stage. By default `batch_size`, at least 32; 1 for a batch size of 1.
         routing (`str`, *optional*, defaults to `"auto"`):
             `"pooled"`, as above; `"per_batch"`: those who stay go on at once; `"gates"`: the model's own forward;
             `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures.
@@ -233,40 +233,32 @@ class SideNetRunner:
         total: int | None,
         progress: bool,
     ) -> Iterator[Prediction]:
-        source, engine, next_place, place, failed = iter(rows), None, 0, 0, 0
-        done: dict[int, Prediction] = {}
+        source, engine, place = iter(rows), None, 0
         # Sorting is for texts; images are large, and wait one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
-        bar = logging.tqdm(total=total, desc="Predicting", disable=not progress)
         upwards = True
+        line = _Line(on_error, total, progress)
         while raw := list(islice(source, window)):
             start, place = place, place + len(raw)
             thresholds = [shared] * len(raw) if per_row is None else self._of_rows(per_row, start, place)
             read = self.reader.read(range(start, place), raw, thresholds)
-            done |= {p: Prediction(p, error=e) for p, e in enumerate(read, start) if not isinstance(e, Row)}
+            line.add([Prediction(p, error=e) for p, e in enumerate(read, start) if not isinstance(e, Row)])
             # Up and down by turns: those who wait at the end of a window meet rows of their length.
-            batch = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
-            batch = batch if upwards else batch[::-1]
+            ordered = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
+            ordered = ordered if upwards else ordered[::-1]
             upwards = not upwards
-            engine = engine or self._engine_for(batch, len(raw) == window)
-            for i in range(0, len(batch), self.batch_size):
-                done |= _stepped(engine.put, batch[i : i + self.batch_size])
-                while next_place in done:
-                    failed += done[next_place].error is not None
-                    yield self._given(done.pop(next_place), on_error, bar)
-                    next_place += 1
-            if next_place < start:
+            engine = engine or self._engine_for(ordered, len(raw) == window)
+            for i in range(0, len(ordered), self.batch_size):
+                line.add(_stepped(engine.put, ordered[i : i + self.batch_size]))
+                yield from line.next()
+            if line.place < start:
                 # They have waited a whole window: memory stays bounded.
-                done |= _stepped(engine.flush)
+                line.add(_stepped(engine.flush))
+                yield from line.next()
         if engine is not None:
-            done |= _stepped(engine.flush)
-        while next_place in done:
-            failed += done[next_place].error is not None
-            yield self._given(done.pop(next_place), on_error, bar)
-            next_place += 1
-        bar.close()
-        if failed:
-            logger.warning("%d of %d rows have no answer; `error` of their predictions says why.", failed, place)
+            line.add(_stepped(engine.flush))
+        yield from line.next()
+        line.end()
 
     def _engine_for(self, rows: list[Row], is_long: bool) -> Any:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
@@ -281,15 +273,40 @@ class SideNetRunner:
             raise ValueError(f"`thresholds` must have one row per row, got {len(thresholds)} for {end} or more.")
         return [self.reader.thresholds(row) for row in thresholds[start:end].tolist()]
 
-    @staticmethod
-    def _given(prediction: Prediction, on_error: str, bar: Any) -> Prediction:
-        if prediction.error is not None and on_error == "raise":
-            raise prediction.error
-        bar.update()
-        return prediction
+
+class _Line:
+    """Predictions that come in any order leave in the order of their rows."""
+
+    def __init__(self, on_error: str, total: int | None, progress: bool):
+        self.raises = on_error == "raise"
+        self.place = 0
+        self.failed = 0
+        self._done: dict[int, Prediction] = {}
+        self._bar = logging.tqdm(total=total, desc="Predicting", disable=not progress)
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        for prediction in predictions:
+            self._done[prediction.place] = prediction
+
+    def next(self) -> Iterator[Prediction]:
+        while self.place in self._done:
+            prediction = self._done.pop(self.place)
+            if prediction.error is not None and self.raises:
+                raise prediction.error
+            self.failed += prediction.error is not None
+            self.place += 1
+            self._bar.update()
+            yield prediction
+
+    def end(self) -> None:
+        self._bar.close()
+        if self.failed:
+            logger.warning(
+                "%d of %d rows have no answer; `error` of their predictions says why.", self.failed, self.place
+            )
 
 
-def _stepped(step: Any, *args: Any) -> dict[int, Prediction]:
+def _stepped(step: Any, *args: Any) -> list[Prediction]:
     # Not around the generator: its caller would be in inference mode too.
     with torch.inference_mode():
-        return {prediction.place: prediction for prediction in step(*args)}
+        return step(*args)

@@ -72,7 +72,7 @@ class Worker:
             try:
                 await turn
             except asyncio.CancelledError:
-                self._let_in(1)
+                self._give_up(turn)
                 raise
         prediction = await request.answer
         if prediction.error is not None:
@@ -110,6 +110,15 @@ class Worker:
             turns = [self._outside.popleft() for _ in range(min(count, len(self._outside)))]
         for loop, turn in turns:
             _resolve(loop, [(turn, None)])
+
+    def _give_up(self, turn: asyncio.Future) -> None:
+        with self._changed:
+            waits = [pair for pair in self._outside if pair[1] is not turn]
+            called = len(waits) == len(self._outside)
+            self._outside = deque(waits)
+        if called:
+            # It had its turn, which goes to the next.
+            self._let_in(1)
 
     def _serve(self) -> None:
         try:
