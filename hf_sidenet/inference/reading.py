@@ -99,14 +99,14 @@ class RowReader:
     def _input(self, name: str, value: Any) -> torch.Tensor:
         if name not in self.stages.input_names:
             raise ValueError(f"inputs must be among {list(self.stages.input_names)}, got {name!r}.")
-        value = torch.as_tensor(value)
+        listed, value = value, torch.as_tensor(value)
         if name in INTEGER_INPUTS:
             if value.dim() != 1 or (value.is_floating_point() and value.numel() > 0):
                 raise ValueError(
                     f"`{name}` must be whole numbers of shape (tokens,), got {value.dtype} of shape "
                     f"{tuple(value.shape)}."
                 )
-            self._check_range(name, value)
+            self._check_range(name, listed if isinstance(listed, list) else value)
             return value.long()
         expected = 2 if name == "inputs_embeds" else 3
         if value.dim() != expected or not value.is_floating_point():
@@ -114,12 +114,13 @@ class RowReader:
             raise ValueError(f"`{name}` must be numbers of shape {axes}, got {value.dtype} of {tuple(value.shape)}.")
         return value.to(self.stages.dtype)
 
-    def _check_range(self, name: str, value: torch.Tensor) -> None:
+    def _check_range(self, name: str, values: list[int] | torch.Tensor) -> None:
         # On a GPU an index outside its table ends the process, not the call.
         limit = self.limits.get(name)
-        if limit is None or value.numel() == 0:
+        if limit is None or len(values) == 0:
             return
-        low, high = value.aminmax()
+        # A short list is read faster than a tensor.
+        low, high = (min(values), max(values)) if isinstance(values, list) else values.aminmax()
         if low < 0 or high >= limit:
             raise ValueError(f"`{name}` must be in [0, {limit}), got {int(low)} to {int(high)}.")
 
@@ -138,10 +139,11 @@ class RowReader:
         for name, value in inputs.items():
             if len(value) != length:
                 raise ValueError(f"`{name}` must have {length} entries as `{main[0]}` has, got {len(value)}.")
-        if "attention_mask" in self.stages.input_names:
-            mask = inputs.setdefault("attention_mask", torch.ones(length, dtype=torch.long))
-            if not mask.any():
+        if "attention_mask" in inputs:
+            if not inputs["attention_mask"].any():
                 raise ValueError("`attention_mask` must keep at least one token, got zeros.")
+        elif "attention_mask" in self.stages.input_names:
+            inputs["attention_mask"] = torch.ones(length, dtype=torch.long)
         return length
 
 
