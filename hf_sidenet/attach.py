@@ -39,11 +39,13 @@ from .calibration import (
     parse_targets,
     split_rows,
 )
-from .checkpoint import REPORT_VERSION, default_cache, evaluate_records, row_costs, set_calibration, versions
+from .checkpoint import REPORT_VERSION, default_cache, evaluate_records, set_calibration, versions
 from .data import Columns
+from .data.costs import row_costs
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware
 from .hub import save_checkpoint
+from .inference.precision import precision_of
 from .measurement import ExitRecords, accuracy
 from .measurement.files import check_free
 from .measurement.fingerprint import fingerprint_model
@@ -267,6 +269,7 @@ def attach(
         "name": model.config.name_or_path,
         "class": type(model.mainnet).__name__,
         "num_labels": model.config.num_labels,
+        "dtype": precision_of(given),
         "fingerprint": mainnet_fingerprint,
         "validation_accuracy": accuracy(features["validation"].mainnet_logits, records.labels),
     }
@@ -300,6 +303,7 @@ def attach(
             model,
             calibration,
             reference=settings["reference"],
+            reference_precision=precision_of(given if settings["reference"] == "given" else model),
             seed=seed,
             certification_fraction=certification_fraction,
             validation_fingerprint=rows["validation"].fingerprint,

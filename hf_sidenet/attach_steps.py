@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from .calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
-from .checkpoint import sidenet_class, typical_batches
+from .checkpoint import sidenet_class
 from .data import load_processor
+from .data.costs import typical_batches
 from .data.rows import Rows
 from .measurement import ExitRecords, accuracy
 from .measurement.inputs import model_inputs

@@ -7,13 +7,12 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HOME
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -29,9 +28,12 @@ from .calibration import (
     split_rows,
 )
 from .data import Columns, load_processor
+from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
-from .measurement import ExitCosts, ExitRecords, collect, measure_costs
+from .inference.collect import collect_stages
+from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
+from .measurement import ExitCosts, ExitRecords, collect
 from .measurement.fingerprint import fingerprint_model
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
@@ -41,8 +43,6 @@ logger = logging.get_logger(__name__)
 
 # Of report.json; it rises when a field changes its meaning.
 REPORT_VERSION = 1
-# Batches to count, batches to time, repeats.
-COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 1)
 # Of a calibration that says neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
 
@@ -54,9 +54,12 @@ class Recalibration:
     Args:
         verdict (`str`): `"attach"`, or `"do not attach"` where no threshold meets the target and saves anything.
         reason (`str`): why, in a sentence.
-        model (`PreTrainedModel`): with the new temperatures, θ and evidence; unchanged for "do not attach".
+        model (`PreTrainedModel`): in the precision that was calibrated, with the new temperatures, θ and evidence; as
+            it was given for "do not attach", and where stages were calibrated.
         calibration ([`Calibration`]): the path, and what the certification rows said.
         costs ([`ExitCosts`]): measured anew, on these rows and this machine.
+        config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
+        precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
     """
 
     verdict: str
@@ -64,6 +67,8 @@ class Recalibration:
     model: PreTrainedModel
     calibration: Calibration
     costs: ExitCosts
+    config: SideNetConfig
+    precision: str
 
 
 def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
@@ -118,6 +123,7 @@ def evaluate_checkpoint(
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
     """
+    check_precision(model.config, precision_of(model))
     rows = _prepared(model, processor, test, "test", columns, max_length)
     costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
@@ -155,25 +161,33 @@ def recalibrate(
     test_method: str = "paired",
     train: Any = None,
     reference: PreTrainedModel | None = None,
+    dtype: str | torch.dtype | None = None,
+    stages: Any = None,
     columns: Columns | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
-    """New temperatures and θ for another target, on other rows or on another machine. Nothing learns.
+    """New temperatures and θ for another target or precision, on other rows or another machine. Nothing learns.
 
     The rows are split as they were when the SideNets were attached (same seed and share), so that rows which stopped
     the training do not certify. Another calibration on the same rows is counted in the evidence.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): changed only where a threshold is found.
+        model ([`SideNetPreTrainedModel`]): changed only where a threshold is found, without `dtype` and `stages`.
         processor (tokenizer or image processor): its own.
         validation (`datasets.Dataset`): rows that trained neither MainNet nor SideNets.
         target (`str` or `list[str]`): see [`Target`].
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
         test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
         train (`datasets.Dataset`, *optional*): the training rows, so that equal ones are left out.
-        reference (`PreTrainedModel`, *optional*): the classifier to compare with, by default the MainNet inside.
+        reference (`PreTrainedModel`, *optional*):
+            The classifier to compare with, in its own precision; by default the MainNet inside `model`, as it is.
+        dtype (`str` or `torch.dtype`, *optional*):
+            `"float32"`, `"bfloat16"` or `"float16"`: a copy of `model` in this precision is calibrated.
+        stages ([`Stages`] or the like, *optional*):
+            The same layers as a chain of stages, such as an exported one, which is calibrated instead of `model`: its
+            config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
@@ -181,12 +195,14 @@ def recalibrate(
 
     Raises:
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
-        ValueError: an argument is impossible.
+        ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
     """
     targets = parse_targets(target)
     if test_method not in TESTS:
         raise ValueError(f"`test_method` must be one of {TESTS}, got {test_method!r}.")
-    before = model.config.calibration or {}
+    given = model if stages is None else stages
+    dtype = _check_served(model, dtype, stages)
+    before = given.config.calibration or model.config.calibration or {}
     seed = before.get("seed", DEFAULT_SEED)
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
     rows = _prepared(model, processor, validation, "validation", columns, max_length)
@@ -198,8 +214,16 @@ def recalibrate(
             "These are not the validation rows of the last calibration: they must hold none of the rows that the "
             "SideNets were stopped on, which cannot be seen here."
         )
-    costs = row_costs(model, rows, batch_size, which=split.design, progress=progress)
-    records = _collected(model, rows, reference, batch_size, progress)
+    served = given if dtype is None else cast_copy(model, dtype)
+    compared = model.mainnet if reference is None and served is not model else reference
+    reference_precision = precision_of(served if compared is None else compared)
+    _tell_lost_reference(before, reference, reference_precision)
+    if stages is None:
+        costs = row_costs(served, rows, batch_size, which=split.design, progress=progress)
+    else:
+        costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
+    records = _collected(served, rows, compared, batch_size, progress)
+    _check_finite(records, precision_of(served))
     calibration = calibrate(
         records.select(split.design),
         records.select(split.certification),
@@ -210,27 +234,34 @@ def recalibrate(
     )
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     about = {
-        "model": fingerprint_model(model),
+        "model": fingerprint_model(served if stages is None else model),
         "target": [str(one) for one in targets],
         "confidence_level": confidence_level,
         "test_method": test_method,
     }
+    if stages is not None:
+        # Two exports of one precision are two things.
+        about["stages"] = stages.manifest.sha256 if hasattr(stages, "manifest") else precision_of(stages)
     counted = count_calibration(default_cache() / "calibrations", rows.fingerprint, about)
     selection = calibration.selection
     if selection.chosen is None:
-        return Recalibration("do not attach", selection.reason, model, calibration, costs)
+        return Recalibration(
+            "do not attach", selection.reason, model, calibration, costs, given.config, precision_of(served)
+        )
     again = before.get("validation_fingerprint") == rows.fingerprint
     set_calibration(
-        model,
+        served,
         calibration,
-        reference="inside" if reference is None else "other",
+        reference="other" if reference is not None else "inside" if served is model else "stored",
+        reference_precision=reference_precision,
         seed=seed,
         certification_fraction=fraction,
         validation_fingerprint=rows.fingerprint,
         num_known_rows_left_out=split.num_known,
         num_calibrations=max(counted, before.get("num_calibrations", 0) + 1 if again else 1),
     )
-    return Recalibration("attach", selection.reason, model, calibration, costs)
+    changed = served if stages is None else model
+    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, precision_of(served))
 
 
 def default_cache() -> Path:
@@ -238,63 +269,35 @@ def default_cache() -> Path:
     return Path(HF_HOME) / "hf_sidenet"
 
 
-def set_calibration(model: SideNetPreTrainedModel, calibration: Calibration, **about: Any) -> None:
-    """Write temperatures, θ and the evidence into a model's config.
+def set_calibration(served: Any, calibration: Calibration, **about: Any) -> None:
+    """Write temperatures, θ and the evidence into the config of what was calibrated.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): changed in place.
+        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): its config is changed in place.
         calibration ([`Calibration`]): with a chosen point.
         about (`Any`): what the evidence says beside it: the rows, the reference.
     """
+    config = served.config
     evidence = calibration.evidence(
         **about,
-        precision=str(model.dtype).removeprefix("torch."),
-        device=model.device.type,
-        attn_implementation=model.config._attn_implementation,
-        versions=versions(),
+        precision=precision_of(served),
+        device=served.device.type,
+        attn_implementation=config._attn_implementation,
+        versions=versions(*([] if isinstance(served, PreTrainedModel) else ["onnxruntime"])),
     )
-    model.config.thresholds = calibration.selection.chosen.thresholds
-    model.config.temperatures = calibration.temperatures
-    model.config.calibration = evidence
+    config.thresholds = calibration.selection.chosen.thresholds
+    config.temperatures = calibration.temperatures
+    config.calibration = evidence
 
 
-def row_costs(
-    model: SideNetPreTrainedModel,
-    rows: Rows,
-    batch_size: int,
-    *,
-    which: torch.Tensor | None = None,
-    quick: bool = False,
-    progress: bool = True,
-) -> ExitCosts:
-    """Costs of every exit on a few batches of rows as they come.
+def versions(*more: str) -> dict[str, str]:
+    """Of everything that answers may depend on, as far as it is installed.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): with its SideNets.
-        rows ([`Rows`]): whose first batches are taken.
-        batch_size (`int`): rows per call.
-        which (`torch.LongTensor`, *optional*): numbers of the rows to take, by default all.
-        quick (`bool`): fewer batches and repeats; FLOPs hardly change with the batch, milliseconds do.
-        progress (`bool`): show progress bars.
+        more (`str`): packages beside those that every model depends on.
     """
-    count, timed, repeats = QUICK_COSTS if quick else COSTS
-    batches = typical_batches(rows, batch_size, count, which)
-    return measure_costs(model, batches, repeats=repeats, timed_batches=timed, progress=progress)
-
-
-def typical_batches(
-    rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None
-) -> list[dict[str, Any]]:
-    """The first batches of rows as they come, out of all or of those with the numbers `which`."""
-    dataset = rows.dataset if which is None else Subset(rows.dataset, which.tolist())
-    loader = DataLoader(dataset, batch_size, collate_fn=rows.collate_fn)
-    return [dict(batch) for batch in islice(loader, count)]
-
-
-def versions() -> dict[str, str]:
-    """Of everything that answers may depend on."""
     found = {"python": platform.python_version()}
-    for package in ("hf_sidenet", "torch", "transformers", "timm"):
+    for package in ("hf_sidenet", "torch", "transformers", "timm", *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -317,7 +320,46 @@ def _prepared(
 
 
 def _collected(
-    model: SideNetPreTrainedModel, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
+    served: Any, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
 ) -> ExitRecords:
     loader = DataLoader(rows.dataset, batch_size, collate_fn=rows.collate_fn)
-    return collect(model, loader, reference=reference, progress=progress)
+    run = collect if isinstance(served, PreTrainedModel) else collect_stages
+    return run(served, loader, reference=reference, progress=progress)
+
+
+def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:
+    """What the model has to be cast to: `None` for nothing.
+
+    Raises:
+        ValueError: the arguments are impossible, or the stages are of another model.
+    """
+    if stages is None:
+        dtype = model.dtype if dtype is None else parse_dtype(dtype)
+        return None if dtype == model.dtype else dtype
+    if dtype is not None:
+        raise ValueError(f"`dtype` must not be given with `stages`, which have their own precision, got {dtype!r}.")
+    for name in ("exit_layers", "pooling", "id2label"):
+        own, expected = getattr(stages.config, name), getattr(model.config, name)
+        if own != expected:
+            raise ValueError(f"`stages` and `model` must have the same {name}, got {own} and {expected}.")
+    return None
+
+
+def _tell_lost_reference(before: dict[str, Any], reference: PreTrainedModel | None, precision: str) -> None:
+    last = before.get("reference_precision", precision)
+    if reference is None and last != precision:
+        logger.warning(
+            "θ was calibrated against a classifier in %s; now it is compared with the MainNet inside, in %s. Give the "
+            "former as `reference` to keep to it.",
+            last,
+            precision,
+        )
+
+
+def _check_finite(records: ExitRecords, precision: str) -> None:
+    broken = int((~records.exit_logits.isfinite()).any(-1).any(-1).sum())
+    if broken:
+        raise ValueError(
+            f"every exit must answer with finite numbers, but {broken} of {len(records)} rows have others in "
+            f"{precision}: this precision does not fit the model."
+        )

@@ -16,6 +16,7 @@ from .cards import CURRENCIES, TASKS, checkpoint_card, describe, eval_results, r
 from .evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
 from .measurement import ExitRecords
 from .measurement.files import replacing, writing_folder
+from .models.configuration_sidenet import SideNetConfig
 
 
 logger = logging.get_logger(__name__)
@@ -74,6 +75,31 @@ def save_checkpoint(
             figures=figures,
         )
         (temporary / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def save_recalibrated(
+    directory: str | os.PathLike,
+    source: str | os.PathLike,
+    config: SideNetConfig,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write an exported folder again with another θ: `config.json` is new, every other file is copied.
+
+    The folder appears whole or not at all.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder to write; it may be `source`.
+        source (`str` or `os.PathLike`): exported folder.
+        config ([`SideNetConfig`]): with θ and the evidence.
+        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+
+    Raises:
+        ValueError: the folder holds something and `overwrite` is False.
+    """
+    with writing_folder(directory, overwrite=overwrite) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        config.to_json_file(temporary / "config.json")
 
 
 def write_model_card(

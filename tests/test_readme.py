@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from .attached import save_text_mainnet, sentences
 from .models import tiny
@@ -23,15 +27,29 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ids = tiny.texts(32)["input_ids"]
     rows = [{"input_ids": row, "labels": row[0] % 3} for row in ids]
-    names = {"train": rows[:24], "validation": rows[24:], "batch": {"input_ids": ids[:4]}}
+    texts = ["a good film", "a bad one", "good"]
+    names = {"train": rows[:24], "validation": rows[24:], "batch": {"input_ids": ids[:4]}, "texts": texts}
     for block in blocks:
+        if "load_checkpoint" in block:
+            save_words(tmp_path / "my-classifier-sidenet")
         exec(block, names)
     assert names["output"].exit_index.shape == torch.Size([4])
-    assert "% of parameters" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "% of parameters" in out
+    assert len(re.findall(r"^LABEL_[0-2] 0\.\d+ [01]$", out, flags=re.MULTILINE)) == 3
 
 
-def test_the_attach_command_as_typed(tmp_path):
-    (command,) = re.findall(r"^hf-sidenet attach .*?[^\\]$", README, flags=re.MULTILINE | re.DOTALL)
+def save_words(folder):
+    """A tokenizer with words enough for the tiny BERT."""
+    words = {"[UNK]": 0, "[PAD]": 1, "a": 5, "good": 6, "bad": 7, "film": 8, "one": 9}
+    words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+
+
+def test_the_commands_as_typed(tmp_path):
+    commands = re.findall(r"^hf-sidenet .*?[^\\]$", README, flags=re.MULTILINE | re.DOTALL)
+    assert [command.split()[1] for command in commands] == ["attach", "export", "recalibrate", "benchmark"]
     rows = sentences(validation=420)
     save_text_mainnet(tmp_path / "my-classifier", rows["train"])
     for name, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
@@ -42,9 +60,15 @@ def test_the_attach_command_as_typed(tmp_path):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HF_HOME": str(tmp_path / "home"),
     }
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Guarantee: with probability ≥ 0.95" in done.stdout
+    printed = []
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, command + done.stderr[-2000:]
+        printed.append(done.stdout)
+    attached, _, recalibrated, compared = printed
+    assert "Guarantee: with probability ≥ 0.95" in attached
+    assert "int8" in recalibrated
+    assert re.search("worth it here|do not use here", compared, flags=re.IGNORECASE)
     names = {path.name for path in (tmp_path / "my-classifier-sidenet").iterdir()}
     assert {"model.safetensors", "config.json", "report.json", "figures", "README.md", "tokenizer.json"} <= names
 

@@ -87,7 +87,7 @@ def _metrics(
     found = [(key, f"{text} per row, fraction of the MainNet's", costs[key]) for key, text in CURRENCIES.items()]
     if not _has_labels(report, evaluation):
         return found
-    names = {f"θ = {format_thresholds(config.thresholds)}": routed, _reference_label(report): alone}
+    names = {f"θ = {format_thresholds(config.thresholds)}": routed, _reference_label(config, report): alone}
     return [("accuracy", f"accuracy, {name}", x) for name, x in names.items() if x is not None] + found
 
 
@@ -95,8 +95,12 @@ def _has_labels(report: Mapping[str, Any], evaluation: ExitEvaluation | None) ->
     return report["data"]["validation" if evaluation is None else "test"]["has_labels"]
 
 
-def _reference_label(report: Mapping[str, Any]) -> str:
-    settings = report["settings"]
+def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
+    evidence, settings = config.calibration, report["settings"]
+    if evidence["reference"] == "other":
+        return "classifier compared with"
+    if evidence["reference"] == "stored":
+        return f"MainNet in {evidence['reference_precision']}"
     if settings["tune"] != "joint":
         return "MainNet alone"
     return (
@@ -111,7 +115,8 @@ def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> flo
         if parse_targets(entry["target"])[0].name == "accuracy_drop":
             return evidence["certification"]["accuracy"] + entry["estimate"]
     first = report["path"][0]
-    inside = settings["tune"] != "joint" or settings["reference"] == "tuned"
+    own = settings["tune"] != "joint" or settings["reference"] == "tuned"
+    inside = own and evidence["reference"] not in ("stored", "other")
     return first["accuracy"] if inside and first["shares"][-1] == 1 else None
 
 
@@ -126,7 +131,9 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
         )
     ]
     last = f"| MainNet | all | | | {config.temperatures[-1]:.4g} |"
-    joint = report["settings"]["tune"] == "joint"
+    joint, precision = report["settings"]["tune"] == "joint", config.calibration["precision"]
+    given = mainnet.get("dtype", precision)
+    cast = None if given == precision else given
     return "\n\n".join(
         [
             f"{named} with early exits, made with `hf_sidenet`. A **SideNet** is a small head on one of the "
@@ -137,7 +144,8 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
                 "The MainNet was fine-tuned together with the SideNets."
                 if joint
                 else "The MainNet's own weights are unchanged."
-            ),
+            )
+            + ("" if cast is None else f" All weights were then cast from {cast} to {precision}."),
             "\n".join([header, *rows, last]),
         ]
     )
@@ -148,6 +156,8 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     auto = "AutoModelForSequenceClassification" if is_text else "AutoModelForImageClassification"
     reader, variable = ("AutoTokenizer", "tokenizer") if is_text else ("AutoImageProcessor", "processor")
     example = '"a text"' if is_text else 'Image.open("image.png").convert("RGB")'
+    # Pixels come in float32; token ids are no floats.
+    cast = "" if is_text or config.calibration["precision"] == "float32" else ".to(model.dtype)"
     names = [auto, reader, "pipeline"] if has_processor else [auto]
     lines = [] if is_text or not has_processor else ["from PIL import Image"]
     lines += [
@@ -159,7 +169,7 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     if has_processor:
         lines += [
             f"{variable} = {reader}.from_pretrained(checkpoint)",
-            f'inputs = {variable}({example}, return_tensors="pt")',
+            f'inputs = {variable}({example}, return_tensors="pt"){cast}',
             "output = model(**inputs)",
             "answer, exit_index = model.config.id2label[output.logits.argmax().item()], output.exit_index.item()",
             "",

@@ -23,11 +23,19 @@ def reference_name(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     """The classifier that risks are measured against, as the subject of a sentence."""
     if evidence["reference"] == "other":
         return "another classifier, named when θ was set,"
+    if evidence["reference"] == "stored":
+        tuned = ", as it came out of joint fine-tuning," if settings["tune"] == "joint" else ""
+        return f"the MainNet before it was cast, in {evidence['reference_precision']}{tuned or ','}"
     if settings["tune"] != "joint":
         return "the MainNet"
     if evidence["reference"] == "given":
         return "the MainNet as it was given, before it was fine-tuned together with the SideNets,"
     return "the MainNet of this checkpoint, as it came out of joint fine-tuning,"
+
+
+def other_precision(evidence: Mapping[str, Any]) -> bool:
+    """Whether the reference answered in another precision than this checkpoint."""
+    return evidence.get("reference_precision", evidence["precision"]) != evidence["precision"]
 
 
 def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -45,6 +53,11 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     reference = reference_name(evidence, settings)
     parts = ["## Guarantee", f"**{_sentence(evidence, [target for target, _ in risks])}**"]
     parts += [f"The {_words(target)} is {RISKS[target.name].format(reference=reference)}." for target, _ in risks]
+    if other_precision(evidence):
+        parts.append(
+            f"Certified in {evidence['precision']} against the {evidence['reference_precision']} classifier: what "
+            "rounding does to the answers is part of the risk."
+        )
     if settings["tune"] == "joint":
         parts.append(
             f"Reference: the risks are measured against {reference.rstrip(',')}, and against no other classifier."

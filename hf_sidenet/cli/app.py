@@ -163,14 +163,17 @@ def evaluate(
 
 
 @app.command(
-    help="New θ for another target, on other rows or on another machine. Nothing is trained.\n\n"
+    help="New θ for another target or precision, on other rows or on another machine. Nothing is trained.\n\n"
+    "A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder "
+    "of `hf-sidenet export` is calibrated as it is, with --checkpoint.\n\n"
     "The new checkpoint's report loses the results on test rows, which were for the old θ: evaluate it again. Where "
     "no θ is found, nothing is written and the exit code is 3.",
-    epilog="Example: hf-sidenet recalibrate bert-sst2-sidenet --validation-file dev.tsv "
-    '--target "accuracy_drop<=0.02" --output-dir bert-sst2-sidenet-2',
+    epilog="Example: hf-sidenet recalibrate bert-sst2-sidenet --dtype bfloat16 --validation-file dev.tsv "
+    '--target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet-bf16',
 )
 def recalibrate(
-    directory: o.Directory,
+    directory: o.AnyDirectory,
+    checkpoint: o.Checkpoint = None,
     validation_file: o.ValidationFile = None,
     train_file: o.KnownFile = None,
     dataset_name: o.DatasetName = None,
@@ -184,13 +187,14 @@ def recalibrate(
     confidence_level: o.ConfidenceLevel = 0.95,
     test_method: o.Test = o.TestMethod.paired,
     reference: o.ReferenceModel = None,
+    dtype: o.NewDtype = None,
     batch_size: o.SameBatchSize = None,
     output_dir: o.NewDir = None,
     overwrite: o.Overwrite = False,
     as_json: o.Json = False,
 ) -> int:
     """See `hf-sidenet recalibrate --help`."""
-    from .checkpoints import recalibrate_command
+    from .recalibrating import recalibrate_command
 
     files = {"train": train_file, "validation": validation_file}
     data = DataOptions(files, dataset_name, dataset_config, no_header, text_column, image_column, label_column)
@@ -198,10 +202,12 @@ def recalibrate(
         recalibrate_command,
         directory,
         data,
+        checkpoint=checkpoint,
         target=target,
         confidence_level=confidence_level,
         test_method=test_method.value,
         reference=reference,
+        dtype=None if dtype is None else dtype.value,
         max_length=max_length,
         batch_size=batch_size,
         output_dir=output_dir,
@@ -210,8 +216,115 @@ def recalibrate(
     return show(work, as_json)
 
 
+@app.command(
+    help="Write a checkpoint as one file per stage, for ONNX Runtime or torch.export, with θ beside it.\n\n"
+    "Every stage is compared with the model's own. In int8 answers change, so that θ has no evidence behind it until "
+    "`hf-sidenet recalibrate` has found one for the exported folder.",
+    epilog="Example: hf-sidenet export bert-sst2-sidenet --format onnx --int8 --output-dir bert-sst2-int8",
+)
+def export(
+    directory: o.Directory,
+    calibration_file: o.CalibrationFile = None,
+    dataset_name: o.DatasetName = None,
+    dataset_config: o.DatasetConfig = None,
+    no_header: o.NoHeader = False,
+    text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    max_length: o.SameMaxLength = None,
+    format: o.Format = o.ExportFormat.onnx,
+    int8: o.Int8 = False,
+    output_dir: o.ExportDir = ...,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> int:
+    """See `hf-sidenet export --help`."""
+    from .exporting import export_command
+
+    data = DataOptions(
+        {"train": calibration_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+    )
+    work = partial(
+        export_command,
+        directory,
+        data,
+        format=format.value,
+        int8=int8,
+        max_length=max_length,
+        output_dir=output_dir,
+        overwrite=overwrite,
+    )
+    return show(work, as_json)
+
+
+@app.command(
+    help="Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.\n\n"
+    "Plain MainNet, rivals and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to "
+    'beat. The verdict is "worth it here" or "do not use here".',
+    epilog="Example: hf-sidenet benchmark bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-benchmark",
+)
+def benchmark(
+    directory: o.Directory,
+    test_file: o.TestFile = None,
+    dataset_name: o.DatasetName = None,
+    dataset_config: o.DatasetConfig = None,
+    no_header: o.NoHeader = False,
+    text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    max_length: o.SameMaxLength = None,
+    precision: o.Precisions = "float32,bfloat16",
+    engines: o.Engines = "eager",
+    also: o.Also = None,
+    thresholds: o.GivenThresholds = None,
+    truncated: o.Truncated = None,
+    small_model: o.SmallModel = None,
+    small_threshold: o.SmallThreshold = None,
+    max_accuracy_drop: o.MaxAccuracyDrop = 0.01,
+    batch_size: o.BatchSizes = [1, 8, 32, 128],  # noqa: B006 (typer reads it, nobody writes it)
+    rows: o.NumRows = 512,
+    repeats: o.Repeats = 3,
+    memory: o.Memory = False,
+    threads: o.Threads = None,
+    device: o.Device = None,
+    seed: o.RowSeed = 0,
+    output_dir: o.BenchmarkDir = None,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> int:
+    """See `hf-sidenet benchmark --help`."""
+    from .benchmarking import BenchmarkOptions, benchmark_command
+
+    data = DataOptions(
+        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+    )
+    given = BenchmarkOptions(
+        directory=directory,
+        data=data,
+        max_length=max_length,
+        batch_size=batch_size,
+        rows=rows,
+        repeats=repeats,
+        precision=precision,
+        engines=engines,
+        also=also or [],
+        thresholds=thresholds,
+        truncated=truncated,
+        small_model=small_model,
+        small_threshold=small_threshold,
+        max_accuracy_drop=max_accuracy_drop,
+        memory=memory,
+        threads=threads,
+        device=device,
+        seed=seed,
+        output_dir=output_dir,
+        overwrite=overwrite,
+    )
+    return show(partial(benchmark_command, given), as_json)
+
+
 @app.command(epilog="Example: hf-sidenet info bert-sst2-sidenet")
-def info(directory: o.Directory, as_json: o.Json = False) -> int:
+def info(directory: o.AnyDirectory, as_json: o.Json = False) -> int:
     """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""
     from .checkpoints import info_command
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet evaluate`, `recalibrate` and `info`: what is done with a checkpoint."""
+"""`hf-sidenet evaluate` and `info`: what a checkpoint says."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .attaching import enough_rows
 from .data import DataOptions
-from .errors import DO_NOT_ATTACH, CommandError, blaming
+from .errors import CommandError, blaming
+from .exported import exported_info, is_exported
 from .outcome import Outcome, json_text, refuse_source
-from .reports import as_attached, check_version, read_report, updated_report
-from .texts import evaluate_text, info_text, recalibrate_text
+from .reports import as_attached, read_report
+from .texts import evaluate_text, info_text
 
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def evaluate_command(
 
     if output_dir is not None:
         check_free(output_dir, overwrite=overwrite)
-    model, processor = _load(directory)
+    model, processor = load(directory)
     report = read_report(directory)
-    compared = _load_reference(model, reference)
+    compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
     evaluation, records = evaluate_checkpoint(
         model,
@@ -62,80 +62,14 @@ def evaluate_command(
         with writing_folder(output_dir, overwrite=overwrite) as folder:
             (folder / EVALUATION).write_text(json_text(document) + "\n", encoding="utf-8")
             save_figures(evaluation, records, folder, title)
-    tuned = report.get("settings", {}).get("tune") == "joint"
-    given = (model.config.calibration or {}).get("reference") == "given"
-    return Outcome(document, evaluate_text(document, evaluation.text(), tuned and given and reference is None))
-
-
-def recalibrate_command(
-    directory: str,
-    data: DataOptions,
-    *,
-    target: list[str],
-    confidence_level: float,
-    test_method: str,
-    reference: str | None,
-    max_length: int | None,
-    batch_size: int | None,
-    output_dir: str | None,
-    overwrite: bool,
-) -> Outcome:
-    """New θ for a checkpoint, which is written again; see [`recalibrate`]."""
-    if output_dir is None and not overwrite:
-        raise CommandError("--output-dir: must be given, or --overwrite to change DIRECTORY itself.")
-    if output_dir is None and not Path(directory).is_dir():
-        raise CommandError(f"--output-dir: must be given where DIRECTORY is no folder, got {directory!r}.")
-    files = {f"--{split}-file": path for split, path in data.files.items()}
-    refuse_source(output_dir or directory, **files)
-    if output_dir is not None and Path(output_dir).resolve() != Path(directory).resolve():
-        refuse_source(output_dir, DIRECTORY=directory)
-    from ..calibration import parse_targets
-    from ..checkpoint import DEFAULT_FRACTION, recalibrate
-    from ..hub import save_checkpoint
-    from ..measurement.files import check_free
-
-    parse_targets(target)
-    check_free(output_dir or directory, overwrite=overwrite)
-    model, processor = _load(directory)
-    report = read_report(directory)
-    check_version(report, directory)
-    compared = _load_reference(model, reference)
-    known = data.dataset_name is not None or data.files["train"] is not None
-    splits, columns = data.load(("validation",), ("train",) if known else ())
-    running = as_attached(report, max_length, batch_size)
-    fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
-    with (
-        enough_rows(data.spelt("validation"), fraction),
-        blaming(data.spelt("validation"), when="`validation`"),
-    ):
-        found = recalibrate(
-            model,
-            processor,
-            splits["validation"],
-            target=target,
-            confidence_level=confidence_level,
-            test_method=test_method,
-            train=splits.get("train"),
-            reference=compared,
-            columns=columns,
-            **running,
-        )
-    attached = found.verdict == "attach"
-    report = updated_report(report, found, len(splits["validation"]), compared is not None, running)
-    where = output_dir or directory
-    if attached:
-        save_checkpoint(where, model, processor, report, evaluation=None, records=None, overwrite=overwrite)
-    document = {
-        **{name: report[name] for name in ("verdict", "reason", "settings", "costs", "path", "calibration")},
-        "checkpoint": directory,
-        "output_dir": where if attached else None,
-        **{name: getattr(model.config, name) for name in ("exit_layers", "pooling", "thresholds", "temperatures")},
-    }
-    return Outcome(document, recalibrate_text(document), 0 if attached else DO_NOT_ATTACH)
+    missing = None if reference is not None else _missing_reference(model.config.calibration or {}, report)
+    return Outcome(document, evaluate_text(document, evaluation.text(), missing))
 
 
 def info_command(directory: str) -> Outcome:
-    """What is in a checkpoint."""
+    """What is in a checkpoint, or in an exported folder."""
+    if is_exported(directory):
+        return exported_info(directory)
     from .. import models
     from ..models.configuration_sidenet import SideNetConfig
 
@@ -177,19 +111,45 @@ def info_command(directory: str) -> Outcome:
     return Outcome(document, info_text(document))
 
 
-def _load(directory: str) -> "tuple[SideNetPreTrainedModel, Any]":
+def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:
+    """The classifier that θ was chosen against, where it is not the MainNet inside."""
+    if evidence.get("reference") == "stored":
+        return f"the {evidence['reference_precision']} MainNet that this one was made from"
+    if evidence.get("reference") == "other":
+        return "another classifier"
+    tuned = report.get("settings", {}).get("tune") == "joint"
+    return "the MainNet from before joint training" if tuned and evidence.get("reference") == "given" else None
+
+
+def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Any]":
+    """A checkpoint in the precision in which it is stored.
+
+    Args:
+        directory (`str`): folder or Hub id.
+        called (`str`): the argument that named it.
+
+    Raises:
+        CommandError: there is none.
+    """
     from ..checkpoint import load_checkpoint
 
-    with blaming("DIRECTORY", when="`model_name_or_path`"), blaming("DIRECTORY"):
+    with blaming(called, when="`model_name_or_path`"), blaming(called):
         return load_checkpoint(directory)
 
 
-def _load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "PreTrainedModel | None":
-    """The classifier to compare with, whose classes are those of the checkpoint."""
+def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "PreTrainedModel | None":
+    """The classifier to compare with, in the precision in which it is stored; of a checkpoint with SideNets, its
+    MainNet.
+
+    Raises:
+        CommandError: its classes are not those of the checkpoint.
+    """
     if reference is None:
         return None
     with blaming("--reference"):
-        compared = model.mainnet_auto_class.from_pretrained(reference, use_safetensors=True, dtype=model.dtype)
+        compared = model.mainnet_auto_class.from_pretrained(reference, use_safetensors=True)
+    if compared.config.model_type == model.config.model_type:
+        compared = compared.mainnet
     if compared.config.id2label != model.config.id2label:
         raise CommandError(
             f"--reference: must have the checkpoint's classes, {list(model.config.id2label.values())}, got "

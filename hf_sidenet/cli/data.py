@@ -75,7 +75,8 @@ def listed(option: str, text: str | None, kind: type = str) -> list[Any] | None:
     try:
         items = [kind(item.strip()) for item in text.split(",")]
     except ValueError:
-        raise CommandError(f"{option}: must be whole numbers with commas between them, got {text!r}.") from None
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise CommandError(f"{option}: must be {numbers} with commas between them, got {text!r}.") from None
     if "" in items:
         raise CommandError(f"{option}: must be names with commas between them, got {text!r}.")
     return items

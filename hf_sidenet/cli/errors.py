@@ -13,7 +13,14 @@ FAILED, WRONG, DO_NOT_ATTACH = 1, 2, 3
 TRACEBACK = "HF_SIDENET_TRACEBACK"
 # What the library calls differently.
 ARGUMENTS = {"mainnet": "MAINNET", "directory": "DIRECTORY"}
-FLAGS = {"text_columns": "--text-column", "exit_layer": "--exit-layers", "pooling": "--poolings"}
+FLAGS = {
+    "text_columns": "--text-column",
+    "exit_layer": "--exit-layers",
+    "pooling": "--poolings",
+    "precisions": "--precision",
+    "batch_sizes": "--batch-size",
+    "calibration_rows": "--calibration-file",
+}
 # The command line can only switch the header off.
 PHRASES = (
     ("`header` must be True", "`no_header` must not be given"),
@@ -23,10 +30,12 @@ PHRASES = (
 # Arguments of the library that are flags here.
 NAMES = frozenset(
     {
-        "batch_size", "cache_dir", "certification_fraction", "confidence_level", "dataset_config", "dataset_name",
-        "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column", "joint", "label_column",
-        "max_exits", "max_length", "no_header", "output_dir", "overwrite", "poolings", "reference", "revision", "seed",
-        "target", "test_file", "test_method", "train_file", "tune", "validation_file",
+        "also", "batch_size", "cache_dir", "calibration_file", "certification_fraction", "confidence_level",
+        "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
+        "int8", "joint", "label_column", "max_exits", "max_length", "no_header", "output_dir", "overwrite", "poolings",
+        "reference",
+        "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds", "train_file",
+        "truncated", "tune", "validation_file",
     }
 )  # fmt: skip
 QUOTED = re.compile(r"`([a-z_]+)`")

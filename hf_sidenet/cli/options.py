@@ -7,13 +7,14 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 
-DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT = (
+DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED = (
     "Data",
     "SideNets",
     "Target and guarantee",
     "Running",
     "Joint training",
     "Output",
+    "What is compared",
 )
 FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
 
@@ -22,6 +23,7 @@ Tune = Enum("Tune", {name: name for name in ("heads", "joint")}, type=str)
 Reference = Enum("Reference", {name: name for name in ("given", "tuned")}, type=str)
 TestMethod = Enum("TestMethod", {name: name for name in ("paired", "binomial", "betting")}, type=str)
 Dtype = Enum("Dtype", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
+ExportFormat = Enum("ExportFormat", {name: name for name in ("onnx", "torch")}, type=str)
 
 
 def _file(split: str, what: str):
@@ -40,6 +42,22 @@ def _between_0_and_1(value: float) -> float:
 
 MainNet = Annotated[str, Argument(metavar="MAINNET", help="Fine-tuned classifier: folder or Hub id.")]
 Directory = Annotated[str, Argument(metavar="DIRECTORY", help="Checkpoint with SideNets: folder or Hub id.")]
+AnyDirectory = Annotated[
+    str,
+    Argument(
+        metavar="DIRECTORY", help="Checkpoint with SideNets: folder or Hub id; or a folder of `hf-sidenet export`."
+    ),
+]
+Checkpoint = Annotated[
+    str | None,
+    Option(
+        "--checkpoint",
+        metavar="CHECKPOINT",
+        help="For an exported DIRECTORY: what it was exported from, folder or Hub id. Risks are measured against its "
+        "MainNet.",
+        show_default=False,
+    ),
+]
 
 TrainFile = Annotated[str | None, _file("train", "Rows to learn from:")]
 KnownFile = Annotated[str | None, _file("train", "Training rows, so that equal validation rows are left out:")]
@@ -170,7 +188,7 @@ ReferenceModel = Annotated[
     _option(
         "--reference",
         RUNNING,
-        "Classifier to compare with, folder or Hub id. By default the MainNet inside.",
+        "Classifier to compare with, folder or Hub id, as it is stored. By default the MainNet inside.",
         metavar="MAINNET",
     ),
 ]
@@ -185,6 +203,15 @@ Revision = Annotated[
     str | None, _option("--revision", RUNNING, "Branch, tag or commit of MAINNET on the Hub.", metavar="NAME")
 ]
 DtypeName = Annotated[Dtype | None, _option("--dtype", RUNNING, "Precision of the model. By default as it is stored.")]
+NewDtype = Annotated[
+    Dtype | None,
+    _option(
+        "--dtype",
+        RUNNING,
+        "Precision of the new checkpoint, and what is calibrated; risks are still measured against the MainNet as it "
+        "is stored in DIRECTORY, or --reference. By default as it is stored.",
+    ),
+]
 
 OutputDir = Annotated[
     str,
@@ -203,5 +230,101 @@ NewDir = Annotated[
         metavar="DIRECTORY",
     ),
 ]
+ExportDir = Annotated[
+    str,
+    _option("--output-dir", OUTPUT, "Folder for the stages, whole or not at all.", metavar="DIRECTORY"),
+]
 Overwrite = Annotated[bool, _option("--overwrite", OUTPUT, "The folder may hold something, which is replaced.")]
 Json = Annotated[bool, _option("--json", OUTPUT, "Print one JSON document on standard output, and nothing else.")]
+
+Precisions = Annotated[
+    str,
+    _option("--precision", COMPARED, "Of float32, bfloat16, float16; int8 in ONNX Runtime.", metavar="float32,…"),
+]
+Engines = Annotated[str, _option("--engines", COMPARED, "Of eager, compiled, onnx.", metavar="eager,…")]
+Also = Annotated[
+    list[str] | None,
+    _option(
+        "--also",
+        COMPARED,
+        "What θ was calibrated for in another precision, which then takes DIRECTORY's place there: a checkpoint of "
+        "`hf-sidenet recalibrate --dtype`, or a folder of `hf-sidenet export`. May be repeated.",
+        metavar="DIRECTORY",
+    ),
+]
+GivenThresholds = Annotated[
+    str | None, _option("--thresholds", COMPARED, "θ of each SideNet. By default the checkpoint's.", metavar="0.9,…")
+]
+Truncated = Annotated[
+    str | None,
+    _option("--truncated", COMPARED, "Rival: a shorter classifier, fine-tuned on the same rows.", metavar="MAINNET"),
+]
+SmallModel = Annotated[
+    str | None,
+    _option(
+        "--small-model",
+        COMPARED,
+        "Rival: a cascade, in which this classifier answers where it is sure and the MainNet the other rows.",
+        metavar="MAINNET",
+    ),
+]
+SmallThreshold = Annotated[
+    float | None,
+    _option(
+        "--small-threshold",
+        COMPARED,
+        "Above this confidence it is sure. By default the lowest at which the cascade is as accurate as DIRECTORY on "
+        "these very rows, which is in its favour.",
+        min=0.0,
+    ),
+]
+MaxAccuracyDrop = Annotated[
+    float,
+    _option(
+        "--max-accuracy-drop",
+        COMPARED,
+        "What is right on fewer rows than the first plain MainNet, by more than this fraction, does not count in the "
+        "verdict.",
+        min=0.0,
+        max=1.0,
+    ),
+]
+BatchSizes = Annotated[list[int], _option("--batch-size", RUNNING, "Rows per batch. Repeat it for several.", min=1)]
+NumRows = Annotated[
+    int, _option("--rows", RUNNING, "Rows, chosen at random; of these at most 128 batches at each batch size.", min=1)
+]
+Repeats = Annotated[
+    int, _option("--repeats", RUNNING, "Rounds over the rows that count, after one that does not.", min=1)
+]
+Memory = Annotated[
+    bool,
+    _option("--memory", RUNNING, "Measure peak memory too, at one batch size: about 10 s per method."),
+]
+Threads = Annotated[int | None, _option("--threads", RUNNING, "CPU threads. By default PyTorch's.", min=1)]
+Device = Annotated[
+    str | None, _option("--device", RUNNING, "cpu, cuda, ... By default a GPU where there is one.", metavar="NAME")
+]
+RowSeed = Annotated[int, _option("--seed", RUNNING, "Of the choice of rows and the order of the turns.", min=0)]
+BenchmarkDir = Annotated[
+    str | None,
+    _option("--output-dir", OUTPUT, "Folder for benchmark.json, .md, .png and a CSV file.", metavar="DIRECTORY"),
+]
+
+Format = Annotated[
+    ExportFormat, _option("--format", OUTPUT, "onnx: for ONNX Runtime. torch: archives of torch.export.")
+]
+Int8 = Annotated[
+    bool,
+    _option("--int8", OUTPUT, "Linear layers and convolutions of the MainNet in int8; needs --format onnx."),
+]
+CalibrationFile = Annotated[
+    str | None,
+    Option(
+        "--calibration-file",
+        help="Training rows that show which numbers convolutions meet, for --int8 of a MainNet that has some; never "
+        f"those that certify θ: {FILE}",
+        metavar="PATH",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]

@@ -67,7 +67,7 @@ def updated_report(
     from ..evaluation.provenance import hardware
 
     calibration, settings = found.calibration, report["settings"]
-    evidence = found.model.config.calibration if found.verdict == "attach" else None
+    evidence = found.config.calibration if found.verdict == "attach" else None
     validation = {**report["data"]["validation"], "num_rows": num_rows}
     if evidence is not None:
         validation["fingerprint"] = evidence["validation_fingerprint"]

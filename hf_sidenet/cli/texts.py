@@ -15,7 +15,12 @@ RISKS = {
     "selective_error": "the error among rows that a SideNet answers is ≤ {}",
     "disagreement": "the share of rows that it answers differently is ≤ {}",
 }
-REFERENCES = {"given": "the MainNet as it was given", "tuned": "the MainNet as it was tuned"}
+REFERENCES = {
+    "given": "the MainNet as it was given",
+    "tuned": "the MainNet as it was tuned",
+    "stored": "the MainNet of the checkpoint that this was made from",
+    "other": "another classifier",
+}
 
 
 def attach_text(document: Mapping[str, Any]) -> str:
@@ -38,22 +43,22 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
     if document["verdict"] == "attach":
         parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
     else:
-        parts += [_tested(document["path"]), _exit_costs(document["costs"])]
+        parts += [f"Precision: {document['precision']}.", _tested(document["path"]), _exit_costs(document["costs"])]
     parts.append(_folder(document["output_dir"], "Nothing was changed."))
     return "\n\n".join(parts)
 
 
-def evaluate_text(document: Mapping[str, Any], tables: str, other_reference: bool) -> str:
+def evaluate_text(document: Mapping[str, Any], tables: str, missing_reference: str | None) -> str:
     """What [`evaluate_checkpoint`] found.
 
     Args:
         document (`Mapping[str, Any]`): what `--json` prints.
         tables (`str`): of the evaluation.
-        other_reference (`bool`): whether θ was chosen against another classifier.
+        missing_reference (`str`, *optional*): the classifier that θ was chosen against, where it is another one.
     """
     parts = [f"{document['checkpoint']}, compared with {document['reference'] or 'the MainNet inside'}.", tables]
-    if other_reference:
-        parts.append("θ was chosen against the MainNet from before joint training: compare with it by --reference.")
+    if missing_reference is not None:
+        parts.append(f"θ was chosen against {missing_reference}: compare with it by --reference.")
     if document["output_dir"] is not None:
         parts.append(_folder(document["output_dir"]))
     return "\n\n".join(parts)
@@ -62,7 +67,6 @@ def evaluate_text(document: Mapping[str, Any], tables: str, other_reference: boo
 def info_text(document: Mapping[str, Any]) -> str:
     """What is in a checkpoint."""
     mainnet, exits = document["mainnet"], document["exits"]
-    classes = ", ".join(mainnet["classes"][:10]) + (" …" if mainnet["classes"][10:] else "")
     name = "" if mainnet["name"] is None else f" ({mainnet['name']})"
     header = [
         "exit",
@@ -93,7 +97,7 @@ def info_text(document: Mapping[str, Any]) -> str:
     parts = [
         f"{document['checkpoint']}: {document['class']}",
         f"MainNet: {mainnet['class']}{name}, {mainnet['num_params']:,} parameters, {mainnet['num_blocks']} blocks, "
-        f"{mainnet['dtype']}. {len(mainnet['classes'])} classes: {classes}.",
+        f"{mainnet['dtype']}. {_classes(mainnet['classes'])}",
         aligned(header, rows),
         "Used: fraction of the MainNet's own up to that block, SideNets not counted; FLOPs of a short example.",
     ]
@@ -101,6 +105,35 @@ def info_text(document: Mapping[str, Any]) -> str:
         nobody = all(each["threshold"] >= 1 for each in exits)
         parts.append(
             "θ has no evidence behind it" + (", and nobody leaves at θ ≥ 1." if nobody else ": it was set by hand.")
+        )
+    else:
+        parts += guarantee(document["calibration"])
+    return "\n\n".join(parts)
+
+
+def exported_text(document: Mapping[str, Any]) -> str:
+    """What is in an exported folder."""
+    mainnet = document["mainnet"]
+    header = ["exit", "after block", "pooling", "θ", "temperature"]
+    rows = [
+        [
+            each["name"],
+            f"{each['exit_layer']} of {mainnet['num_blocks']}",
+            each["pooling"],
+            f"{each['threshold']:.6g}",
+            f"{each['temperature']:.3f}",
+        ]
+        for each in document["exits"]
+    ]
+    rows.append([MAINNET, "–", "–", "–", f"{mainnet['temperature']:.3f}"])
+    parts = [
+        f"{document['exported']}: {len(rows)} exported stages, {document['precision']}. "
+        f"{_classes(mainnet['classes'])}",
+        aligned(header, rows),
+    ]
+    if document["calibration"] is None:
+        parts.append(
+            "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT finds some."
         )
     else:
         parts += guarantee(document["calibration"])
@@ -125,8 +158,7 @@ def guarantee(evidence: Mapping[str, Any]) -> list[str]:
             f"Guarantee: with probability ≥ {evidence['confidence_level']:g} over the "
             f"{evidence['num_certification_rows']:,} certification rows, {' and '.join(limits)} on the distribution "
             f"those rows came from, for this checkpoint, θ and precision ({evidence.get('precision', 'unknown')}). "
-            f"Measured against {REFERENCES.get(evidence.get('reference'), 'the MainNet inside')}. "
-            "Nothing is promised per class, per slice or after a shift."
+            f"{_certified(evidence)} Nothing is promised per class, per slice or after a shift."
         )
         found = "; ".join(
             f"{each['target']}: {_number(each['estimate'])} on {each['num_rows']:,} rows ({each['num_bad']:,} bad, "
@@ -146,6 +178,20 @@ def guarantee(evidence: Mapping[str, Any]) -> list[str]:
             "all of them hold is less probable."
         )
     return sentences
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{len(names)} classes: {', '.join(names[:10])}{' …' if names[10:] else ''}."
+
+
+def _certified(evidence: Mapping[str, Any]) -> str:
+    reference = REFERENCES.get(evidence.get("reference"), "the MainNet inside")
+    precision, compared = evidence.get("precision"), evidence.get("reference_precision")
+    if precision == compared or compared is None:
+        return f"Measured against {reference}."
+    if evidence["reference"] == "other":
+        return f"Certified in {precision} against {reference}, in {compared}."
+    return f"Certified in {precision} against the {compared} classifier, {reference}."
 
 
 def _verdict(document: Mapping[str, Any], yes: str = "attach") -> str:

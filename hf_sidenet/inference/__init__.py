@@ -2,9 +2,26 @@
 """Running a MainNet with SideNets fast: stages, the runner that fills its batches, and exports."""
 
 from .engine import RowError
+from .export import ExportError, export_stage
+from .exported import Exported
+from .onnx import OnnxStages
+from .onnx_export import export_onnx
 from .rows import Prediction
 from .runner import SideNetRunner
 from .stages import Stages
+from .torch_export import TorchStages, export_torch
 
 
-__all__ = ["Prediction", "RowError", "SideNetRunner", "Stages"]
+__all__ = [
+    "ExportError",
+    "Exported",
+    "OnnxStages",
+    "Prediction",
+    "RowError",
+    "SideNetRunner",
+    "Stages",
+    "TorchStages",
+    "export_onnx",
+    "export_stage",
+    "export_torch",
+]

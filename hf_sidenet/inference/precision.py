@@ -73,7 +73,7 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
     if calibrated is None or _format(calibrated) == _format(precision):
         return
     exported = "(" in precision
-    command = "EXPORTED --checkpoint DIRECTORY" if exported else f"DIRECTORY --dtype {precision}"
+    command = "DIRECTORY --checkpoint CHECKPOINT" if exported else f"DIRECTORY --dtype {precision}"
     logger.warning_once(
         f"θ was calibrated in {calibrated}, but {precision} is what serves: what was certified does not hold for it. "
         f"To certify θ in {_format(precision)}: hf-sidenet recalibrate {command} ..."

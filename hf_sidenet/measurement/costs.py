@@ -144,7 +144,7 @@ def measure_costs(
         params = [_count_parameters(model, {**few, **at_exit}, "exit_logits") for at_exit in at_exits]
         params.append(_count_parameters(model.mainnet, few, "logits"))
         num_timed_rows = sum(_num_rows(batch) for batch in sample)
-        milliseconds = [1e3 * seconds / num_timed_rows for seconds in _time(calls, sample, repeats, progress)]
+        milliseconds = [1e3 * seconds / num_timed_rows for seconds in time_calls(calls, sample, repeats, progress)]
     return ExitCosts(
         params=params[:-1],
         flops=flops[:-1],
@@ -170,8 +170,15 @@ def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: s
     return used_parameters(getattr(result, output), params)
 
 
-def _time(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[float]:
-    """Seconds of one pass over the batches, the median of `repeats`. Each timing starts with the Timer's warm-up."""
+def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[float]:
+    """Seconds that each call takes for all batches, the median of `repeats`. Calls take turns.
+
+    Args:
+        calls (`list[Callable]`): take the inputs of a batch by name.
+        batches (`list[dict]`): inputs, where the calls want them.
+        repeats (`int`): how often each is timed; each timing starts with the Timer's warm-up.
+        progress (`bool`): show a progress bar.
+    """
     # Here, since it imports PyTorch's C++ build tools, which look for CUDA and warn.
     from torch.utils.benchmark import Timer
 

@@ -104,3 +104,26 @@ def test_a_budget_beside_a_guarantee():
     text = guarantee_text(evidence(DROP, {"target": "flops<=0.5"}), HEADS)
     assert "`flops<=0.5`: kept on the certification rows, and not guaranteed." in text
     assert text.startswith("## Guarantee")
+
+
+CAST = {"precision": "bfloat16", "reference": "stored", "reference_precision": "float32"}
+
+
+def test_another_precision_is_held_against_the_classifier_as_it_was():
+    text = guarantee_text(evidence(DROP, **CAST), HEADS)
+    assert "at these thresholds in bfloat16 is ≤ 0.01" in text
+    assert "P(the MainNet before it was cast, in float32, is right) − P(this model is right)" in text
+    assert "Certified in bfloat16 against the float32 classifier" in text
+    assert "Nothing in another precision than bfloat16" in text
+
+
+def test_another_precision_after_joint_training():
+    text = guarantee_text(evidence(DROP, **CAST), {"tune": "joint", "reference": "tuned"})
+    name = "the MainNet before it was cast, in float32, as it came out of joint fine-tuning"
+    assert f"P({name}, is right)" in text
+    assert f"measured against {name}, and against no other classifier." in text
+
+
+def test_the_same_precision_is_not_told_apart():
+    assert "Certified in" not in guarantee_text(evidence(DROP, reference_precision="float32"), HEADS)
+    assert "Certified in" not in guarantee_text(evidence(DROP), HEADS)

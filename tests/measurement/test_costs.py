@@ -142,7 +142,7 @@ def test_the_timed_batches_are_typical(monkeypatch):
         timed.extend(batch["input_ids"].shape[1] for batch in batches)
         return [float(len(batches))] * len(calls)
 
-    monkeypatch.setattr(costs_module, "_time", record)
+    monkeypatch.setattr(costs_module, "time_calls", record)
     batches = [texts(2, length) for length in (3, 9, 4, 9, 5, 8, 3, 5, 4, 8)]
     costs = measure_costs(tiny_bert(), batches, timed_batches=5)
     # One of each pair in 3 3 4 4 5 5 8 8 9 9; seconds per batch of 2 rows become milliseconds per row.

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MainNets cut short: which there are, what they cost, and one of them with the weights that stay."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from hf_sidenet.models.probe import counting_flops
+
+
+# What a config makes of `depths` by itself.
+DERIVED = ("depths", "hidden_sizes", "stage_names", "out_features", "out_indices")
+
+
+def cuts_of(config: PretrainedConfig) -> list[tuple[int, ...]]:
+    """All cuts to choose from.
+
+    Args:
+        config (`PretrainedConfig`): of the MainNet.
+
+    Returns:
+        `list[tuple[int, ...]]`: of a transformer the first blocks, `(1,)` to all but one. Of a CNN the layers of each
+        stage that stays: its first layers, or the first few of every stage.
+
+    Raises:
+        ValueError: the MainNet says neither how many blocks it has nor the layers of its stages.
+    """
+    if not _has_stages(config):
+        count = getattr(config, "num_hidden_layers", None)
+        if not isinstance(count, int):
+            raise ValueError(
+                f"a MainNet must have `num_hidden_layers` or `depths` to be cut, got {config.model_type!r}."
+            )
+        return [(kept,) for kept in range(1, count)]
+    depths = tuple(config.depths)
+    first = [(*depths[:stage], kept) for stage, depth in enumerate(depths) for kept in range(1, depth + 1)]
+    few = [
+        tuple(min(depth, most) for depth in depths[:stages])
+        for stages in range(1, len(depths) + 1)
+        for most in range(1, max(depths))
+    ]
+    return [cut for cut in dict.fromkeys(first + few) if cut != depths]
+
+
+def cut_config(config: PretrainedConfig, keep: Sequence[int]) -> PretrainedConfig:
+    """The config of a shorter MainNet.
+
+    Raises:
+        ValueError: `keep` is not a part of what the MainNet has.
+    """
+    whole = tuple(config.depths) if _has_stages(config) else (config.num_hidden_layers,)
+    fits = 1 <= len(keep) <= len(whole) and all(1 <= kept <= have for kept, have in zip(keep, whole, strict=False))
+    if not fits or tuple(keep) == whole:
+        raise ValueError(
+            f"`keep` must be at least 1 and a part of what the MainNet has, {list(whole)}, got {list(keep)}."
+        )
+    if not _has_stages(config):
+        short = copy.deepcopy(config)
+        short.num_hidden_layers = keep[0]
+        return short
+    fields = {name: value for name, value in config.to_dict().items() if name not in DERIVED}
+    return type(config)(**fields, depths=list(keep), hidden_sizes=list(config.hidden_sizes[: len(keep)]))
+
+
+def flops_of(model_class: type[PreTrainedModel], config: PretrainedConfig, inputs: Mapping[str, torch.Tensor]) -> int:
+    """FLOPs of one batch, counted on random weights.
+
+    Args:
+        model_class (`type[PreTrainedModel]`): of the MainNet.
+        config (`PretrainedConfig`): of the MainNet or of a shorter one.
+        inputs (`Mapping[str, torch.Tensor]`): a batch.
+    """
+    model = model_class(config).eval()
+    with torch.no_grad(), counting_flops() as counter:
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+def cut(mainnet: PreTrainedModel, keep: Sequence[int]) -> tuple[PreTrainedModel, list[str]]:
+    """A shorter MainNet with the weights that fit, its head among them where the width stays.
+
+    Returns:
+        `(model, new)`: the model, and the names of its weights that are random.
+
+    Raises:
+        ValueError: `keep` is not a part of what the MainNet has.
+    """
+    short = type(mainnet)(cut_config(mainnet.config, keep))
+    own, given = short.state_dict(), mainnet.state_dict()
+    fitting = {name: given[name] for name, value in own.items() if name in given and given[name].shape == value.shape}
+    short.load_state_dict(fitting, strict=False)
+    return short, sorted(own.keys() - fitting.keys())
+
+
+def _has_stages(config: PretrainedConfig) -> bool:
+    return hasattr(config, "depths") and hasattr(config, "hidden_sizes")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""earlyon 0.3.0 as two methods of the benchmark: its own inference, and its backbone without exits, its twin.
+
+What its inference does, as its code says: a batch leaves at the first exit where *every* row is sure enough, all rows
+together; one row that is not sure takes the whole batch on. So a large batch hardly ever leaves early, and pays for
+the exits all the same. Rows are never dropped from a batch. With one row per call it decides row by row, which its
+documentation calls its primary use. At each exit the host waits for the decision.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from earlyon_model import CLASSES, FILE, require_earlyon
+from torch import nn
+
+from hf_sidenet.benchmark.methods import EAGER, RIVAL, Method
+from hf_sidenet.inference.engine import by_kind, predictions
+from hf_sidenet.inference.rows import Prediction, Row, collate
+
+
+BACKBONE, PEER = "earlyon's backbone", "earlyon"
+FLOAT32 = "float32"
+
+
+class _Answering:
+    """Answers a batch at once; see [`~hf_sidenet.benchmark.Answering`].
+
+    Args:
+        names (`list[str]`): of the classes.
+    """
+
+    def __init__(self, names: list[str]):
+        self.names = names
+
+    def put(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer some rows."""
+        done = []
+        for alike in by_kind(rows):
+            pixels = collate(alike, {}, torch.device("cpu")).inputs["pixel_values"]
+            logits, sure, exit_index = self.answer(pixels)
+            done += predictions(self.names, alike, range(len(alike)), [exit_index] * len(alike), logits, sure)
+        return done
+
+    def flush(self) -> list[Prediction]:
+        """Nothing waits."""
+        return []
+
+    def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Logits, confidences and the exit of a batch."""
+        raise NotImplementedError
+
+
+class WithExits(_Answering):
+    """earlyon's own inference.
+
+    Args:
+        wrapper (`earlyon.core.wrappers.EarlyExitWrapper`): calibrated.
+        names (`list[str]`): of the classes.
+    """
+
+    def __init__(self, wrapper: Any, names: list[str]):
+        super().__init__(names)
+        self.wrapper = wrapper
+        self.num_exits = len(wrapper.config.exit_points)
+
+    def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """See [`_Answering`]. Its −1 for the whole network becomes the last exit."""
+        if len(pixels) == 1:
+            said = self.wrapper(pixels, mode="inference")
+            logits, sure = said.prediction, torch.tensor([said.confidence])
+        else:
+            said = self.wrapper.forward_inference_batched(pixels)
+            logits, sure = said.predictions, said.per_sample_confidence
+        return logits, sure, said.exit_taken if said.exit_taken >= 0 else self.num_exits
+
+
+class WithoutExits(_Answering):
+    """Its backbone alone.
+
+    Args:
+        backbone (`nn.Module`): without hooks.
+        names (`list[str]`): of the classes.
+    """
+
+    def __init__(self, backbone: nn.Module, names: list[str]):
+        super().__init__(names)
+        self.backbone = backbone
+
+    def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """See [`_Answering`]."""
+        logits = self.backbone(pixels)
+        return logits, logits.softmax(-1).amax(-1), 0
+
+
+def earlyon_methods(folder: str | Path) -> list[Method]:
+    """Its backbone, and earlyon itself, whose twin that is.
+
+    Args:
+        folder (`str` or `Path`): that `earlyon_model.py` wrote.
+
+    Raises:
+        ImportError: earlyon is not installed.
+    """
+    require_earlyon()
+    from earlyon.utils import load_wrapper
+
+    folder = Path(folder).resolve()
+    names = json.loads((folder / CLASSES).read_text())
+    wrapper = load_wrapper(folder / FILE).eval()
+    # Once, and not on the clock: it is estimated when it is first asked for.
+    _ = wrapper.flops_estimate
+    backbone = copy.deepcopy(wrapper.backbone)
+    for module in backbone.modules():
+        module._forward_hooks.clear()
+    thresholds = [
+        f"{threshold:g}" if enabled else "off"
+        for threshold, enabled in zip(wrapper.config.confidence_thresholds, wrapper.config.enabled_exits, strict=True)
+    ]
+    methods = [
+        Method(BACKBONE, RIVAL, FLOAT32, EAGER, False, make=lambda *_: WithoutExits(backbone, names)),
+        Method(
+            PEER,
+            RIVAL,
+            FLOAT32,
+            EAGER,
+            False,
+            make=lambda *_: WithExits(wrapper, names),
+            note=f"its thresholds: {', '.join(thresholds)}",
+        ),
+    ]
+    recipe = f"{Path(__file__).stem}:{method_named.__name__}"
+    methods = [replace(each, recipe=(recipe, {"folder": str(folder), "name": each.name})) for each in methods]
+    return [methods[0], replace(methods[1], twin=methods[0].name)]
+
+
+def method_named(folder: str, name: str) -> Method:
+    """One of the two, for another process."""
+    return next(method for method in earlyon_methods(folder) if method.name == name)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this package wants to reach, checked against what was measured: also where it does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .measures import MethodResult, SizeResult
+from .methods import EAGER, OURS, PER_BATCH, PLAIN, RUNNER, WHOLE_BATCH, order_name
+from .verdict import accurate
+
+
+# kind of method, batch size, least efficiency
+EFFICIENCIES = ((RUNNER, 1, 0.95), (RUNNER, 8, 0.98), (RUNNER, 32, 0.98), (RUNNER, 128, 0.98), (PER_BATCH, 128, 0.95))
+ROUTER_SIZE, ROUTER_RATIO = 32, 1.3
+TWIN_RATIO, EAGER_RATIO = 1.6, 5.0
+# Stages one after the other are the plain MainNet, with SideNets and more calls.
+SUM_RANGE = (0.95, 1.15)
+FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One aim.
+
+    Args:
+        text (`str`): what is to be reached.
+        met (`bool`): whether it is, wherever it was measured.
+        found (`str`): what was measured.
+    """
+
+    text: str
+    met: bool
+    found: str
+
+
+def aims_of(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> list[Aim]:
+    """All aims of which anything was measured.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): what was measured.
+        max_accuracy_drop (`float`): for the fastest of ours; see [`verdict_of`].
+    """
+    aims = [_efficiency(sizes, *each) for each in EFFICIENCIES]
+    aims += [_router(sizes), *_fastest(sizes, max_accuracy_drop), _sums(sizes), _same_answers(sizes)]
+    return [aim for aim in aims if aim is not None]
+
+
+def _efficiency(sizes: Sequence[SizeResult], kind: str, batch_size: int, least: float) -> Aim | None:
+    found = [result for result in _at(sizes, batch_size) if result.kind == kind and result.efficiency is not None]
+    if not found:
+        return None
+    return Aim(
+        f"{kind}: ≥ {least:.2f} of the ideal at batch size {batch_size}",
+        all(result.efficiency >= least for result in found),
+        ", ".join(f"{result.efficiency:.2f} ({_where(result)})" for result in found),
+    )
+
+
+def _router(sizes: Sequence[SizeResult]) -> Aim | None:
+    """The fastest of ours in each precision, engine and order, against the router there."""
+    here = _at(sizes, ROUTER_SIZE)
+    found = []
+    for router in here:
+        if router.kind == WHOLE_BATCH:
+            alike = [r for r in here if r.group == OURS and _variant(r) == _variant(router)]
+            if alike:
+                best = max(alike, key=lambda result: result.rows_per_second)
+                found.append((best.rows_per_second / router.rows_per_second, best))
+    if not found:
+        return None
+    return Aim(
+        f"ours: ≥ {ROUTER_RATIO}× the {WHOLE_BATCH} at batch size {ROUTER_SIZE}",
+        all(ratio >= ROUTER_RATIO for ratio, _ in found),
+        ", ".join(f"{ratio:.2f} ({best.kind}, {_where(best)})" for ratio, best in found),
+    )
+
+
+def _fastest(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> list[Aim]:
+    """The best multiples of ours among those that are accurate enough."""
+    good = [(size, result) for size in sizes for result in accurate(size, max_accuracy_drop) if result.group == OURS]
+    twins = [(result.ratio, size, result) for size, result in good if result.ratio is not None]
+    eager = [
+        (result.rows_per_second / plain.rows_per_second, size, result)
+        for size, result in good
+        for plain in size.methods
+        if (plain.group, plain.precision, plain.engine, plain.bucketed) == (PLAIN, FLOAT32, EAGER, result.bucketed)
+    ]
+    aims = []
+    for what, least, found in (("its twin", TWIN_RATIO, twins), ("plain float32 eager", EAGER_RATIO, eager)):
+        if found:
+            ratio, size, best = max(found, key=lambda each: each[0])
+            text = f"the best of ours: ≥ {least}× {what}, at the same batch size and order"
+            aims.append(Aim(text, ratio >= least, f"{ratio:.2f} ({best.name}, batch size {size.batch_size})"))
+    return aims
+
+
+def _sums(sizes: Sequence[SizeResult]) -> Aim | None:
+    found = [(each.sum_ratio, size, each) for size in sizes for each in size.stages if each.sum_ratio is not None]
+    if not found:
+        return None
+    low, high = SUM_RANGE
+    wrong = [
+        f"{ratio:.2f} ({each.precision}, {each.engine}, {order_name(each.bucketed)}, batch size {size.batch_size})"
+        for ratio, size, each in found
+        if not low <= ratio <= high
+    ]
+    ratios = [ratio for ratio, _, _ in found]
+    return Aim(
+        f"this run can be trusted: (t0 + t1 + …) / plain is within {low} to {high}",
+        not wrong,
+        ", ".join(wrong) or f"{min(ratios):.2f} to {max(ratios):.2f}",
+    )
+
+
+def _same_answers(sizes: Sequence[SizeResult]) -> Aim | None:
+    """Other precisions may round a row over θ, so only float32 is held to it."""
+    found = [
+        (result.other_labels + result.other_exits, f"{result.name}, batch size {size.batch_size}")
+        for size in sizes
+        for result in size.methods
+        if result.group == OURS and result.precision == FLOAT32 and result.other_labels is not None
+    ]
+    if not found:
+        return None
+    wrong = [f"{count} ({name})" for count, name in found if count]
+    return Aim(
+        "ours in float32: the answers of the model's own forward", not wrong, ", ".join(wrong) or "all the same"
+    )
+
+
+def _at(sizes: Sequence[SizeResult], batch_size: int) -> list[MethodResult]:
+    return next((size.methods for size in sizes if size.batch_size == batch_size), [])
+
+
+def _variant(result: MethodResult) -> tuple:
+    return result.precision, result.engine, result.bucketed
+
+
+def _where(result: MethodResult) -> str:
+    return f"{result.precision}, {result.engine}, {order_name(result.bucketed)}"

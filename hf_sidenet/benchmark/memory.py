@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of a method: of a fresh process that loads only what the method needs and answers some batches.
+
+On a GPU it is what PyTorch has allocated there at most, else the process's resident memory, Python and PyTorch
+included.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from ..inference.rows import Row
+from .methods import Method
+
+
+MEGABYTE = 1e6
+STATUS = Path("/proc/self/status")
+
+
+def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.device) -> float | None:
+    """MB that a method needs at most, `None` where it has no recipe.
+
+    Args:
+        method ([`Method`]): with a `recipe`.
+        batches (`Sequence[Sequence[Row]]`): real rows.
+        device (`torch.device`): where it runs.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    if method.recipe is None:
+        return None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "batches.pt"
+        torch.save([[asdict(row) for row in batch] for batch in batches], path)
+        order = {
+            "recipe": method.recipe,
+            "batches": str(path),
+            "device": str(device),
+            "num_threads": torch.get_num_threads(),
+        }
+        command = [sys.executable, "-m", __name__]
+        done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the memory of {method.name!r} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_here(order: dict[str, Any]) -> float:
+    """Answer some batches in this process, and say how many MB it took at most.
+
+    Args:
+        order (`dict[str, Any]`): what [`peak_memory`] hands over.
+    """
+    torch.set_num_threads(order["num_threads"])
+    where, arguments = order["recipe"]
+    module, _, function = where.partition(":")
+    method = getattr(importlib.import_module(module), function)(**arguments)
+    batches = [[Row(**row) for row in batch] for batch in torch.load(order["batches"], weights_only=True)]
+    batches = [method.rows(batch) for batch in batches]
+    answering = method.make(max(map(len, batches)), batches)
+    with torch.inference_mode():
+        for batch in batches:
+            answering.put(batch)
+        answering.flush()
+    if order["device"].startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / MEGABYTE
+    return _peak_resident() / MEGABYTE
+
+
+def _peak_resident() -> float:
+    """Bytes. Linux's `getrusage` counts the parent's memory from before the process had its own."""
+    if STATUS.exists():
+        return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if "VmHWM" in line)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+if __name__ == "__main__":
+    print(measure_here(json.load(sys.stdin)))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark compares: ways to answer rows, each with the way it has to beat."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from ..inference.rows import Prediction, Row
+
+
+GROUPS = PLAIN, RIVAL, OURS = ("plain", "rival", "ours")
+EAGER, COMPILED, ONNX = "eager", "compiled", "ONNX Runtime"
+PLAIN_MAINNET, RUNNER, PER_BATCH, GATES = "plain MainNet", "runner", "per batch", "own forward"
+SIDENET_ALONE, WHOLE_BATCH, TRUNCATED, CASCADE = (
+    "SideNet 0 alone",
+    "whole-batch router",
+    "truncated MainNet",
+    "cascade",
+)
+
+
+class Answering(Protocol):
+    """Takes batches of rows and gives answers, in any order; [`Engine`] and [`WholeEngine`] do. It may have a `note`
+    (`str`): what there is to say of it at its batch size."""
+
+    def put(self, rows: Sequence[Row]) -> Sequence[Prediction]:
+        """Take a batch; all answers that there are now, also of rows that came earlier."""
+
+    def flush(self) -> Sequence[Prediction]:
+        """The answers of all rows that still wait."""
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One way to answer rows.
+
+    Args:
+        kind (`str`): what it does, as `"plain MainNet"` or `"runner"`.
+        group (`str`): `"plain"`, `"rival"` or `"ours"`.
+        precision (`str`): `"float32"`, `"bfloat16"`, `"int8"`, ...
+        engine (`str`): `"eager"`, `"compiled"`, `"ONNX Runtime"`, ...
+        bucketed (`bool`): rows come sorted by length within a window; else in mixed order.
+        make (`Callable[[int, list[list[Row]]], Answering]`):
+            From a batch size, and some batches as they will come to prepare on, makes what answers. It is called once
+            per batch size, not on the clock; what it made runs in inference mode, and after a `flush` again.
+        twin (`str`, *optional*): name of the method that it has to beat; by default the plain one of the same
+            precision, engine and order.
+        thresholds (`tuple[float, ...]`, *optional*): θ that its rows carry.
+        dtype (`torch.dtype`, *optional*): of its floating-point inputs (images); by default as the rows come.
+        stages (`Callable[[], Any]`, *optional*):
+            Gives the chain of stages that it runs, whose times alone make its ideal. Methods that share a chain give
+            the same callable.
+        expected (`Callable[[Sequence[Row]], tuple[torch.LongTensor, torch.LongTensor]]`, *optional*):
+            Gives the class and the exit that each row has to get, each of shape `(num_rows,)`; exit -1: any.
+        recipe (`tuple[str, dict[str, Any]]`, *optional*):
+            An importable function as `"package.module:function"` and its arguments, for JSON, which gives this method
+            in another process: there its memory is measured.
+        note (`str`, *optional*): what a reader of the table has to know.
+
+    Raises:
+        ValueError: `group` is none of the three.
+    """
+
+    kind: str
+    group: str
+    precision: str
+    engine: str
+    bucketed: bool
+    make: Callable[[int, list[list[Row]]], Answering]
+    twin: str | None = None
+    thresholds: tuple[float, ...] = ()
+    dtype: torch.dtype | None = None
+    stages: Callable[[], Any] | None = None
+    expected: Callable[[Sequence[Row]], tuple[torch.Tensor, torch.Tensor]] | None = None
+    recipe: tuple[str, dict[str, Any]] | None = None
+    note: str = ""
+
+    def __post_init__(self):
+        if self.group not in GROUPS:
+            raise ValueError(f"`group` must be one of {GROUPS}, got {self.group!r}.")
+
+    @property
+    def name(self) -> str:
+        """Unique in a benchmark: `"runner, bfloat16, compiled, by length"`."""
+        return ", ".join([self.kind, self.precision, self.engine, order_name(self.bucketed)])
+
+    def rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows as this method takes them: with its θ and its dtype."""
+        return [replace(row, inputs=_cast(row.inputs, self.dtype), thresholds=self.thresholds) for row in rows]
+
+
+def order_name(bucketed: bool) -> str:
+    """How an order is called in tables."""
+    return "by length" if bucketed else "mixed"
+
+
+def check_methods(methods: Sequence[Method]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        ValueError: there are no methods, two have one name, or a `twin` is none of them.
+    """
+    if not methods:
+        raise ValueError("`methods` must hold at least one method, got none.")
+    names = [method.name for method in methods]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"`methods` must have different names, got more than one {twice[0]!r}.")
+    for method in methods:
+        if method.twin is not None and (method.twin not in names or method.twin == method.name):
+            raise ValueError(f"`twin` of {method.name!r} must be the name of another method, got {method.twin!r}.")
+
+
+def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
+    """The method that another has to beat: the one it names, else the plain one of the same precision, engine and
+    order; of a plain one none.
+
+    Args:
+        method ([`Method`]): one of them.
+        methods (`Sequence[Method]`): all that are compared.
+    """
+    if method.twin is not None:
+        return next(other for other in methods if other.name == method.twin)
+    if method.group == PLAIN:
+        return None
+    same = (method.precision, method.engine, method.bucketed)
+    plain = (other for other in methods if other.group == PLAIN)
+    return next((other for other in plain if (other.precision, other.engine, other.bucketed) == same), None)
+
+
+def _cast(inputs: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    if dtype is None:
+        return inputs
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark as a picture: throughput and share of the ideal over the batch size. Readable in grey."""
+
+import os
+from collections.abc import Sequence
+
+from ..evaluation.plots import new_figure, tidy
+from .measures import MethodResult, SizeResult
+from .methods import CASCADE, GATES, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, TRUNCATED, WHOLE_BATCH
+
+
+PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.3  # inches
+STYLES = {
+    PLAIN_MAINNET: {"color": "0.55", "linestyle": "--", "marker": "s", "markerfacecolor": "white"},
+    RUNNER: {"color": "0.0", "linestyle": "-", "marker": "o"},
+    PER_BATCH: {"color": "0.0", "linestyle": ":", "marker": "^"},
+    GATES: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
+    WHOLE_BATCH: {"color": "0.55", "linestyle": "-.", "marker": "x"},
+    TRUNCATED: {"color": "0.7", "linestyle": "-", "marker": "D", "markerfacecolor": "white"},
+    CASCADE: {"color": "0.7", "linestyle": ":", "marker": "P"},
+}
+OTHERS = {"color": "0.45", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "*"}
+
+
+def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str) -> None:
+    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of methods that
+    were measured in both orders the one by length is drawn; SideNet 0 alone, which is another classifier, is not.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): what was measured.
+        path (`str` or `os.PathLike`): PNG file to write.
+        title (`str`): model, data and hardware.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    results = [result for size in sizes for result in size.methods]
+    variants = list(dict.fromkeys((result.precision, result.engine) for result in results))
+    legend: dict[str, object] = {}
+    width = max(8.0, 1.0 + PANEL_WIDTH * len(variants))
+    with new_figure(path, title, width, 1.6 + 2 * PANEL_HEIGHT) as figure:
+        panels = figure.subplots(2, len(variants), sharex=True, sharey="row", squeeze=False)
+        for (speed, share), variant in zip(panels.T, variants, strict=True):
+            speed.set_title(", ".join(variant), fontsize=10)
+            _lines(speed, sizes, variant, "rows_per_second", legend)
+            _lines(share, sizes, variant, "efficiency", legend)
+            share.axhline(1.0, color="0.8", linewidth=1, zorder=0)
+            share.set_xlabel("batch size")
+            for axes in (speed, share):
+                axes.set_xscale("log", base=2)
+                batch_sizes = [size.batch_size for size in sizes]
+                axes.set_xticks(batch_sizes, [str(batch_size) for batch_size in batch_sizes])
+                axes.minorticks_off()
+                tidy(axes)
+        panels[0, 0].set_ylim(bottom=0)
+        panels[0, 0].set_ylabel("rows per second")
+        panels[1, 0].set_ylabel("ideal time / time")
+        figure.legend(
+            list(legend.values()), list(legend), loc="outside lower center", ncols=min(4, len(legend)), frameon=False
+        )
+
+
+def _lines(axes, sizes: Sequence[SizeResult], variant: tuple[str, str], field: str, legend: dict[str, object]) -> None:
+    results = [result for size in sizes for result in size.methods]
+    kinds = dict.fromkeys(result.kind for result in results if result.kind != SIDENET_ALONE)
+    for kind in kinds:
+        points = [(size.batch_size, _value(size, variant, kind, field)) for size in sizes]
+        points = [(batch_size, value) for batch_size, value in points if value is not None]
+        if points:
+            style = {"markersize": 5, "linewidth": 1.4, **STYLES.get(kind, OTHERS)}
+            (legend[kind],) = axes.plot(*zip(*points, strict=True), label=kind, **style)
+
+
+def _value(size: SizeResult, variant: tuple[str, str], kind: str, field: str) -> float | None:
+    found = [result for result in size.methods if (result.precision, result.engine) == variant and result.kind == kind]
+    return getattr(_by_length(found), field) if found else None
+
+
+def _by_length(results: Sequence[MethodResult]) -> MethodResult:
+    return next((result for result in results if result.bucketed), results[0])

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark found, as a document, a table, a picture and a verdict."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..measurement.files import writing_folder
+from .aims import aims_of
+from .csv_file import write_csv
+from .environment import file_name
+from .measures import SizeResult
+from .picture import plot_benchmark
+from .table import text_of
+from .verdict import verdict_of
+
+
+# Of benchmark.json; it rises when a field changes its meaning.
+BENCHMARK_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark found.
+
+    Args:
+        sizes (`list[SizeResult]`): one per batch size.
+        settings (`dict[str, Any]`): what was asked of [`run_benchmark`], and the threads.
+        environment (`dict[str, Any]`): hardware and versions.
+        about (`dict[str, Any]`): model and data.
+    """
+
+    sizes: list[SizeResult]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    about: dict[str, Any]
+
+    def text(self) -> str:
+        """Verdict, aims and a Markdown table per batch size, for people."""
+        max_drop = self.settings["max_accuracy_drop"]
+        return text_of(
+            self.sizes, verdict_of(self.sizes, max_drop), aims_of(self.sizes, max_drop), self.settings, self.about
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        max_drop = self.settings["max_accuracy_drop"]
+        return {
+            "schema_version": BENCHMARK_VERSION,
+            "about": self.about,
+            "environment": self.environment,
+            "settings": self.settings,
+            "verdict": asdict(verdict_of(self.sizes, max_drop)),
+            "aims": [asdict(aim) for aim in aims_of(self.sizes, max_drop)],
+            "sizes": [asdict(size) for size in self.sizes],
+        }
+
+    def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> list[Path]:
+        """Write `benchmark.json`, `benchmark.md`, `benchmark.png`, and a CSV file named by hardware and versions.
+
+        Args:
+            directory (`str` or `os.PathLike`): made where it does not exist.
+            overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that is there.
+
+        Returns:
+            `list[Path]`: the files.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: there is a folder that holds something.
+        """
+        names = ["benchmark.json", "benchmark.md", "benchmark.png", f"{file_name(self.environment)}.csv"]
+        with writing_folder(directory, overwrite=overwrite) as folder:
+            document = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+            (folder / names[0]).write_text(document + "\n", encoding="utf-8")
+            page = f"# Benchmark\n\n{self.environment['provenance']}\n\n{self.text()}\n"
+            (folder / names[1]).write_text(page, encoding="utf-8")
+            plot_benchmark(self.sizes, folder / names[2], self.title)
+            write_csv(self.sizes, self.settings, self.environment, folder / names[3])
+        return [Path(directory) / name for name in names]
+
+    @property
+    def title(self) -> str:
+        """Model, data and hardware."""
+        said = [str(self.about[name]) for name in ("model", "data") if self.about.get(name)]
+        return ", ".join([*said, self.environment["hardware"]])

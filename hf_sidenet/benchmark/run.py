@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole benchmark: every method at every batch size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..inference.rows import Row
+from .environment import environment
+from .interleave import MethodClock, StageClock, interleave
+from .measures import SizeResult, summarise, with_best_ratios
+from .memory import peak_memory
+from .methods import Method, check_methods
+from .ordering import MAX_BATCHES, Batches, cut
+from .result import BenchmarkResult
+
+
+BATCH_SIZES = (1, 8, 32, 128)
+# To prepare on, such as a runner that measures its ways: rows, and batches at least.
+SAMPLE_ROWS, SAMPLE_BATCHES = 64, 2
+# Where it is among the batch sizes, memory is measured there.
+MEMORY_BATCH_SIZE = 32
+
+
+def run_benchmark(
+    methods: Sequence[Method],
+    rows: Sequence[Row],
+    labels: Sequence[int],
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    repeats: int = 3,
+    max_batches: int = MAX_BATCHES,
+    max_accuracy_drop: float = 0.01,
+    memory: bool = False,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> BenchmarkResult:
+    """Time every method on the same rows, interleaved batch by batch.
+
+    Args:
+        methods (`Sequence[Method]`):
+            In the order of the table. Accuracies are held against the first plain one's.
+        rows (`Sequence[Row]`): real rows in mixed order, with `place` 0, 1, 2, ...
+        labels (`Sequence[int]`): their classes.
+        batch_sizes (`Sequence[int]`, *optional*, defaults to 1, 8, 32, 128): rows per batch.
+        repeats (`int`, *optional*, defaults to 3): rounds that count, after one that does not.
+        max_batches (`int`, *optional*, defaults to 128): at small batch sizes only the first rows are taken.
+        max_accuracy_drop (`float`, *optional*, defaults to 0.01):
+            A method that is less accurate than the first plain one by more is left out of the verdict.
+        memory (`bool`, *optional*, defaults to `False`): measure peak memory at one batch size, each method in a
+            process of its own.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): where the methods run.
+        seed (`int`, *optional*, defaults to 0): of the order of the turns.
+        about (`Mapping[str, Any]`, *optional*): what the report shall say of model and data, in values for JSON.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
+
+    Raises:
+        ValueError: an argument has an impossible value.
+        RuntimeError: a method leaves a row without an answer, or its process to measure memory failed.
+    """
+    _check(methods, rows, labels, batch_sizes)
+    for name, value in (("repeats", repeats), ("max_batches", max_batches)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be ≥ 1, got {value!r}.")
+    rounds = _Rounds(methods, labels, repeats, torch.device(device), seed, progress)
+    expected = {method.name: method.expected(rows) for method in methods if method.expected is not None}
+    memory_size = MEMORY_BATCH_SIZE if MEMORY_BATCH_SIZE in batch_sizes else max(batch_sizes)
+    sizes = []
+    for batch_size in batch_sizes:
+        batches = cut(rows, batch_size, max_batches)
+        peaks = rounds.memory(batches, batch_size) if memory and batch_size == memory_size else {}
+        sizes.append(rounds.time(batches, batch_size, expected, peaks))
+    settings = {
+        "batch_sizes": list(batch_sizes),
+        "repeats": repeats,
+        "max_batches": max_batches,
+        "max_accuracy_drop": max_accuracy_drop,
+        "memory_batch_size": memory_size if memory else None,
+        "seed": seed,
+        "num_threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    return BenchmarkResult(with_best_ratios(sizes), settings, environment(), dict(about or {}))
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """What stays the same at every batch size."""
+
+    methods: Sequence[Method]
+    labels: Sequence[int]
+    repeats: int
+    device: torch.device
+    seed: int
+    progress: bool
+
+    def time(
+        self,
+        batches: Batches,
+        batch_size: int,
+        expected: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        memory: dict[str, float | None],
+    ) -> SizeResult:
+        """Everything at one batch size."""
+        clocks, stage_clocks = [], []
+        bar = logging.tqdm(self.methods, desc=f"Preparing for batch size {batch_size}", disable=not self.progress)
+        for method in bar:
+            own = batches.of(method.bucketed)
+            answering = method.make(batch_size, [method.rows(batch) for batch in _sample(own, batch_size)])
+            clocks.append(MethodClock(method, own, answering, self.device))
+            known = [(clock.method.stages, clock.method.bucketed) for clock in stage_clocks]
+            if method.stages is not None and (method.stages, method.bucketed) not in known:
+                stage_clocks.append(StageClock(method, own, self.device))
+        interleave(
+            [*clocks, *stage_clocks],
+            len(batches.mixed),
+            repeats=self.repeats,
+            seed=self.seed,
+            progress=self.progress,
+            desc=f"Batch size {batch_size}",
+        )
+        return summarise(batch_size, clocks, stage_clocks, self.labels, expected, memory)
+
+    def memory(self, batches: Batches, batch_size: int) -> dict[str, float | None]:
+        """Peak memory of each method, in MB."""
+        bar = logging.tqdm(self.methods, desc="Measuring memory", disable=not self.progress)
+        return {
+            method.name: peak_memory(method, _sample(batches.of(method.bucketed), batch_size), self.device)
+            for method in bar
+        }
+
+
+def _sample(batches: list[list[Row]], batch_size: int) -> list[list[Row]]:
+    """Batches that stand for all."""
+    count = max(SAMPLE_BATCHES, SAMPLE_ROWS // batch_size)
+    step = max(1, len(batches) // count)
+    return batches[::step][:count]
+
+
+def _check(methods: Sequence[Method], rows: Sequence[Row], labels: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    check_methods(methods)
+    if not rows or [row.place for row in rows] != list(range(len(rows))):
+        raise ValueError(f"`rows` must be at least one, with `place` 0, 1, 2, ..., got {len(rows)} with others.")
+    if len(labels) != len(rows):
+        raise ValueError(f"`labels` must be as many as rows, {len(rows)}, got {len(labels)}.")
+    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
+        raise ValueError(f"`batch_sizes` must be different whole numbers ≥ 1, got {list(batch_sizes)}.")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark in Markdown that can be read in a terminal: verdict, aims, and a table per batch size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .aims import Aim
+from .measures import MethodResult, SizeResult, StageResult
+from .methods import order_name
+from .verdict import Verdict
+
+
+LEGEND = """\
+Each method's twin is the plain MainNet in the same precision, engine and order. All methods took turns batch by \
+batch on the same rows, in {repeats} rounds after a warm-up; times are sums over batches of the median over rounds. \
+{num_threads} CPU threads, device {device}. The largest difference between rounds of one method is {spread:.0f} % of \
+its median.
+- order: mixed, as rows come, or by length, sorted within a window of 32 batches.
+- p50, p95, p99: milliseconds from the start of the call that brought a row to its answer, while rows come without a \
+pause. Rows that wait for others wait in it; the time to collect a batch or a window is not in it.
+- exits %: share of the rows that each exit answered, SideNets first.
+- ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
+times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
+several batches went on together in a better batch size.
+- × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
+twin best.
+- other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \
+and after the slash rows that left at another exit."""
+
+
+def text_of(
+    sizes: Sequence[SizeResult],
+    verdict: Verdict,
+    aims: Sequence[Aim],
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> str:
+    """The whole text.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): what was measured.
+        verdict ([`Verdict`]): of them.
+        aims (`Sequence[Aim]`): of them.
+        settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        about (`Mapping[str, Any]`): of [`BenchmarkResult`].
+    """
+    parts = []
+    if about:
+        parts.append("\n".join(f"- {name}: {value}" for name, value in about.items()))
+    parts.append(_capital(verdict.text) + ".")
+    parts.append("\n".join(f"- {_capital(each.text)}." for each in verdict.sizes))
+    if verdict.left_out:
+        drop = f"{100 * settings['max_accuracy_drop']:g} % of the rows"
+        parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(verdict.left_out)}.")
+    if aims:
+        parts.append(
+            "\n".join(["Aims:", "", *(f"- {'met' if a.met else 'MISSED'}: {a.text}: {a.found}" for a in aims)])
+        )
+    for size in sizes:
+        parts.append(f"## Batch size {size.batch_size}, {size.num_rows:,} rows")
+        parts.append(method_table(size.methods))
+        if size.stages:
+            parts.append(stage_table(size.stages))
+    spread = 100 * max(result.spread for size in sizes for result in size.methods)
+    parts.append(LEGEND.format(**{**settings, "spread": spread}))
+    notes = _notes(sizes)
+    if notes:
+        parts.append("\n".join(["Notes:", "", *(f"- {note}" for note in notes)]))
+    return "\n\n".join(parts)
+
+
+def method_table(methods: Sequence[MethodResult]) -> str:
+    """One line per method; columns of which nothing is known are left out."""
+    columns: list[tuple[str, Callable[[MethodResult], str | None]]] = [
+        ("method", lambda r: r.name),
+        ("rows/s", lambda r: f"{r.rows_per_second:,.0f}"),
+        ("ms/row", lambda r: f"{r.milliseconds:.3f}"),
+        ("p50 ms", lambda r: f"{r.latency_ms[0]:.1f}"),
+        ("p95", lambda r: f"{r.latency_ms[1]:.1f}"),
+        ("p99", lambda r: f"{r.latency_ms[2]:.1f}"),
+        ("accuracy %", lambda r: f"{100 * r.accuracy:.1f}"),
+        ("exits %", lambda r: "/".join(f"{100 * share:.0f}" for share in r.shares) if len(r.shares) > 1 else None),
+        ("ideal ms/row", lambda r: _number(r.ideal_milliseconds, 3)),
+        ("of ideal", lambda r: _number(r.efficiency, 2)),
+        ("× twin", lambda r: _number(r.ratio, 2)),
+        ("× its best", lambda r: _number(r.best_ratio, 2)),
+        ("other", _other),
+        ("peak MB", lambda r: _number(r.memory_mb, 0)),
+    ]
+    cells = [[value(result) for _, value in columns] for result in methods]
+    known = [i for i in range(len(columns)) if any(line[i] is not None for line in cells)]
+    header = [columns[i][0] for i in known]
+    return markdown_table(header, [[line[i] or "–" for i in known] for line in cells])
+
+
+def stage_table(stages: Sequence[StageResult]) -> str:
+    """One line per chain of stages and order."""
+    count = max(len(each.milliseconds) for each in stages)
+    header = ["stages alone, ms/row", *(f"t{k}" for k in range(count)), "(t0 + t1 + …) / plain"]
+    lines = [
+        [
+            f"{each.precision}, {each.engine}, {order_name(each.bucketed)}",
+            *(f"{time:.3f}" for time in each.milliseconds),
+            *["–"] * (count - len(each.milliseconds)),
+            _number(each.sum_ratio, 2) or "–",
+        ]
+        for each in stages
+    ]
+    return markdown_table(header, lines)
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns have equal width, the first to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join(
+        "| "
+        + " | ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        + " |"
+        for line in (header, rule, *lines)
+    )
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column == 0 else cell.rjust(width)
+
+
+def _other(result: MethodResult) -> str | None:
+    if result.other_labels is None:
+        return None
+    return f"{result.other_labels}/{result.other_exits}"
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:,.{digits}f}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _notes(sizes: Sequence[SizeResult]) -> list[str]:
+    """What is said of methods, each once."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for size in sizes:
+        for result in size.methods:
+            for note in result.notes:
+                found.setdefault(result.name, {}).setdefault(note, []).append(size.batch_size)
+    everywhere = len(sizes)
+    return [
+        f"{name}: "
+        + "; ".join(
+            note if len(at) == everywhere else f"{note} at batch size {', '.join(map(str, at))}"
+            for note, at in notes.items()
+        )
+        for name, notes in found.items()
+    ]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of `hf-sidenet export`, where a command takes one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .outcome import Outcome
+from .texts import exported_text
+
+
+if TYPE_CHECKING:
+    from ..inference.onnx import OnnxStages
+
+# Static twin of the library's own, which costs an import of torch.
+MANIFEST = "manifest.json"
+
+
+def is_exported(directory: str) -> bool:
+    """Whether a folder was written by `hf-sidenet export`."""
+    return (Path(directory) / MANIFEST).is_file()
+
+
+def load_exported(directory: str) -> "OnnxStages":
+    """The stages in an exported folder.
+
+    Raises:
+        ValueError: the folder is damaged, or of another format.
+    """
+    from ..inference.onnx import OnnxStages
+
+    return OnnxStages.load(directory)
+
+
+def exported_info(directory: str) -> Outcome:
+    """What is in an exported folder."""
+    from ..inference.exported import read_config
+    from ..inference.manifest import Manifest
+    from ..inference.onnx import OnnxStages
+    from ..inference.torch_export import TorchStages
+
+    runtimes = {each.format: each.runtime for each in (OnnxStages, TorchStages)}
+    # Read, not loaded: that needs the runtime, and a program of torch.export can run code.
+    try:
+        found = json.loads((Path(directory) / MANIFEST).read_text(encoding="utf-8"))["format"]
+    # What is wrong with it is said by the reading below.
+    except (ValueError, TypeError, KeyError):
+        found = None
+    manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
+    config = read_config(directory)
+    places = zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures, strict=False)
+    document = {
+        "exported": directory,
+        "precision": f"{manifest.precision} ({runtimes[manifest.format]})",
+        "mainnet": {
+            "num_blocks": len(config.block_shapes) + 1,
+            "classes": [config.id2label[index] for index in range(config.num_labels)],
+            "temperature": config.temperatures[-1],
+        },
+        "exits": [
+            {
+                "name": f"SideNet {i}",
+                "exit_layer": k,
+                "pooling": pooling,
+                "threshold": theta,
+                "temperature": temperature,
+            }
+            for i, (k, pooling, theta, temperature) in enumerate(places)
+        ],
+        "calibration": config.calibration,
+    }
+    return Outcome(document, exported_text(document))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-sidenet recalibrate`: new θ for a checkpoint, for another precision of it, or for what was exported from it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .attaching import enough_rows
+from .checkpoints import load, load_reference
+from .data import DataOptions
+from .errors import DO_NOT_ATTACH, CommandError, blaming
+from .exported import MANIFEST, is_exported, load_exported
+from .outcome import Outcome, refuse_source
+from .reports import as_attached, check_version, read_report, updated_report
+from .texts import recalibrate_text
+
+
+if TYPE_CHECKING:
+    from ..checkpoint import Recalibration
+
+
+def recalibrate_command(
+    directory: str,
+    data: DataOptions,
+    *,
+    checkpoint: str | None,
+    target: list[str],
+    confidence_level: float,
+    test_method: str,
+    reference: str | None,
+    dtype: str | None,
+    max_length: int | None,
+    batch_size: int | None,
+    output_dir: str | None,
+    overwrite: bool,
+) -> Outcome:
+    """New θ for a checkpoint or an exported folder, which is written again; see [`recalibrate`]."""
+    _check_places(directory, data, checkpoint, output_dir, overwrite)
+    exported = _is_exported(directory, checkpoint, dtype)
+    from ..calibration import parse_targets
+    from ..checkpoint import DEFAULT_FRACTION, recalibrate
+    from ..hub import save_checkpoint, save_recalibrated
+    from ..measurement.files import check_free
+
+    parse_targets(target)
+    check_free(output_dir or directory, overwrite=overwrite)
+    source = checkpoint or directory
+    model, processor = load(source, "--checkpoint" if exported else "DIRECTORY")
+    report = read_report(source)
+    stages = load_exported(directory) if exported else None
+    if not exported:
+        check_version(report, directory)
+    compared = load_reference(model, reference)
+    known = data.dataset_name is not None or data.files["train"] is not None
+    splits, columns = data.load(("validation",), ("train",) if known else ())
+    running = as_attached(report, max_length, batch_size)
+    fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
+    with (
+        enough_rows(data.spelt("validation"), fraction),
+        blaming(data.spelt("validation"), when="`validation`"),
+        blaming("--checkpoint: must be what DIRECTORY was exported from", when="`stages` and `model`"),
+    ):
+        found = recalibrate(
+            model,
+            processor,
+            splits["validation"],
+            target=target,
+            confidence_level=confidence_level,
+            test_method=test_method,
+            train=splits.get("train"),
+            reference=compared,
+            dtype=dtype,
+            stages=stages,
+            columns=columns,
+            **running,
+        )
+    attached = found.verdict == "attach"
+    where = output_dir or directory
+    if exported:
+        about = _about(found, running)
+        if attached:
+            save_recalibrated(where, directory, found.config, overwrite=overwrite)
+    else:
+        about = updated_report(report, found, len(splits["validation"]), compared is not None, running)
+        if attached:
+            save_checkpoint(where, found.model, processor, about, overwrite=overwrite)
+    document = {
+        **{name: about[name] for name in ("verdict", "reason", "settings", "costs", "path", "calibration")},
+        "precision": found.precision,
+        "checkpoint": directory,
+        "output_dir": where if attached else None,
+        **{name: getattr(found.config, name) for name in ("exit_layers", "pooling", "thresholds", "temperatures")},
+    }
+    return Outcome(document, recalibrate_text(document), 0 if attached else DO_NOT_ATTACH)
+
+
+def _check_places(
+    directory: str, data: DataOptions, checkpoint: str | None, output_dir: str | None, overwrite: bool
+) -> None:
+    if output_dir is None and not overwrite:
+        raise CommandError("--output-dir: must be given, or --overwrite to change DIRECTORY itself.")
+    if output_dir is None and not Path(directory).is_dir():
+        raise CommandError(f"--output-dir: must be given where DIRECTORY is no folder, got {directory!r}.")
+    read = {f"--{split}-file": path for split, path in data.files.items()} | {"--checkpoint": checkpoint}
+    refuse_source(output_dir or directory, **read)
+    if output_dir is not None and Path(output_dir).resolve() != Path(directory).resolve():
+        refuse_source(output_dir, DIRECTORY=directory)
+
+
+def _is_exported(directory: str, checkpoint: str | None, dtype: str | None) -> bool:
+    exported = is_exported(directory)
+    if exported and checkpoint is None:
+        raise CommandError(f"--checkpoint: must be given for an exported DIRECTORY, got {directory!r} alone.")
+    if exported and dtype is not None:
+        raise CommandError(f"--dtype: must not be given for an exported DIRECTORY, got {dtype!r}.")
+    if checkpoint is not None and not exported:
+        raise CommandError(f"--checkpoint: goes with an exported DIRECTORY, one with {MANIFEST}, got {directory!r}.")
+    return exported
+
+
+def _about(found: "Recalibration", running: dict[str, Any]) -> dict[str, Any]:
+    """What [`updated_report`] says of a checkpoint, of an exported folder, which has no report."""
+    calibration = found.calibration
+    return {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "settings": {
+            **running,
+            "target": [str(one) for one in calibration.targets],
+            "confidence_level": calibration.confidence_level,
+            "test_method": calibration.test,
+        },
+        "costs": asdict(found.costs),
+        "path": [asdict(point) for point in calibration.selection.points],
+        "calibration": found.config.calibration if found.verdict == "attach" else None,
+    }

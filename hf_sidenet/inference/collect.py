@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records and times of a chain of stages, of any runtime: what calibration needs to know of what will serve."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..measurement.costs import time_calls
+from ..measurement.inputs import model_inputs
+from ..measurement.records import ExitRecords, collect
+from ..models.outputs import SideNetOutput
+
+
+class _EveryExit(nn.Module):
+    """A chain of stages, called like a model with exits off."""
+
+    def __init__(self, stages: Any):
+        super().__init__()
+        self.stages = stages
+        self.device = stages.device
+        self.dtype = stages.dtype
+
+    def forward(self, thresholds: float = 1.0, **inputs: torch.Tensor) -> SideNetOutput:
+        exit_logits = torch.stack(_run(self.stages, inputs, len(self.stages)), dim=1)
+        return SideNetOutput(logits=exit_logits[:, -1], exit_logits=exit_logits)
+
+
+def collect_stages(
+    stages: Any,
+    dataloader: Iterable[Mapping[str, Any]],
+    *,
+    reference: PreTrainedModel | None = None,
+    progress: bool = False,
+) -> ExitRecords:
+    """Run every stage for every row and record what every exit says; see [`collect`].
+
+    Args:
+        stages ([`Stages`] or the like): the chain, in the precision and the runtime that will serve.
+        dataloader (`Iterable[Mapping[str, Any]]`): batches of the MainNet's inputs with `labels` of shape `(batch,)`.
+        reference (`PreTrainedModel`, *optional*): classifier whose logits become `mainnet_logits`, in its own
+            precision; by default the last stage.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+
+    Raises:
+        ValueError: a batch has no `labels` or an input that the stages do not take, or there are no rows.
+    """
+    return collect(_EveryExit(stages), dataloader, reference=reference, progress=progress)
+
+
+@torch.no_grad()
+def stage_milliseconds(
+    stages: Any, batches: Sequence[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
+) -> list[float]:
+    """Time per row of an answer at each exit, with all rows of a batch answered there.
+
+    Args:
+        stages ([`Stages`] or the like): the chain.
+        batches (`Sequence[Mapping[str, Any]]`): inputs as they will come; targets are ignored.
+        repeats (`int`, *optional*, defaults to 5): passes per exit, of which the median counts; exits take turns.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+
+    Returns:
+        `list[float]`: one per exit, the MainNet's last, which pays for the SideNets before it.
+    """
+    sample = [model_inputs(batch, stages.device, stages.dtype) for batch in batches]
+    num_rows = sum(next(iter(inputs.values())).shape[0] for inputs in sample)
+    calls = [partial(_call, stages, count) for count in range(1, len(stages) + 1)]
+    return [1e3 * seconds / num_rows for seconds in time_calls(calls, sample, repeats, progress)]
+
+
+def _call(stages: Any, count: int, **inputs: torch.Tensor) -> None:
+    _run(stages, inputs, count)
+
+
+def _run(stages: Any, inputs: dict[str, torch.Tensor], count: int) -> list[torch.Tensor]:
+    """Logits of the first exits, each of shape `(rows, num_labels)`."""
+    unknown = sorted(set(inputs) - set(stages.input_names))
+    if unknown:
+        raise ValueError(
+            f"batches must have inputs of the stages, {list(stages.input_names)}, and `labels`, but got {unknown}."
+        )
+    hidden, found = None, []
+    for index in range(count):
+        hidden, logits = stages(index, hidden, inputs)
+        found.append(logits)
+        if not stages.is_text:
+            # After stage 0 one image stands for the size of all, as where rows leave.
+            inputs = {name: value[:1] for name, value in inputs.items()}
+    return found

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chain of stages in ONNX Runtime. The only file that opens its sessions."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..optional import require
+from .exported import ExportedStages
+from .manifest import ONNX, StageFile
+
+
+CPU = "CPUExecutionProvider"
+ENTRIES = {
+    # Every stage has threads of its own: those of the one that has ended would spin on, in the way of the next.
+    "session.force_spinning_stop": "1",
+    # Without VNNI the kernels for int8 add up in 16 bits, which overflow.
+    "session.x64quantprecision": "1",
+}
+
+
+class OnnxStages(ExportedStages):
+    """The chain of stages of a folder that [`export_onnx`] wrote. It takes the place of a model in [`SideNetRunner`].
+
+    Tensors on the CPU go in and come out, and are not copied. `config` has θ, temperatures and the evidence;
+    `precision` says in what the stages compute. It may be called from several threads.
+
+    Args:
+        directory (`str` or `os.PathLike`): the folder.
+        num_threads (`int`, *optional*): of each stage, by default as many as torch uses.
+        providers (`Sequence[str]`, *optional*):
+            Execution providers of ONNX Runtime, of which the first that can is taken; by default the CPU's.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+        ValueError: an argument is impossible, or the folder is damaged.
+
+    Example:
+
+    ```python
+    >>> stages = OnnxStages.load("bert-sst2-onnx")
+    >>> len(stages), stages.precision
+    (3, 'float32 (ONNX Runtime)')
+    >>> runner = SideNetRunner(stages, AutoTokenizer.from_pretrained("bert-sst2-onnx"))
+    ```
+    """
+
+    format = ONNX
+    runtime = "ONNX Runtime"
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ):
+        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
+            raise ValueError(f"`num_threads` must be a whole number ≥ 1, got {num_threads!r}.")
+        runtime = require("onnxruntime", "onnx")
+        providers = [CPU] if providers is None else list(providers)
+        known = runtime.get_available_providers()
+        if not providers or not set(providers) <= set(known):
+            raise ValueError(f"`providers` must be of {known}, which are here, got {providers}.")
+        super().__init__(directory)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        # What goes wrong is raised as well.
+        options.log_severity_level = 4
+        for name, value in ENTRIES.items():
+            options.add_session_config_entry(name, value)
+        self._sessions = []
+        for stage in self.manifest.stages:
+            path = str(Path(directory) / stage.file)
+            try:
+                session = runtime.InferenceSession(path, options, providers=providers)
+            except Exception as error:
+                line = " ".join(str(error).split())
+                raise ValueError(f"`directory` {str(directory)!r} cannot be run: {stage.file}: {line}") from error
+            self._check(stage, session)
+            self._sessions.append(session)
+        self._shapes = [{each.name: each.shape for each in session.get_inputs()} for session in self._sessions]
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike, *, num_threads: int | None = None, providers: Sequence[str] | None = None
+    ) -> "OnnxStages":
+        """Load an exported folder; the arguments are those of the class."""
+        return cls(directory, num_threads=num_threads, providers=providers)
+
+    def _check(self, stage: StageFile, session: Any) -> None:
+        inputs = [each.name for each in session.get_inputs()]
+        outputs = [each.name for each in session.get_outputs()]
+        if inputs != stage.inputs or outputs != stage.outputs:
+            raise ValueError(
+                f"{stage.file} must take {stage.inputs} and give {stage.outputs} as its manifest says, but takes "
+                f"{inputs} and gives {outputs}."
+            )
+        num_labels = session.get_outputs()[-1].shape[-1]
+        if num_labels != self.config.num_labels:
+            raise ValueError(
+                f"{stage.file} must have {self.config.num_labels} classes as the config, got {num_labels}."
+            )
+
+    def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        feed = {}
+        for name, tensor in tensors.items():
+            shape = self._shapes[index][name]
+            if len(shape) != tensor.dim() or any(
+                isinstance(size, int) and size != got for size, got in zip(shape, tensor.shape, strict=True)
+            ):
+                raise ValueError(
+                    f"`{name}` must have shape {tuple(shape)} for stage {index}, got {tuple(tensor.shape)}."
+                )
+            if tensor.is_floating_point() and tensor.dtype != self.dtype:
+                raise ValueError(f"`{name}` must be {self.dtype}, got {tensor.dtype}.")
+            value = tensor if tensor.is_floating_point() else tensor.long()
+            feed[name] = value.detach().contiguous().numpy()
+        return tuple(map(torch.from_numpy, self._sessions[index].run(None, feed)))

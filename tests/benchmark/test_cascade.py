@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cascade's threshold against trying all of them."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_sidenet.benchmark.cascade import cascade_threshold
+from hf_sidenet.models.exit_rule import confidence
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([-4.0, -2.0, -1.0, 0.5, 1.0, 2.0, 3.0]), st.integers(0, 1), st.integers(0, 1)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(ROWS, st.floats(0, 1))
+def test_it_is_the_lowest_that_is_accurate_enough(rows, accuracy):
+    logits = torch.tensor([[0.0, value] for value, _, _ in rows])
+    large, labels = torch.tensor([row[1] for row in rows]), [row[2] for row in rows]
+
+    def reached(threshold):
+        small = confidence(logits) > threshold
+        return (torch.where(small, logits.argmax(-1), large) == torch.tensor(labels)).double().mean().item()
+
+    found = cascade_threshold(logits, large, labels, accuracy)
+    possible = [0.0, *confidence(logits).tolist(), 1.0]
+    enough = [threshold for threshold in possible if reached(threshold) >= accuracy - 1e-9]
+    if not enough:
+        assert found == 1.0
+        return
+    assert reached(found) >= accuracy - 1e-9
+    # As many rows for the small model as the lowest has.
+    assert (confidence(logits) > found).sum() == (confidence(logits) > min(enough)).sum()

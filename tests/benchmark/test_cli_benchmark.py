@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-sidenet benchmark` as it is typed, on a tiny checkpoint."""
+
+import json
+
+import pytest
+import torch
+
+from tests.examples.commands import save_pictures, sentences
+from tests.test_cli import contents, run, run_json
+
+
+@pytest.fixture(scope="module")
+def test_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "test.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in sentences(40, seed=5)))
+    return path
+
+
+@pytest.fixture
+def typed(text_checkpoint, test_file):
+    return ["benchmark", text_checkpoint, "--test-file", test_file, "--precision", "float32", "--repeats", 1]
+
+
+def test_tables_files_and_a_verdict(typed, small_model, tmp_path):
+    rivals = ["--truncated", small_model, "--small-model", small_model]
+    sizes = ["--batch-size", 1, "--batch-size", 8, "--rows", 24, "--max-accuracy-drop", 1]
+    done = run(*typed, *rivals, *sizes, "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err[-2000:]
+    lines = done.out.splitlines()
+    assert lines[0].startswith("- model: text")
+    assert "- data: test.tsv" in lines
+    assert "- rows: 24 of 40, in random order (seed 0)" in lines
+    assert any(line.startswith(("Worth it here: ", "Do not use here: ")) for line in lines)
+    assert "## Batch size 1, 24 rows" in lines
+    assert "## Batch size 8, 24 rows" in lines
+    assert any(line.startswith("| truncated MainNet, float32, eager, by length") for line in lines)
+    assert any(
+        line.startswith("- cascade, float32, eager, by length: its small model answers above ") for line in lines
+    )
+    assert "- met: ours in float32: the answers of the model's own forward: all the same" in lines
+    assert lines[-1] == f"Written to {tmp_path / 'out'}"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names[:3] == ["benchmark.json", "benchmark.md", "benchmark.png"]
+    assert names[3].endswith(".csv")
+    before = contents(tmp_path / "out")
+    done = run(*typed, *sizes, "--output-dir", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert done.last.startswith("Error: --output-dir: must be new or empty unless --overwrite is given")
+    assert contents(tmp_path / "out") == before
+
+
+def test_json(typed):
+    before = torch.get_num_threads()
+    try:
+        found = run_json(*typed, "--batch-size", 4, "--rows", 12, "--seed", 3, "--threads", 1, "--thresholds", "0.5,1")
+    finally:
+        torch.set_num_threads(before)
+    assert found["output_dir"] is None
+    assert found["settings"]["batch_sizes"] == [4]
+    assert (found["settings"]["seed"], found["settings"]["num_threads"]) == (3, 1)
+    (size,) = found["sizes"]
+    assert size["num_rows"] == 12
+    mine = [each for each in size["methods"] if each["group"] == "ours"]
+    assert {each["shares"][1] for each in mine if len(each["shares"]) > 1} <= {0.0}
+    assert all(each["notes"][0] == "θ given by hand" for each in mine)
+    assert found["verdict"]["sizes"][0]["text"].startswith("batch size 4: ")
+    json.dumps(found, allow_nan=False)
+
+
+def test_pictures(image_checkpoint, tmp_path):
+    from hf_sidenet.checkpoint import load_checkpoint
+
+    model, processor = load_checkpoint(image_checkpoint)
+    names = ["dark", "light", "none"]
+    model.config.id2label = dict(enumerate(names))
+    model.config.mainnet_config.id2label = dict(enumerate(names))
+    model.config.label2id = model.config.mainnet_config.label2id = {name: i for i, name in enumerate(names)}
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    save_pictures(tmp_path / "pictures", 6)
+    typed = ["benchmark", tmp_path / "model", "--test-file", tmp_path / "pictures", "--precision", "float32"]
+    found = run_json(*typed, "--repeats", 1, "--batch-size", 4)
+    assert {each["bucketed"] for each in found["sizes"][0]["methods"]} == {False}
+    assert "longest text, tokens" not in found["about"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--precision", "float8"], "Error: --precision: must be different ones of float32, bfloat16, float16, "),
+        (["--engines", "eager,eager"], "Error: --engines: must be different ones of eager, compiled, onnx, got "),
+        (["--thresholds", "0.5"], "Error: --thresholds: must have one value per SideNet (2), got 1"),
+        (["--thresholds", "high"], "Error: --thresholds: must be numbers with commas between them, got 'high'."),
+        (["--small-threshold", "0.5"], "Error: --small-threshold: needs --small-model, got 0.5 without."),
+        (["--device", "tpu0"], "Error: --device: must be a device that PyTorch has here, got 'tpu0'"),
+        (["--batch-size", "0"], "Error: --batch-size: "),
+        (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be different whole numbers ≥ 1, got "),
+    ],
+)
+def test_what_cannot_be_is_one_line(typed, arguments, line):
+    done = run(*typed, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.last.startswith(line)
+
+
+def test_rivals_that_cannot_be_compared(typed, text_checkpoint, tmp_path):
+    from .checkpoints import save_plain
+
+    other = save_plain(tmp_path / "other", id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    done = run(*typed, "--truncated", other)
+    assert done.code == 2
+    assert done.last.startswith(
+        "Error: --truncated: must have the checkpoint's classes, ['bad', 'good'], got ['a', 'b']"
+    )
+    done = run(*typed, "--output-dir", text_checkpoint)
+    assert done.code == 2
+    assert done.last.startswith("Error: --output-dir: must be another folder than that of DIRECTORY")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory, in a process of its own."""
+
+import pytest
+import torch
+
+from hf_sidenet.benchmark.memory import peak_memory
+
+from .cases import Echo, echo_method, rows_of
+
+
+CPU = torch.device("cpu")
+MEGABYTES = 400
+
+
+class Greedy(Echo):
+    def put(self, rows):
+        # Written, since a page that nobody touches takes no memory.
+        torch.ones(MEGABYTES * 250_000)
+        return super().put(rows)
+
+
+def modest():
+    return echo_method()
+
+
+def greedy(kind):
+    return echo_method(kind, answering=Greedy())
+
+
+def failing():
+    raise ValueError("nothing to make")
+
+
+def measured(function, **arguments):
+    method = echo_method(recipe=(f"{__name__}:{function.__name__}", arguments))
+    return peak_memory(method, [rows_of([3, 4])], CPU)
+
+
+@pytest.mark.slow
+def test_it_is_the_peak_of_that_process_alone():
+    # Not the memory of this one.
+    held = torch.ones(2 * MEGABYTES * 250_000)
+    least, most = measured(modest), measured(greedy, kind="a")
+    assert held.sum() > 0
+    assert 50 < least < 2 * MEGABYTES + 600
+    assert least + 0.8 * MEGABYTES < most < least + 1.5 * MEGABYTES
+
+
+def test_without_a_recipe_it_is_unknown():
+    assert peak_memory(echo_method(), [rows_of([3])], CPU) is None
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match=r"(?s)the memory of 'echo, .*' failed: .*nothing to make"):
+        measured(failing)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written: a document, a page, a picture, and a CSV file named by hardware and versions."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from hf_sidenet.benchmark.environment import environment, file_name
+from hf_sidenet.benchmark.methods import OURS, RUNNER
+from hf_sidenet.benchmark.picture import plot_benchmark
+from hf_sidenet.benchmark.result import BenchmarkResult
+
+from .cases import result, size, stage_result
+
+
+SETTINGS = {"repeats": 3, "num_threads": 2, "device": "cpu", "max_accuracy_drop": 0.01}
+ENVIRONMENT = {
+    "hardware": "CPU: Some(R) CPU @ 2.0GHz, 2 threads; GPU: none",
+    "versions": {"python": "3.12.1", "hf_sidenet": "0.1", "torch": "2.13.0+cpu", "transformers": "5.23.0"},
+    "date": "2026-01-01",
+    "provenance": "- command: `python`",
+}
+NAME = "cpu-some-r-cpu-2.0ghz-2-threads-gpu-none-torch-2.13.0-cpu-transformers-5.23.0"
+
+
+@pytest.fixture
+def found():
+    mine = result(
+        RUNNER, OURS, 200.0, shares=[0.5, 0.5], twin=result().name, ratio=2.0, efficiency=0.9, notes=["a", "b"]
+    )
+    sizes = [size(8, result(), mine, stages=[stage_result(1.0)]), size(32, result(speed=120))]
+    return BenchmarkResult(sizes, SETTINGS, ENVIRONMENT, {"model": "a-model"})
+
+
+def test_everything_is_written(found, tmp_path):
+    paths = found.save(tmp_path / "out")
+    assert sorted(paths) == sorted((tmp_path / "out").iterdir())
+    document = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert document == json.loads(json.dumps(found.to_dict()))
+    assert document["verdict"]["worth"] is True
+    assert document["sizes"][0]["methods"][1]["ratio"] == 2.0
+    page = (tmp_path / "out" / "benchmark.md").read_text()
+    assert page.startswith("# Benchmark\n\n- command: `python`\n\n- model: a-model\n\nWorth it here: ")
+    assert found.text() in page
+    with Image.open(tmp_path / "out" / "benchmark.png") as picture:
+        assert picture.width > 1000
+    with pytest.raises(ValueError, match="`output_dir` must be new or empty"):
+        found.save(tmp_path / "out")
+    found.save(tmp_path / "out", overwrite=True)
+
+
+def test_csv(found, tmp_path):
+    path = found.save(tmp_path / "out")[-1]
+    assert path.name == f"{NAME}.csv"
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["batch_size"], line["kind"]) for line in lines] == [
+        ("8", "plain MainNet"),
+        ("8", "runner"),
+        ("32", "plain MainNet"),
+    ]
+    mine = lines[1]
+    assert (float(mine["ratio"]), float(mine["p95_ms"]), float(mine["rows_per_second"])) == (2, 20, 200)
+    assert (mine["share_of_exit_0"], mine["share_of_exit_1"], mine["notes"]) == ("0.5", "0.5", "a; b")
+    assert (lines[0]["share_of_exit_1"], lines[0]["ratio"]) == ("0.0", "")
+    assert (mine["torch"], mine["num_threads"], mine["hardware"]) == ("2.13.0+cpu", "2", ENVIRONMENT["hardware"])
+
+
+def test_the_name_says_hardware_and_versions():
+    assert file_name(ENVIRONMENT) == NAME
+    here = environment()
+    assert {"python", "torch", "transformers"} <= set(here["versions"])
+    assert here["provenance"].startswith("- command: ")
+    assert "threads" in file_name(here)
+
+
+def test_the_picture_draws_what_there_is(tmp_path):
+    """Another kind of method, one batch size, no efficiency."""
+    plot_benchmark([size(8, result(), result("earlyon", "rival", 90.0))], tmp_path / "one.png", "a title")
+    assert (tmp_path / "one.png").stat().st_size > 10_000

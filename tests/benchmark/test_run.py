@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a whole benchmark asks of its methods and of its caller."""
+
+import pytest
+
+from hf_sidenet.benchmark import run as module
+from hf_sidenet.benchmark import run_benchmark
+
+from .cases import Echo, echo_method, rows_of
+
+
+def test_methods_are_made_once_per_batch_size_with_a_sample_of_their_own_order():
+    made = []
+
+    def make(batch_size, batches):
+        made.append((batch_size, [[row.length for row in batch] for batch in batches], batches[0][0].thresholds))
+        return Echo()
+
+    lengths = [5, 4, 3, 2, 1] * 40
+    method = echo_method(bucketed=True, thresholds=(0.5,))
+    object.__setattr__(method, "make", make)
+    found = run_benchmark([method], rows_of(lengths), [1] * 200, batch_sizes=(2, 100), repeats=1, progress=False)
+    assert [each[0] for each in made] == [2, 100]
+    assert made[0][2] == (0.5,)
+    # At batch size 2 about 64 rows, from everywhere; at 100 both batches.
+    assert len(made[0][1]) == 32
+    assert {length for batch in made[0][1] for length in batch} == {1, 2, 3, 4, 5}
+    assert [len(batch) for batch in made[1][1]] == [100, 100]
+    assert found.sizes[0].methods[0].accuracy == 1.0
+
+
+def test_at_small_batch_sizes_the_first_rows_are_taken():
+    found = run_benchmark(
+        [echo_method()], rows_of([3] * 30), [0] * 30, batch_sizes=(1, 8), repeats=1, max_batches=10, progress=False
+    )
+    assert [(size.batch_size, size.num_rows) for size in found.sizes] == [(1, 10), (8, 30)]
+    assert found.sizes[0].methods[0].accuracy == 0.0
+    assert found.settings["num_threads"] >= 1
+    assert found.settings["memory_batch_size"] is None
+
+
+def test_memory_is_measured_at_one_batch_size(monkeypatch):
+    monkeypatch.setattr(module, "peak_memory", lambda method, batches, device: 10.0 * max(map(len, batches)))
+    found = run_benchmark(
+        [echo_method()], rows_of([3] * 70), [0] * 70, batch_sizes=(1, 32, 64), repeats=1, memory=True, progress=False
+    )
+    assert [size.methods[0].memory_mb for size in found.sizes] == [None, 320.0, None]
+    found = run_benchmark(
+        [echo_method()], rows_of([3] * 70), [0] * 70, batch_sizes=(1, 64), repeats=1, memory=True, progress=False
+    )
+    assert [size.methods[0].memory_mb for size in found.sizes] == [None, 640.0]
+    assert found.settings["memory_batch_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"repeats": 0}, "`repeats` must be ≥ 1, got 0"),
+        ({"max_batches": 0}, "`max_batches` must be ≥ 1, got 0"),
+        ({"batch_sizes": ()}, r"`batch_sizes` must be different whole numbers ≥ 1, got \[\]"),
+        ({"batch_sizes": (8, 8)}, r"`batch_sizes` must be .* got \[8, 8\]"),
+        ({"batch_sizes": (0,)}, r"`batch_sizes` must be .* got \[0\]"),
+        ({"labels": [0]}, "`labels` must be as many as rows, 3, got 1"),
+        ({"rows": []}, "`rows` must be at least one"),
+        ({"rows": rows_of([1, 2, 3])[1:]}, "with `place` 0, 1, 2, ..., got 2 with others"),
+    ],
+)
+def test_impossible_arguments(kwargs, message):
+    arguments = {"rows": rows_of([1, 2, 3]), "labels": [0, 0, 0], **kwargs}
+    with pytest.raises(ValueError, match=message):
+        run_benchmark([echo_method()], **arguments, progress=False)
