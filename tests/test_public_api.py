@@ -30,6 +30,7 @@ PUBLIC = [
     "SideNetForImageClassification",
     "SideNetForSequenceClassification",
     "SideNetOutput",
+    "SideNetRunner",
     "SwinWithSideNetForImageClassification",
     "TimmWithSideNetForImageClassification",
     "ViTWithSideNetForImageClassification",

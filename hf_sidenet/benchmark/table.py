@@ -51,7 +51,8 @@ def text_of(
     parts.append("\n".join(f"- {_capital(each.text)}." for each in verdict.sizes))
     if verdict.left_out:
         drop = f"{100 * settings['max_accuracy_drop']:g} % of the rows"
-        parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(verdict.left_out)}.")
+        names = [f"{name} (batch size {', '.join(map(str, at))})" for name, at in verdict.left_out.items()]
+        parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(names)}.")
     if aims:
         parts.append(
             "\n".join(["Aims:", "", *(f"- {'met' if a.met else 'MISSED'}: {a.text}: {a.found}" for a in aims)])

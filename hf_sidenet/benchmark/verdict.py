@@ -19,13 +19,13 @@ class Verdict:
     Args:
         worth (`bool`, *optional*): `None` where no plain MainNet or nothing of ours was measured.
         text (`str`): why, in a sentence.
-        left_out (`list[str]`): methods that are not accurate enough to count.
+        left_out (`dict[str, list[int]]`): methods that are not accurate enough to count, and at which batch sizes.
         sizes (`list[Verdict]`): the same for each batch size alone.
     """
 
     worth: bool | None
     text: str
-    left_out: list[str]
+    left_out: dict[str, list[int]]
     sizes: list["Verdict"]
 
 
@@ -78,8 +78,11 @@ def _verdict(
 ) -> Verdict:
     good = [_Place(size.batch_size, result) for size in sizes for result in accurate(size, max_accuracy_drop)]
     names = {place.name for place in good}
-    everybody = [_Place(size.batch_size, result) for size in sizes for result in size.methods]
-    left_out = [place.name for place in everybody if place.name not in names]
+    left_out: dict[str, list[int]] = {}
+    for size in sizes:
+        for result in size.methods:
+            if _Place(size.batch_size, result).name not in names:
+                left_out.setdefault(result.name, []).append(size.batch_size)
     plain = [place for place in good if place.result.group == PLAIN]
     ours = [place for place in good if place.result.group == OURS and place.result.ratio is not None]
     if not plain or not ours:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a MainNet with SideNets fast: stages, the runner that fills its batches, and exports."""
 
+from .collect import collect_stages
 from .engine import RowError
 from .export import ExportError, export_stage
 from .exported import Exported
@@ -21,6 +22,7 @@ __all__ = [
     "SideNetRunner",
     "Stages",
     "TorchStages",
+    "collect_stages",
     "export_onnx",
     "export_stage",
     "export_torch",

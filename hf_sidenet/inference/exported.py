@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What exported folders of every format have in common: how they are written, and read as a chain of stages."""
 
-import copy
 import json
 import os
 from collections.abc import Sequence
@@ -141,12 +140,12 @@ def write_about(
     """
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     dtype = str(stages.dtype).removeprefix("torch.")
-    config = copy.deepcopy(stages.config)
+    config = json.loads(stages.config.to_json_string())
     # There is no code beside it that would be loaded.
-    config.auto_map = None
+    config.pop("auto_map", None)
     if precision not in (None, dtype):
-        config.calibration = None
-    (folder / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
+        config["calibration"] = None
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if processor is not None:
         processor.save_pretrained(folder)
     manifest = Manifest(

@@ -19,7 +19,7 @@ from .export import HIDDEN, export_stage
 from .exported import Exported, sizes, stage_file, write_about
 from .manifest import ONNX, StageFile
 from .onnx import OnnxStages
-from .onnx_graph import library, load, save, to_onnx
+from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
 from .onnx_int8 import convolutions, quantize_convolutions, quantize_linears
 from .reading import RowReader
 from .rows import Row, collate
@@ -80,8 +80,10 @@ def export_onnx(
         raise ValueError(f"`int8` must start from a model in float32, got {model.dtype}.")
     if calibration_rows is not None and not int8:
         raise ValueError("`calibration_rows` must not be given without `int8`.")
+    newest = library().defs.onnx_opset_version()
+    if opset is not None and not MIN_OPSET <= opset <= newest:
+        raise ValueError(f"`opset` must be in [{MIN_OPSET}, {newest}], got {opset}.")
     check_free(directory, overwrite=overwrite)
-    library()
     stages = Stages(model)
     batches = [] if calibration_rows is None else _batches(stages, calibration_rows, processor)
     with TemporaryDirectory() as scratch, writing_folder(directory, overwrite=overwrite) as folder:

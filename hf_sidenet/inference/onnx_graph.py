@@ -15,6 +15,8 @@ from .export import ExportError
 EXTRA = "onnx"
 # The layers of transformers are single operations from here on (LayerNorm from 17, GELU from 20).
 OPSET = 20
+# Of the exporter. The reductions of int8 need it too.
+MIN_OPSET = 18
 # A protocol buffer ends at 2 GiB; its weights lie in a file beside it then.
 MAX_BYTES = 2**31 - 2**20
 AXES = ("rows", "tokens")

@@ -49,11 +49,12 @@ def save_image_checkpoint(folder):
     return folder
 
 
-def save_plain(folder, **kwargs):
-    """A smaller classifier of the same texts."""
+def save_plain(folder, words=(), **kwargs):
+    """A smaller classifier of the same texts, whose tokenizer may know other words too."""
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     fields = {"vocab_size": len(tokenizer), "num_labels": 2, "num_hidden_layers": 1, **NAMES, **kwargs}
     bert(**fields).save_pretrained(folder)
+    tokenizer.add_tokens(list(words))
     tokenizer.save_pretrained(folder)
     return folder

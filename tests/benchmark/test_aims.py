@@ -74,6 +74,10 @@ def test_the_run_checks_itself():
     good = size(8, result(), stages=[stage_result(0.97), stage_result(1.15)])
     aim = only(aims_of([good], 0.01), "this run can be trusted")
     assert (aim.met, aim.found) == (True, "0.97 to 1.15")
+    # Three stages are two more calls, which weigh with one row: up to 1.2 there.
+    assert only(aims_of([size(1, result(), stages=[stage_result(1.2)])], 0.01), "this run can be trusted").met
+    assert not only(aims_of([size(1, result(), stages=[stage_result(1.21)])], 0.01), "this run can be trusted").met
+    assert not only(aims_of([size(2, result(), stages=[stage_result(1.2)])], 0.01), "this run can be trusted").met
     bad = size(32, result(), stages=[stage_result(1.3, "bfloat16"), stage_result(None)])
     aim = only(aims_of([good, bad], 0.01), "this run can be trusted")
     assert (aim.met, aim.found) == (False, "1.30 (bfloat16, eager, by length, batch size 32)")

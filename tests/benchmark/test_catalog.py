@@ -237,6 +237,11 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
         Catalog(Settings(text_checkpoint, truncated=other))
     with pytest.raises(ValueError, match="`small_model` must have the checkpoint's classes"):
         Catalog(Settings(text_checkpoint, small_model=other))
+    save_plain(tmp_path / "words", words=["anotherword"])
+    with pytest.raises(
+        ValueError, match=r"`truncated` must have the checkpoint's vocabulary of 30,522 tokens, .* 30,523"
+    ):
+        Catalog(Settings(text_checkpoint, truncated=str(tmp_path / "words")))
 
 
 def test_the_cascade_is_as_accurate_as_the_checkpoint(text_checkpoint, small_model):

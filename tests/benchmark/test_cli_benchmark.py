@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet benchmark` as it is typed, on a tiny checkpoint."""
 
+import inspect
 import json
 
 import pytest
 import torch
 
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX
+from hf_sidenet.inference.precision import DTYPES
 from tests.examples.commands import save_pictures, sentences
 from tests.test_cli import contents, run, run_json
 
@@ -116,3 +119,17 @@ def test_rivals_that_cannot_be_compared(typed, text_checkpoint, tmp_path):
     done = run(*typed, "--output-dir", text_checkpoint)
     assert done.code == 2
     assert done.last.startswith("Error: --output-dir: must be another folder than that of DIRECTORY")
+
+
+def test_defaults_are_the_librarys():
+    from hf_sidenet.benchmark import run_benchmark
+    from hf_sidenet.cli.app import benchmark
+    from hf_sidenet.cli.benchmarking import ENGINES, PRECISIONS
+
+    here, there = inspect.signature(benchmark).parameters, inspect.signature(run_benchmark).parameters
+    for name in ("repeats", "max_accuracy_drop", "seed", "memory"):
+        assert here[name].default == there[name].default, name
+    assert tuple(here["batch_size"].default) == there["batch_sizes"].default
+    assert tuple(ENGINES.values()) == (EAGER, COMPILED, ONNX)
+    assert set(here["precision"].default.split(",")) < set(PRECISIONS)
+    assert {*DTYPES, "int8"} == set(PRECISIONS)

@@ -92,8 +92,8 @@ def test_text():
     assert lines[5].startswith("- Batch size 8: worth it here: ")
     assert lines[6].startswith("- Batch size 32: worth it here: ")
     assert (
-        "Not counted, since they are right on more than 1 % of the rows less: cascade, float32, eager, by length at "
-        "batch size 8."
+        "Not counted, since they are right on more than 1 % of the rows less: cascade, float32, eager, by length "
+        "(batch size 8)."
     ) in lines
     assert (
         "- MISSED: ours in float32: the answers of the model's own forward: 4 (runner, float32, eager, by length, "

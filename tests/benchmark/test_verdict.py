@@ -26,7 +26,7 @@ def test_worth_it():
     )
     assert [each.worth for each in found.sizes] == [False, True]
     assert found.sizes[0].text.startswith("batch size 8: do not use here: nothing of ours is more than 5 % faster")
-    assert found.left_out == []
+    assert found.left_out == {}
 
 
 def test_a_faster_rival_is_named():
@@ -75,11 +75,11 @@ def test_what_is_not_accurate_enough_does_not_count():
     found = verdict_of(sizes, 0.01)
     assert found.worth
     assert "answers 2.00× its twin" in found.text
-    assert found.left_out == [f"{quick.name} at batch size 8", f"{wrong.name} at batch size 8"]
+    assert found.left_out == {quick.name: [8], wrong.name: [8]}
     # One percent exactly is allowed.
     assert result(accuracy=0.89) in accurate(size(8, result(), result(accuracy=0.89)), 0.01)
     loose = verdict_of(sizes, 0.05)
-    assert loose.left_out == []
+    assert loose.left_out == {}
     assert not loose.worth
 
 

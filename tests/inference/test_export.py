@@ -158,7 +158,7 @@ def test_loaded(bert, folder):
 
 
 def test_loading_needs_a_word_of_trust(folder):
-    with pytest.raises(ValueError, match="`trust_programs` must be True to load .* can run any code"):
+    with pytest.raises(ValueError, match=r"`trust_programs` must be True to load .* can run any code"):
         TorchStages.load(folder[0])
 
 
@@ -178,7 +178,9 @@ def test_pickles_are_refused_even_with_trust(bert, folder, tmp_path):
         TorchStages.load(tmp_path, trust_programs=True)
 
 
-@pytest.mark.parametrize("name", ["data/aotinductor/model/lib.so", "data/constants/custom_obj_0", "code/a.py", "x.pkl"])
+@pytest.mark.parametrize(
+    "name", ["data/aotinductor/model/lib.so", "data/constants/custom_obj_0", "code/a.py", "x.pkl"]
+)
 def test_unknown_entries_are_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.pt2", "w") as archive:
         archive.writestr("a/models/model.json", "{}")
@@ -229,7 +231,7 @@ class Off:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i, x, y: (x, y + 1e-3 * (i == 2)), "logits of stage 2 differs from the model's by .* more than rounding"),
+        (lambda i, x, y: (x, y + 1e-3 * (i == 2)), "logits of stage 2 differs from the model's by .* than rounding"),
         (lambda i, x, y: (x if i else x + 0.1, y), "x_c of stage 0 differs"),
         (lambda i, x, y: (x, y.masked_fill(y == y.max(), torch.nan)), "logits of stage 0 differs .* by nan"),
         (lambda i, x, y: (x, y[:, :2]), r"logits of stage 0 is torch.float32 of \(5, 2\), but must be .* of \(5, 3\)"),

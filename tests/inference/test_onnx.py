@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_sidenet.inference import ExportError, OnnxStages, SideNetRunner, Stages, export_onnx, onnx_graph
-from hf_sidenet.inference.manifest import MANIFEST, Manifest
+from hf_sidenet.inference.manifest import MANIFEST, Manifest, sha256
+from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
 from ..examples.commands import minilm
 from ..models import (
@@ -264,7 +265,7 @@ def test_weights_of_more_than_two_gib_lie_beside_the_model(bert, tmp_path, monke
     stages = OnnxStages.load(tmp_path / "out")
     assert_same(chained(stages, texts(3, 4)), every_exit(bert, texts(3, 4)))
     (tmp_path / "out" / "stage_1.onnx.data").write_bytes(b"other")
-    with pytest.raises(ValueError, match="stage_1.onnx.data is not the file that was written"):
+    with pytest.raises(ValueError, match=r"stage_1.onnx.data is not the file that was written"):
         OnnxStages.load(tmp_path / "out")
 
 
@@ -272,11 +273,12 @@ def test_weights_of_more_than_two_gib_lie_beside_the_model(bert, tmp_path, monke
     ("kwargs", "message"),
     [
         ({"calibration_rows": []}, "`calibration_rows` must not be given without `int8`"),
-        ({"opset": 3}, "torch.onnx.export fails|cannot be exported|opset"),
+        ({"opset": 17}, r"`opset` must be in \[18, \d+\], got 17"),
+        ({"opset": 99}, r"`opset` must be in \[18, \d+\], got 99"),
     ],
 )
 def test_impossible_arguments(bert, tmp_path, kwargs, message):
-    with pytest.raises((ValueError, ExportError), match=message):
+    with pytest.raises(ValueError, match=message):
         export_onnx(bert, tmp_path / "out", progress=False, **kwargs)
     assert not list(tmp_path.iterdir())
 
@@ -284,9 +286,9 @@ def test_impossible_arguments(bert, tmp_path, kwargs, message):
 def test_impossible_models(bert, tmp_path):
     with pytest.raises(ValueError, match="`model` must be in evaluation mode"):
         export_onnx(copy.deepcopy(bert).train(), tmp_path / "out")
-    with pytest.raises(ValueError, match="must be in float32 or float16 on the CPU .* got torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"must be in float32 or float16 on the CPU .* got torch.bfloat16"):
         export_onnx(copy.deepcopy(bert).bfloat16(), tmp_path / "out")
-    with pytest.raises(ValueError, match="`int8` must start from a model in float32, got torch.float16"):
+    with pytest.raises(ValueError, match=r"`int8` must start from a model in float32, got torch.float16"):
         export_onnx(copy.deepcopy(bert).half(), tmp_path / "out", int8=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`output_dir` must be new or empty unless `overwrite` is given"):
@@ -304,7 +306,7 @@ def test_a_wrong_export_is_not_written(bert, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr("hf_sidenet.inference.onnx_export.to_onnx", spoilt)
-    with pytest.raises(ExportError, match="differs from the model's by .* which is more than rounding"):
+    with pytest.raises(ExportError, match=r"differs from the model's by .* which is more than rounding"):
         export_onnx(bert, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())
 
@@ -360,9 +362,6 @@ def swapped(folder):
 
 def no_model(folder):
     (folder / "stage_2.onnx").write_bytes(b"no model")
-    Manifest.read.__func__  # noqa: B018 (the hash is mended below)
-    from hf_sidenet.inference.manifest import sha256
-
     changed(MANIFEST, lambda d: d["sha256"].update({"stage_2.onnx": sha256(folder / "stage_2.onnx")}))(folder)
 
 
@@ -399,20 +398,30 @@ def test_damaged_folders(copied, name):
 def test_config_of_other_sidenets(copied, tmp_path):
     other = tiny.bert_with_sidenets((2,)).config
     other.to_json_file(copied / "config.json")
-    with pytest.raises(ValueError, match="is damaged: 1 SideNets in config.json, but 3 stages"):
+    with pytest.raises(ValueError, match=r"is damaged: 1 SideNets in config.json, but 3 stages"):
         OnnxStages.load(copied)
-    other = tiny.bert_with_sidenets((1, 3)).config
-    other.num_labels = 5
+    other = BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(num_labels=5), exit_layers=[1, 3]).config
     other.to_json_file(copied / "config.json")
-    with pytest.raises(ValueError, match="stage_0.onnx must have 5 classes as the config, got 3"):
+    with pytest.raises(ValueError, match=r"stage_0.onnx must have 5 classes as the config, got 3"):
         OnnxStages.load(copied)
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3) | st.sampled_from(["hidden", "logits", "../x"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.text(max_size=3)
+    | st.sampled_from(["hidden", "logits", "../x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=5,
 )
+
+
+def read(folder):
+    try:
+        return Manifest.read(folder, "onnx"), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -432,10 +441,9 @@ def test_a_manifest_is_right_or_refused(folder, tmp_path_factory, data):
     for file in folder.glob("*.onnx"):
         (place / file.name).symlink_to(file)
     (place / MANIFEST).write_text(json.dumps(document))
-    try:
-        manifest = Manifest.read(place, "onnx")
-    except ValueError as error:
-        assert "`directory`" in str(error)
+    manifest, message = read(place)
+    if manifest is None:
+        assert message.startswith("`directory` ")
         return
     again = place / "again"
     again.mkdir()
