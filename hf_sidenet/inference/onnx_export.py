@@ -20,7 +20,7 @@ from .exported import Exported, sizes, stage_file, write_about
 from .manifest import ONNX, StageFile
 from .onnx import OnnxStages
 from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
-from .onnx_int8 import convolutions, quantize_convolutions, quantize_linears
+from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
 from .reading import RowReader
 from .rows import Row, collate
 from .stages import Stages
@@ -48,18 +48,19 @@ def export_onnx(
     Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
     the model's own before the folder appears.
 
-    In int8 linear layers quantise every token by itself, so that answers do not depend on the batch; convolutions take
-    fixed ranges from `calibration_rows`. θ was chosen for other answers then: the folder's config has no evidence
-    (`calibration` is `None`) until `hf-sidenet recalibrate` has found a new θ for it.
+    In int8 linear layers quantise every token by itself, so that answers do not depend on the batch; the convolutions
+    of MainNets that have no linear layers in their blocks take fixed ranges from `calibration_rows`. θ was chosen for
+    other answers then: the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate`
+    has found a new θ for it.
 
     Args:
         model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU, in float32 or float16.
         directory (`str` or `os.PathLike`): folder to write.
         processor (tokenizer or image processor, *optional*): saved beside the stages.
-        int8 (`bool`, *optional*, defaults to `False`): turn linear layers and convolutions of the MainNet to int8.
+        int8 (`bool`, *optional*, defaults to `False`): turn linear layers of the MainNet, or convolutions, to int8.
         calibration_rows (`Iterable`, *optional*):
-            Rows as [`SideNetRunner`] takes them; some hundred are enough. Only for int8, where there are convolutions:
-            training rows, since rows that certify θ must be used for nothing else.
+            For int8: rows as [`SideNetRunner`] takes them, some hundred. Convolutions need them; where they are given,
+            the answers on them are compared too. Training rows: those that certify θ must be used for nothing else.
         opset (`int`, *optional*): version of the ONNX operations, by default 20.
         overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
@@ -112,22 +113,21 @@ def _write_stage(stages: Stages, index: int, folder: Path, opset: int | None) ->
 def _write_int8(
     stages: Stages, files: Sequence[StageFile], plain: Path, folder: Path, batches: Batches, progress: bool
 ) -> None:
-    count = 0
-    for index in logging.tqdm(range(len(files)), desc="Turning stages to int8", disable=not progress):
-        source, target = (each / files[index].file for each in (plain, folder))
-        model = load(source)
-        if found := convolutions(model):
-            if not batches:
-                raise ValueError(
-                    f"`calibration_rows` must be given for int8 of convolutions ({len(found)} in stage {index}), got "
-                    "none."
-                )
-            quantize_convolutions(source, target, _feeds(stages, index, files[index].inputs, batches))
-            model = load(target)
-        count += len(found) + quantize_linears(model, stages.config.num_labels)
-        save(model, target)
+    count, convolutions = 0, 0
+    for file in files:
+        model = load(plain / file.file)
+        convolutions += num_convolutions(model)
+        count += quantize_linears(model, stages.config.num_labels)
+        save(model, folder / file.file)
+    if count == 0 and convolutions == 0:
+        raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
+    if count == 0 and not batches:
+        raise ValueError(f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none.")
     if count == 0:
-        raise ValueError("`int8` must find convolutions or linear layers in the MainNet's blocks, got none.")
+        for index in logging.tqdm(range(len(files)), desc="Calibrating stages", disable=not progress):
+            file = files[index]
+            feeds = _feeds(stages, index, file.inputs, batches)
+            quantize_convolutions(plain / file.file, folder / file.file, feeds)
 
 
 def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:

@@ -5,8 +5,9 @@ Linear layers on tokens or positions: weights per output channel, and every toke
 model runs. So nothing has to be calibrated, and the answer to a row does not depend on its batch, as it would with the
 one range per batch that dynamic quantisation usually takes.
 
-Convolutions: weights per output channel, and ranges of what goes in from calibration rows. SideNets, poolers and
-classifiers, which see one vector per row, stay as they are.
+Convolutions, of MainNets that have no such linear layers: weights per output channel, and fixed ranges of what goes in
+from calibration rows. Those beside linear layers, which cut patches or mix neighbours, stay as they are: their ranges
+would be forced on what the linear layers read. SideNets, poolers and classifiers, which see one vector per row, stay.
 """
 
 from collections.abc import Iterable
@@ -40,20 +41,13 @@ def quantize_linears(model: Any, num_labels: int) -> int:
     return _Linears(model, num_labels).quantize()
 
 
-def convolutions(model: Any) -> list[str]:
-    """Names of the convolutions that are worth int8: not those that cut an image into patches, which run once.
+def num_convolutions(model: Any) -> int:
+    """How many convolutions a model has.
 
     Args:
         model (`onnx.ModelProto`): of [`to_onnx`].
     """
-    found = []
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            sizes = {each.name: list(each.ints) for each in node.attribute}
-            kernel = sizes.get("kernel_shape")
-            if kernel != sizes.get("strides") or max(kernel) == 1:
-                found.append(node.name)
-    return found
+    return sum(node.op_type == "Conv" for node in model.graph.node)
 
 
 def quantize_convolutions(source: Path, target: Path, feeds: Iterable[dict[str, np.ndarray]]) -> None:
@@ -65,11 +59,6 @@ def quantize_convolutions(source: Path, target: Path, feeds: Iterable[dict[str, 
         feeds (`Iterable[dict[str, np.ndarray]]`): batches of its inputs, which show the ranges.
     """
     quantization = require("onnxruntime.quantization", EXTRA)
-    model = library().load(source)
-    chosen = convolutions(model)
-    others = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in chosen]
-    # Between linear layers an addition would lose what these keep.
-    has_linears = any(_is_linear(node, weights_of(model)) for node in model.graph.node)
 
     class Feeds(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -85,8 +74,7 @@ def quantize_convolutions(source: Path, target: Path, feeds: Iterable[dict[str, 
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
-        op_types_to_quantize=["Conv"] if has_linears else list(BETWEEN_CONVOLUTIONS),
-        nodes_to_exclude=others,
+        op_types_to_quantize=list(BETWEEN_CONVOLUTIONS),
     )
 
 
