@@ -47,7 +47,8 @@ def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.
             "device": str(device),
             "num_threads": torch.get_num_threads(),
         }
-        command = [sys.executable, "-m", __name__]
+        # Not `-m`: the package imports this module before it would run.
+        command = [sys.executable, "-c", f"from {__name__} import {answer_order.__name__} as run; run()"]
         done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the process that measures the memory of {method.name!r} failed: {done.stderr[-2000:]}")
@@ -86,5 +87,6 @@ def _peak_resident() -> float:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-if __name__ == "__main__":
+def answer_order() -> None:
+    """What the other process does: an order on standard input, MB on standard output."""
     print(measure_here(json.load(sys.stdin)))

@@ -115,15 +115,22 @@ def export_variants(
         stages = exported.get(precision)
         if stages is None:
             stages = str(Path(folder) / precision)
-            if int8 and checkpoint.config.input_size is not None:
-                raise ValueError(
-                    "`also` must name a folder of `hf-sidenet export --int8` for images, since training rows show the "
-                    "ranges of their convolutions, got none."
-                )
-            export_onnx(checkpoint.model, stages, int8=int8)
+            _export(checkpoint, stages, int8)
         Path(folder).mkdir(parents=True, exist_ok=True)
         plain = str(Path(folder) / f"plain-{precision}.onnx")
         chain = PlainChain(checkpoint.plain, checkpoint.config.input_size)
         export_plain(chain, plain, int8=int8, rows=rows[:CALIBRATION_ROWS])
         found[precision] = (stages, plain)
     return found
+
+
+def _export(checkpoint: Checkpoint, folder: str, int8: bool) -> None:
+    try:
+        export_onnx(checkpoint.model, folder, int8=int8)
+    except ValueError as error:
+        if "`calibration_rows`" not in str(error):
+            raise
+        raise ValueError(
+            "`also` must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions, since training "
+            "rows show their ranges, got none."
+        ) from error

@@ -12,7 +12,7 @@ from ..inference.engine import by_kind, padding_of
 from ..inference.export import DEFAULTS, export_stage
 from ..inference.onnx import CPU, ENTRIES
 from ..inference.onnx_graph import load, save, to_onnx
-from ..inference.onnx_int8 import convolutions, quantize_convolutions, quantize_linears
+from ..inference.onnx_int8 import quantize_convolutions, quantize_linears
 from ..inference.rows import Row, collate
 from ..optional import require
 from .plain import PlainChain, PlainConfig
@@ -22,12 +22,12 @@ BATCH_SIZE = 32
 
 
 def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows: Sequence[Row] = ()) -> None:
-    """Write a classifier as one ONNX file, by the same steps as [`export_onnx`] takes for a stage.
+    """Write a classifier as one ONNX file, by the same steps as [`export_onnx`] takes for its stages.
 
     Args:
         chain ([`PlainChain`]): in float32 or float16, on the CPU.
         path (`str` or `os.PathLike`): the file.
-        int8 (`bool`): turn linear layers and convolutions to int8.
+        int8 (`bool`): turn linear layers to int8, or convolutions where there are none.
         rows (`Sequence[Row]`, *optional*): that show the ranges of what goes into convolutions.
 
     Raises:
@@ -41,11 +41,10 @@ def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows
     if not int8:
         return
     model = load(path)
-    if convolutions(model):
+    if quantize_linears(model, chain.config.num_labels):
+        save(model, path)
+    else:
         quantize_convolutions(path, path, _feeds(chain, names, rows))
-        model = load(path)
-    quantize_linears(model, chain.config.num_labels)
-    save(model, path)
 
 
 class PlainOnnx:

@@ -70,11 +70,12 @@ def run_benchmark(
     rounds = _Rounds(methods, labels, repeats, torch.device(device), seed, progress)
     expected = {method.name: method.expected(rows) for method in methods if method.expected is not None}
     memory_size = MEMORY_BATCH_SIZE if MEMORY_BATCH_SIZE in batch_sizes else max(batch_sizes)
+    # First, since its processes may fail, and times take long.
+    peaks = rounds.memory(cut(rows, memory_size, max_batches), memory_size) if memory else {}
     sizes = []
     for batch_size in batch_sizes:
         batches = cut(rows, batch_size, max_batches)
-        peaks = rounds.memory(batches, batch_size) if memory and batch_size == memory_size else {}
-        sizes.append(rounds.time(batches, batch_size, expected, peaks))
+        sizes.append(rounds.time(batches, batch_size, expected, peaks if batch_size == memory_size else {}))
     settings = {
         "batch_sizes": list(batch_sizes),
         "repeats": repeats,

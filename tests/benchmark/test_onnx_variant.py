@@ -43,9 +43,12 @@ def test_what_was_not_exported_is_not_compared(text_checkpoint):
         assert {each.engine for each in Catalog(settings).with_onnx("nowhere", []).methods()} == {EAGER}
 
 
-def test_int8_of_pictures_needs_training_rows(image_checkpoint, tmp_path):
+@pytest.mark.slow
+def test_int8_of_convolutions_needs_training_rows(image_checkpoint, tmp_path):
     catalog = Catalog(Settings(image_checkpoint, precisions=("int8",), engines=(ONNX,)))
-    with pytest.raises(ValueError, match="`also` must name a folder of `hf-sidenet export --int8` for images"):
+    with pytest.raises(
+        ValueError, match="`also` must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions"
+    ):
         catalog.with_onnx(tmp_path, image_rows())
 
 
