@@ -37,6 +37,9 @@ class DataArguments:
     )
     image_size: int | None = field(default=None, metadata={"help": "In pixels; by default the image processor's."})
     augment: bool = field(default=True, metadata={"help": "Crop and flip training images at random."})
+    split_seed: int | None = field(
+        default=None, metadata={"help": "Seed with which --validation_split shuffles, by default --seed."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use the first rows only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
@@ -61,6 +64,7 @@ def load_images(args: DataArguments, seed: int) -> DatasetDict:
         if missing:
             raise ValueError(f"{missing} must be columns of the {name} rows, which have {rows.column_names}.")
     if "validation" not in splits:
+        seed = seed if args.split_seed is None else args.split_seed
         halves = splits["train"].train_test_split(args.validation_split, seed=seed)
         splits |= {"train": halves["train"], "validation": halves["test"]}
     for name, rows in splits.items():

@@ -36,9 +36,12 @@ class DataArguments:
     )
     resplit: list[int] | None = field(
         default=None,
-        metadata={"help": "Three numbers: put all rows together, shuffle them with --seed, and split them so."},
+        metadata={"help": "Three numbers: put all rows together, shuffle them, and split them so."},
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut, in tokens."})
+    split_seed: int | None = field(
+        default=None, metadata={"help": "Seed with which --resplit and --validation_split shuffle, by default --seed."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use the first rows only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
@@ -65,6 +68,8 @@ def load_texts(args: DataArguments, seed: int) -> DatasetDict:
     if "test" in splits and splits["test"].unique(args.label_column) == [-1]:
         print("The test rows have no labels (-1) and are left out.")
         del splits["test"]
+    if args.split_seed is not None:
+        seed = args.split_seed
     if args.resplit is not None:
         splits = _split_again(list(splits.values()), args.resplit, seed)
     elif "validation" not in splits:

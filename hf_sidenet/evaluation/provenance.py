@@ -22,7 +22,7 @@ def provenance() -> str:
     return "\n".join(
         [
             f"- command: `{_command()}`",
-            f"- date: {date.today()}, commit: {_commit()}",
+            f"- date: {date.today()}, commit: {commit()}",
             f"- Python {platform.python_version()}, {', '.join(_versions())}",
             f"- {hardware()}",
         ]
@@ -48,8 +48,8 @@ def _command() -> str:
     return re.sub(r"hf_[A-Za-z0-9]{16,}", "***", shlex.join(words))
 
 
-def _commit() -> str:
-    """Of the checkout that this package runs from; installed packages have none."""
+def commit() -> str:
+    """`git describe` of the checkout that this package runs from; installed packages have none."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return "none"

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment: one YAML file that says what is trained, on which data, with which seeds."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "text": EXAMPLES / "text_classification" / "run_text_classification.py",
+    "image": EXAMPLES / "image_classification" / "run_image_classification.py",
+    "text-cut": Path(__file__).with_name("train_cut.py"),
+}
+FIELDS = {"base", "task", "group", "seeds", "heads_of", "poolings", "arguments"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a file under `configs/` says.
+
+    Args:
+        name (`str`): name of the file.
+        task (`str`): `"text"` or `"image"`, which script trains; `"text-cut"` for texts and a MainNet cut short.
+        group (`str`): what the experiment is for, as `"joint"`, in tables and figures.
+        seeds (`list[int]`): one run each.
+        arguments (`dict[str, Any]`): of the script; `$NAME` stands for an environment variable.
+        heads_of (`str`, *optional*):
+            Name of the experiment whose MainNets get SideNets that learn from cached features.
+        poolings (`list[str]`): with `heads_of`, how each place is read.
+    """
+
+    name: str
+    task: str
+    group: str
+    seeds: list[int]
+    arguments: dict[str, Any]
+    heads_of: str | None
+    poolings: list[str]
+
+    @property
+    def is_text(self) -> bool:
+        return self.task != "image"
+
+    def folder(self, output_dir: Path, seed: int) -> Path:
+        """Where a run leaves what it found."""
+        return output_dir / self.name / f"seed-{seed}"
+
+    def words(self, seed: int, folder: Path) -> list[str]:
+        """The arguments of the script as typed.
+
+        Raises:
+            ValueError: an environment variable is not set.
+        """
+        words = []
+        for name, value in {**self.arguments, "seed": seed, "output_dir": str(folder)}.items():
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(_expanded(self.name, str(one)) for one in values)]
+        return words
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read a file and the files that its `base` names; the nearer one wins.
+
+    Raises:
+        ValueError: the file is missing or no mapping, or a field is unknown, missing or of a wrong kind.
+    """
+    content = _read(path)
+    unknown = sorted(set(content) - FIELDS)
+    if unknown:
+        raise ValueError(f"{path}: the fields must be among {sorted(FIELDS)}, got {unknown}.")
+    missing = sorted({"task", "group", "seeds"} - set(content))
+    if missing:
+        raise ValueError(f"{path}: {missing} must be given.")
+    if content["task"] not in SCRIPTS:
+        raise ValueError(f"{path}: `task` must be one of {sorted(SCRIPTS)}, got {content['task']!r}.")
+    seeds = content["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"{path}: `seeds` must be a list of numbers ≥ 0, got {seeds!r}.")
+    return Experiment(
+        name=path.stem,
+        task=content["task"],
+        group=content["group"],
+        seeds=seeds,
+        arguments=content.get("arguments", {}),
+        heads_of=content.get("heads_of"),
+        poolings=content.get("poolings", ["mean"]),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there must be a file {path}, got none.")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: must hold fields, got {content!r}.")
+    content = dict(content)
+    if "base" in content:
+        base = _read(path.parent / content.pop("base"))
+        arguments = {**base.get("arguments", {}), **content.get("arguments", {})}
+        content = {**base, **content, "arguments": arguments}
+    return content
+
+
+def _expanded(name: str, text: str) -> str:
+    def value(match: re.Match) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"experiment {name!r} needs the environment variable {match[1]}, which is not set.")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$([A-Z][A-Z0-9_]*)", value, text)

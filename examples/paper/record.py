@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run leaves: logits of validation and test rows, costs, and where they come from."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from cut_model import load_cut
+from experiments import Experiment
+from rows import rows_of
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
+
+import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
+from hf_sidenet.checkpoint import versions
+from hf_sidenet.data.costs import typical_batches
+from hf_sidenet.data.rows import Rows
+from hf_sidenet.evaluation.provenance import commit, hardware
+from hf_sidenet.measurement import collect, measure_costs
+from hf_sidenet.measurement.costs import time_calls
+from hf_sidenet.measurement.files import replacing
+from hf_sidenet.measurement.inputs import model_inputs
+from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
+from hf_sidenet.models.probe import counting_flops, evaluating
+
+
+RUN = "run.json"
+SPLITS = ("validation", "test")
+BATCH_SIZE = 32
+# Batches to count and to time, and how often.
+COUNTED, TIMED, REPEATS = 8, 2, 3
+
+
+def record(experiment: Experiment, seed: int, folder: Path, words: list[str], seconds: float) -> None:
+    """Evaluate a trained checkpoint in float32 and write `run.json` last.
+
+    Args:
+        experiment ([`Experiment`]): what was trained.
+        seed (`int`): of this run.
+        folder (`Path`): with the checkpoint; its epochs' checkpoints are removed.
+        words (`list[str]`): arguments of the run.
+        seconds (`float`): that training took in this call.
+    """
+    rows = rows_of(experiment, words, folder)
+    model = load_model(experiment, folder)
+    for split in SPLITS:
+        record_rows(model, rows[split], folder, split)
+    write_run(experiment, seed, folder, words, rows, costs_of(model, rows["test"]), seconds)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def load_model(experiment: Experiment, folder: Path) -> PreTrainedModel:
+    """The trained model in float32, on a GPU where there is one."""
+    if experiment.task == "text-cut":
+        model = load_cut(folder)
+    elif experiment.is_text:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def record_rows(model: PreTrainedModel, rows: Rows, folder: Path, split: str) -> None:
+    """`SPLIT_records.safetensors` of a model with SideNets, `SPLIT_logits.safetensors` of a plain one."""
+    order = _by_length(rows)
+    batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+    loader = DataLoader(rows.dataset, batch_sampler=batches, collate_fn=rows.collate_fn)
+    back = torch.tensor(order).argsort()
+    if isinstance(model, SideNetPreTrainedModel):
+        collect(model, loader).select(back).save(folder / f"{split}_records.safetensors")
+        return
+    logits, labels = [], []
+    with torch.no_grad(), evaluating(model):
+        for batch in logging.tqdm(loader, desc=f"Logits of {split} rows"):
+            labels.append(batch["labels"].cpu())
+            logits.append(model(**model_inputs(batch, model.device, model.dtype)).logits.cpu())
+    found = {"logits": torch.cat(logits)[back], "labels": torch.cat(labels)[back].long()}
+    with replacing(folder / f"{split}_logits.safetensors") as temporary:
+        save_file(found, temporary)
+
+
+def costs_of(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
+    """Cost of an answer at each exit on rows as they come, or of a plain model: parameters, FLOPs, ms per row."""
+    batches = typical_batches(rows, BATCH_SIZE, COUNTED)
+    if isinstance(model, SideNetPreTrainedModel):
+        return asdict(measure_costs(model, batches, repeats=REPEATS, timed_batches=TIMED, progress=True))
+    inputs = [model_inputs(batch, model.device, model.dtype) for batch in batches]
+    num_rows = sum(len(batch["labels"]) for batch in batches)
+    with torch.no_grad(), evaluating(model), counting_flops() as counter:
+        for batch in inputs:
+            model(**batch)
+    with torch.no_grad(), evaluating(model):
+        seconds = time_calls([partial(model)], inputs[:TIMED], REPEATS, progress=False)[0]
+    return {
+        "mainnet_params": sum(parameter.numel() for parameter in model.parameters()),
+        "mainnet_flops": counter.get_total_flops() / num_rows,
+        "mainnet_milliseconds": 1e3 * seconds / sum(len(batch["labels"]) for batch in batches[:TIMED]),
+        "num_threads": torch.get_num_threads(),
+        "device": str(model.device),
+    }
+
+
+def write_run(
+    experiment: Experiment,
+    seed: int,
+    folder: Path,
+    words: list[str],
+    rows: Mapping[str, Rows],
+    costs: dict[str, Any],
+    seconds: float,
+) -> None:
+    """`run.json`, which says that a run is finished."""
+    content = {
+        "name": experiment.name,
+        "task": "text" if experiment.is_text else "image",
+        "group": experiment.group,
+        "seed": seed,
+        "arguments": words,
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "versions": versions("accelerate", "datasets"),
+        "hardware": hardware(),
+        "seconds": round(seconds, 1),
+        "rows": {split: len(of) for split, of in rows.items()},
+        "fingerprints": {split: of.fingerprint for split, of in rows.items()},
+        "costs": costs,
+    }
+    with replacing(folder / RUN) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def _by_length(rows: Rows) -> list[int]:
+    """Row numbers, the longest text first, so that there is little padding."""
+    names = getattr(rows.dataset, "column_names", [])
+    if "input_ids" not in names:
+        return list(range(len(rows)))
+    lengths = [len(ids) for ids in rows.dataset.with_format(None)["input_ids"]]
+    return sorted(range(len(rows)), key=lambda i: -lengths[i])

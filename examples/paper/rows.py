@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a run, split as it was trained."""
+
+import importlib
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from experiments import SCRIPTS, Experiment
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
+
+from hf_sidenet.data import Columns, load_processor
+from hf_sidenet.data.rows import Rows, prepare_rows
+from hf_sidenet.training import MainNetArguments, SideNetArguments
+
+
+def rows_of(experiment: Experiment, words: list[str], checkpoint: Path) -> dict[str, Rows]:
+    """Train, validation and test rows as inputs of a checkpoint of this experiment, images without augmentation.
+
+    Args:
+        experiment ([`Experiment`]): what was trained.
+        words (`list[str]`): its arguments.
+        checkpoint (`Path`): folder with the config and the processor.
+    """
+    data = data_module(experiment.is_text)
+    _, data_args, _, training_args = parse(words, experiment.is_text)
+    load = data.load_texts if experiment.is_text else data.load_images
+    inputs = tuple(data_args.text_columns) if experiment.is_text else (data_args.image_column,)
+    return prepare_rows(
+        load(data_args, training_args.seed),
+        AutoConfig.from_pretrained(checkpoint),
+        load_processor(str(checkpoint), experiment.is_text),
+        is_text=experiment.is_text,
+        columns=Columns(inputs, data_args.label_column, experiment.is_text),
+        max_length=data_args.max_seq_length if experiment.is_text else None,
+    )
+
+
+def parse(words: list[str], is_text: bool) -> tuple:
+    """MainNet, data, SideNet and training arguments."""
+    kinds = (MainNetArguments, data_module(is_text).DataArguments, SideNetArguments, TrainingArguments)
+    return HfArgumentParser(kinds).parse_args_into_dataclasses(words)
+
+
+@cache
+def data_module(is_text: bool) -> ModuleType:
+    """`text_data` or `image_data`, beside the script that trains on them."""
+    sys.path.append(str(SCRIPTS["text" if is_text else "image"].parent))
+    return importlib.import_module("text_data" if is_text else "image_data")
