@@ -12,7 +12,7 @@ WORKERS ?= auto
 OLDEST = torch==2.11.0 torchvision==0.26.0 transformers==5.17.0 timm==1.0.23
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-text test test-gpu test-oldest quality style docs clean
+.PHONY: help demo demo-text paper-page test test-gpu test-oldest quality style docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ demo-text: ## the same on SST-2; needs SIDENET_DATA (holds sst2/) and SIDENET_BE
 	$(if $(missing),$(error demo-text: not set: $(missing) (SIDENET_DATA: folder with sst2/; SIDENET_BERT: folder with a BERT checkpoint and its tokenizer)))
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
 	$(VENV)/bin/python examples/demo/demo_text.py
+
+paper-page: $(VENV)/.installed-dev ## write docs/results/paper/index.md and its figures from the tables beside it
+	$(VENV)/bin/python examples/paper/page.py
 
 # --- look after it ---------------------------------------------------------------------------------------------
 

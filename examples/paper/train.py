@@ -63,6 +63,7 @@ def _train(script: Path, words: list[str], folder: Path) -> None:
     command = [sys.executable, str(script), *words, "--do_train"]
     last = get_last_checkpoint(str(folder))
     if last is not None:
+        print(f"{folder}: goes on from {Path(last).name}", flush=True)
         command += ["--resume_from_checkpoint", last]
     code = subprocess.run(command).returncode
     if code != 0:

@@ -21,7 +21,7 @@ def provenance() -> str:
     """A Markdown list for the top of a result: this process's command, the commit, versions and hardware."""
     return "\n".join(
         [
-            f"- command: `{_command()}`",
+            f"- command: `{command()}`",
             f"- date: {date.today()}, commit: {commit()}",
             f"- Python {platform.python_version()}, {', '.join(_versions())}",
             f"- {hardware()}",
@@ -34,7 +34,7 @@ def hardware() -> str:
     return f"CPU: {_cpu()}, {torch.get_num_threads()} threads; GPU: {_gpu()}"
 
 
-def _command() -> str:
+def command() -> str:
     """As it was typed, without secrets: results are shared."""
     words = ["python", *sys.argv]
     for i, word in enumerate(words):

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""θ chosen on validation rows: for a drop in accuracy, or for a cost. Temperatures come from the same rows."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from found import Run
+
+from hf_sidenet.evaluation import CurvePoint, sweep
+
+
+# One θ for all SideNets of a set, in steps of a hundredth, finer near 1.
+GRID = (*(round(0.01 * i, 2) for i in range(30, 99)), 0.985, 0.99, 0.995, 0.999, 0.9999, 1.0)
+
+
+def sets_of_exits(num_sidenets: int) -> Iterator[tuple[int, ...]]:
+    """Every set of at least one SideNet, by number."""
+    for size in range(1, num_sidenets + 1):
+        yield from combinations(range(num_sidenets), size)
+
+
+def thresholds_of(run: Run, exits: tuple[int, ...], theta: float) -> list[float]:
+    """θ of each SideNet when only some are in use; nobody leaves at the others."""
+    return [theta if i in exits else 1.0 for i in range(len(run.exit_layers))]
+
+
+def curve(run: Run, exits: tuple[int, ...], split: str, grid: tuple[float, ...] = GRID) -> list[CurvePoint]:
+    """Accuracy and costs of a set of SideNets along θ.
+
+    Args:
+        run ([`Run`]): with SideNets.
+        exits (`tuple[int, ...]`): which of them are in use.
+        split (`str`): `"validation"` or `"test"`.
+        grid (`tuple[float, ...]`, *optional*): values of θ.
+    """
+    settings = [thresholds_of(run, exits, theta) for theta in grid]
+    return sweep(getattr(run, split), run.costs, settings, run.temperatures)
+
+
+def for_drop(run: Run, exits: tuple[int, ...], max_drop: float) -> float:
+    """The θ with the fewest FLOPs whose accuracy on validation rows is at most `max_drop` under the MainNet's."""
+    points = curve(run, exits, "validation")
+    floor = points[-1].accuracy - max_drop - 1e-9
+    return min((point.flops, theta) for theta, point in zip(GRID, points, strict=True) if point.accuracy >= floor)[1]
+
+
+def for_cost(run: Run, exits: tuple[int, ...], max_flops: float) -> float | None:
+    """The θ with the best accuracy on validation rows among those that cost at most `max_flops` there, the cheaper one
+    of equals; `None` where none does."""
+    found = [
+        (-point.accuracy, point.flops, theta)
+        for theta, point in zip(GRID, curve(run, exits, "validation"), strict=True)
+        if point.flops <= max_flops
+    ]
+    return min(found)[2] if found else None
+
+
+def test_point(run: Run, exits: tuple[int, ...], theta: float) -> CurvePoint:
+    """What a θ does on the test rows."""
+    return curve(run, exits, "test", (theta,))[0]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One trained model with SideNets in the versions that compression makes of it, none of which is trained again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import costs_of
+
+from hf_sidenet.benchmark.methods import EAGER, ONNX
+from hf_sidenet.benchmark.plain import PlainChain, PlainConfig, plain_mainnet
+from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
+from hf_sidenet.data.rows import Rows
+from hf_sidenet.inference import OnnxStages, Stages, export_onnx
+from hf_sidenet.inference.precision import cast_copy
+from hf_sidenet.measurement import ExitCosts
+from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
+
+
+CALIBRATION_ROWS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A compressed MainNet, with its SideNets and without.
+
+    Args:
+        name (`str`): `"float32"`, `"bfloat16"`, `"int8"` or `"cut"`.
+        engine (`str`): that runs it.
+        chain ([`Stages`] or the like): it with its SideNets.
+        model ([`SideNetPreTrainedModel`], *optional*): the same, where its own forward can route.
+        plain ([`PlainChain`] or the like): it without SideNets, as a chain whose first stage answers.
+        costs ([`ExitCosts`]): of its exits, as fractions of `plain`. Operations are counted, whatever their precision.
+        as_recorded (`bool`): its exits say what the first exits of the model in float32 say.
+    """
+
+    name: str
+    engine: str
+    chain: Any
+    model: SideNetPreTrainedModel | None
+    plain: Any
+    costs: ExitCosts
+    as_recorded: bool
+
+
+class CutChain:
+    """The stages of a model without its last: what the last SideNet says is the answer of a MainNet that ends there.
+
+    Args:
+        stages ([`Stages`]): at least three, so that a SideNet is left.
+    """
+
+    def __init__(self, stages: Stages):
+        self.stages = stages
+        self.config = PlainConfig(stages.config.mainnet_config, stages.config.temperatures[:-1])
+        self.is_text, self.input_names, self.max_length = stages.is_text, stages.input_names, stages.max_length
+        self.device, self.dtype = stages.device, stages.dtype
+
+    def __len__(self) -> int:
+        return len(self.stages) - 1
+
+    def __call__(
+        self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See [`Stages`]."""
+        return self.stages(index, hidden, inputs)
+
+
+def versions_of(
+    model: SideNetPreTrainedModel, rows: Mapping[str, Rows], costs: ExitCosts, folder: Path
+) -> list[Version]:
+    """All versions, float32 first.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in float32 on the CPU, with at least two SideNets.
+        rows (`Mapping[str, Rows]`): train rows, that int8 is exported with, and test rows, whose FLOPs are counted.
+        costs ([`ExitCosts`]): of the model, on the same test rows.
+        folder (`Path`): where int8 is exported; its files are needed as long as that version is.
+
+    Raises:
+        ValueError: the model has a single SideNet.
+        ExportError: it cannot be exported.
+        ImportError: ONNX Runtime is not installed.
+    """
+    if len(model.sidenets) < 2:
+        raise ValueError(
+            "the model must have at least two SideNets, since the last one answers for the cut MainNet, got "
+            f"{model.config.exit_layers}."
+        )
+    smaller = cast_copy(model, torch.bfloat16)
+    return [
+        Version("float32", EAGER, Stages(model), model, PlainChain(plain_mainnet(model)), costs, True),
+        Version("bfloat16", EAGER, Stages(smaller), smaller, PlainChain(plain_mainnet(smaller)), costs, False),
+        _int8(model, rows["train"], folder, costs),
+        _cut(model, rows["test"], costs),
+    ]
+
+
+def _int8(model: SideNetPreTrainedModel, train: Rows, folder: Path, costs: ExitCosts) -> Version:
+    step = max(1, len(train) // CALIBRATION_ROWS)
+    shown = [train.dataset[i] for i in range(0, len(train), step)][:CALIBRATION_ROWS]
+    export_onnx(model, folder / "stages", int8=True, calibration_rows=shown)
+    chain = PlainChain(plain_mainnet(model))
+    export_plain(chain, folder / "plain.onnx", int8=True)
+    plain = PlainOnnx(folder / "plain.onnx", chain.config, model.dtype)
+    return Version("int8", ONNX, OnnxStages.load(folder / "stages"), None, plain, costs, False)
+
+
+def _cut(model: SideNetPreTrainedModel, test: Rows, whole: ExitCosts) -> Version:
+    """Exits before the last SideNet, which answers the rest; without them, its blocks and its head alone."""
+    config = model.config
+    alone = type(model).from_mainnet(
+        model.mainnet,
+        exit_layers=config.exit_layers[-1:],
+        pooling=config.pooling[-1:],
+        sidenet_hidden_size=config.sidenet_hidden_size,
+        blocks=config.blocks,
+    )
+    alone.sidenets[0].load_state_dict(model.sidenets[-1].state_dict())
+    plain = ExitCosts(**costs_of(alone, test))
+    costs = ExitCosts(
+        *_without_last(whole.params, whole.flops, whole.milliseconds),
+        mainnet_params=plain.params[0],
+        mainnet_flops=plain.flops[0],
+        mainnet_milliseconds=plain.milliseconds[0],
+        num_threads=whole.num_threads,
+        device=whole.device,
+    )
+    return Version("cut", EAGER, CutChain(Stages(model)), None, Stages(alone), costs, True)
+
+
+def _without_last(*values: Sequence[float]) -> list[Sequence[float]]:
+    return [each[:-1] for each in values]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished runs, as `train.py` leaves them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import RUN
+from safetensors.torch import load_file
+
+from hf_sidenet.calibration import fit_temperatures
+from hf_sidenet.measurement import ExitCosts, ExitRecords, correct_rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Args:
+        folder (`Path`): where it lies.
+        about (`dict[str, Any]`): its `run.json`.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.about["name"]
+
+    @property
+    def seed(self) -> int:
+        return self.about["seed"]
+
+    @cached_property
+    def has_exits(self) -> bool:
+        """Whether it is a model with SideNets; else it is a plain classifier."""
+        return "params" in self.about["costs"]
+
+    @cached_property
+    def exit_layers(self) -> list[int]:
+        """Blocks before each SideNet; none for a plain classifier."""
+        if not self.has_exits:
+            return []
+        return json.loads((self.folder / "config.json").read_text())["exit_layers"]
+
+    @cached_property
+    def costs(self) -> ExitCosts:
+        """Of a model with SideNets."""
+        return ExitCosts(**self.about["costs"])
+
+    @cached_property
+    def validation(self) -> ExitRecords:
+        """θ, temperatures and exits are chosen here."""
+        return ExitRecords.load(self.folder / "validation_records.safetensors")
+
+    @cached_property
+    def test(self) -> ExitRecords:
+        """Reported only."""
+        return ExitRecords.load(self.folder / "test_records.safetensors")
+
+    @cached_property
+    def temperatures(self) -> list[float]:
+        """One per exit, fitted on the validation rows."""
+        return fit_temperatures(self.validation.exit_logits, self.validation.labels)
+
+    def logits(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the MainNet, or of a plain classifier, and labels."""
+        if self.has_exits:
+            records = getattr(self, split)
+            return records.mainnet_logits, records.labels
+        found = load_file(self.folder / f"{split}_logits.safetensors")
+        return found["logits"], found["labels"]
+
+    def mainnet_correct(self, split: str = "test") -> torch.Tensor:
+        """Which rows the MainNet answers rightly, bools of shape `(num_rows,)`."""
+        return correct_rows(*self.logits(split))
+
+
+def load_runs(output_dir: Path) -> list[Run]:
+    """Every finished run, by name and seed.
+
+    Raises:
+        ValueError: there is none, or runs of one task were not evaluated on the same rows.
+    """
+    runs = [Run(path.parent, json.loads(path.read_text())) for path in output_dir.glob(f"*/seed-*/{RUN}")]
+    if not runs:
+        raise ValueError(f"`output_dir` must hold finished runs of train.py, got {str(output_dir)!r} with none.")
+    for task in ("text", "image"):
+        tests = {run.about["fingerprints"]["test"] for run in runs if run.about["task"] == task}
+        if len(tests) > 1:
+            raise ValueError(f"all {task} runs must have the same test rows, got fingerprints {sorted(tests)}.")
+    return sorted(runs, key=lambda run: (run.name, run.seed))
+
+
+def with_exits(runs: Iterable[Run]) -> list[Run]:
+    """Those that have SideNets."""
+    return [run for run in runs if run.has_exits]
+
+
+def of(runs: Iterable[Run], name: str) -> dict[int, Run]:
+    """Runs of one experiment by seed."""
+    return {run.seed: run for run in runs if run.name == name}

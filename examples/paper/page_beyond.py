@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sections of the page that go beyond the paper: its open questions, other policies, the guarantee, other people."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from page_text import Row, column, grouped, percent, points, seeds, share, spread, table, values
+
+
+Tables = Mapping[str, Sequence[Row]]
+
+
+def policies_section(tables: Tables) -> str:
+    """Exit policies at equal cost."""
+    lines = []
+    for (name, kind, budget), rows in _equal_costs(tables["policies"]).items():
+        by_policy = {policy: of for (policy,), of in grouped(rows, "policy").items()}
+        lines.append(
+            [
+                name,
+                seeds(rows),
+                f"{budget:.2f}" + (" (patience)" if kind == "patience" else ""),
+                *(_at_cost(by_policy.get(policy)) for policy in ("max_softmax", "margin", "entropy", "patience")),
+            ]
+        )
+    header = ["experiment", "seeds", "FLOPs at most", "max-softmax %", "margin %", "entropy %", "patience %"]
+    return (
+        "## Other exit policies on the same logits\n\n![Exit policies at equal cost](policies.png)\n\n"
+        "Test accuracy, and the FLOPs it took; each policy's setting is the one that is most accurate on validation "
+        "rows within the budget. With two classes max-softmax, margin and entropy order rows alike, so they differ by "
+        "their grid of settings at most. Patience (so many exits in a row agree) has no continuous setting: its own "
+        f"costs are budgets too.\n\n{table(header, lines)}"
+    )
+
+
+def _at_cost(rows: Sequence[Row] | None) -> str:
+    if not rows:
+        return "–"
+    return f"{column(rows, 'accuracy', percent)} at {share(mean(values(rows, 'flops')))}"
+
+
+def _equal_costs(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
+    """By experiment and budget; what patience costs differs a little from seed to seed."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        budget = round(row["budget"], 1) if row["kind"] == "patience" else row["budget"]
+        groups.setdefault((row["experiment"], row["kind"], budget), []).append(row)
+    return groups
+
+
+def guarantee_section(tables: Tables) -> str:
+    """Guaranteed θ beside naive θ."""
+    lines = []
+    for (name, method), rows in grouped(tables["guarantee"], "experiment", "method").items():
+        missed = [row["drop"] > row["limit"] for row in rows]
+        lines.append(
+            [
+                name,
+                method,
+                f"{len(rows)} ({seeds(rows)} seeds)",
+                column(rows, "drop", points),
+                f"{100 * max(values(rows, 'drop')):+.2f}",
+                f"{sum(missed)} of {len(missed)}",
+                column(rows, "flops"),
+                str(sum(row["refused"] for row in rows)),
+            ]
+        )
+    header = ["experiment", "θ", "choices", "drop, points", "largest", "missed 1 point", "FLOPs", "refused"]
+    return (
+        "## A guaranteed θ beside a naive one\n\nAt most one point of accuracy. Naive: the cheapest θ whose drop on "
+        "all validation rows is within it. Guaranteed: Learn-then-Test at 0.95 on three quarters of the validation "
+        "rows, over 20 random splits; the promise is about the distribution the rows came from, and test rows are a "
+        f"sample of it. A refusal runs the plain MainNet.\n\n{table(header, lines)}"
+    )
+
+
+def compression_section(tables: Tables) -> str:
+    """Do the savings multiply?"""
+    lines = [
+        [
+            row["version"],
+            percent(row["plain_accuracy"]),
+            percent(row["routed_accuracy"]),
+            f"{100 * row['accuracy_drop']:+.2f}",
+            share(row["flops_routed"]),
+            *(f"{row[key]:.2f}" for key in ("speedup_plain", "speedup_sidenet", "speedup_both", "product_of_parts")),
+            f"{row['multiplies']:.2f}",
+        ]
+        for row in tables["compression"]
+    ]
+    header = [
+        "version",
+        "whole %",
+        "with exits %",
+        "drop from float32, points",
+        "FLOPs, of this version",
+        "compression ×",
+        "exits ×",
+        "both ×",
+        "float32 exits × compression",
+        "both / product",
+    ]
+    return (
+        "## Open question: do SideNets and compression multiply?\n\nOne trained model in several versions; θ is "
+        "chosen anew for each on validation rows, for half a point under that version's own whole model. × is time of "
+        "the plain float32 model over time, on the same rows in one run with one thread; 1 in the last column means "
+        f"that both savings multiply.\n\n{table(header, lines)}"
+    )
+
+
+def attack_section(tables: Tables) -> str:
+    """FGSM, PGD and an attack that only delays."""
+    lines = [
+        [
+            row["attack"],
+            row["aim"],
+            f"{row['epsilon']:g}",
+            percent(row["sidenet_accuracy"]),
+            percent(row["mainnet_accuracy"]),
+            percent(row["routed_accuracy"]),
+            f"{100 * row['share_early']:.1f}",
+            share(row["flops"]),
+        ]
+        for row in tables["attack"]
+    ]
+    header = ["attack", "aimed at", "ε / 255", "SideNet %", "MainNet %", "routed %", "leave early %", "FLOPs"]
+    rows = tables["attack"][0]["rows"]
+    return (
+        "## Open question: attacks\n\n![Accuracy and exits under attack](attack.png)\n\n"
+        f"The first {rows:,} test rows of CIFAR-10, one ResNet-18 with a SideNet, θ chosen on clean validation rows. "
+        "FGSM (arXiv 1412.6572) and PGD (arXiv 1706.06083) within an L∞ ball, aimed at the SideNet's loss, the "
+        "MainNet's or both; *delay* raises the SideNets' entropy without looking at labels, so that rows do not leave "
+        f"(as DeepSloth, arXiv 2010.02432). No model was trained against attacks.\n\n{table(header, lines)}"
+    )
+
+
+def full_size_section(tables: Tables) -> str:
+    """The paper's own models, for their costs alone."""
+    lines = [
+        [
+            row["model"],
+            f"{row['exit_layer']} of {row['num_blocks']}",
+            row["pooling"],
+            f"{row['mainnet_params'] / 1e6:.1f} M",
+            f"{row['mainnet_mflops']:,.0f}",
+            f"{100 * row['overhead']:.3f}",
+            share(row["params_at_exit"]),
+            share(row["flops_at_exit"]),
+            share(row["milliseconds_at_exit"]),
+        ]
+        for row in tables["full_size"]
+    ]
+    header = [
+        "model",
+        "exit after",
+        "x_c",
+        "parameters",
+        "MFLOP per row",
+        "SideNet adds, %",
+        "params at the exit",
+        "FLOPs",
+        "ms",
+    ]
+    return (
+        "## The paper's models: overhead and axes\n\nRandom weights, so costs only: what an answer at the SideNet "
+        "costs as a fraction of the plain MainNet, texts of 32 tokens, pictures of 32 pixels. The paper's 0.03 % of "
+        "additional parameters holds where x_c is a token or a mean; a flattened feature map costs more.\n\n"
+        f"{table(header, lines)}"
+    )
+
+
+def published_section(tables: Tables) -> str:
+    """Other people's numbers."""
+    lines = [
+        [row["who"], row["what"], row["number"], f"{row['where']} ({row['read']})"] for row in tables["published"]
+    ]
+    ours = spread(
+        [
+            row["flops"]
+            for row in tables["chosen"]
+            if row["experiment"] == "sst2-distilled-1-2-3" and row["num_sidenets"] == 3
+        ],
+        share,
+    )
+    return (
+        "## Published numbers, for orientation\n\nData, splits, models and machines differ in every line, so none of "
+        "these can be compared with ours directly, and 'second hand' means that we took the number from notes on the "
+        f"source. Our nearest: three distilled SideNets on MiniLM-L6 use {ours} of its FLOPs at half a point on "
+        f"SST-2.\n\n{table(['who', 'what', 'number', 'where'], lines)}"
+    )
