@@ -76,7 +76,7 @@ def _curves(
                 if (name,) in mainnets and (whole,) in mainnets:
                     _plain_mark(axes, mainnets[name,], mainnets[whole,], currency, name, number)
             axes.set_xlabel(f"{quantity} per row, fraction of the MainNet's")
-            axes.set_xlim(0, 1.08)
+            axes.set_xlim(left=0)
             tidy(axes)
         panels[0].set_ylabel("test accuracy (%)")
         add_legend(figure, panels[0])
@@ -120,15 +120,26 @@ def _reliability(tables: Tables, path: Path) -> bool:
     with new_figure(path, "Reliability: mean over seeds ± standard deviation", 3.4 * len(shown), 4.2) as figure:
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, (name, exit) in zip(panels, shown, strict=True):
-            axes.plot([0, 1], [0, 1], color="0.5", linewidth=1, label="calibrated")
+            axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
+            _calibrated_band(axes, groups[name, exit, "with temperature"])
             for number, fitted in enumerate(("as trained", "with temperature")):
                 _diagram(axes, groups[name, exit, fitted], fitted, number)
             axes.set_title(f"{name}, {exit}", fontsize=10)
             axes.set_xlabel("confidence")
+            axes.set_ylim(0, 1.02)
             tidy(axes)
         panels[0].set_ylabel("accuracy")
         add_legend(figure, panels[0])
     return True
+
+
+def _calibrated_band(axes: Any, rows: Sequence[Row]) -> None:
+    """Where 95 % of a calibrated model's bins would lie, with as many rows as one seed has in them."""
+    bins = sorted(grouped(rows, "low").items())
+    x = [mean(values(of, "confidence")) for _, of in bins]
+    widths = [1.96 * (c * (1 - c) / mean(values(of, "count"))) ** 0.5 for c, (_, of) in zip(x, bins, strict=True)]
+    low, high = ([max(0, min(1, c + sign * w)) for c, w in zip(x, widths, strict=True)] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color="0.85", linewidth=0, label="calibrated, 95 %")
 
 
 def _diagram(axes: Any, rows: Sequence[Row], label: str, number: int) -> None:

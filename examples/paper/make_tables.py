@@ -9,7 +9,7 @@ from pathlib import Path
 
 from csv_tables import write_table
 from found import load_runs
-from tables_accuracy import chosen_table, curves_table, differences_table, rivals_table, runs_table
+from tables_accuracy import aims_table, chosen_table, curves_table, differences_table, rivals_table, runs_table
 from tables_beyond import guarantee_table, policies_table
 from tables_confidence import calibration_table, reliability_table, theta_table
 from transformers.utils import logging
@@ -19,6 +19,7 @@ TABLES = {
     "runs": runs_table,
     "curves": curves_table,
     "chosen": chosen_table,
+    "aims": aims_table,
     "differences": differences_table,
     "rivals": rivals_table,
     "calibration": calibration_table,

@@ -37,13 +37,13 @@ from hf_sidenet.measurement.files import replacing
 # Section → the tables it reads.
 SECTIONS = {
     runs_section: ["runs"],
-    aims_section: ["chosen", "calibration"],
+    aims_section: ["aims", "calibration"],
     curves_section: ["chosen", "curves"],
     parameters_section: ["chosen"],
     calibration_section: ["calibration"],
     theta_section: ["theta"],
     harm_section: ["differences"],
-    modes_section: ["runs"],
+    modes_section: ["runs", "differences"],
     rivals_section: ["rivals"],
     ensemble_section: ["differences"],
     policies_section: ["policies"],

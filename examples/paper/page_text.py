@@ -28,7 +28,7 @@ def spread(numbers: Sequence[float], form: Callable[[float], str]) -> str:
         return "–"
     if len(numbers) == 1:
         return form(numbers[0])
-    return f"{form(mean(numbers))} ± {form(stdev(numbers))}"
+    return f"{form(mean(numbers))} ± {form(stdev(numbers)).lstrip('+')}"
 
 
 def percent(fraction: float) -> str:

@@ -25,6 +25,20 @@ WITH_AND_WITHOUT = {
     "resnet18-joint-1": "resnet18-mainnet",
     "resnet18-distilled-1-2-3": "resnet18-mainnet",
 }
+# The same SideNet trained jointly, and on the frozen MainNet of another experiment: (joint, frozen, blocks before it).
+JOINT_AND_FROZEN = [
+    ("sst2-joint-2", "sst2-frozen", 2),
+    ("sst2-distilled-1-2-3", "sst2-frozen", 2),
+    ("sst2-joint-2", "sst2-frozen-cls", 2),
+    ("resnet18-joint-1", "resnet18-frozen", 1),
+]
+# How many SideNets are in use → largest share of the FLOPs at half a point of accuracy that is aimed at.
+AIMS = {
+    "sst2-distilled-1-2-3": {1: 0.60, 2: 0.50, 3: 0.45},
+    "sst2-joint-2": {1: 0.60},
+    "resnet18-joint-1": {1: 0.70},
+    "resnet18-distilled-1-2-3": {1: 0.70, 2: 0.70, 3: 0.70},
+}
 # A model with SideNets, and a smaller plain one that costs as much.
 RIVALS = [
     ("sst2-joint-2", "sst2-cut-3"),
@@ -80,8 +94,6 @@ def chosen_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for run in with_exits(runs):
         reference = run.mainnet_correct().double().mean().item()
-        partner = of(runs, WITH_AND_WITHOUT.get(run.name, "")).get(run.seed)
-        without = None if partner is None else partner.mainnet_correct().double().mean().item()
         for exits in sets_of_exits(len(run.exit_layers)):
             theta = for_drop(run, exits, MAX_DROP)
             on_validation, point = curve(run, exits, "validation", (theta,))[0], test_point(run, exits, theta)
@@ -92,10 +104,29 @@ def chosen_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "validation_flops": on_validation.flops,
                     "mainnet_accuracy": reference,
                     "drop": reference - point.accuracy,
-                    "drop_from_without": None if without is None else without - point.accuracy,
                     **_values(point),
                 }
             )
+    return rows
+
+
+def aims_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Both sides of each aim: θ for half a point of accuracy, and θ for the FLOPs, each chosen on validation rows."""
+    rows = []
+    for name, aims in AIMS.items():
+        for run in of(runs, name).values():
+            for size, aim in aims.items():
+                by_drop = _cheapest_set(run, size)
+                for rule, choice in (("half a point", by_drop), ("the FLOPs", _best_set(run, size, aim))):
+                    if choice is None:
+                        continue
+                    exits, theta = choice
+                    point = test_point(run, exits, theta)
+                    drop = run.mainnet_correct().double().mean().item() - point.accuracy
+                    shared = {**_which(run, exits), "aim": aim, "rule": rule, "threshold": theta}
+                    without = _partner_accuracy(runs, run)
+                    from_without = None if without is None else without - point.accuracy
+                    rows.append({**shared, "drop": drop, "drop_from_without": from_without, **_values(point)})
     return rows
 
 
@@ -106,6 +137,11 @@ def differences_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
         first = {seed: run.mainnet_correct() for seed, run in of(runs, name).items()}
         second = {seed: run.mainnet_correct() for seed, run in of(runs, without).items()}
         rows += _compared("harm", name, without, "MainNet with SideNets - MainNet without", first, second)
+    for joint, frozen, layer in JOINT_AND_FROZEN:
+        first, second = (
+            {seed: _sidenet_correct(run, layer) for seed, run in of(runs, name).items()} for name in (joint, frozen)
+        )
+        rows += _compared("freezing", joint, frozen, f"SideNet {layer}, joint - frozen", first, second)
     for name in dict.fromkeys(run.name for run in with_exits(runs)):
         some = of(runs, name)
         layers = next(iter(some.values())).exit_layers
@@ -148,6 +184,22 @@ def rivals_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
+def _cheapest_set(run: Run, size: int) -> tuple[tuple[int, ...], float]:
+    """The set of so many SideNets and its θ that cost the least on validation rows, for half a point there."""
+    found = []
+    for exits in sets_of_exits(len(run.exit_layers)):
+        if len(exits) == size:
+            theta = for_drop(run, exits, MAX_DROP)
+            found.append((curve(run, exits, "validation", (theta,))[0].flops, exits, theta))
+    return min(found)[1:]
+
+
+def _partner_accuracy(runs: Sequence[Run], run: Run) -> float | None:
+    """Of the MainNet that was trained with the same seed and without SideNets."""
+    partner = of(runs, WITH_AND_WITHOUT.get(run.name, "")).get(run.seed)
+    return None if partner is None else partner.mainnet_correct().double().mean().item()
+
+
 def _best_set(run: Run, size: int, limit: float) -> tuple[tuple[int, ...], float] | None:
     """The set of so many SideNets and its θ with the best accuracy on validation rows within the limit."""
     found = []
@@ -184,6 +236,10 @@ def _compared(
             "std": found.std,
         }
     ]
+
+
+def _sidenet_correct(run: Run, layer: int) -> torch.Tensor:
+    return correct_rows(run.test.exit_logits[:, run.exit_layers.index(layer)], run.test.labels)
 
 
 def _which(run: Run, exits: tuple[int, ...]) -> dict[str, Any]:

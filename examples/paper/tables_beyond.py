@@ -10,7 +10,7 @@ from found import Run, with_exits
 from policies import POLICIES, leaves_at, settings_of
 
 from hf_sidenet.calibration import Target, TooFewRowsError, calibrate, split_rows
-from hf_sidenet.measurement import ExitRecords, accuracy, replay
+from hf_sidenet.measurement import ExitRecords, accuracy, correct_rows, replay
 from hf_sidenet.models.exit_rule import answers
 
 
@@ -85,7 +85,8 @@ def _guarantee_row(
 ) -> dict[str, Any]:
     """`thresholds` is `None` where calibration refused: then the plain MainNet answers."""
     index = replay(run.test.exit_logits, thresholds or 1.0, temperatures or run.temperatures)
-    drop = accuracy(run.test.mainnet_logits, run.test.labels) - _accuracy(run.test, index)
+    whole = correct_rows(run.test.mainnet_logits, run.test.labels).double()
+    losses = whole - correct_rows(answers(run.test.exit_logits, index), run.test.labels).double()
     return {
         "experiment": run.name,
         "seed": run.seed,
@@ -93,7 +94,8 @@ def _guarantee_row(
         "method": method,
         "limit": LIMIT,
         "refused": int(thresholds is None),
-        "drop": drop,
+        "drop": losses.mean().item(),
+        "standard_error": losses.std().item() / len(losses) ** 0.5,
         "flops": 1.0 if thresholds is None else run.costs.average(index, "flops"),
     }
 
