@@ -88,12 +88,36 @@ def load_checkpoint(path: str | os.PathLike, **hub_kwargs: Any) -> tuple[SideNet
         hub_kwargs (`Any`): of `from_pretrained`: `revision`, `token`, `dtype`, ...
 
     Raises:
-        ValueError: it has no SideNets, or no processor.
+        ValueError: it has no SideNets, or no processor, or is damaged.
     """
     names = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
-    config = SideNetConfig.from_pretrained(path, **names)
-    model = getattr(models, config.architectures[0]).from_pretrained(path, **hub_kwargs)
+    model = load_model(path, SideNetConfig.from_pretrained(path, **names), **hub_kwargs)
     return model.eval(), load_processor(str(path), model.is_text, **names)
+
+
+def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:
+    """The model of a checkpoint, by this package's own classes.
+
+    Args:
+        path (`str`): folder or Hub id.
+        config ([`SideNetConfig`]): of the same.
+        hub_kwargs (`Any`): of `from_pretrained`.
+
+    Raises:
+        ValueError: config and weights do not fit each other, or one of them is damaged.
+    """
+    name = config.architectures[0] if config.architectures else None
+    kind = getattr(models, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, SideNetPreTrainedModel)):
+        raise ValueError(f"`architectures` must name a class of hf_sidenet, got {config.architectures!r}.")
+    try:
+        return kind.from_pretrained(path, **hub_kwargs)
+    # What a MainNet does that is built from numbers which cannot be.
+    except (RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(
+            f"{str(path)!r} cannot be built from its config.json and weights: {type(error).__name__}: {what}"
+        ) from error
 
 
 def evaluate_checkpoint(

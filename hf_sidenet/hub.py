@@ -5,10 +5,13 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, upload_folder
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -22,7 +25,32 @@ from .models.configuration_sidenet import SideNetConfig
 logger = logging.get_logger(__name__)
 
 # What training leaves beside a checkpoint. Most of it is pickled: loading it would run whatever is in it.
-NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", "*.bin", "*.pt", "*.pth", "*.pkl", ".*")
+NOT_SHARED = (
+    *("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*"),
+    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"),
+)
+# Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
+REPLACED = ("model*.safetensors", "model.safetensors.index.json")
+# The base of every error of the HTTP client, whichever huggingface_hub uses.
+HTTP_ERROR = HfHubHTTPError.__bases__[0]
+SAFE = "Nothing here was changed; the same command again sends what is missing."
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a checkpoint went.
+
+    Args:
+        repo_id (`str`): with its namespace.
+        url (`str`): of the repository.
+        commit (`str`): its hash: `revision=` of `from_pretrained` takes it, and then nothing changes any more.
+        commit_url (`str`): of the commit.
+    """
+
+    repo_id: str
+    url: str
+    commit: str
+    commit_url: str
 
 
 def save_checkpoint(
@@ -169,10 +197,111 @@ def upload_checkpoint(
     Returns:
         `str`: the address of the commit.
     """
-    commit = upload_folder(
-        repo_id=repo_id, folder_path=directory, token=token, revision=revision, ignore_patterns=list(NOT_SHARED)
+    return str(_upload(directory, repo_id, token, revision, None))
+
+
+def push_checkpoint(
+    directory: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Put a folder on the Hub, in a repository and a branch that are made where they are missing.
+
+    Weights of an earlier push that are not in the folder leave the branch; its history keeps them.
+
+    Nothing is changed here. After an error the same call again completes what is missing.
+
+    Args:
+        directory (`str` or `os.PathLike`): the folder; [`check_shareable`] says whether it is fit for that.
+        repo_id (`str`): where to, as `"my-org/my-classifier"`.
+        private (`bool`, *optional*): of a new repository; by default as its owner's settings say.
+        token (`str`, *optional*): by default `HF_TOKEN` or the one you logged in with.
+        revision (`str`, *optional*): branch, by default the main one.
+        message (`str`, *optional*): of the commit.
+
+    Raises:
+        ValueError: `repo_id` is no name, or the Hub refuses the token, the repository, the branch or the model card.
+        ConnectionError: the Hub cannot be reached, or the upload was interrupted.
+    """
+    check_repo_id(repo_id)
+    api = HfApi()
+    try:
+        # The namespace of a bare name is that of the token.
+        repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+        commit = _upload(directory, repo_id, token, revision, message, delete_patterns=list(REPLACED))
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError("the Hub is switched off here: unset HF_HUB_OFFLINE and run it again.") from error
+    except HTTP_ERROR as error:
+        raise _cannot_push(error, repo_id, revision) from error
+    except RuntimeError as error:
+        # Of one large file, after several tries.
+        raise _interrupted(error.__cause__ or error, repo_id) from error
+    return Pushed(repo_id, str(commit.repo_url), commit.oid, commit.commit_url)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`repo_id` must be a name as 'my-org/my-classifier', got {repo_id!r}.") from error
+
+
+def _upload(
+    directory: str | os.PathLike,
+    repo_id: str,
+    token: str | None,
+    revision: str | None,
+    message: str | None,
+    **more: Any,
+) -> CommitInfo:
+    return HfApi().upload_folder(
+        repo_id=repo_id,
+        folder_path=directory,
+        token=token,
+        revision=revision,
+        commit_message=message or "Upload a classifier with SideNets",
+        ignore_patterns=list(NOT_SHARED),
+        **more,
     )
-    return str(commit)
+
+
+def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:
+    """What the Hub's answer means to somebody who pushes, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    login = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write there."
+    if status == 401:
+        return ValueError(f"`token` must be one that the Hub knows, but it refused it (401). {login} {SAFE}")
+    if status == 403:
+        return ValueError(f"`token` must be allowed to write to {repo_id!r}, but is not (403). {login} {SAFE}")
+    if status == 404:
+        where = repr(repo_id) + ("" if revision is None else f" at {revision!r}")
+        return ValueError(
+            f"`repo_id` must be a repository that you can see and write to, but the Hub has no {where} (404). Look at "
+            f"the owner's name, and at whose token it is. {SAFE}"
+        )
+    if status is not None and 400 <= status < 500 and status not in (408, 429):
+        return ValueError(f"`repo_id` {repo_id!r}: the Hub refused the upload ({status}): {_line(error)} {SAFE}")
+    return _interrupted(error, repo_id)
+
+
+def _interrupted(error: BaseException, repo_id: str) -> ConnectionError:
+    what = (_line(error) or type(error).__name__).rstrip(".")
+    return ConnectionError(f"the upload to {repo_id!r} was interrupted ({what}). {SAFE}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _figures(evaluation: ExitEvaluation, records: ExitRecords, directory: Path, title: str) -> list[str]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import hf_sidenet.evaluation.plots
 from hf_sidenet.hub import save_checkpoint
+from hf_sidenet.shareable import check_shareable
 
 from .attached import Runs, pictures, sentences
 
@@ -93,6 +94,13 @@ def test_the_config_holds_the_evidence(runs, saved):
     assert config["thresholds"] == result.model.config.thresholds
     assert config["temperatures"] == result.model.config.temperatures
     assert config["calibration"] == result.report["calibration"]
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_nothing_speaks_against_sharing_it(name, saved):
+    found = check_shareable(saved / name)
+    assert (found.errors, found.warnings, found.left_out) == ([], [], [])
+    assert found.notes == ["README.md names no license, so that others may not use it."]
 
 
 @pytest.mark.parametrize("name", ["text", "image"])

@@ -16,7 +16,7 @@ from .examples.commands import ROOT
 from .test_cli import run
 
 
-COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "info")
+COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", "info")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_help(name, monkeypatch):
     assert f"Example: hf-sidenet {name} " in done.out
     command = next(each for each in app.registered_commands if (each.name or each.callback.__name__) == name)
     for parameter in inspect.signature(command.callback).parameters:
-        flag = {"as_json": "--json", "mainnet": "MAINNET", "directory": "DIRECTORY"}.get(parameter)
+        flag = {"as_json": "--json", "mainnet": "MAINNET", "directory": "DIRECTORY", "repo": "REPO"}.get(parameter)
         assert (flag or "--" + parameter.replace("_", "-")) in done.out
 
 

@@ -3,6 +3,7 @@
 
 from .calibrate import Calibration, calibrate
 from .cost_model import CostModel, cost_model
+from .evidence import check_evidence
 from .ledger import count_calibration
 from .path import find_path
 from .placement import Placement, place, records_of
@@ -42,6 +43,7 @@ __all__ = [
     "calibrate",
     "check_confidence_level",
     "check_enough",
+    "check_evidence",
     "check_targets",
     "cost_model",
     "count_calibration",

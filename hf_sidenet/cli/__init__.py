@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `hf-sidenet attach | evaluate | recalibrate | export | benchmark | info`."""
+"""The command line: `hf-sidenet attach | evaluate | recalibrate | export | benchmark | push | info`."""
 
 import sys
 from collections.abc import Sequence

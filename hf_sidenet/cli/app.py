@@ -323,6 +323,38 @@ def benchmark(
     return show(partial(benchmark_command, given), as_json)
 
 
+@app.command(
+    help="Put a checkpoint on the Hub: weights, config, code, tokenizer or image processor, card, report, figures.\n\n"
+    "First it says what would not load elsewhere and what must not travel; where there is such a thing, nothing is "
+    "uploaded and the exit code is 2. Nothing pickled is ever uploaded.",
+    epilog="Example: hf-sidenet push bert-sst2-sidenet my-org/bert-sst2-sidenet --private",
+)
+def push(
+    directory: o.SharedDirectory,
+    repo: o.Repo = None,
+    private: o.Private = False,
+    token: o.Token = None,
+    revision: o.Branch = None,
+    message: o.Message = None,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+) -> int:
+    """See `hf-sidenet push --help`."""
+    from .pushing import push_command
+
+    work = partial(
+        push_command,
+        directory,
+        repo,
+        private=private,
+        token=token,
+        revision=revision,
+        message=message,
+        dry_run=dry_run,
+    )
+    return show(work, as_json)
+
+
 @app.command(epilog="Example: hf-sidenet info bert-sst2-sidenet")
 def info(directory: o.AnyDirectory, as_json: o.Json = False) -> int:
     """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""

@@ -70,12 +70,15 @@ def info_command(directory: str) -> Outcome:
     """What is in a checkpoint, or in an exported folder."""
     if is_exported(directory):
         return exported_info(directory)
-    from .. import models
+    from ..calibration import check_evidence
+    from ..checkpoint import load_model
     from ..models.configuration_sidenet import SideNetConfig
 
     with blaming("DIRECTORY"):
         config = SideNetConfig.from_pretrained(directory)
-        model = getattr(models, config.architectures[0]).from_pretrained(directory)
+        if config.calibration is not None:
+            check_evidence(config.calibration)
+        model = load_model(directory, config)
     report = read_report(directory)
     points = model.exit_points()
     mainnet = model.mainnet
@@ -131,10 +134,14 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
     Raises:
         CommandError: there is none.
     """
+    from ..calibration import check_evidence
     from ..checkpoint import load_checkpoint
 
     with blaming(called, when="`model_name_or_path`"), blaming(called):
-        return load_checkpoint(directory)
+        model, processor = load_checkpoint(directory)
+        if model.config.calibration is not None:
+            check_evidence(model.config.calibration)
+    return model, processor
 
 
 def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "PreTrainedModel | None":

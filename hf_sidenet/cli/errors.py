@@ -12,7 +12,7 @@ from contextlib import contextmanager
 FAILED, WRONG, DO_NOT_ATTACH = 1, 2, 3
 TRACEBACK = "HF_SIDENET_TRACEBACK"
 # What the library calls differently.
-ARGUMENTS = {"mainnet": "MAINNET", "directory": "DIRECTORY"}
+ARGUMENTS = {"mainnet": "MAINNET", "directory": "DIRECTORY", "repo_id": "REPO"}
 FLAGS = {
     "text_columns": "--text-column",
     "exit_layer": "--exit-layers",
@@ -34,7 +34,7 @@ NAMES = frozenset(
         "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
         "int8", "joint", "label_column", "max_exits", "max_length", "no_header", "output_dir", "overwrite", "poolings",
         "reference",
-        "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds", "train_file",
+        "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds", "token", "train_file",
         "truncated", "tune", "validation_file",
     }
 )  # fmt: skip

@@ -34,6 +34,7 @@ def load_exported(directory: str) -> "OnnxStages":
 
 def exported_info(directory: str) -> Outcome:
     """What is in an exported folder."""
+    from ..calibration import check_evidence
     from ..inference.exported import read_config
     from ..inference.manifest import Manifest
     from ..inference.onnx import OnnxStages
@@ -48,6 +49,8 @@ def exported_info(directory: str) -> Outcome:
         found = None
     manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
     config = read_config(directory)
+    if config.calibration is not None:
+        check_evidence(config.calibration)
     places = zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures, strict=False)
     document = {
         "exported": directory,

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 
-DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED = (
+DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB = (
     "Data",
     "SideNets",
     "Target and guarantee",
@@ -15,6 +15,7 @@ DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED = (
     "Joint training",
     "Output",
     "What is compared",
+    "The Hub",
 )
 FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
 
@@ -328,3 +329,28 @@ CalibrationFile = Annotated[
         show_default=False,
     ),
 ]
+
+SharedDirectory = Annotated[
+    str, Argument(metavar="DIRECTORY", help="Folder of a checkpoint with SideNets, or of `hf-sidenet export`.")
+]
+Repo = Annotated[
+    str | None,
+    Argument(metavar="REPO", help="Where to, as my-org/my-classifier. Made where it is missing.", show_default=False),
+]
+Private = Annotated[bool, _option("--private", HUB, "A new repository is private.")]
+Token = Annotated[
+    str | None,
+    _option(
+        "--token",
+        HUB,
+        "By default HF_TOKEN, or the one of `hf auth login`, which other people on this machine cannot read off the "
+        "command.",
+        metavar="TOKEN",
+    ),
+]
+Branch = Annotated[
+    str | None,
+    _option("--revision", HUB, "Branch, made where it is missing. By default the main one.", metavar="NAME"),
+]
+Message = Annotated[str | None, _option("--message", HUB, "Of the commit.", metavar="TEXT")]
+DryRun = Annotated[bool, _option("--dry-run", HUB, "Look and say, without any network. REPO need not be given.")]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`report.json` of a checkpoint: read, and brought up to date after another calibration."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,14 @@ BATCH_SIZE = 32
 
 
 def read_report(directory: str) -> dict[str, Any]:
-    """`report.json` of a checkpoint, empty where it has none."""
+    """`report.json` of a checkpoint, empty where it has none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     from transformers.utils import cached_file
+
+    from ..cards import read_report_file
 
     path = cached_file(
         directory,
@@ -27,7 +32,7 @@ def read_report(directory: str) -> dict[str, Any]:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    return {} if path is None else read_report_file(Path(path))
 
 
 def check_version(report: dict[str, Any], directory: str) -> None:

@@ -140,6 +140,23 @@ def exported_text(document: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def push_text(document: Mapping[str, Any], found: str) -> str:
+    """What was found in a folder, and where it went.
+
+    Args:
+        document (`Mapping[str, Any]`): what `--json` prints.
+        found (`str`): what [`check_shareable`] says.
+    """
+    pushed = document["pushed"]
+    if pushed is None:
+        why = "a dry run" if not document["errors"] else "mend the errors above and run it again"
+        return f"{found}\n\nNothing was uploaded: {why}."
+    return (
+        f"{found}\n\nPushed to {pushed['url']}\nTo load exactly this for ever: trust_remote_code=True, "
+        f'revision="{pushed["commit"]}"'
+    )
+
+
 def guarantee(evidence: Mapping[str, Any]) -> list[str]:
     """The evidence behind θ in sentences.
 

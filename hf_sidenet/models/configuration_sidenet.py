@@ -39,6 +39,8 @@ NAMED_ARCHITECTURES = {
 OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
 # What the weights of a checkpoint were made for.
 FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
+# What answers depend on: a checkpoint that lost one of them must not be read with a default.
+NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
 
 
 class SideNetConfig(PretrainedConfig):
@@ -158,13 +160,13 @@ class SideNetConfig(PretrainedConfig):
         """See [`PretrainedConfig.from_dict`].
 
         Raises:
-            ValueError: `config_dict` belongs to a plain model.
+            ValueError: `config_dict` belongs to a plain model, or is damaged.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"this is the checkpoint of a plain {model_type!r} model, which has no SideNets. Attach them with "
-                "`from_mainnet(checkpoint, exit_layers=[...])`."
+                f"this is the checkpoint of a plain {model_type!r} model, which has no SideNets: `model_type` is "
+                "not 'sidenet'. Attach them with `from_mainnet(checkpoint, exit_layers=[...])`."
             )
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
         refuse_misspelt(kwargs)
@@ -178,6 +180,11 @@ class SideNetConfig(PretrainedConfig):
             # The evidence was for the checkpoint's own values.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
+        if not isinstance(config_dict.get("auto_map", {}), dict):
+            raise ValueError(f"`auto_map` must be a dict, got {config_dict['auto_map']!r}.")
+        lost = [name for name in NEEDED if config_dict.get(name) is None]
+        if lost:
+            raise ValueError(f"config.json must have `{lost[0]}`, got {config_dict.get(lost[0])!r}.")
         labels = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
         if labels:
             config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
@@ -185,7 +192,27 @@ class SideNetConfig(PretrainedConfig):
             for name, value in labels.items():
                 setattr(mainnet_config, name, value)
             config_dict["mainnet_config"] = mainnet_config
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        # What transformers makes of fields of a wrong type, such as `dtype`.
+        except (TypeError, AttributeError, LookupError) as error:
+            raise ValueError(f"config.json is damaged: {type(error).__name__}: {error}.") from error
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """See [`PretrainedConfig.get_config_dict`].
+
+        Raises:
+            ValueError: config.json holds something else than fields.
+        """
+        path = str(pretrained_model_name_or_path)
+        try:
+            found, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"config.json of {path!r} is damaged: {error}.") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"config.json of {path!r} must hold a JSON object, got a {type(found).__name__}.")
+        return found, kwargs
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `config.json` holds, see [`PretrainedConfig.to_diff_dict`]; without the path that the MainNet came
@@ -213,6 +240,9 @@ class SideNetConfig(PretrainedConfig):
         Raises:
             ValueError: names the field, the rule and the value.
         """
+        shapes = self.block_shapes
+        if shapes is not None and not (isinstance(shapes, list) and all(map(_is_shape, shapes))):
+            raise ValueError(f"`block_shapes` must be a list of shapes, lists of integers ≥ 1, got {shapes!r}.")
         for name in ("exit_layers", *PER_EXIT):
             setattr(self, name, getattr(self, name))
         weight, temperature = self.distillation_weight, self.distillation_temperature
@@ -228,8 +258,8 @@ class SideNetConfig(PretrainedConfig):
             not isinstance(size, list | tuple) or len(size) != 3 or not all(map(_is_count, size))
         ):
             raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
-        for name, kind in (("calibration", dict), ("blocks", str), ("block_shapes", list)):
-            value = getattr(self, name)
+        for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
+            value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"`{name}` must be a {kind.__name__} or None, got {value!r}.")
         self._check_task()
@@ -250,11 +280,14 @@ class SideNetConfig(PretrainedConfig):
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
         """Labels belong to the MainNet; what the outer config says must agree with it in number."""
         mainnet = self.mainnet_config
+        for name in ("id2label", "label2id"):
+            if kwargs.get(name) is not None and not isinstance(kwargs[name], dict):
+                raise ValueError(f"`{name}` must be a dict or None, got {kwargs[name]!r}.")
         num_labels = kwargs.pop("num_labels", None)
         if kwargs.get("id2label") is not None:
             num_labels = len(kwargs["id2label"])
             if num_labels == mainnet.num_labels:
-                mainnet.id2label = {int(key): value for key, value in kwargs["id2label"].items()}
+                mainnet.id2label = _by_index(kwargs["id2label"])
                 mainnet.label2id = kwargs.get("label2id") or {v: k for k, v in mainnet.id2label.items()}
         if num_labels not in (None, mainnet.num_labels):
             raise ValueError(
@@ -284,8 +317,14 @@ def _as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConf
         raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
-    # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
-    return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
+    try:
+        # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
+        return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
+    except ImportError:
+        raise
+    # Each MainNet's config checks its fields in its own way.
+    except Exception as error:
+        raise ValueError(f"`mainnet_config` is impossible: {' '.join(str(error).split())}") from error
 
 
 def _default_architecture(mainnet_config: PretrainedConfig) -> str:
@@ -340,6 +379,21 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
+    """JSON has names as keys only."""
+    try:
+        labels = {int(key): value for key, value in id2label.items()}
+    except (TypeError, ValueError):
+        labels = {}
+    if sorted(labels) != list(range(len(id2label))):
+        raise ValueError(f"`id2label` must have the keys 0, 1, ..., one per class, got {id2label!r}.")
+    return labels
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_count, value))
 
 
 def _numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:

@@ -12,6 +12,7 @@ from hf_sidenet.inference import OnnxStages, SideNetRunner, TorchStages
 
 from ..examples.commands import minilm, save_pictures, sentences
 from ..models import tiny
+from ..shared_folder import EVIDENCE
 from ..test_cli import contents, run, run_json
 
 
@@ -27,7 +28,7 @@ def world(tmp_path_factory):
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     mainnet = tiny.bert(vocab_size=len(tokenizer), num_labels=2, **names)
     model = tiny.BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[2], thresholds=0.8)
-    model.config.calibration = {"precision": "float32", "targets": []}
+    model.config.calibration = EVIDENCE
     model.save_pretrained(folder / "texts")
     tokenizer.save_pretrained(folder / "texts")
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
