@@ -53,7 +53,10 @@ def main() -> None:
         name: prepare(rows, data_args, processor, augment=data_args.augment and name == "train")
         for name, rows in splits.items()
     }
-    model = build_model(SideNetForImageClassification, config, names, mainnet_args, sidenet_args)
+    input_size = list(splits["train"][0]["pixel_values"].shape)
+    model = build_model(
+        SideNetForImageClassification, config, names, mainnet_args, sidenet_args, input_size=input_size
+    )
 
     has_exits = isinstance(model, SideNetForImageClassification)
     if has_exits:

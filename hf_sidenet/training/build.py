@@ -39,6 +39,8 @@ def build_model(
     names: list[str],
     mainnet_args: MainNetArguments,
     sidenet_args: SideNetArguments,
+    *,
+    input_size: list[int] | None = None,
 ) -> PreTrainedModel:
     """A checkpoint that has SideNets, a MainNet that gets them, or, without `exit_layers`, the MainNet alone.
 
@@ -48,6 +50,8 @@ def build_model(
         names (`list[str]`): names of the classes, in the order of their indices.
         mainnet_args ([`MainNetArguments`]): which MainNet.
         sidenet_args ([`SideNetArguments`]): which SideNets.
+        input_size (`list[int]`, *optional*):
+            `[channels, height, width]` of the images as they will come, by default what the MainNet's config says.
 
     Raises:
         ValueError: SideNets are described where there are some, or a MainNet with random weights would be frozen.
@@ -68,6 +72,7 @@ def build_model(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     auto_class = sidenet_class.mainnet_auto_class
+    fields = {**sidenet_args.config_fields(), "input_size": input_size}
     if path is None:
         mainnet = auto_class.from_config(config)
         if sidenet_args.exit_layers is None:
@@ -77,7 +82,7 @@ def build_model(
                 "`model_type` makes random weights, which must learn: `freeze_mainnet` must be 'none', got "
                 f"{sidenet_args.freeze_mainnet!r}."
             )
-        return sidenet_class.from_mainnet(mainnet, **sidenet_args.config_fields())
+        return sidenet_class.from_mainnet(mainnet, **fields)
     loading = {
         **mainnet_args.loading(),
         "config": config,
@@ -85,4 +90,4 @@ def build_model(
     }
     if sidenet_args.exit_layers is None:
         return auto_class.from_pretrained(path, **loading)
-    return sidenet_class.from_mainnet(path, **sidenet_args.config_fields(), **loading)
+    return sidenet_class.from_mainnet(path, **fields, **loading)

@@ -15,9 +15,10 @@ NAMES = ["bad", "good", "mixed"]
 SMALL = json.dumps({"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"})
 
 
-def build(kind=SideNetForSequenceClassification, names=NAMES, sidenet=None, **mainnet):
+def build(kind=SideNetForSequenceClassification, names=NAMES, sidenet=None, input_size=None, **mainnet):
     arguments = MainNetArguments(**mainnet)
-    return build_model(kind, load_config(arguments), names, arguments, SideNetArguments(**(sidenet or {})))
+    sidenets = SideNetArguments(**(sidenet or {}))
+    return build_model(kind, load_config(arguments), names, arguments, sidenets, input_size=input_size)
 
 
 @pytest.fixture
@@ -49,6 +50,14 @@ def test_without_exit_layers_the_mainnet_alone(mainnet):
     assert type(model) is BertForSequenceClassification
     assert model.config.id2label == {0: "bad", 1: "good", 2: "mixed"}
     assert same_weights(plain, model)
+
+
+def test_flattened_images_have_the_size_that_they_come_in():
+    sidenet = {"exit_layers": [1], "pooling": ["flatten"], "freeze_mainnet": "none"}
+    new = {"model_type": "resnet", "config_overrides": SMALL}
+    model = build(SideNetForImageClassification, sidenet=sidenet, input_size=[3, 32, 32], **new).eval()
+    assert model.sidenets[0].dense.in_features == 8 * 8 * 8
+    assert model(pixel_values=torch.randn(2, 3, 32, 32)).exit_logits.shape == (2, 2, 3)
 
 
 def test_config_overrides(mainnet):
