@@ -12,7 +12,7 @@ usage: attack.py RUN_FOLDER --config configs/cpu/resnet18-joint-1.yaml [--rows 1
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,7 @@ def choose_threshold(
     validation: ExitRecords, costs: ExitCosts, temperatures: list[float], max_accuracy_drop: float
 ) -> float:
     """The cheapest θ for all SideNets within an accuracy drop on clean rows, at the checkpoint's temperatures."""
-    divided = validation.exit_logits / torch.tensor(temperatures).view(-1, 1)
-    return cheapest(replace(validation, exit_logits=divided), costs, DEFAULT_THRESHOLDS, max_accuracy_drop)
+    return cheapest(validation, costs, DEFAULT_THRESHOLDS, max_accuracy_drop, temperatures)
 
 
 def line_of(

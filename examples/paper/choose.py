@@ -33,8 +33,11 @@ def curve(run: Run, exits: tuple[int, ...], split: str, grid: tuple[float, ...] 
         split (`str`): `"validation"` or `"test"`.
         grid (`tuple[float, ...]`, *optional*): values of θ.
     """
-    settings = [thresholds_of(run, exits, theta) for theta in grid]
-    return sweep(getattr(run, split), run.costs, settings, run.temperatures)
+    known = run.curves.get((exits, split, grid))
+    if known is None:
+        settings = [thresholds_of(run, exits, theta) for theta in grid]
+        known = run.curves[exits, split, grid] = sweep(getattr(run, split), run.costs, settings, run.temperatures)
+    return known
 
 
 def for_drop(run: Run, exits: tuple[int, ...], max_drop: float) -> float:

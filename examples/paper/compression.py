@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from hf_sidenet.benchmark.interleave import MethodClock
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.data.rows import Rows
-from hf_sidenet.evaluation import CurvePoint, sweep
+from hf_sidenet.evaluation import DEFAULT_THRESHOLDS, CurvePoint, cheapest, sweep
 from hf_sidenet.inference import collect_stages
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
@@ -99,11 +99,7 @@ def records_of(version: Version, run: Run, split: str, batch_size: int) -> ExitR
 
 def choose(version: Version, records: ExitRecords, target_drop: float) -> float:
     """The cheapest θ that keeps the accuracy of the version's last exit, up to a drop."""
-    needed = accuracy(records.exit_logits[:, -1], records.labels) - target_drop
-    points = sweep(records, version.costs, temperatures=version.chain.config.temperatures)
-    # At θ = 1 the last exit answers all. Rounding: 0.9 - 0.005 is not 179 of 200.
-    fitting = [point for point in points if point.accuracy >= needed - 1e-9]
-    return min(fitting, key=lambda point: point.flops).thresholds[0]
+    return cheapest(records, version.costs, DEFAULT_THRESHOLDS, target_drop, version.chain.config.temperatures)
 
 
 def milliseconds(clock: MethodClock, num_rows: int) -> float:

@@ -17,7 +17,7 @@ SCRIPTS = {
     "image": EXAMPLES / "image_classification" / "run_image_classification.py",
     "text-cut": Path(__file__).with_name("train_cut.py"),
 }
-FIELDS = {"base", "task", "group", "seeds", "heads_of", "poolings", "arguments"}
+FIELDS = {"base", "task", "group", "seeds", "heads_of", "pooling", "mainnet_of", "arguments"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Experiment:
         arguments (`dict[str, Any]`): of the script; `$NAME` stands for an environment variable.
         heads_of (`str`, *optional*):
             Name of the experiment whose MainNets get SideNets that learn from cached features.
-        poolings (`list[str]`): with `heads_of`, how each place is read.
+        pooling (`str`): with `heads_of`, how the SideNets read their block.
+        mainnet_of (`str`, *optional*): name of the experiment whose MainNets the script starts from.
     """
 
     name: str
@@ -41,7 +42,8 @@ class Experiment:
     seeds: list[int]
     arguments: dict[str, Any]
     heads_of: str | None
-    poolings: list[str]
+    pooling: str
+    mainnet_of: str | None
 
     @property
     def is_text(self) -> bool:
@@ -58,7 +60,10 @@ class Experiment:
             ValueError: an environment variable is not set.
         """
         words = []
-        for name, value in {**self.arguments, "seed": seed, "output_dir": str(folder)}.items():
+        arguments = {**self.arguments, "seed": seed, "output_dir": str(folder)}
+        if self.mainnet_of is not None:
+            arguments["model_name_or_path"] = str(folder.parents[1] / self.mainnet_of / folder.name)
+        for name, value in arguments.items():
             values = value if isinstance(value, list) else [value]
             words += [f"--{name}", *(_expanded(self.name, str(one)) for one in values)]
         return words
@@ -89,7 +94,8 @@ def load_experiment(path: Path) -> Experiment:
         seeds=seeds,
         arguments=content.get("arguments", {}),
         heads_of=content.get("heads_of"),
-        poolings=content.get("poolings", ["mean"]),
+        pooling=content.get("pooling", "mean"),
+        mainnet_of=content.get("mainnet_of"),
     )
 
 

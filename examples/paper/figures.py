@@ -154,7 +154,7 @@ def _diagram(axes: Any, rows: Sequence[Row], label: str, number: int) -> None:
 
 
 def _policies(tables: Tables, path: Path) -> bool:
-    rows = [row for row in tables["policies"] if row["kind"] == "budget" or row["policy"] == "patience"]
+    rows = [row for row in tables["policies"] if (row["kind"] == "budget") == (row["policy"] != "patience")]
     names = list(dict.fromkeys(row["experiment"] for row in rows))
     with new_figure(path, "Exit policies at equal cost, test rows", 5.4 * len(names), 4.4) as figure:
         panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -184,10 +184,9 @@ def _policies(tables: Tables, path: Path) -> bool:
 
 
 def _by_cost(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows of one budget; for patience, of one setting."""
-    rows = [row for row in rows if row["kind"] == "budget"] if any(r["policy"] != "patience" for r in rows) else rows
-    key = "setting" if rows and rows[0]["policy"] == "patience" else "budget"
-    return [of for _, of in sorted(grouped(rows, key).items())]
+    """Rows of one budget; for patience, of one setting that is its own budget."""
+    own = [row for row in rows if row["kind"] in ("budget", f"patience {row['setting']}")]
+    return [of for _, of in sorted(grouped(own, "kind", "budget" if own[0]["kind"] == "budget" else "kind").items())]
 
 
 def _attack(tables: Tables, path: Path) -> bool:

@@ -13,6 +13,7 @@ from record import RUN
 from safetensors.torch import load_file
 
 from hf_sidenet.calibration import fit_temperatures
+from hf_sidenet.evaluation import CurvePoint
 from hf_sidenet.measurement import ExitCosts, ExitRecords, correct_rows
 
 
@@ -69,6 +70,11 @@ class Run:
         """One per exit, fitted on the validation rows."""
         return fit_temperatures(self.validation.exit_logits, self.validation.labels)
 
+    @cached_property
+    def curves(self) -> dict[tuple, list[CurvePoint]]:
+        """What `choose.curve` has computed: several tables ask for the same."""
+        return {}
+
     def logits(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the MainNet, or of a plain classifier, and labels."""
         if self.has_exits:
@@ -86,15 +92,19 @@ def load_runs(output_dir: Path) -> list[Run]:
     """Every finished run, by name and seed.
 
     Raises:
-        ValueError: there is none, or runs of one task were not evaluated on the same rows.
+        ValueError: there is none, or the labels of two runs of one task differ.
     """
     runs = [Run(path.parent, json.loads(path.read_text())) for path in output_dir.glob(f"*/seed-*/{RUN}")]
     if not runs:
         raise ValueError(f"`output_dir` must hold finished runs of train.py, got {str(output_dir)!r} with none.")
-    for task in ("text", "image"):
-        tests = {run.about["fingerprints"]["test"] for run in runs if run.about["task"] == task}
-        if len(tests) > 1:
-            raise ValueError(f"all {task} runs must have the same test rows, got fingerprints {sorted(tests)}.")
+    for run in runs:
+        first = next(other for other in runs if other.about["task"] == run.about["task"])
+        for split in ("validation", "test"):
+            # Not fingerprints: tokenizers and sizes of pictures may differ.
+            if not torch.equal(run.logits(split)[1], first.logits(split)[1]):
+                raise ValueError(
+                    f"all runs must have the same {split} rows, but {run.folder} and {first.folder} differ."
+                )
     return sorted(runs, key=lambda run: (run.name, run.seed))
 
 

@@ -38,7 +38,7 @@ from hf_sidenet.measurement.files import replacing
 SECTIONS = {
     runs_section: ["runs"],
     aims_section: ["aims", "calibration"],
-    curves_section: ["chosen", "curves"],
+    curves_section: ["runs", "chosen", "curves"],
     parameters_section: ["chosen"],
     calibration_section: ["calibration"],
     theta_section: ["theta"],

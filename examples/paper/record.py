@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from transformers.utils import logging
 
 import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
-from hf_sidenet.checkpoint import versions
 from hf_sidenet.data.costs import typical_batches
 from hf_sidenet.data.rows import Rows
-from hf_sidenet.evaluation.provenance import commit, hardware
 from hf_sidenet.measurement import collect, measure_costs
 from hf_sidenet.measurement.costs import time_calls
 from hf_sidenet.measurement.files import replacing
@@ -39,7 +36,7 @@ BATCH_SIZE = 32
 COUNTED, TIMED, REPEATS = 8, 2, 3
 
 
-def record(experiment: Experiment, seed: int, folder: Path, words: list[str], seconds: float) -> None:
+def record(experiment: Experiment, seed: int, folder: Path, words: list[str], origin: Mapping[str, Any]) -> None:
     """Evaluate a trained checkpoint in float32 and write `run.json` last.
 
     Args:
@@ -47,13 +44,13 @@ def record(experiment: Experiment, seed: int, folder: Path, words: list[str], se
         seed (`int`): of this run.
         folder (`Path`): with the checkpoint; its epochs' checkpoints are removed.
         words (`list[str]`): arguments of the run.
-        seconds (`float`): that training took in this call.
+        origin (`Mapping[str, Any]`): date, commit, versions and hardware of the training, and its seconds.
     """
     rows = rows_of(experiment, words, folder)
     model = load_model(experiment, folder)
     for split in SPLITS:
         record_rows(model, rows[split], folder, split)
-    write_run(experiment, seed, folder, words, rows, costs_of(model, rows["test"]), seconds)
+    write_run(experiment, seed, folder, words, rows, costs_of(model, rows["test"]), origin)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
@@ -116,7 +113,7 @@ def write_run(
     words: list[str],
     rows: Mapping[str, Rows],
     costs: dict[str, Any],
-    seconds: float,
+    origin: Mapping[str, Any],
 ) -> None:
     """`run.json`, which says that a run is finished."""
     content = {
@@ -125,11 +122,7 @@ def write_run(
         "group": experiment.group,
         "seed": seed,
         "arguments": words,
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        "versions": versions("accelerate", "datasets"),
-        "hardware": hardware(),
-        "seconds": round(seconds, 1),
+        **origin,
         "rows": {split: len(of) for split, of in rows.items()},
         "fingerprints": {split: of.fingerprint for split, of in rows.items()},
         "costs": costs,

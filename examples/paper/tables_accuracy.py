@@ -24,12 +24,16 @@ WITH_AND_WITHOUT = {
     "sst2-distilled-1-2-3": "sst2-mainnet",
     "resnet18-joint-1": "resnet18-mainnet",
     "resnet18-distilled-1-2-3": "resnet18-mainnet",
+    **{f"resnet{depth}-joint-1": f"resnet{depth}-mainnet" for depth in (34, 50, 152)},
+    **{f"resnet{depth}-pretrained-1": f"resnet{depth}-pretrained-mainnet" for depth in (18, 34, 50, 152)},
+    "distilbert-joint-1": "distilbert-mainnet",
+    "bert-base-joint-4": "bert-base-mainnet",
+    "bert-large-joint-8": "bert-large-mainnet",
 }
 # The same SideNet trained jointly, and on the frozen MainNet of another experiment: (joint, frozen, blocks before it).
 JOINT_AND_FROZEN = [
     ("sst2-joint-2", "sst2-frozen", 2),
-    ("sst2-distilled-1-2-3", "sst2-frozen", 2),
-    ("sst2-joint-2", "sst2-frozen-cls", 2),
+    ("sst2-distilled-1-2-3", "sst2-frozen-distilled", 2),
     ("resnet18-joint-1", "resnet18-frozen", 1),
 ]
 # How many SideNets are in use → largest share of the FLOPs at half a point of accuracy that is aimed at.
@@ -46,6 +50,8 @@ RIVALS = [
     ("sst2-frozen", "sst2-cut-3"),
     ("sst2-distilled-1-2-3", "sst2-cut-4"),
     ("resnet34-distilled-1-2-3", "resnet18-mainnet"),
+    ("bert-base-joint-4", "distilbert-mainnet"),
+    ("bert-large-joint-8", "bert-base-mainnet"),
 ]
 
 
@@ -59,7 +65,8 @@ def runs_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "task": about["task"],
             "group": about["group"],
             "seed": run.seed,
-            "epochs": _argument(about["arguments"], "num_train_epochs"),
+            # SideNets on cached features train until they stop.
+            "epochs": None if about["group"] == "frozen" else _argument(about["arguments"], "num_train_epochs"),
             "train_rows": about["rows"]["train"],
             "validation_rows": about["rows"]["validation"],
             "test_rows": about["rows"]["test"],
@@ -177,10 +184,10 @@ def rivals_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 costs.append(point.flops)
                 rival_costs.append(limit)
             else:
-                (row,) = _compared(
-                    "rival", name, rival, f"{size} SideNets at the rival's FLOPs - rival", first, second
-                )
-                rows.append(row | {"flops": _mean(costs), "rival_flops": _mean(rival_costs)})
+                for row in _compared("rival", name, rival, "at the rival's FLOPs - rival", first, second):
+                    rows.append(
+                        {**row, "num_sidenets": size, "flops": _mean(costs), "rival_flops": _mean(rival_costs)}
+                    )
     return rows
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run experiments of `configs/`: train with the Trainer, then record what every exit says of validation and test rows.
 
-A run that is finished is left as it is; one that was killed goes on from its last epoch.
+A run that is finished is left as it is; one that was killed goes on from its last whole checkpoint.
 
 usage: train.py CONFIG.yaml [CONFIG.yaml ...] [--seeds 0 1] [--output_dir outputs/paper]
 """
@@ -11,63 +11,87 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from experiments import SCRIPTS, Experiment, load_experiment
 from record import RUN, record
 from train_heads import train_frozen
-from transformers.trainer_utils import get_last_checkpoint
+
+from hf_sidenet.checkpoint import versions
+from hf_sidenet.evaluation.provenance import commit, hardware
+from hf_sidenet.measurement.files import replacing
 
 
-ARGUMENTS = "arguments.json"
-TRAINED = "config.json"
+STARTED = "started.json"
+TRAINED = "trained.json"
 
 
 def run(experiment: Experiment, seed: int, output_dir: Path) -> None:
     """One run of an experiment, from where it stands.
 
     Raises:
-        ValueError: its folder holds a run with other arguments.
+        ValueError: its folder holds a run of something else.
         RuntimeError: training failed.
     """
     folder = experiment.folder(output_dir, seed)
     words = experiment.words(seed, folder)
-    _check_same(folder, words)
+    origin = _start(experiment, words, folder)
     if (folder / RUN).exists():
         print(f"{folder}: done")
         return
     if experiment.heads_of is not None:
-        mainnet = output_dir / experiment.heads_of / f"seed-{seed}"
-        train_frozen(experiment, seed, mainnet, folder)
+        train_frozen(experiment, seed, output_dir / experiment.heads_of / f"seed-{seed}", folder, origin)
         return
-    start = time.perf_counter()
     if not (folder / TRAINED).exists():
+        start = time.perf_counter()
         _train(SCRIPTS[experiment.task], words, folder)
-    record(experiment, seed, folder, words, time.perf_counter() - start)
+        _write(folder / TRAINED, {"seconds": round(time.perf_counter() - start, 1)})
+    origin |= json.loads((folder / TRAINED).read_text())
+    record(experiment, seed, folder, words, origin)
 
 
-def _check_same(folder: Path, words: list[str]) -> None:
-    """Arguments are written before anything else, so that a run is never continued by another one."""
-    path = folder / ARGUMENTS
+def _start(experiment: Experiment, words: list[str], folder: Path) -> dict[str, Any]:
+    """Where the run comes from, written before anything else, so that a run is never continued by another one."""
+    path = folder / STARTED
+    what = {**asdict(experiment), "seeds": None, "arguments": words[: words.index("--output_dir")]}
     if path.exists():
         found = json.loads(path.read_text())
-        if found != words:
-            changed = sorted(set(found) ^ set(words))
-            raise ValueError(f"{folder} must be a run with these arguments, or new; others there: {changed}.")
-        return
+        changed = {key: (found["experiment"].get(key), value) for key, value in what.items()}
+        changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+        if changed:
+            told = "; ".join(f"`{key}` was {was}, got {now}" for key, (was, now) in changed.items())
+            raise ValueError(f"{folder} must be a run of the same experiment, or new: {told}.")
+        return found["origin"]
+    origin = {
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "versions": versions("accelerate", "datasets"),
+        "hardware": hardware(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(words, indent=1))
+    _write(path, {"experiment": what, "origin": origin})
+    return origin
 
 
 def _train(script: Path, words: list[str], folder: Path) -> None:
     command = [sys.executable, str(script), *words, "--do_train"]
-    last = get_last_checkpoint(str(folder))
-    if last is not None:
-        print(f"{folder}: goes on from {Path(last).name}", flush=True)
-        command += ["--resume_from_checkpoint", last]
+    # The Trainer writes its state last.
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    if whole:
+        last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+        print(f"{folder}: goes on from {last.name}", flush=True)
+        command += ["--resume_from_checkpoint", str(last)]
     code = subprocess.run(command).returncode
     if code != 0:
         raise RuntimeError(f"training of {folder} must end with 0, got {code}; run this again to go on.")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
 
 
 def main() -> None:

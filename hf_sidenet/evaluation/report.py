@@ -138,16 +138,27 @@ class ExitReport:
 
 
 def cheapest(
-    records: ExitRecords, costs: ExitCosts, candidates: Sequence[float | list[float]], max_accuracy_drop: float
+    records: ExitRecords,
+    costs: ExitCosts,
+    candidates: Sequence[float | list[float]],
+    max_accuracy_drop: float,
+    temperatures: list[float] | None = None,
 ) -> float | list[float]:
     """The candidate θ with the fewest FLOPs among those within `max_accuracy_drop` of the MainNet on these rows.
+
+    Args:
+        records ([`ExitRecords`]): rows that choose.
+        costs ([`ExitCosts`]): of the same model.
+        candidates (`Sequence[float]` or `Sequence[list[float]]`): θ, one for all SideNets or a list with one each.
+        max_accuracy_drop (`float`): a fraction.
+        temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
 
     Raises:
         ValueError: no candidate is. θ = 1 always is, unless `mainnet_logits` are those of a better classifier.
     """
     # Less rounding than one row of ten million: 0.8 - 0.1 > 7 / 10 in floating point.
     floor = fixed_points(records, costs)[0].accuracy - max_accuracy_drop - 1e-7
-    points = list(zip(candidates, sweep(records, costs, candidates), strict=True))
+    points = list(zip(candidates, sweep(records, costs, candidates, temperatures), strict=True))
     good = [(point.flops, theta) for theta, point in points if point.accuracy >= floor]
     if not good:
         best = max((point.accuracy for _, point in points), default=None)

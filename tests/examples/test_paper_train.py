@@ -134,7 +134,7 @@ def test_a_finished_run_stays_and_other_arguments_are_refused(trained, files):
     other.parent.mkdir()
     other.write_text(yaml.safe_dump({"base": str(files / "sst2-mainnet.yaml"), "arguments": {"learning_rate": 1.0}}))
     error = run(TRAIN, other, "--output_dir", trained, code=1, **environment(files))
-    assert "must be a run with these arguments" in error
+    assert "must be a run of the same experiment" in error
     assert "1.0" in error
 
 
