@@ -3,16 +3,12 @@
 
 import copy
 import difflib
-import math
-from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from .exit_rule import check_thresholds
-from .sidenet_head import POOLINGS
+from .config_fields import PER_EXIT, by_index, checked_exit_layers, is_count, is_shape, numbers, one_of
 
 
 # The class that a config without `architectures` is built with, by the MainNet's model type.
@@ -224,7 +220,7 @@ class SideNetConfig(PretrainedConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         """Bring a field that has one value per SideNet or exit to its normal form, also when set later."""
         if name == "exit_layers":
-            value = _checked_exit_layers(value, self.__dict__.get("block_shapes"))
+            value = checked_exit_layers(value, self.__dict__.get("block_shapes"))
         elif name in PER_EXIT:
             value = PER_EXIT[name](value, len(self.exit_layers))
         super().__setattr__(name, value)
@@ -241,22 +237,20 @@ class SideNetConfig(PretrainedConfig):
             ValueError: names the field, the rule and the value.
         """
         shapes = self.block_shapes
-        if shapes is not None and not (isinstance(shapes, list) and all(map(_is_shape, shapes))):
+        if shapes is not None and not (isinstance(shapes, list) and all(map(is_shape, shapes))):
             raise ValueError(f"`block_shapes` must be a list of shapes, lists of integers ≥ 1, got {shapes!r}.")
         for name in ("exit_layers", *PER_EXIT):
             setattr(self, name, getattr(self, name))
         weight, temperature = self.distillation_weight, self.distillation_temperature
-        (self.distillation_weight,) = _numbers("distillation_weight", weight, 1, "in [0, 1]", lambda x: 0 <= x <= 1)
-        (self.distillation_temperature,) = _numbers("distillation_temperature", temperature, 1, "> 0", lambda x: x > 0)
-        _one_of("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all"))
-        _one_of("mainnet_head", self.mainnet_head, ("own", "mlp"))
+        (self.distillation_weight,) = numbers("distillation_weight", weight, 1, "in [0, 1]", lambda x: 0 <= x <= 1)
+        (self.distillation_temperature,) = numbers("distillation_temperature", temperature, 1, "> 0", lambda x: x > 0)
+        one_of("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all"))
+        one_of("mainnet_head", self.mainnet_head, ("own", "mlp"))
         size = self.sidenet_hidden_size
-        if not _is_count(size):
+        if not is_count(size):
             raise ValueError(f"`sidenet_hidden_size` must be an integer ≥ 1, got {size!r}.")
         size = self.input_size
-        if size is not None and (
-            not isinstance(size, list | tuple) or len(size) != 3 or not all(map(_is_count, size))
-        ):
+        if size is not None and (not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_count, size))):
             raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
             value = getattr(self, name, None)
@@ -287,7 +281,7 @@ class SideNetConfig(PretrainedConfig):
         if kwargs.get("id2label") is not None:
             num_labels = len(kwargs["id2label"])
             if num_labels == mainnet.num_labels:
-                mainnet.id2label = _by_index(kwargs["id2label"])
+                mainnet.id2label = by_index(kwargs["id2label"])
                 mainnet.label2id = kwargs.get("label2id") or {v: k for k, v in mainnet.id2label.items()}
         if num_labels not in (None, mainnet.num_labels):
             raise ValueError(
@@ -341,78 +335,3 @@ def refuse_misspelt(kwargs: dict[str, Any]) -> None:
         if near or name.startswith(OWN_PREFIXES):
             hint = near or difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0) or ["exit_layers"]
             raise ValueError(f"SideNetConfig has no field `{name}`. Did you mean `{hint[0]}`?")
-
-
-def _checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
-    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
-    if not isinstance(exit_layers, list | tuple) or not exit_layers:
-        raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
-    if not all(map(_is_count, exit_layers)):
-        raise ValueError(f"{rule}, got {exit_layers!r}.")
-    if any(a >= b for a, b in pairwise(exit_layers)):
-        raise ValueError(f"{rule}, got {exit_layers!r}.")
-    if block_shapes is not None and exit_layers[-1] > len(block_shapes):
-        raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
-    return list(exit_layers)
-
-
-def _thresholds(value: Any, num_sidenets: int) -> list[float]:
-    if not isinstance(value, list | tuple | Real):
-        raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
-    return check_thresholds(value, num_sidenets)
-
-
-def _poolings(value: Any, num_sidenets: int) -> list[str]:
-    if not isinstance(value, str | list | tuple):
-        raise ValueError(f"`pooling` must be a name or one per SideNet, got {value!r}.")
-    names = [value] * num_sidenets if isinstance(value, str) else list(value)
-    _one_per("pooling", names, num_sidenets)
-    for name in names:
-        _one_of("pooling", name, POOLINGS)
-    return names
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
-    """JSON has names as keys only."""
-    try:
-        labels = {int(key): value for key, value in id2label.items()}
-    except (TypeError, ValueError):
-        labels = {}
-    if sorted(labels) != list(range(len(id2label))):
-        raise ValueError(f"`id2label` must have the keys 0, 1, ..., one per class, got {id2label!r}.")
-    return labels
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(_is_count, value))
-
-
-def _numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
-    values = list(value) if isinstance(value, list | tuple) else [value] * count
-    _one_per(name, values, count)
-    for number in values:
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number) or not holds(number):
-            raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
-    return [float(number) for number in values]
-
-
-def _one_per(name: str, values: list, count: int) -> None:
-    if len(values) != count:
-        raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")
-
-
-PER_EXIT = {
-    "thresholds": _thresholds,
-    "temperatures": lambda value, n: _numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
-    "alpha": lambda value, n: _numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
-    "pooling": _poolings,
-}
