@@ -10,12 +10,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ..inference.rows import Row
 from .methods import Method
@@ -39,11 +40,16 @@ def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.
     if method.recipe is None:
         return None
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "batches.pt"
-        torch.save([[asdict(row) for row in batch] for batch in batches], path)
+        path = Path(folder) / "inputs.safetensors"
+        rows = [row for batch in batches for row in batch]
+        # Cloned, since safetensors refuses tensors that share memory.
+        inputs = {_key(i, name): value.clone() for i, row in enumerate(rows) for name, value in row.inputs.items()}
+        save_file(inputs, path)
         order = {
             "recipe": method.recipe,
-            "batches": str(path),
+            "inputs": str(path),
+            "rows": [[row.place, list(row.inputs), row.length, row.thresholds] for row in rows],
+            "batch_sizes": [len(batch) for batch in batches],
             "device": str(device),
             "num_threads": torch.get_num_threads(),
         }
@@ -65,8 +71,7 @@ def measure_here(order: dict[str, Any]) -> float:
     where, arguments = order["recipe"]
     module, _, function = where.partition(":")
     method = getattr(importlib.import_module(module), function)(**arguments)
-    batches = [[Row(**row) for row in batch] for batch in torch.load(order["batches"], weights_only=True)]
-    batches = [method.rows(batch) for batch in batches]
+    batches = [method.rows(batch) for batch in _batches(order)]
     answering = method.make(max(map(len, batches)), batches)
     with torch.inference_mode():
         for batch in batches:
@@ -75,6 +80,19 @@ def measure_here(order: dict[str, Any]) -> float:
     if order["device"].startswith("cuda"):
         return torch.cuda.max_memory_allocated() / MEGABYTE
     return _peak_resident() / MEGABYTE
+
+
+def _batches(order: dict[str, Any]) -> list[list[Row]]:
+    inputs = load_file(order["inputs"])
+    rows = iter(
+        Row(place, {name: inputs[_key(i, name)] for name in names}, length, tuple(thresholds))
+        for i, (place, names, length, thresholds) in enumerate(order["rows"])
+    )
+    return [list(islice(rows, size)) for size in order["batch_sizes"]]
+
+
+def _key(number: int, name: str) -> str:
+    return f"{number}.{name}"
 
 
 def _peak_resident() -> float:

@@ -11,6 +11,7 @@ from .cases import Echo, echo_method, rows_of
 
 CPU = torch.device("cpu")
 MEGABYTES = 400
+BATCHES = [rows_of([3, 4]), rows_of([5])]
 
 
 class Greedy(Echo):
@@ -26,6 +27,30 @@ def modest():
 
 def greedy(kind):
     return echo_method(kind, answering=Greedy())
+
+
+class Picky(Echo):
+    """Answers the batches of `BATCHES` and no others."""
+
+    def __init__(self):
+        super().__init__()
+        self.due = iter(BATCHES)
+
+    def put(self, rows):
+        due = next(self.due)
+        assert [(row.place, row.length, row.thresholds) for row in rows] == [
+            (row.place, row.length, row.thresholds) for row in due
+        ]
+        for row, expected in zip(rows, due, strict=True):
+            assert list(row.inputs) == list(expected.inputs)
+            for name, value in expected.inputs.items():
+                assert value.dtype == row.inputs[name].dtype
+                assert torch.equal(value, row.inputs[name])
+        return super().put(rows)
+
+
+def picky():
+    return echo_method(answering=Picky())
 
 
 def failing():
@@ -45,6 +70,13 @@ def test_it_is_the_peak_of_that_process_alone():
     assert held.sum() > 0
     assert 50 < least < 2 * MEGABYTES + 600
     assert least + 0.8 * MEGABYTES < most < least + 1.5 * MEGABYTES
+
+
+def test_the_process_gets_the_same_rows():
+    method = echo_method(recipe=(f"{__name__}:picky", {}))
+    assert peak_memory(method, BATCHES, CPU) > 0
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        peak_memory(method, [BATCHES[1], BATCHES[0]], CPU)
 
 
 def test_without_a_recipe_it_is_unknown():

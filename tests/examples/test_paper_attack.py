@@ -171,7 +171,9 @@ def test_random_starts_are_seeded_and_rows_are_alone(perturb, logits_of, pixels,
 def test_the_model_stays_as_it_is(script, model, normalisation, pixels, labels):
     attack = script("attack")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    # A gradient can be left behind on these alone.
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"sidenets"}
     batch = {"pixel_values": normalisation.values(pixels), "labels": labels}
     clean = model(pixel_values=batch["pixel_values"], thresholds=1.0).exit_logits.detach()
     for each in attack.attacks_of([4.0], 3):
@@ -182,9 +184,8 @@ def test_the_model_stays_as_it_is(script, model, normalisation, pixels, labels):
         assert ((logits - clean).abs().max() < 1e-4) == (each.name == "none"), each
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trained
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert True in trained.values()
 
 
 def test_each_aim_hurts_its_own_exit_most(script, model, normalisation, pixels, labels):
