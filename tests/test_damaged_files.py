@@ -19,7 +19,7 @@ from hf_sidenet.inference import export_onnx
 from hf_sidenet.inference.manifest import Manifest
 
 from .models import tiny
-from .shared_folder import EVIDENCE, save_folder
+from .shareable.folder import EVIDENCE, save_folder
 from .test_cli import run
 
 

@@ -19,7 +19,7 @@ from .attached import sentences
 from .benchmark.checkpoints import save_text_checkpoint
 from .benchmark.test_catalog import text_rows
 from .models import tiny
-from .shared_folder import save_folder
+from .shareable.folder import save_folder
 
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -104,8 +104,9 @@ def _paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _exists(value: str) -> bool:
-    path = Path(value).expanduser() if value.startswith("~") else Path(value)
+    at_home = value.startswith("~")
     try:
-        return len(path.parts) > 2 and path.exists()
+        # "/", "/m" and "~" are more likely names than places, whatever exists.
+        return len(Path(value).parts) > (1 if at_home else 2) and Path(value).expanduser().exists()
     except (OSError, ValueError, RuntimeError):
         return False

@@ -12,7 +12,7 @@ from hf_sidenet.inference import OnnxStages, SideNetRunner, TorchStages
 
 from ..examples.commands import minilm, save_pictures, sentences
 from ..models import tiny
-from ..shared_folder import EVIDENCE
+from ..shareable.folder import EVIDENCE
 from ..test_cli import contents, run, run_json
 
 

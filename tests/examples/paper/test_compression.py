@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from ..models import tiny
-from .commands import ROOT, run, save_text_mainnet, sentences
+from ...models import tiny
+from ..commands import ROOT, run, save_text_mainnet, sentences
 
 
 FOLDER = ROOT / "examples" / "paper"
@@ -23,13 +23,6 @@ CLASSES = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
 def read(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script, which imports others from its own folder."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 @pytest.fixture(scope="module")

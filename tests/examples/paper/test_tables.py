@@ -2,7 +2,6 @@
 """From finished runs to tables, page and figures; the runs are made up."""
 
 import csv
-import importlib
 import re
 import shutil
 
@@ -13,21 +12,12 @@ from hypothesis import strategies as st
 
 from hf_sidenet.models.exit_rule import route
 
-from .commands import ROOT, run
-from .paper_runs import made_up_logits, save_run, save_runs
+from ..commands import ROOT, run
+from .made_up import made_up_logits, save_run, save_runs
 
 
 FOLDER = ROOT / "examples" / "paper"
 COMMITTED = ROOT / "docs" / "results" / "paper"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Imports a script, which imports others from its own folder."""
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

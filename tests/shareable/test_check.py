@@ -13,21 +13,11 @@ from safetensors.torch import load_file, save_file
 from hf_sidenet.inference import export_onnx, export_torch
 from hf_sidenet.shareable import check_shareable
 
-from .models import tiny
-from .shared_folder import change_json, save_folder
+from ..models import tiny
+from .folder import change_json
 
 
-PACKAGE = Path(__file__).parents[1] / "hf_sidenet" / "models"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return save_folder(tmp_path_factory.mktemp("whole") / "mine")
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "mine"))
+PACKAGE = Path(__file__).parents[2] / "hf_sidenet" / "models"
 
 
 def test_nothing_to_say_of_a_whole_checkpoint(folder):
@@ -222,7 +212,8 @@ def test_an_import_that_may_fail_is_fine(folder):
     assert check_shareable(folder).errors == []
 
 
-def test_classes_that_look_like_paths(folder):
+def test_classes_that_look_like_paths(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     labels = {"0": "/m/04rlf", "1": "/", "2": "~"}
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = config["mainnet_config"]["id2label"] = labels

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's experiments as typed, on tiny data: trained, killed and continued, recorded."""
 
-import importlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 
 from hf_sidenet import ExitRecords
 
-from .commands import ROOT, run, save_text_mainnet, sentences
+from ..commands import ROOT, run, save_text_mainnet, sentences
 
 
 FOLDER = ROOT / "examples" / "paper"
@@ -24,14 +23,6 @@ TRAIN = FOLDER / "train.py"
 CONFIGS = sorted((FOLDER / "configs").glob("*/*.yaml"))
 # Files that are only the base of others.
 SHARED = {"sst2", "cifar10", "paper-sst2"}
-
-
-@pytest.fixture(scope="module")
-def script():
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from .models import tiny
+from ..models import tiny
 
 
 WORDS = ("a", "good", "bad", "film", "one", "very", "not", "so")

@@ -18,9 +18,9 @@ from hf_sidenet import BertWithSideNetForSequenceClassification
 from hf_sidenet.hub import push_checkpoint
 from hf_sidenet.shareable import check_shareable
 
-from .examples.commands import ROOT
-from .hub_server import hub_server
-from .shared_folder import CARD, change_json, save_folder
+from ..examples.commands import ROOT
+from ..hub_server import hub_server
+from .folder import CARD, change_json, save_folder
 
 
 pytestmark = pytest.mark.slow

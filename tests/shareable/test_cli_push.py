@@ -3,7 +3,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,24 +14,14 @@ from safetensors.torch import save_file
 
 from hf_sidenet.shareable import check_shareable
 
-from .hub_server import hub_server
-from .shared_folder import change_json, save_folder
-from .test_cli import run, run_json
+from ..hub_server import hub_server
+from ..test_cli import run, run_json
+from .folder import change_json
 
 
 REPO = "me/mine"
 # As long as real ones.
 GOOD, WRONG, READER = (f"hf_{letter * 34}" for letter in "gwr")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return save_folder(tmp_path_factory.mktemp("whole") / "mine")
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "mine"))
 
 
 @pytest.fixture

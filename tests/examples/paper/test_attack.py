@@ -2,7 +2,6 @@
 """The attacks of the paper's open question, on a tiny random model, and the command as typed, on tiny pictures."""
 
 import csv
-import importlib
 import json
 
 import pytest
@@ -12,8 +11,8 @@ from transformers import ViTImageProcessor
 from hf_sidenet.measurement import ExitCosts, ExitRecords
 from hf_sidenet.models.exit_rule import confidence
 
-from ..models import tiny
-from .commands import ROOT, run, save_pictures
+from ...models import tiny
+from ..commands import ROOT, run, save_pictures
 
 
 FOLDER = ROOT / "examples" / "paper"
@@ -24,13 +23,6 @@ COLUMNS = [
     "attack", "aim", "epsilon", "steps", "rows", "sidenet_accuracy", "mainnet_accuracy", "routed_accuracy",
     "share_early", "flops", "threshold",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script, which imports others from its own folder."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 @pytest.fixture
