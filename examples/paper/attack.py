@@ -11,16 +11,16 @@ usage: attack.py RUN_FOLDER --config configs/cpu/resnet18-joint-1.yaml [--rows 1
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from csv_tables import write_table
-from experiments import Experiment, load_experiment
+from experiments import load_experiment
+from found import load_run
 from perturb import Normalisation, doubt, fgsm, pgd, wrongness
-from record import RUN, load_model
+from record import load_model
 from rows import rows_of
 from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
@@ -157,41 +157,24 @@ def line_of(
     }
 
 
-def load_run(folder: Path, experiment: Experiment) -> dict[str, Any]:
-    """What `run.json` of a finished run of this experiment says.
-
-    Raises:
-        ValueError: the experiment is on texts, the run is not finished, of another experiment or without SideNets.
-    """
-    if experiment.is_text:
-        raise ValueError(f"`config` must be an experiment on images, got {experiment.name!r} on texts.")
-    if not (folder / RUN).is_file():
-        raise ValueError(f"{folder} must hold a finished run, got no {RUN} there.")
-    run = json.loads((folder / RUN).read_text())
-    if run["name"] != experiment.name:
-        raise ValueError(f"{folder} must hold a run of {experiment.name!r}, got one of {run['name']!r}.")
-    if "flops" not in run["costs"]:
-        raise ValueError(f"{folder} must hold a model with SideNets, got a MainNet alone.")
-    return run
-
-
 def table_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All lines.
 
     Raises:
-        ValueError: an argument is impossible, or the folder holds no run that can be attacked.
+        ValueError: an argument is impossible, the experiment is on texts, or the folder holds no run of it.
     """
     _check(args)
     experiment = load_experiment(args.config)
-    run = load_run(args.run_folder, experiment)
-    rows = rows_of(experiment, run["arguments"], args.run_folder)
+    if experiment.is_text:
+        raise ValueError(f"`config` must be an experiment on images, got {experiment.name!r} on texts.")
+    run = load_run(args.run_folder, experiment.name)
+    rows = rows_of(experiment, run.about["arguments"], args.run_folder)
     if "test" not in rows:
         raise ValueError(f"{args.run_folder} must be a run with test rows, got {sorted(rows)}.")
     normalisation = Normalisation.of(load_processor(str(args.run_folder), is_text=False))
-    model, costs = load_model(experiment, args.run_folder), ExitCosts(**run["costs"])
+    model, costs = load_model(experiment, args.run_folder), run.costs
     temperatures = model.config.temperatures
-    validation = ExitRecords.load(args.run_folder / "validation_records.safetensors")
-    threshold = choose_threshold(validation, costs, temperatures, args.max_accuracy_drop)
+    threshold = choose_threshold(run.validation, costs, temperatures, args.max_accuracy_drop)
     attacks = attacks_of(args.epsilons, args.steps)
     each = attacked_records(model, normalisation, rows["test"], attacks, args.rows, args.batch_size, args.seed)
     pairs = zip(attacks, each, strict=True)

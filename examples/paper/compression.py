@@ -10,7 +10,6 @@ usage: compression.py RUN_FOLDER --config configs/cpu/sst2-distilled-1-2-3.yaml 
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,16 +21,15 @@ from compressed import Version, versions_of
 from compressed_times import first_rows, timed
 from csv_tables import write_table
 from experiments import Experiment, load_experiment
-from record import RUN
-from rows import rows_of
-from torch.utils.data import DataLoader
+from found import Run, load_run
+from rows import longest_first, rows_of
 
 from hf_sidenet.benchmark.interleave import MethodClock
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.evaluation import DEFAULT_THRESHOLDS, CurvePoint, cheapest, sweep
 from hf_sidenet.inference import collect_stages
-from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
+from hf_sidenet.measurement import ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
 
@@ -40,61 +38,46 @@ SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """What a finished run has left.
+class Trained:
+    """What is compressed.
 
     Args:
+        run ([`Run`]): that trained it.
         model ([`SideNetPreTrainedModel`]): in float32.
         rows (`dict[str, Rows]`): by split.
-        records (`dict[str, ExitRecords]`): what its exits say of validation and test rows.
-        costs ([`ExitCosts`]): of its exits.
     """
 
+    run: Run
     model: SideNetPreTrainedModel
     rows: dict[str, Rows]
-    records: dict[str, ExitRecords]
-    costs: ExitCosts
 
 
-def run_of(folder: Path, experiment: Experiment) -> Run:
+def trained(folder: Path, experiment: Experiment) -> Trained:
     """Read a run.
 
     Raises:
         ValueError: the run is not finished, is another experiment's or of no such model, or its data have changed.
     """
-    if not (folder / RUN).is_file():
-        raise ValueError(f"RUN_FOLDER must be a finished run of train.py, with a {RUN}, got {folder}.")
-    about = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    if about["name"] != experiment.name:
-        raise ValueError(
-            f"--config must be the one that {folder} was trained by, {about['name']!r}, got {experiment.name!r}."
-        )
-    paths = {split: folder / f"{split}_records.safetensors" for split in SPLITS}
-    if experiment.task != "text" or not all(path.is_file() for path in paths.values()):
-        raise ValueError(f"RUN_FOLDER must be of texts and of a model with SideNets, got {folder}.")
-    rows = rows_of(experiment, about["arguments"], folder)
-    changed = [split for split in ("train", *SPLITS) if rows[split].fingerprint != about["fingerprints"][split]]
+    if not experiment.is_text:
+        raise ValueError(f"--config must be an experiment on texts, got {experiment.name!r} on images.")
+    run = load_run(folder, experiment.name)
+    rows = rows_of(experiment, run.about["arguments"], folder)
+    changed = [split for split in ("train", *SPLITS) if rows[split].fingerprint != run.about["fingerprints"][split]]
     if changed:
         raise ValueError(f"the data must be those of {folder}, but the {' and '.join(changed)} rows have changed.")
-    records = {split: ExitRecords.load(path) for split, path in paths.items()}
     model, _ = load_checkpoint(folder, dtype=torch.float32)
-    return Run(model, rows, records, ExitCosts(**about["costs"]))
+    return Trained(run, model, rows)
 
 
-def records_of(version: Version, run: Run, split: str, batch_size: int) -> ExitRecords:
+def records_of(version: Version, found: Trained, split: str, batch_size: int) -> ExitRecords:
     """What every exit of a version says."""
     if version.as_recorded:
-        recorded = run.records[split]
+        recorded = getattr(found.run, split)
         exit_logits = recorded.exit_logits[:, : len(version.chain)]
         return ExitRecords(exit_logits, recorded.labels, exit_logits[:, -1].clone())
-    rows = run.rows[split]
-    lengths = [len(ids) for ids in rows.dataset.with_format(None)["input_ids"]]
-    # The longest first, so that there is little padding.
-    order = sorted(range(len(rows)), key=lambda i: -lengths[i])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    loader = DataLoader(rows.dataset, batch_sampler=batches, collate_fn=rows.collate_fn)
+    loader, back = longest_first(found.rows[split], batch_size)
     print(f"{version.name}, {split} rows", flush=True)
-    return collect_stages(version.chain, loader, progress=True).select(torch.tensor(order).argsort())
+    return collect_stages(version.chain, loader, progress=True).select(back)
 
 
 def choose(version: Version, records: ExitRecords, target_drop: float) -> float:
@@ -157,12 +140,12 @@ def table_row(
 
 def compress(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The lines of the table."""
-    run = run_of(args.run_folder, load_experiment(args.config))
+    found = trained(args.run_folder, load_experiment(args.config))
     with TemporaryDirectory() as folder:
-        versions = versions_of(run.model, run.rows, run.costs, Path(folder))
-        records = [{split: records_of(each, run, split, args.batch_size) for split in SPLITS} for each in versions]
+        versions = versions_of(found.model, found.rows, found.run.costs, Path(folder))
+        records = [{split: records_of(each, found, split, args.batch_size) for split in SPLITS} for each in versions]
         thresholds = [choose(v, of["validation"], args.target_drop) for v, of in zip(versions, records, strict=True)]
-        shown = first_rows(versions[0], run.rows["test"], args.rows)
+        shown = first_rows(versions[0], found.rows["test"], args.rows)
         clocks = timed(versions, thresholds, shown, args.batch_size, args.rounds)
     settings = {"target_drop": args.target_drop, "batch_size": args.batch_size, "rounds": args.rounds}
     lines: list[dict[str, Any]] = []

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of the page, from its tables. Lines differ in marker and dash, to be told apart in grey."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -40,27 +41,21 @@ RELIABLE = [
 
 def draw(tables: Tables, folder: Path) -> list[Path]:
     """Every figure whose tables are there."""
-    figures = {
-        "sst2-curves.png": lambda path: _curves(
-            tables, TEXT_CURVES, TEXT_PLAIN, path, "SST-2, MiniLM-L6: mean over seeds ± standard deviation"
-        ),
-        "cifar10-curves.png": lambda path: _curves(
-            tables, IMAGE_CURVES, IMAGE_PLAIN, path, "CIFAR-10, ResNet-18: mean over seeds ± standard deviation"
-        ),
-        "reliability.png": lambda path: _reliability(tables, path),
-        "policies.png": lambda path: _policies(tables, path),
-        "attack.png": lambda path: _attack(tables, path),
-    }
-    needed = {"policies.png": "policies", "attack.png": "attack"}
-    drawn = []
-    for name, make in figures.items():
-        if needed.get(name, "curves") in tables and make(folder / name):
-            drawn.append(folder / name)
-    return drawn
+    seeds = "mean over seeds ± standard deviation"
+    text = partial(_curves, tables, TEXT_CURVES, TEXT_PLAIN, title=f"SST-2, MiniLM-L6: {seeds}")
+    images = partial(_curves, tables, IMAGE_CURVES, IMAGE_PLAIN, title=f"CIFAR-10, ResNet-18: {seeds}")
+    figures: list[tuple[str, set[str], Callable[[Path], bool]]] = [
+        ("sst2-curves.png", {"curves", "runs"}, text),
+        ("cifar10-curves.png", {"curves", "runs"}, images),
+        ("reliability.png", {"reliability"}, partial(_reliability, tables)),
+        ("policies.png", {"policies"}, partial(_policies, tables)),
+        ("attack.png", {"attack"}, partial(_attack, tables)),
+    ]
+    return [folder / name for name, needed, make in figures if needed <= tables.keys() and make(folder / name)]
 
 
 def _curves(
-    tables: Tables, curves: Mapping[tuple[str, str], str], plain: Mapping[str, str], path: Path, title: str
+    tables: Tables, curves: Mapping[tuple[str, str], str], plain: Mapping[str, str], path: Path, *, title: str
 ) -> bool:
     points = grouped(tables["curves"], "experiment", "exits")
     shown = {key: label for key, label in curves.items() if key in points}

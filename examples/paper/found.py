@@ -88,13 +88,31 @@ class Run:
         return correct_rows(*self.logits(split))
 
 
+def load_run(folder: Path, name: str) -> Run:
+    """A finished run of one experiment, with SideNets.
+
+    Raises:
+        ValueError: the run is not finished, of another experiment, or of a model without SideNets.
+    """
+    if not (folder / RUN).is_file():
+        raise ValueError(f"RUN_FOLDER must be a finished run of train.py, with a {RUN}, got {folder}.")
+    run = Run(folder, json.loads((folder / RUN).read_text(encoding="utf-8")))
+    if run.name != name:
+        raise ValueError(f"--config must be the one that {folder} was trained by, {run.name!r}, got {name!r}.")
+    if not run.has_exits:
+        raise ValueError(f"RUN_FOLDER must be of a model with SideNets, got {folder} of a MainNet alone.")
+    return run
+
+
 def load_runs(output_dir: Path) -> list[Run]:
     """Every finished run, by name and seed.
 
     Raises:
         ValueError: there is none, or the labels of two runs of one task differ.
     """
-    runs = [Run(path.parent, json.loads(path.read_text())) for path in output_dir.glob(f"*/seed-*/{RUN}")]
+    runs = [
+        Run(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in output_dir.glob(f"*/seed-*/{RUN}")
+    ]
     if not runs:
         raise ValueError(f"`output_dir` must hold finished runs of train.py, got {str(output_dir)!r} with none.")
     for run in runs:

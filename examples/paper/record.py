@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from cut_model import load_cut
 from experiments import Experiment
-from rows import rows_of
+from rows import longest_first, rows_of
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
@@ -68,10 +67,7 @@ def load_model(experiment: Experiment, folder: Path) -> PreTrainedModel:
 
 def record_rows(model: PreTrainedModel, rows: Rows, folder: Path, split: str) -> None:
     """`SPLIT_records.safetensors` of a model with SideNets, `SPLIT_logits.safetensors` of a plain one."""
-    order = _by_length(rows)
-    batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
-    loader = DataLoader(rows.dataset, batch_sampler=batches, collate_fn=rows.collate_fn)
-    back = torch.tensor(order).argsort()
+    loader, back = longest_first(rows, BATCH_SIZE)
     if isinstance(model, SideNetPreTrainedModel):
         collect(model, loader).select(back).save(folder / f"{split}_records.safetensors")
         return
@@ -129,12 +125,3 @@ def write_run(
     }
     with replacing(folder / RUN) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
-
-
-def _by_length(rows: Rows) -> list[int]:
-    """Row numbers, the longest text first, so that there is little padding."""
-    names = getattr(rows.dataset, "column_names", [])
-    if "input_ids" not in names:
-        return list(range(len(rows)))
-    lengths = [len(ids) for ids in rows.dataset.with_format(None)["input_ids"]]
-    return sorted(range(len(rows)), key=lambda i: -lengths[i])

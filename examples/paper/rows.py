@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from experiments import SCRIPTS, Experiment
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 from hf_sidenet.data import Columns, load_processor
@@ -35,6 +37,25 @@ def rows_of(experiment: Experiment, words: list[str], checkpoint: Path) -> dict[
         columns=Columns(inputs, data_args.label_column, experiment.is_text),
         max_length=data_args.max_seq_length if experiment.is_text else None,
     )
+
+
+def longest_first(rows: Rows, batch_size: int) -> tuple[DataLoader, torch.Tensor]:
+    """Batches of rows, the longest texts first, so that there is little padding, and what puts answers back in order.
+
+    Args:
+        rows ([`Rows`]): texts, or images, which stay as they are.
+        batch_size (`int`): rows per batch.
+
+    Returns:
+        `tuple[DataLoader, torch.Tensor]`: the batches, and the place of each row in them, of shape `(num_rows,)`.
+    """
+    order = list(range(len(rows)))
+    if "input_ids" in getattr(rows.dataset, "column_names", []):
+        lengths = [len(ids) for ids in rows.dataset.with_format(None)["input_ids"]]
+        order.sort(key=lambda i: -lengths[i])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    loader = DataLoader(rows.dataset, batch_sampler=batches, collate_fn=rows.collate_fn)
+    return loader, torch.tensor(order).argsort()
 
 
 def parse(words: list[str], is_text: bool) -> tuple:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet recalibrate`: new θ for a checkpoint, for another precision of it, or for what was exported from it."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from .attaching import enough_rows
 from .checkpoints import load, load_reference
@@ -11,12 +9,8 @@ from .data import DataOptions
 from .errors import DO_NOT_ATTACH, CommandError, blaming
 from .exported import MANIFEST, is_exported, load_exported
 from .outcome import Outcome, refuse_source
-from .reports import as_attached, check_version, read_report, updated_report
+from .reports import as_attached, check_version, read_report, recalibrated, updated_report
 from .texts import recalibrate_text
-
-
-if TYPE_CHECKING:
-    from ..checkpoint import Recalibration
 
 
 def recalibrate_command(
@@ -77,7 +71,7 @@ def recalibrate_command(
     attached = found.verdict == "attach"
     where = output_dir or directory
     if exported:
-        about = _about(found, running)
+        about = recalibrated(found, running)
         if attached:
             save_recalibrated(where, directory, found.config, overwrite=overwrite)
     else:
@@ -116,21 +110,3 @@ def _is_exported(directory: str, checkpoint: str | None, dtype: str | None) -> b
     if checkpoint is not None and not exported:
         raise CommandError(f"--checkpoint: goes with an exported DIRECTORY, one with {MANIFEST}, got {directory!r}.")
     return exported
-
-
-def _about(found: "Recalibration", running: dict[str, Any]) -> dict[str, Any]:
-    """What [`updated_report`] says of a checkpoint, of an exported folder, which has no report."""
-    calibration = found.calibration
-    return {
-        "verdict": found.verdict,
-        "reason": found.reason,
-        "settings": {
-            **running,
-            "target": [str(one) for one in calibration.targets],
-            "confidence_level": calibration.confidence_level,
-            "test_method": calibration.test,
-        },
-        "costs": asdict(found.costs),
-        "path": [asdict(point) for point in calibration.selection.points],
-        "calibration": found.config.calibration if found.verdict == "attach" else None,
-    }

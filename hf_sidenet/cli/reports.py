@@ -52,6 +52,29 @@ def check_version(report: dict[str, Any], directory: str) -> None:
         )
 
 
+def recalibrated(found: "Recalibration", running: dict[str, Any]) -> dict[str, Any]:
+    """What another calibration says, of a checkpoint or of an exported folder, which has no report.
+
+    Args:
+        found ([`Recalibration`]): what changed.
+        running (`dict[str, Any]`): of [`as_attached`].
+    """
+    calibration = found.calibration
+    return {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "settings": {
+            **running,
+            "target": [str(one) for one in calibration.targets],
+            "confidence_level": calibration.confidence_level,
+            "test_method": calibration.test,
+        },
+        "costs": asdict(found.costs),
+        "path": [asdict(point) for point in calibration.selection.points],
+        "calibration": found.config.calibration if found.verdict == "attach" else None,
+    }
+
+
 def updated_report(
     report: dict[str, Any],
     found: "Recalibration",
@@ -72,19 +95,16 @@ def updated_report(
     from ..evaluation.provenance import hardware
 
     calibration, settings = found.calibration, report["settings"]
-    evidence = found.config.calibration if found.verdict == "attach" else None
+    about = recalibrated(found, running)
+    evidence = about["calibration"]
     validation = {**report["data"]["validation"], "num_rows": num_rows}
     if evidence is not None:
         validation["fingerprint"] = evidence["validation_fingerprint"]
     changed = {
-        "verdict": found.verdict,
-        "reason": found.reason,
+        **about,
         "settings": {
             **settings,
-            **running,
-            "target": [str(one) for one in calibration.targets],
-            "confidence_level": calibration.confidence_level,
-            "test_method": calibration.test,
+            **about["settings"],
             "reference": "given" if given_reference or settings["tune"] != "joint" else "tuned",
         },
         "data": {
@@ -94,9 +114,6 @@ def updated_report(
             "num_certification_rows": calibration.num_certification_rows,
             "num_known_rows_left_out": evidence and evidence["num_known_rows_left_out"],
         },
-        "costs": asdict(found.costs),
-        "path": [asdict(point) for point in calibration.selection.points],
-        "calibration": evidence,
         "evaluation": None,
         "versions": versions(),
         "hardware": hardware(),

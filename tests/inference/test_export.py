@@ -13,6 +13,7 @@ from hf_sidenet.inference.torch_export import check_archive
 from ..models import tiny
 from ..models.naive import every_exit
 from .folders import MACHINE, text_of
+from .stages import chained
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +43,6 @@ def padded(num_rows, num_tokens, seed=0):
 
 def calls(program, name):
     return sum(name in str(node.target) for node in program.graph.nodes if node.op == "call_function")
-
-
-def chained(stages, inputs):
-    """Logits of every exit, (rows, exits, labels)."""
-    hidden, columns = None, []
-    with torch.no_grad():
-        for index in range(len(stages)):
-            hidden, logits = stages(index, hidden, inputs)
-            columns.append(logits)
-    return torch.stack(columns, 1)
 
 
 def test_a_program_takes_what_it_needs_by_name(programs):

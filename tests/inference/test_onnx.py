@@ -31,6 +31,7 @@ from ..models import (
 )
 from ..models.naive import every_exit
 from .folders import MACHINE, text_of
+from .stages import chained
 
 
 pytest.importorskip("onnxruntime", reason='needs pip install "hf_sidenet[onnx]"')
@@ -122,15 +123,6 @@ def texts(num_rows, num_tokens, seed=0):
     mask = torch.ones(num_rows, num_tokens, dtype=torch.long)
     mask[1:, num_tokens // 2 + 1 :] = 0
     return {"input_ids": torch.randint(3, 99, mask.shape, generator=generator) * mask, "attention_mask": mask}
-
-
-def chained(stages, inputs):
-    hidden, columns = None, []
-    with torch.no_grad():
-        for index in range(len(stages)):
-            hidden, logits = stages(index, hidden, inputs)
-            columns.append(logits)
-    return torch.stack(columns, 1)
 
 
 def assert_same(left, right):

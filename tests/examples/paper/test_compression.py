@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from ...inference.stages import chained
 from ...models import tiny
 from ..commands import ROOT, run, save_text_mainnet, sentences
 
@@ -94,14 +95,14 @@ def test_savings_of_every_version(trained, tmp_path):
 def test_versions_of_one_model(trained, tmp_path, script):
     folder, config = trained
     compression = script("compression")
-    found = compression.run_of(folder, script("experiments").load_experiment(config))
+    found = compression.trained(folder, script("experiments").load_experiment(config))
     model, rows = found.model, found.rows
-    float32, bfloat16, int8, cut = script("compressed").versions_of(model, rows, found.costs, tmp_path)
+    float32, bfloat16, int8, cut = script("compressed").versions_of(model, rows, found.run.costs, tmp_path)
     batch = dict(rows["test"].collate_fn([rows["test"].dataset[i] for i in range(16)]))
     del batch["labels"]
     with torch.no_grad():
         expected = model(**batch, thresholds=1.0).exit_logits
-        exits = {version.name: every_exit(version, batch) for version in (float32, bfloat16, int8, cut)}
+        exits = {version.name: chained(version.chain, batch) for version in (float32, bfloat16, int8, cut)}
         plain = {version.name: version.plain(0, None, batch)[-1] for version in (float32, bfloat16, int8, cut)}
     torch.testing.assert_close(exits["float32"], expected, rtol=1e-4, atol=1e-4)
     # The second of two SideNets is the last that answers there.
@@ -120,14 +121,6 @@ def test_versions_of_one_model(trained, tmp_path, script):
     assert cut.costs.num_exits == 2
     assert cut.costs.mainnet_flops / float32.costs.mainnet_flops == pytest.approx(0.5, abs=0.02)
     assert cut.costs.fractions("flops") == pytest.approx([0.5, 1], abs=0.03)
-
-
-def every_exit(version, batch):
-    hidden, found = None, []
-    for index in range(len(version.chain)):
-        hidden, logits = version.chain(index, hidden, batch)
-        found.append(logits)
-    return torch.stack(found, dim=1)
 
 
 def test_the_cheapest_threshold_within_the_drop(script):
@@ -164,19 +157,19 @@ def test_other_runs_are_refused(trained, tmp_path, script):
     folder, config = trained
     compression, experiments = script("compression"), script("experiments")
     with pytest.raises(ValueError, match=r"RUN_FOLDER must be a finished run of train.py, with a run.json"):
-        compression.run_of(tmp_path, experiments.load_experiment(config))
+        compression.trained(tmp_path, experiments.load_experiment(config))
     other = shutil.copy(config, tmp_path / "other.yaml")
     with pytest.raises(ValueError, match=r"--config must be the one that .* was trained by, 'tiny', got 'other'"):
-        compression.run_of(folder, experiments.load_experiment(other))
+        compression.trained(folder, experiments.load_experiment(other))
     changed = shutil.copytree(folder, tmp_path / "changed")
     about = json.loads((changed / "run.json").read_text())
     about["fingerprints"]["test"] = "of other rows"
     (changed / "run.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"the data must be those of .*, but the test rows have changed"):
-        compression.run_of(changed, experiments.load_experiment(config))
-    (changed / "test_records.safetensors").unlink()
-    with pytest.raises(ValueError, match="must be of texts and of a model with SideNets"):
-        compression.run_of(changed, experiments.load_experiment(config))
+        compression.trained(changed, experiments.load_experiment(config))
+    other.write_text(config.read_text().replace("task: text", "task: image"))
+    with pytest.raises(ValueError, match="--config must be an experiment on texts, got 'other' on images"):
+        compression.trained(folder, experiments.load_experiment(other))
 
 
 def test_one_sidenet_leaves_none_for_the_cut_version(tmp_path, script):
