@@ -31,6 +31,7 @@ from .data import Columns, load_processor
 from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
+from .inference.classes import model_class
 from .inference.collect import collect_stages
 from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
 from .measurement import ExitCosts, ExitRecords, collect
@@ -106,10 +107,7 @@ def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any
     Raises:
         ValueError: config and weights do not fit each other, or one of them is damaged.
     """
-    name = config.architectures[0] if config.architectures else None
-    kind = getattr(models, name, None) if isinstance(name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, SideNetPreTrainedModel)):
-        raise ValueError(f"`architectures` must name a class of hf_sidenet, got {config.architectures!r}.")
+    kind = model_class(config)
     try:
         return kind.from_pretrained(path, **hub_kwargs)
     # What a MainNet does that is built from numbers which cannot be.
@@ -262,6 +260,8 @@ def recalibrate(
         "target": [str(one) for one in targets],
         "confidence_level": confidence_level,
         "test_method": test_method,
+        "reference": None if compared is None else fingerprint_model(compared),
+        "split": [seed, fraction],
     }
     if stages is not None:
         # Two exports of one precision are two things.

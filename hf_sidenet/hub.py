@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint folders as they are shared: written whole, with a model card, and uploaded."""
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
@@ -17,6 +20,7 @@ from transformers.utils import logging
 
 from .cards import CURRENCIES, TASKS, checkpoint_card, describe, eval_results, report_json
 from .evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
+from .inference.manifest import MANIFEST
 from .measurement import ExitRecords
 from .measurement.files import replacing, writing_folder
 from .models.configuration_sidenet import SideNetConfig
@@ -24,10 +28,21 @@ from .models.configuration_sidenet import SideNetConfig
 
 logger = logging.get_logger(__name__)
 
-# What training leaves beside a checkpoint. Most of it is pickled: loading it would run whatever is in it.
-NOT_SHARED = (
-    *("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*"),
-    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib"),
+# What training leaves beside a checkpoint, and what is hidden; in lower case.
+NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
+# What a checkpoint has. Anything else may be pickled, under whatever name, and loading that would run what is in it.
+SUFFIXES = (
+    *(".safetensors", ".onnx", ".model", ".json", ".py", ".md", ".txt", ".csv", ".yaml", ".yml", ".jinja"),
+    *(".png", ".jpg", ".jpeg", ".svg"),
+)
+# Programs of torch.export, and the weights of a large ONNX file: of an exported folder, whose manifest names them.
+EXPORTED_SUFFIXES = (".pt2", ".data")
+ATTRIBUTES = ".gitattributes"
+NAMES = re.compile(r"(licen[sc]e|copying|notice|authors)([-_][a-z0-9-]*(\.\d+)?)?")
+# Known to be pickled, or to hold pickles: somebody will ask where they are.
+PICKLED = (
+    *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".cloudpickle", ".pck", ".pcl", ".p"),
+    *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
 )
 # Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json")
@@ -183,21 +198,18 @@ def write_model_card(
         temporary.write_text(str(card), encoding="utf-8")
 
 
-def upload_checkpoint(
-    directory: str | os.PathLike, repo_id: str, *, token: str | None = None, revision: str | None = None
-) -> str:
-    """Upload a folder that a training script wrote to the Hub, without the training's own state, which is pickled.
+def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """The files of a folder that are uploaded, and those that stay: what training leaves, what is hidden, and what no
+    checkpoint has, since it may be pickled.
 
     Args:
-        directory (`str` or `os.PathLike`): checkpoint, tokenizer or image processor, report and model card.
-        repo_id (`str`): where to; it exists.
-        token (`str`, *optional*): by default the one you logged in with.
-        revision (`str`, *optional*): branch, by default the main one.
-
-    Returns:
-        `str`: the address of the commit.
+        directory (`str` or `os.PathLike`): the folder.
     """
-    return str(_upload(directory, repo_id, token, revision, None))
+    folder = Path(directory)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    exported = _exported_files(folder)
+    shared = [name for name in names if _is_shared(name, exported)]
+    return shared, sorted(set(names) - set(shared))
 
 
 def push_checkpoint(
@@ -218,13 +230,15 @@ def push_checkpoint(
     Args:
         directory (`str` or `os.PathLike`): the folder; [`check_shareable`] says whether it is fit for that.
         repo_id (`str`): where to, as `"my-org/my-classifier"`.
-        private (`bool`, *optional*): of a new repository; by default as its owner's settings say.
+        private (`bool`, *optional*): of a new repository; by default as its owner's settings say. With True, one that
+            exists must be private.
         token (`str`, *optional*): by default `HF_TOKEN` or the one you logged in with.
         revision (`str`, *optional*): branch, by default the main one.
         message (`str`, *optional*): of the commit.
 
     Raises:
-        ValueError: `repo_id` is no name, or the Hub refuses the token, the repository, the branch or the model card.
+        ValueError: `repo_id` is no name, or of a public repository where `private` is True, or the Hub refuses the
+            token, the repository, the branch or the model card. Nothing was uploaded then.
         ConnectionError: the Hub cannot be reached, or the upload was interrupted.
     """
     check_repo_id(repo_id)
@@ -232,9 +246,23 @@ def push_checkpoint(
     try:
         # The namespace of a bare name is that of the token.
         repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        # Of a repository that exists, `create_repo` leaves it as it is.
+        if private and not api.model_info(repo_id, token=token).private:
+            raise ValueError(
+                f"`repo_id` must be a private repository where that is asked for, but {repo_id!r} exists and is "
+                "public. Make it private in its settings on the Hub, or name another. Nothing was uploaded."
+            )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-        commit = _upload(directory, repo_id, token, revision, message, delete_patterns=list(REPLACED))
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=directory,
+            token=token,
+            revision=revision,
+            commit_message=message or "Upload a classifier with SideNets",
+            allow_patterns=[escape(name) for name in shared_files(directory)[0]],
+            delete_patterns=list(REPLACED),
+        )
     except OfflineModeIsEnabled as error:
         raise ConnectionError("the Hub is switched off here: unset HF_HUB_OFFLINE and run it again.") from error
     except HTTP_ERROR as error:
@@ -257,23 +285,24 @@ def check_repo_id(repo_id: str) -> None:
         raise ValueError(f"`repo_id` must be a name as 'my-org/my-classifier', got {repo_id!r}.") from error
 
 
-def _upload(
-    directory: str | os.PathLike,
-    repo_id: str,
-    token: str | None,
-    revision: str | None,
-    message: str | None,
-    **more: Any,
-) -> CommitInfo:
-    return HfApi().upload_folder(
-        repo_id=repo_id,
-        folder_path=directory,
-        token=token,
-        revision=revision,
-        commit_message=message or "Upload a classifier with SideNets",
-        ignore_patterns=list(NOT_SHARED),
-        **more,
-    )
+def _is_shared(name: str, exported: set[str]) -> bool:
+    lower = name.lower()
+    if lower != ATTRIBUTES and any(fnmatchcase(lower, pattern) for pattern in NOT_SHARED):
+        return False
+    last, suffix = lower.rpartition("/")[2], os.path.splitext(lower)[1]
+    if suffix in EXPORTED_SUFFIXES:
+        return name in exported
+    return suffix in SUFFIXES or last == ATTRIBUTES or NAMES.fullmatch(last) is not None
+
+
+def _exported_files(folder: Path) -> set[str]:
+    """What the manifest of an exported folder names."""
+    try:
+        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return set(named) if isinstance(named, dict) else set()
+    # What is wrong with it is said by those who read all of it.
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()
 
 
 def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:

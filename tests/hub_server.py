@@ -220,7 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, repo: str, revision: str | None = None) -> None:
         revision = revision or "main"
         siblings = [{"rfilename": path} for path in self.server.files(repo, revision)]
-        self._json({"id": repo, "sha": self.server.sha(repo, revision), "siblings": siblings, "tags": []})
+        sha, private = self.server.sha(repo, revision), self.server.private[repo]
+        self._json({"id": repo, "sha": sha, "private": private, "siblings": siblings, "tags": []})
 
     def _tree(self, repo: str, revision: str) -> None:
         files = self.server.files(repo, revision).items()

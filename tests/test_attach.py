@@ -182,6 +182,27 @@ def test_recalibrating_on_the_same_rows_is_counted(run, splits):
     assert evidence["targets"][0]["target"] == "disagreement<=0.1"
 
 
+def test_another_reference_is_another_calibration(run, splits, mainnet):
+    result, counts = run(), []
+    model = copy.deepcopy(result.model)
+    model.config.calibration = None
+    for scale in (1.0, 0.9, 0.8, 0.8):
+        reference = AutoModelForSequenceClassification.from_pretrained(mainnet)
+        reference.classifier.weight.data *= scale
+        found = recalibrate(
+            model,
+            result.processor,
+            splits["validation"],
+            target="accuracy_drop<=0.1",
+            reference=reference,
+            dtype="bfloat16",
+            batch_size=16,
+            progress=False,
+        )
+        counts.append(found.config.calibration["num_calibrations"])
+    assert counts == [1, 2, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -23,7 +23,10 @@ from .shareable.folder import EVIDENCE, save_folder
 from .test_cli import run
 
 
-ODD = [None, True, 0, -1, 3, 2.5, 10**30, float("nan"), float("inf"), "", "x", "../x", [], ["x"], [1], {}, {"a": 1}]
+ODD = [
+    *(None, True, 0, -1, 3, 2.5, 10**30, 10**400, float("nan"), float("inf")),
+    *("", "x", "../x", [], ["x"], [1], {}, {"a": 1}),
+]
 # What is a fraction stays one: a wrong number of thresholds, one that is none, one that is not finite.
 THRESHOLDS = [[0.5], [0.5, 0.5, 0.5], [], [0.5, "0.5"], [0.5, float("nan")], [-float("inf"), 0.5], [-0.1, 0.5], "0.5"]
 # What answers depend on.
@@ -31,6 +34,8 @@ ANSWERS = (
     *("model_type", "mainnet_config", "mainnet_head", "exit_layers", "pooling", "sidenet_hidden_size"),
     *("thresholds", "temperatures"),
 )
+# Of the MainNet: what is right for one is not for another, and no type tells.
+MAINNET_ANSWERS = ("hidden_act", "is_decoder", "layer_norm_eps", "num_attention_heads")
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 FEW = settings(MANY, max_examples=60)
 COSTS = {
@@ -141,6 +146,14 @@ def answers(model):
         return model(**tiny.texts(4), thresholds=1.0).exit_logits
 
 
+def run_once(model):
+    """Its answers, or what the error says: some fields transformers reads only now."""
+    try:
+        return answers(model), None
+    except (ValueError, TypeError, RuntimeError) as error:
+        return None, str(error)
+
+
 def put(place, name, text):
     (place / name).unlink(missing_ok=True)
     (place / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -182,12 +195,17 @@ def test_a_config_is_right_or_refused(folder, place, expected, data):
 
 @FEW
 @given(data=st.data())
-def test_a_config_of_the_mainnet_is_whole_or_refused(folder, place, data):
+def test_a_config_of_the_mainnet_is_whole_or_refused(folder, place, expected, data):
     whole = config_of(folder)
-    mainnet, _ = data.draw(damages(whole["mainnet_config"]))
+    mainnet, path = data.draw(damages(whole["mainnet_config"]))
     put(place, "config.json", json.dumps({**whole, "mainnet_config": mainnet}))
     model, message = loaded(place)
-    assert model is not None or message
+    if model is None:
+        # In the words of transformers or torch.
+        assert message
+    elif not set(path) & set(MAINNET_ANSWERS):
+        found, message = run_once(model)
+        assert message if found is None else torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import os
-from fnmatch import fnmatch
 
 import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import NOT_SHARED, write_model_card
+from hf_sidenet.hub import shared_files, write_model_card
 from tests.evaluation.test_report import report
 
 
@@ -158,20 +158,64 @@ def test_a_failed_write_keeps_the_old_card(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["README.md"]
 
 
+def shared(folder, *names, manifest=()):
+    """Which of these files would be uploaded."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    if manifest:
+        (folder / "manifest.json").write_text(json.dumps({"sha256": dict.fromkeys(manifest, "ab")}))
+    files, left_out = shared_files(folder)
+    assert not set(files) & set(left_out)
+    assert set(names) <= {*files, *left_out}
+    return [name for name in names if name in files]
+
+
 @pytest.mark.parametrize(
     "path",
     [
         *("training_args.bin", "checkpoint-6/optimizer.pt", "checkpoint-6/model.safetensors", "epoch_0/optimizer.bin"),
         *("epoch_0/random_states_0.pkl", "runs/Nov20/events.out.tfevents.1", ".cache/x", ".README.md.1a.tmp"),
-        "sub/scheduler.pt",
+        *("sub/scheduler.pt", "Checkpoint-6/model.safetensors", "Runs/a.json", "checkpoint-6/LICENSE", ".env"),
     ],
 )
-def test_training_state_is_not_shared(path):
-    assert any(fnmatch(path, pattern) for pattern in NOT_SHARED)
+def test_training_state_is_not_shared(path, tmp_path):
+    assert not shared(tmp_path, path)
 
 
 @pytest.mark.parametrize(
-    "path", ["model.safetensors", "gate.py", "vocab.txt", "config.json", "README.md", "sweep.csv"]
+    "path",
+    [
+        *("w.PKL", "opt.pth.tar", "m.dill", "x.joblib", "a.npy", "a.NpZ", "state.h5", "stray.pt2", "x.Pth", "w.CKPT"),
+        *("data.json.pkl", "weights", "LICENSE.pkl", "license-1.pkl", "model.onnx.data", "x.unheard"),
+        "sub/.gitattributes",
+    ],
 )
-def test_a_checkpoint_is_shared(path):
-    assert not any(fnmatch(path, pattern) for pattern in NOT_SHARED)
+def test_what_no_checkpoint_has_is_not_shared(path, tmp_path):
+    assert not shared(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("model.safetensors", "gate.py", "vocab.txt", "config.json", "README.md", "sweep.csv", "figures/x.png"),
+        *("figures/x.SVG", "spiece.model", "stage_0.onnx", "chat_template.jinja", "a.yml", "LICENSE", "LICENSE-MIT"),
+        *("LICENSE-APACHE-2.0", "LICENSE.txt", "NOTICE", ".gitattributes", "a[1]*.json"),
+    ],
+)
+def test_a_checkpoint_is_shared(path, tmp_path):
+    assert shared(tmp_path, path) == [path]
+
+
+def test_programs_are_shared_where_a_manifest_names_them(tmp_path):
+    names = ("stage_0.pt2", "stage_1.onnx.data", "stage_1.pt2", "w.pkl", "sub/stage_0.pt2")
+    manifest = ("stage_0.pt2", "stage_1.onnx.data", "w.pkl")
+    assert shared(tmp_path, *names, manifest=manifest) == ["stage_0.pt2", "stage_1.onnx.data"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, '{"sha256": 3}', '{"sha256": ["stage_0.pt2"]}'], ids=range(5)
+)
+def test_a_manifest_that_is_none_names_nothing(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    assert not shared(tmp_path, "stage_0.pt2")

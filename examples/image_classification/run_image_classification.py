@@ -15,7 +15,7 @@ from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArgu
 
 from hf_sidenet import ExitRecords, SideNetForImageClassification, compute_exit_metrics
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import upload_checkpoint, write_model_card
+from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
 from hf_sidenet.training import (
     MainNetArguments,
@@ -104,13 +104,13 @@ def main() -> None:
             )
             publish(trainer, report, data_args.name(), name)
     if push_to_hub and trainer.is_world_process_zero():
-        url = upload_checkpoint(
+        pushed = push_checkpoint(
             training_args.output_dir,
             trainer.hub_model_id,
             token=training_args.hub_token,
             revision=training_args.hub_revision,
         )
-        logger.info("Pushed to %s", url)
+        logger.info("Pushed to %s", pushed.commit_url)
 
 
 def publish(trainer: Trainer, report: ExitReport, data: str, split: str) -> None:

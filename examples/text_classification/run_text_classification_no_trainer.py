@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
-from huggingface_hub import create_repo
 from text_data import DataArguments, load_texts, load_tokenizer, tokenize
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -26,7 +25,7 @@ from transformers import (
 
 from hf_sidenet import ExitRecords, SideNetForSequenceClassification
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import upload_checkpoint, write_model_card
+from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import measure_costs
 from hf_sidenet.training import (
     MainNetArguments,
@@ -218,9 +217,8 @@ def publish(
     )
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
-        repo = create_repo(name, token=args.hub_token, exist_ok=True).repo_id
-        url = upload_checkpoint(args.output_dir, repo, token=args.hub_token)
-        logger.info("Pushed to %s", url)
+        pushed = push_checkpoint(args.output_dir, name, token=args.hub_token)
+        logger.info("Pushed to %s", pushed.commit_url)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .measures import MethodResult, SizeResult
-from .methods import EAGER, OURS, PER_BATCH, PLAIN, RUNNER, WHOLE_BATCH, order_name
+from .methods import EAGER, FLOAT32, OURS, PER_BATCH, PLAIN, RUNNER, WHOLE_BATCH, order_name
 from .verdict import accurate
 
 
@@ -16,7 +16,6 @@ TWIN_RATIO, EAGER_RATIO = 1.6, 5.0
 # Stages one after the other are the plain MainNet, with SideNets and more calls. With one row per batch a call weighs.
 SUM_RANGE = (0.95, 1.15)
 PER_CALL = 0.1
-FLOAT32 = "float32"
 
 
 @dataclass(frozen=True)

@@ -67,18 +67,20 @@ class Catalog:
                 check_plain(name, getattr(settings, name), self.base, self.is_text)
         if settings.thresholds is not None:
             check_thresholds(list(settings.thresholds), len(self.base.config.exit_layers))
-        self.reference = Reference(lambda: self.base.model)
         self.choice = Choice(settings, self.base)
+        self.reference = Reference(lambda: self.choice.for_reference().model)
         self.variants = self.choice.variants()
 
     def methods(self) -> list[Method]:
         """All of them, in the order of the table: plain, rivals, ours.
 
         Raises:
-            ValueError: ONNX Runtime is to be compared, and nothing was exported for it.
+            ValueError: ONNX Runtime is to be compared, and nothing was exported for it, or a cascade has no threshold.
         """
         if self.choice.for_onnx() and not self.settings.onnx:
             raise ValueError("`engines` has ONNX Runtime, for which nothing was exported: call `with_onnx` first.")
+        if self.settings.small_model is not None and self.settings.small_threshold is None:
+            raise ValueError("`small_model` must have a `small_threshold`, got none: call `with_cascade` first.")
         orders = (False, True) if self.is_text else (False,)
         eager = [variant for variant in self.variants if variant.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
@@ -128,6 +130,8 @@ class Catalog:
         return found
 
     def _plain(self, variant: Variant, bucketed: bool) -> Method:
+        # Once per precision.
+        first = next(each for each in self.variants if each.precision == variant.precision)
         return Method(
             PLAIN_MAINNET,
             PLAIN,
@@ -137,6 +141,7 @@ class Catalog:
             make=lambda _, __: WholeEngine(variant.plain(), by_first_stage(variant.plain())),
             dtype=variant.dtype,
             expected=self.reference.mainnet,
+            note=self.choice.left_out(variant.precision) if variant is first and not bucketed else "",
         )
 
     def _rival(self, variant: TorchVariant, kind: str, make: Make, bucketed: bool) -> Method:

@@ -10,11 +10,10 @@ import torch
 
 from ..inference.engine import by_kind, padding_of
 from ..inference.export import DEFAULTS, export_stage
-from ..inference.onnx import CPU, ENTRIES
+from ..inference.onnx import open_session
 from ..inference.onnx_graph import load, save, to_onnx
 from ..inference.onnx_int8 import quantize_convolutions, quantize_linears
 from ..inference.rows import Row, collate
-from ..optional import require
 from .plain import PlainChain, PlainConfig
 
 
@@ -57,13 +56,7 @@ class PlainOnnx:
     """
 
     def __init__(self, path: str | os.PathLike, config: PlainConfig, dtype: torch.dtype):
-        runtime = require("onnxruntime", "onnx")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        for name, value in ENTRIES.items():
-            options.add_session_config_entry(name, value)
-        self.session = runtime.InferenceSession(str(path), options, providers=[CPU])
+        self.session = open_session(path)
         self.input_names = tuple(each.name for each in self.session.get_inputs())
         self.config = config
         self.dtype = dtype

@@ -22,7 +22,7 @@ class Reference:
     """Every exit's answer to every row, of the model's own forward with exits off, made once.
 
     Args:
-        model (`Callable[[], SideNetPreTrainedModel]`): gives the model, in its own precision.
+        model (`Callable[[], SideNetPreTrainedModel]`): gives the model, in the precision that answers are held to.
     """
 
     def __init__(self, model: Callable[[], SideNetPreTrainedModel]):
@@ -71,13 +71,15 @@ def logits_by_place(
 
     Args:
         call (`Callable[[dict[str, torch.Tensor]], torch.Tensor]`): inputs of a batch → logits `(rows, ...)`.
-        stages ([`Stages`] or the like): says where inputs go and how they are padded.
+        stages ([`Stages`] or the like): says where inputs go, how they are padded and in which precision.
         rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
     """
     found: dict[int, torch.Tensor] = {}
     for alike in by_kind(sorted(rows, key=lambda row: row.length)):
         for i in range(0, len(alike), BATCH_SIZE):
             batch = collate(alike[i : i + BATCH_SIZE], padding_of(stages), stages.device)
-            logits = call(batch.inputs).float().cpu()
+            # Images come in the precision of the checkpoint.
+            inputs = {k: v.to(stages.dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
+            logits = call(inputs).float().cpu()
             found |= {row.place: each for row, each in zip(batch.rows, logits, strict=True)}
     return torch.stack([found[row.place] for row in rows])

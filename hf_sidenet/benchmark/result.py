@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from ..measurement.files import writing_folder
 from .aims import aims_of
 from .csv_file import write_csv
@@ -16,6 +18,8 @@ from .picture import plot_benchmark
 from .table import text_of
 from .verdict import verdict_of
 
+
+logger = logging.get_logger(__name__)
 
 # Of benchmark.json; it rises when a field changes its meaning.
 BENCHMARK_VERSION = 1
@@ -59,6 +63,7 @@ class BenchmarkResult:
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> list[Path]:
         """Write `benchmark.json`, `benchmark.md`, `benchmark.png`, and a CSV file named by hardware and versions.
+        Where matplotlib is not installed there is no picture, which shall not cost the rest.
 
         Args:
             directory (`str` or `os.PathLike`): made where it does not exist.
@@ -68,7 +73,6 @@ class BenchmarkResult:
             `list[Path]`: the files.
 
         Raises:
-            ImportError: matplotlib is not installed.
             ValueError: there is a folder that holds something.
         """
         names = ["benchmark.json", "benchmark.md", "benchmark.png", f"{file_name(self.environment)}.csv"]
@@ -77,8 +81,12 @@ class BenchmarkResult:
             (folder / names[0]).write_text(document + "\n", encoding="utf-8")
             page = f"# Benchmark\n\n{self.environment['provenance']}\n\n{self.text()}\n"
             (folder / names[1]).write_text(page, encoding="utf-8")
-            plot_benchmark(self.sizes, folder / names[2], self.title)
             write_csv(self.sizes, self.settings, self.environment, folder / names[3])
+            try:
+                plot_benchmark(self.sizes, folder / names[2], self.title)
+            except ImportError as error:
+                logger.warning("The benchmark has no picture: %s", error)
+                del names[2]
         return [Path(directory) / name for name in names]
 
     @property

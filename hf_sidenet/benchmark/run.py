@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..inference.rows import Row
+from ..inference.rows import Row, evenly_spaced
 from .environment import environment
 from .interleave import MethodClock, StageClock, interleave
 from .measures import SizeResult, summarise, with_best_ratios
@@ -67,6 +67,9 @@ def run_benchmark(
     for name, value in (("repeats", repeats), ("max_batches", max_batches)):
         if value < 1:
             raise ValueError(f"`{name}` must be ≥ 1, got {value!r}.")
+    # So that NaN is refused too.
+    if not 0 <= max_accuracy_drop <= 1:
+        raise ValueError(f"`max_accuracy_drop` must be in [0, 1], got {max_accuracy_drop!r}.")
     rounds = _Rounds(methods, labels, repeats, torch.device(device), seed, progress)
     expected = {method.name: method.expected(rows) for method in methods if method.expected is not None}
     memory_size = MEMORY_BATCH_SIZE if MEMORY_BATCH_SIZE in batch_sizes else max(batch_sizes)
@@ -131,16 +134,24 @@ class _Rounds:
         """Peak memory of each method, in MB."""
         bar = logging.tqdm(self.methods, desc="Measuring memory", disable=not self.progress)
         return {
-            method.name: peak_memory(method, _sample(batches.of(method.bucketed), batch_size), self.device)
+            method.name: peak_memory(method, _with_largest(batches.of(method.bucketed), batch_size), self.device)
             for method in bar
         }
 
 
 def _sample(batches: list[list[Row]], batch_size: int) -> list[list[Row]]:
     """Batches that stand for all."""
-    count = max(SAMPLE_BATCHES, SAMPLE_ROWS // batch_size)
-    step = max(1, len(batches) // count)
-    return batches[::step][:count]
+    return [batches[i] for i in _places(batches, batch_size)]
+
+
+def _with_largest(batches: list[list[Row]], batch_size: int) -> list[list[Row]]:
+    """The same, and the batch with the most padded tokens, which sets the peak."""
+    largest = max(range(len(batches)), key=lambda i: len(batches[i]) * max(max(row.length, 1) for row in batches[i]))
+    return [batches[i] for i in sorted({*_places(batches, batch_size), largest})]
+
+
+def _places(batches: list[list[Row]], batch_size: int) -> list[int]:
+    return evenly_spaced(len(batches), max(SAMPLE_BATCHES, SAMPLE_ROWS // batch_size))
 
 
 def _check(methods: Sequence[Method], rows: Sequence[Row], labels: Sequence[int], batch_sizes: Sequence[int]) -> None:

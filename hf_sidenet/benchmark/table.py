@@ -25,7 +25,7 @@ several batches went on together in a better batch size.
 - × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
 twin best.
 - other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \
-and after the slash rows that left at another exit."""
+in float32 where that is compared, and after the slash rows that left at another exit."""
 
 
 def text_of(

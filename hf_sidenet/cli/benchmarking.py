@@ -55,6 +55,9 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     thresholds = listed("--thresholds", options.thresholds, float)
     if options.small_threshold is not None and options.small_model is None:
         raise CommandError(f"--small-threshold: needs --small-model, got {options.small_threshold} without.")
+    # In older typer the range of the option lets nan pass.
+    if not 0 <= options.max_accuracy_drop <= 1:
+        raise CommandError(f"--max-accuracy-drop: must be in [0, 1], got {options.max_accuracy_drop}.")
     if options.output_dir is not None:
         sources = {"DIRECTORY": options.directory, "--test-file": options.data.files["test"]}
         sources |= {"--truncated": options.truncated, "--small-model": options.small_model}

@@ -18,7 +18,9 @@ MANIFEST = "manifest.json"
 
 def is_exported(directory: str) -> bool:
     """Whether a folder was written by `hf-sidenet export`."""
-    return (Path(directory) / MANIFEST).is_file()
+    from ..benchmark import onnx_variant
+
+    return onnx_variant.is_exported(directory)
 
 
 def load_exported(directory: str) -> "OnnxStages":
@@ -45,7 +47,7 @@ def exported_info(directory: str) -> Outcome:
     try:
         found = json.loads((Path(directory) / MANIFEST).read_text(encoding="utf-8"))["format"]
     # What is wrong with it is said by the reading below.
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         found = None
     manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
     config = read_config(directory)

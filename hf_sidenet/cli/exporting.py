@@ -101,6 +101,7 @@ def _rows(
 ) -> list[Any]:
     """Calibration rows as model inputs, from all over the file."""
     from ..data.rows import prepare_rows
+    from ..inference.rows import evenly_spaced
 
     with _calling_them_calibration_rows():
         splits, columns = data.load(("train",))
@@ -113,8 +114,7 @@ def _rows(
         columns=columns,
         max_length=length,
     )["train"]
-    step = max(1, len(prepared) // CALIBRATION_ROWS)
-    return [prepared.dataset[i] for i in range(0, len(prepared), step)][:CALIBRATION_ROWS]
+    return [prepared.dataset[i] for i in evenly_spaced(len(prepared), CALIBRATION_ROWS)]
 
 
 @contextmanager

@@ -119,8 +119,11 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
         config = SideNetConfig.from_dict(fields)
         config.validate()
     # Of garbage the config may say anything.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"`directory` {str(directory)!r} has no usable {CONFIG}: {error}") from error
+    if config.block_shapes is None:
+        rule = "`block_shapes` must be a list of shapes, got None."
+        raise ValueError(f"`directory` {str(directory)!r} has no usable {CONFIG}: {rule}")
     return config
 
 

@@ -86,7 +86,7 @@ class Manifest:
             raise ValueError(
                 f"`directory` must be an exported folder, with {MANIFEST}, got {str(directory)!r}."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise _damaged(directory, f"{MANIFEST} cannot be read ({error})") from error
         if not isinstance(document, dict):
             raise _damaged(directory, f"{MANIFEST} holds a {type(document).__name__}")

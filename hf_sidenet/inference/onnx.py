@@ -22,6 +22,27 @@ ENTRIES = {
 }
 
 
+def open_session(path: str | os.PathLike, *, num_threads: int | None = None, providers: Sequence[str] = (CPU,)) -> Any:
+    """An ONNX file, ready to run.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+        num_threads (`int`, *optional*): by default as many as torch uses.
+        providers (`Sequence[str]`, *optional*, defaults to the CPU's): execution providers of ONNX Runtime.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = num_threads or torch.get_num_threads()
+    # What goes wrong is raised as well.
+    options.log_severity_level = 4
+    for name, value in ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    return runtime.InferenceSession(str(path), options, providers=list(providers))
+
+
 class OnnxStages(ExportedStages):
     """The chain of stages of a folder that [`export_onnx`] wrote. It takes the place of a model in [`SideNetRunner`].
 
@@ -66,17 +87,10 @@ class OnnxStages(ExportedStages):
         if not providers or not set(providers) <= set(known):
             raise ValueError(f"`providers` must be of {known}, which are here, got {providers}.")
         super().__init__(directory)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = num_threads or torch.get_num_threads()
-        # What goes wrong is raised as well.
-        options.log_severity_level = 4
-        for name, value in ENTRIES.items():
-            options.add_session_config_entry(name, value)
         self._sessions = []
         for stage in self.manifest.stages:
-            path = str(Path(directory) / stage.file)
             try:
-                session = runtime.InferenceSession(path, options, providers=providers)
+                session = open_session(Path(directory) / stage.file, num_threads=num_threads, providers=providers)
             except Exception as error:
                 line = " ".join(str(error).split())
                 raise ValueError(f"`directory` {str(directory)!r} cannot be run: {stage.file}: {line}") from error

@@ -83,6 +83,17 @@ class Batch:
         return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden)
 
 
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Which of `total` rows or batches stand for all: from all over them, all where there are no more than `count`.
+
+    Args:
+        total (`int`): how many there are.
+        count (`int`): how many are taken at most.
+    """
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
 def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) -> Batch:
     """A batch for stage 0: texts padded on the right to the longest, images stacked.
 

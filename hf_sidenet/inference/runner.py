@@ -14,7 +14,7 @@ from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
 from .reading import RowReader
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
-from .rows import Prediction, Row
+from .rows import Prediction, Row, evenly_spaced
 from .serving import Worker
 from .stages import Stages
 
@@ -264,8 +264,7 @@ class SideNetRunner:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
         leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
         if self.routing == AUTO and not self.times and leave and is_long:
-            step = max(1, len(rows) // max(SAMPLE, self.batch_size))
-            self._measure(rows[::step][: max(SAMPLE, self.batch_size)])
+            self._measure([rows[i] for i in evenly_spaced(len(rows), max(SAMPLE, self.batch_size))])
         return self._makers[self.chosen]()
 
     def _of_rows(self, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:

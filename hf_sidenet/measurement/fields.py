@@ -52,7 +52,11 @@ def is_count(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON has integers that no float can hold.
+    except OverflowError:
+        return False
 
 
 def is_text(value: Any) -> bool:

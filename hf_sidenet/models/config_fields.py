@@ -26,7 +26,11 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:
     if not isinstance(value, list | tuple | Real):
         raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
-    return check_thresholds(value, num_sidenets)
+    try:
+        return check_thresholds(value, num_sidenets)
+    # JSON has integers that no float can hold.
+    except OverflowError as error:
+        raise ValueError(f"`thresholds` must hold numbers that a float can hold, got {value!r}.") from error
 
 
 def _poolings(value: Any, num_sidenets: int) -> list[str]:
@@ -67,9 +71,16 @@ def numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
     values = list(value) if isinstance(value, list | tuple) else [value] * count
     _one_per(name, values, count)
     for number in values:
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number) or not holds(number):
+        if not _is_finite(number) or not holds(number):
             raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
     return [float(number) for number in values]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _one_per(name: str, values: list, count: int) -> None:

@@ -252,6 +252,7 @@ class SideNetConfig(PretrainedConfig):
         size = self.input_size
         if size is not None and (not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_count, size))):
             raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
+        self.input_size = None if size is None else list(size)
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):

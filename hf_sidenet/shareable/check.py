@@ -5,13 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils import filter_repo_objects
-
-from .. import models
 from ..calibration import check_evidence
-from ..hub import NOT_SHARED
+from ..hub import shared_files
+from ..inference.classes import model_class
 from ..inference.exported import read_config
 from ..inference.manifest import MANIFEST, ONNX, TORCH, Manifest
+from ..inference.torch_export import SUFFIX, check_archive
 from ..models.configuration_sidenet import SideNetConfig
 from .code import check_code
 from .findings import Shareable
@@ -52,10 +51,9 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
     if not folder.is_dir():
         raise ValueError(f"`directory` must be a folder, got {str(directory)!r}.")
     found = Shareable(str(directory))
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in filter_repo_objects(names, ignore_patterns=list(NOT_SHARED)):
-        found.files[name] = (folder / name).stat().st_size
-    found.left_out.extend(name for name in names if name not in found.files)
+    names, left_out = shared_files(folder)
+    found.files.update({name: (folder / name).stat().st_size for name in names})
+    found.left_out.extend(left_out)
     check = _check_exported if (folder / MANIFEST).is_file() else _check_checkpoint
     config = check(folder, found)
     if config is not None:
@@ -96,6 +94,10 @@ def _check_exported(folder: Path, found: Shareable) -> SideNetConfig | None:
         for name in manifest.sha256
         if name not in found.files
     )
+    programs = {stage.file for stage in manifest.stages} if format == TORCH else set()
+    programs |= {name for name in found.files if name.lower().endswith(SUFFIX)}
+    for name in sorted(programs):
+        _check_program(folder / name, found)
     if len(manifest.stages) != config.num_exits:
         found.errors.append(
             f"{MANIFEST} has {len(manifest.stages)} stages, but {CONFIG} {len(config.exit_layers)} SideNets."
@@ -103,6 +105,15 @@ def _check_exported(folder: Path, found: Shareable) -> SideNetConfig | None:
     if format == TORCH:
         found.notes.append("programs of torch.export can run code where they are loaded: others have to trust you.")
     return config
+
+
+def _check_program(path: Path, found: Shareable) -> None:
+    try:
+        check_archive(path)
+    # The reader of zip files raises what it meets: unknown compression, a password, a cut stream.
+    except Exception as error:
+        what = " ".join(str(error).split())
+        found.errors.append(what if path.name in what else f"{path.name} must be an archive of torch.export: {what}")
 
 
 def _config(folder: Path, found: Shareable) -> SideNetConfig | None:
@@ -126,9 +137,11 @@ def _auto_maps(folder: Path) -> dict[str, Any]:
 
 
 def _check_config(config: SideNetConfig, found: Shareable) -> None:
-    architectures = config.architectures or []
-    kind = getattr(models, str(architectures[0]), None) if architectures else None
-    is_text = True if kind is None else kind.is_text
+    try:
+        is_text = model_class(config).is_text
+    except ValueError as error:
+        found.errors.append(f"{CONFIG}: {error}")
+        return
     timm = config.mainnet_config.model_type == "timm_wrapper"
     if not timm and not any(name in found.files for name in (TOKENIZERS if is_text else IMAGE_PROCESSORS)):
         what = "tokenizer" if is_text else "image processor"

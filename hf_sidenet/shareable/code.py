@@ -15,6 +15,8 @@ from .findings import Shareable
 PACKAGE = Path(models.__file__).parent
 # What everybody has who loads a checkpoint.
 INSTALLED = {"torch", "transformers"}
+# What the parser raises, of nesting that is too deep too.
+BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def check_code(folder: Path, auto_map: Mapping[str, Any], found: Shareable) -> None:
@@ -69,8 +71,8 @@ def _check_file(folder: Path, file: str, is_reached: bool, found: Shareable) -> 
         return
     try:
         ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        found.errors.append(f"{file} is no Python: {error}.")
+    except BROKEN as error:
+        found.errors.append(f"{file} is no Python: {str(error) or type(error).__name__}.")
         return
     others = sorted(_imported(path) - INSTALLED - sys.stdlib_module_names)
     if others:
@@ -92,7 +94,7 @@ def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_bytes())
     # What is wrong with it is said elsewhere.
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, *BROKEN):
         return None
 
 
@@ -126,9 +128,11 @@ def _imported(path: Path) -> set[str]:
 
 def _statements(node: ast.AST | None) -> Iterator[ast.AST]:
     """All of it but what is tried: an import that may fail has a way without."""
-    for child in [] if node is None else _children(node):
-        yield child
-        yield from _statements(child)
+    waiting = [] if node is None else [node]
+    while waiting:
+        for child in _children(waiting.pop()):
+            yield child
+            waiting.append(child)
 
 
 def _children(node: ast.AST) -> Iterable[ast.AST]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..hub import PICKLED
 from ..models.configuration_sidenet import SideNetConfig
 from .findings import Shareable
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) -> None:
@@ -22,7 +22,7 @@ def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) 
         config ([`SideNetConfig`], *optional*): `None` where it cannot be read.
         found ([`Shareable`]): gets what is found.
     """
-    pickled = [name for name in found.left_out if "/" not in name and name.endswith(PICKLED)]
+    pickled = [name for name in found.left_out if "/" not in name and name.lower().endswith(PICKLED)]
     if WEIGHTS in found.files:
         names = _names(folder, WEIGHTS, found)
     elif INDEX in found.files:
@@ -63,8 +63,10 @@ def _sharded_names(folder: Path, found: Shareable) -> set[str] | None:
         shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         by_file: dict[str, set[str]] = {}
         for name, file in shards.items():
+            if not isinstance(file, str):
+                raise TypeError(f"{file!r} is no name of a file")
             by_file.setdefault(file, set()).add(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         found.errors.append(f"{INDEX} must be JSON with a 'weight_map' from weights to files.")
         return None
     names: set[str] = set()

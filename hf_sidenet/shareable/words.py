@@ -14,11 +14,14 @@ from .findings import Shareable
 
 
 CARD, REPORT = "README.md", "report.json"
-TEXTS = (".json", ".jsonl", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".py")
-LARGEST = 50_000_000
+# They hold numbers, in which anything may stand by chance.
+BINARY = (".safetensors", ".onnx", ".data", ".pt2", ".png", ".jpg", ".jpeg", ".model")
+BLOCK = 1 << 20
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 TEMPLATE = "[More Information Needed]"
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+# The shortest that it finds, and what stands before it.
+TOKEN_LENGTH = 34
 ABSOLUTE = re.compile(r"(/|~|file:|[A-Za-z]:[\\/]|\\\\)")
 
 
@@ -59,23 +62,37 @@ def check_secrets(folder: Path, found: Shareable) -> None:
     """No token, and no path of this machine."""
     home, parent = Path.home(), folder.resolve().parent
     places = {f"{place}/".encode() for place in (home, parent) if len(place.parts) > (1 if place == home else 2)}
-    for name, size in found.files.items():
-        if not name.endswith(TEXTS) or size > LARGEST:
+    for name in found.files:
+        if name.lower().endswith(BINARY):
             continue
-        content = (folder / name).read_bytes()
-        if TOKEN.search(content):
+        has_token, has_place = _scan(folder / name, places)
+        if has_token:
             found.errors.append(
                 f"{name} holds what looks like a token of the Hub (hf_...). Take it out, and revoke it."
             )
         told = False
-        if name.endswith(".json") and Path(name).name not in VOCABULARIES:
+        if name.lower().endswith(".json") and Path(name).name not in VOCABULARIES:
             for key, value in _paths(read_json(folder / name)):
                 told = True
                 found.errors.append(
                     f"{name}: `{key}` is {value!r}, a path of this machine, which nobody else has. Take the key out."
                 )
-        if not told and any(place in content for place in places):
+        if has_place and not told:
             found.warnings.append(f"{name} tells a path of this machine. Look at it before you share it.")
+
+
+def _scan(path: Path, places: set[bytes]) -> tuple[bool, bool]:
+    """Whether a file holds a token, and whether one of the places; in blocks, since it may be large."""
+    overlap = max(map(len, places), default=0) + TOKEN_LENGTH
+    has_token = has_place = False
+    # Every search begins behind one byte: there is always one to tell whether a word begins.
+    window = b"\n"
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            window = window[-overlap:] + block
+            has_token = has_token or TOKEN.search(window, 1) is not None
+            has_place = has_place or any(place in window for place in places)
+    return has_token, has_place
 
 
 def read_json(path: Path) -> Any:
@@ -86,21 +103,22 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def _paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _paths(document: Any) -> Iterator[tuple[str, str]]:
     """Places that name where something came from on this machine, by the name of their key."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _paths(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _paths(item, key)
-    # Classes may be called "/m/04rlf": under other keys only what exists counts.
-    elif (
-        isinstance(value, str)
-        and ABSOLUTE.match(value)
-        and (key.rpartition(".")[2].removeprefix("_") == "name_or_path" or _exists(value))
-    ):
-        yield key, value
+    waiting = [("", document)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in reversed(value)]
+        # Classes may be called "/m/04rlf": under other keys only what exists counts.
+        elif (
+            isinstance(value, str)
+            and ABSOLUTE.match(value)
+            and (key.rpartition(".")[2].removeprefix("_") == "name_or_path" or _exists(value))
+        ):
+            yield key, value
 
 
 def _exists(value: str) -> bool:

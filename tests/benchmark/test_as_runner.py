@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner's way with a stream of batches: no row waits longer than a window after its own."""
 
+import pytest
 import torch
 
+from hf_sidenet.benchmark import as_runner as module
 from hf_sidenet.benchmark.as_runner import AsRunner, as_runner
 from hf_sidenet.inference import Stages
-from hf_sidenet.inference.routings import ROUTINGS
+from hf_sidenet.inference.routings import ALL_BLOCKS, GATES, PER_BATCH, POOLED, ROUTINGS, engines_of, full_batch
 from hf_sidenet.inference.runner import LOOKAHEAD
 from tests.inference.flood import text_row
 from tests.models.tiny import bert_with_sidenets, images, resnet_with_sidenet
@@ -34,7 +36,25 @@ def test_nothing_is_flushed_where_nobody_waits_so_long():
     assert [what for _, what, _ in echo.log] == ["put"] * 5
 
 
-def test_it_takes_the_way_that_is_fastest_here():
+@pytest.mark.parametrize("fastest", [POOLED, PER_BATCH, GATES, ALL_BLOCKS])
+def test_it_takes_the_way_that_is_fastest_here(fastest, monkeypatch):
+    def measured(makers, batches):
+        assert [len(batch) for batch in batches] == [8, 8, 8]
+        return {name: 1.0 if name == fastest else 2.0 for name in makers}
+
+    monkeypatch.setattr(module, "measure_routings", measured)
+    model = bert_with_sidenets()
+    rows = [text_row(place, length=5 + place % 7, thresholds=(0.5, 0.5), value=3 + place) for place in range(24)]
+    batches = [rows[i : i + 8] for i in (0, 8, 16)]
+    stages = Stages(model)
+    runner = as_runner(stages, model, 0, 8, batches)
+    assert runner.note == f"took {fastest!r}"
+    made = engines_of(stages, model, pool_size=full_batch(8), num_in_flight=0)[fastest]()
+    assert type(runner.engine) is type(made)
+    assert getattr(runner.engine, "pool_size", None) == getattr(made, "pool_size", None)
+
+
+def test_it_measures_and_answers():
     model = bert_with_sidenets()
     rows = [text_row(place, length=5 + place % 7, thresholds=(0.5, 0.5), value=3 + place) for place in range(24)]
     batches = [rows[i : i + 8] for i in (0, 8, 16)]

@@ -244,6 +244,12 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
         Catalog(Settings(text_checkpoint, truncated=str(tmp_path / "words")))
 
 
+def test_a_cascade_needs_a_threshold(text_checkpoint, small_model):
+    catalog = Catalog(Settings(text_checkpoint, small_model=small_model))
+    with pytest.raises(ValueError, match="`small_model` must have a `small_threshold`, got none: call `with_cascade`"):
+        catalog.methods()
+
+
 def test_the_cascade_is_as_accurate_as_the_checkpoint(text_checkpoint, small_model):
     rows = text_rows()
     catalog = Catalog(Settings(text_checkpoint, small_model=small_model))

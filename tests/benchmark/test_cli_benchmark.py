@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet benchmark` as it is typed, on a tiny checkpoint."""
 
+import dataclasses
 import inspect
 import json
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX
+from hf_sidenet.cli.benchmarking import BenchmarkOptions, benchmark_command
+from hf_sidenet.cli.errors import CommandError
 from hf_sidenet.inference.precision import DTYPES
+from hf_sidenet.models import SideNetConfig
 from tests.examples.commands import save_pictures, sentences
 from tests.test_cli import contents, run, run_json
 
@@ -53,10 +57,13 @@ def test_tables_files_and_a_verdict(typed, small_model, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
-def test_json(typed):
+def test_json(typed, text_checkpoint):
+    # Half of the rows leave at the first, nobody at the second.
+    theta = SideNetConfig.from_pretrained(text_checkpoint).thresholds[0]
     before = torch.get_num_threads()
     try:
-        found = run_json(*typed, "--batch-size", 4, "--rows", 12, "--seed", 3, "--threads", 1, "--thresholds", "0.5,1")
+        sizes = ["--batch-size", 4, "--rows", 12, "--seed", 3, "--threads", 1]
+        found = run_json(*typed, *sizes, "--thresholds", f"{theta},1")
     finally:
         torch.set_num_threads(before)
     assert found["output_dir"] is None
@@ -65,7 +72,11 @@ def test_json(typed):
     (size,) = found["sizes"]
     assert size["num_rows"] == 12
     mine = [each for each in size["methods"] if each["group"] == "ours"]
-    assert {each["shares"][1] for each in mine if len(each["shares"]) > 1} <= {0.0}
+    assert mine
+    for each in mine:
+        first, second, mainnet = each["shares"]
+        assert second == 0.0
+        assert min(first, mainnet) > 0
     assert all(each["notes"][0] == "θ given by hand" for each in mine)
     assert found["verdict"]["sizes"][0]["text"].startswith("batch size 4: ")
     json.dumps(found, allow_nan=False)
@@ -97,6 +108,7 @@ def test_pictures(image_checkpoint, tmp_path):
         (["--thresholds", "high"], "Error: --thresholds: must be numbers with commas between them, got 'high'."),
         (["--small-threshold", "0.5"], "Error: --small-threshold: needs --small-model, got 0.5 without."),
         (["--device", "tpu0"], "Error: --device: must be a device that PyTorch has here, got 'tpu0'"),
+        (["--max-accuracy-drop", "nan"], "Error: --max-accuracy-drop: "),
         (["--batch-size", "0"], "Error: --batch-size: "),
         (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be different whole numbers ≥ 1, got "),
     ],
@@ -105,6 +117,13 @@ def test_what_cannot_be_is_one_line(typed, arguments, line):
     done = run(*typed, *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.last.startswith(line)
+
+
+def test_no_number_is_refused_before_anything_is_loaded():
+    fields = {field.name: None for field in dataclasses.fields(BenchmarkOptions)}
+    fields |= {"precision": "float32", "engines": "eager", "max_accuracy_drop": float("nan")}
+    with pytest.raises(CommandError, match=r"--max-accuracy-drop: must be in \[0, 1\], got nan"):
+        benchmark_command(BenchmarkOptions(**fields))
 
 
 def test_rivals_that_cannot_be_compared(typed, text_checkpoint, tmp_path):

@@ -4,9 +4,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+from hf_sidenet.benchmark import onnx_variant
 from hf_sidenet.benchmark.catalog import Catalog, method_named
 from hf_sidenet.benchmark.methods import EAGER, ONNX, OURS, PLAIN, twin_of
 from hf_sidenet.benchmark.onnx_variant import exported_by_precision, is_exported
@@ -14,10 +16,15 @@ from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
 from hf_sidenet.benchmark.settings import Settings
 from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.cli import exported as command
+from hf_sidenet.inference import manifest
+from hf_sidenet.inference.onnx import ENTRIES, open_session
 
+from ..inference.test_onnx_int8 import model_of
 from .test_catalog import answers_of, image_rows, own_answers, text_rows
 
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -33,14 +40,32 @@ def test_what_was_not_exported_is_not_compared(text_checkpoint):
     catalog = Catalog(Settings(text_checkpoint, engines=(EAGER, ONNX)))
     with pytest.raises(ValueError, match="nothing was exported: call `with_onnx` first"):
         catalog.methods()
-    with pytest.raises(ValueError, match="`precisions` must have int8 with ONNX Runtime only, got other engines"):
-        Catalog(Settings(text_checkpoint, precisions=("float32", "int8")))
     # It has no bfloat16, and nothing is exported where nobody asks.
     for settings in (
         Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, ONNX)),
         Settings(text_checkpoint),
     ):
         assert {each.engine for each in Catalog(settings).with_onnx("nowhere", []).methods()} == {EAGER}
+
+
+def test_the_plain_one_has_the_options_of_the_stages(tmp_path):
+    weights = {"w": np.ones((2, 2), np.float32)}
+    model = model_of([("MatMul", ["x", "w"], ["y"], {})], {"x": [1, 2], "y": [1, 2]}, weights)
+    onnx.save(model, tmp_path / "plain.onnx")
+    options = PlainOnnx(tmp_path / "plain.onnx", None, torch.float32).session.get_session_options()
+    same = open_session(tmp_path / "plain.onnx").get_session_options()
+    assert options.log_severity_level == same.log_severity_level == 4
+    assert options.intra_op_num_threads == same.intra_op_num_threads == torch.get_num_threads()
+    for name, value in ENTRIES.items():
+        assert options.get_session_config_entry(name) == same.get_session_config_entry(name) == value
+    assert open_session(tmp_path / "plain.onnx", num_threads=3).get_session_options().intra_op_num_threads == 3
+
+
+def test_commands_ask_the_same_of_a_folder(monkeypatch, tmp_path):
+    assert command.MANIFEST == manifest.MANIFEST
+    assert not command.is_exported(str(tmp_path))
+    monkeypatch.setattr(onnx_variant, "is_exported", lambda path: path == str(tmp_path))
+    assert command.is_exported(str(tmp_path))
 
 
 @pytest.mark.slow

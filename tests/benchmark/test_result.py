@@ -51,6 +51,18 @@ def test_everything_is_written(found, tmp_path):
     found.save(tmp_path / "out", overwrite=True)
 
 
+def test_without_matplotlib_only_the_picture_is_missing(found, tmp_path, monkeypatch, caplog):
+    def missing(module, extra):
+        raise ImportError(f'This needs {module}: pip install "hf_sidenet[{extra}]"')
+
+    monkeypatch.setattr("hf_sidenet.evaluation.plots.require", missing)
+    with caplog.at_level("WARNING"):
+        paths = found.save(tmp_path / "out")
+    assert sorted(paths) == sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in paths] == ["benchmark.json", "benchmark.md", f"{NAME}.csv"]
+    assert 'The benchmark has no picture: This needs matplotlib: pip install "hf_sidenet[plots]"' in caplog.text
+
+
 def test_csv(found, tmp_path):
     path = found.save(tmp_path / "out")[-1]
     assert path.name == f"{NAME}.csv"

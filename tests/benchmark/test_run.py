@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a whole benchmark asks of its methods and of its caller."""
 
+from dataclasses import replace
+
 import pytest
 
 from hf_sidenet.benchmark import run as module
 from hf_sidenet.benchmark import run_benchmark
+from hf_sidenet.benchmark.ordering import cut
 
 from .cases import Echo, echo_method, rows_of
 
@@ -52,11 +55,35 @@ def test_memory_is_measured_at_one_batch_size(monkeypatch):
     assert found.settings["memory_batch_size"] == 64
 
 
+def tokens(batch):
+    return len(batch) * max(row.length for row in batch)
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize("longest", [0, 1111, 1599])
+def test_memory_is_measured_on_the_batch_with_the_most_padded_tokens(monkeypatch, bucketed, longest):
+    seen = []
+    monkeypatch.setattr(module, "peak_memory", lambda method, batches, device: seen.append(batches))
+    rows = rows_of([3] * 1600)
+    rows[longest].length = 9
+    # Longer, but in mixed order alone in a batch.
+    rows += [replace(rows[1], place=1600, length=10)]
+    run_benchmark(
+        [echo_method(bucketed=bucketed)], rows, [0] * 1601, batch_sizes=(32,), repeats=1, memory=True, progress=False
+    )
+    (batches,) = seen
+    assert len(batches) <= 3
+    assert max(map(tokens, batches)) == max(map(tokens, cut(rows, 32).of(bucketed))) > 32 * 3
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"repeats": 0}, "`repeats` must be ≥ 1, got 0"),
         ({"max_batches": 0}, "`max_batches` must be ≥ 1, got 0"),
+        ({"max_accuracy_drop": float("nan")}, r"`max_accuracy_drop` must be in \[0, 1\], got nan"),
+        ({"max_accuracy_drop": -0.1}, r"`max_accuracy_drop` must be in \[0, 1\], got -0.1"),
+        ({"max_accuracy_drop": 1.1}, r"`max_accuracy_drop` must be in \[0, 1\], got 1.1"),
         ({"batch_sizes": ()}, r"`batch_sizes` must be different whole numbers ≥ 1, got \[\]"),
         ({"batch_sizes": (8, 8)}, r"`batch_sizes` must be .* got \[8, 8\]"),
         ({"batch_sizes": (0,)}, r"`batch_sizes` must be .* got \[0\]"),

@@ -93,6 +93,25 @@ def test_int8_of_texts(world, tmp_path):
     assert OnnxStages.load(tmp_path / "out").config.calibration is None
 
 
+def test_calibration_rows_are_from_all_over_the_file(world, tmp_path, monkeypatch):
+    found = []
+
+    def export(*_, calibration_rows, **__):
+        found.extend(calibration_rows)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("hf_sidenet.inference.export_onnx", export)
+    monkeypatch.setattr("hf_sidenet.cli.exporting.CALIBRATION_ROWS", 4)
+    texts = ["one", "two", "three", "four", "five", "six", "seven"]
+    lines = ["text\tlabel", *(f"{text}\t{('bad', 'good')[i % 2]}" for i, text in enumerate(texts))]
+    (tmp_path / "seven.tsv").write_text("\n".join(lines) + "\n")
+    rows = ["--calibration-file", tmp_path / "seven.tsv"]
+    assert run("export", world / "texts", "--int8", *rows, "--output-dir", tmp_path / "out").last == "Error: enough"
+    tokenizer = load_processor(str(world / "texts"), is_text=True)
+    expected = [tokenizer(text)["input_ids"] for text in ("one", "two", "four", "six")]
+    assert [list(row["input_ids"]) for row in found] == expected
+
+
 def test_int8_of_images(world, tmp_path):
     arguments = ["export", world / "images", "--int8", "--output-dir", tmp_path / "out"]
     done = run(*arguments)

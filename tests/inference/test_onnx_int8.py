@@ -230,7 +230,9 @@ def test_convolutions_need_rows(tmp_path):
 
 
 def test_images(tmp_path):
-    model = tiny.resnet_with_sidenet((2,))
+    # A tuple, which images are compared with too.
+    model = tiny.resnet_with_sidenet((2,), input_size=(3, 32, 32))
+    assert model.config.input_size == [3, 32, 32]
     images = tiny.images(40)["pixel_values"]
     rows = [{"pixel_values": image} for image in images]
     export_onnx(model, tmp_path / "out", int8=True, calibration_rows=rows, progress=False)

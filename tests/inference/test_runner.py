@@ -146,6 +146,20 @@ def test_a_long_stream_is_measured_on_its_first_rows_and_a_short_one_is_not(mode
     assert len(runner.times) == 4
 
 
+def test_it_is_measured_on_rows_of_every_length(model, monkeypatch):
+    seen = []
+
+    def measured(makers, batches, repeats):
+        seen.extend(row.length for batch in batches for row in batch)
+        return dict.fromkeys(makers, 1.0)
+
+    monkeypatch.setattr("hf_sidenet.inference.runner.measure_routings", measured)
+    # A window of 96 rows, of which 64 are taken.
+    list(SideNetRunner(model, batch_size=3).predict([{"input_ids": [5] * (1 + place)} for place in range(96)]))
+    assert len(set(seen)) == 64
+    assert (min(seen), max(seen)) == (1, 95)
+
+
 def test_raw_texts_and_pairs():
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     torch.manual_seed(0)

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from ..models import tiny
 
 
+# As long as a real one.
+TOKEN = "hf_" + "aB3" * 12
 WORDS = ("a", "good", "bad", "film", "one", "very", "not", "so")
 CARD = """---
 library_name: transformers

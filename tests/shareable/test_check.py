@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_sidenet.inference import export_onnx, export_torch
 from hf_sidenet.shareable import check_shareable
 
 from ..models import tiny
-from .folder import change_json
+from .folder import EVIDENCE, TOKEN, change_json
 
 
 PACKAGE = Path(__file__).parents[2] / "hf_sidenet" / "models"
@@ -65,6 +64,17 @@ def nested_path(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def deep_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    text = json.dumps({**config, "more": "here"}).replace('"here"', "[" * 900 + "]" * 900)
+    (folder / "config.json").write_text(text)
+
+
+def odd_index(folder, text):
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
 def append(folder, file, text):
     with open(folder / file, "a", encoding="utf-8") as opened:
         opened.write(text)
@@ -89,6 +99,33 @@ ERRORS = {
         lambda f: [shard(f), (f / "model.safetensors.index.json").write_text("[]")],
         "index.json must be JSON with a 'weight_map'",
     ),
+    "an index of two kinds": (
+        lambda f: odd_index(f, '{"weight_map": {"a": 1, "b": "x"}}'),
+        "index.json must be JSON with a 'weight_map'",
+    ),
+    "a deep index": (lambda f: odd_index(f, "[" * 100_000), "index.json must be JSON with a 'weight_map'"),
+    "a deep config": (lambda f: (f / "config.json").write_text("[" * 100_000), "has no usable config.json"),
+    "another class": (
+        lambda f: change_json(f / "config.json", architectures=["SideNetConfig"]),
+        "config.json: `architectures` must name a class of hf_sidenet, got ['SideNetConfig']",
+    ),
+    "no class": (
+        lambda f: change_json(f / "config.json", architectures=["gate"]),
+        "config.json: `architectures` must name a class of hf_sidenet, got ['gate']",
+    ),
+    "no name of a class": (
+        lambda f: change_json(f / "config.json", architectures=[{"a": 1}]),
+        "config.json: `architectures` must name a class of hf_sidenet",
+    ),
+    "a huge θ": (lambda f: change_json(f / "config.json", thresholds=[10**400, 1]), "`thresholds` must hold numbers"),
+    "a huge temperature": (
+        lambda f: change_json(f / "config.json", temperatures=[10**400, 1, 1]),
+        "`temperatures` must be finite",
+    ),
+    "huge evidence": (
+        lambda f: change_json(f / "config.json", calibration={**EVIDENCE, "confidence_level": 10**400}),
+        "config.json, `calibration`: `confidence_level` must be a number",
+    ),
     "a shard with less": (
         lambda f: [shard(f), save_file({"x": torch.zeros(1)}, f / FIRST)],
         f"{FIRST} lacks ",
@@ -109,6 +146,7 @@ ERRORS = {
         "losses.py imports scipy",
     ),
     "no Python": (lambda f: append(f, "losses.py", "\ndef ("), "losses.py is no Python"),
+    "deep Python": (lambda f: append(f, "losses.py", "\nx = " + "-" * 100_000 + "1"), "losses.py is no Python"),
     "a path": (lambda f: change_json(f / "config.json", _name_or_path="/data/secret/x"), "`_name_or_path` is '/data"),
     "a nested path": (nested_path, "`mainnet_config._name_or_path` is '/data/secret/bert'"),
     "a path of Windows": (
@@ -119,7 +157,10 @@ ERRORS = {
         lambda f: change_json(f / "tokenizer_config.json", vocab_file=str(PACKAGE / "gate.py")),
         "tokenizer_config.json: `vocab_file` is",
     ),
-    "a token": (lambda f: append(f, "README.md", "token: hf_" + "aB3" * 12), "looks like a token"),
+    "a token": (lambda f: append(f, "README.md", f"token: {TOKEN}"), "looks like a token"),
+    "a token in a picture": (lambda f: (f / "figures" / "a.svg").write_text(TOKEN), "a.svg holds what looks like"),
+    "a token in a license": (lambda f: (f / "LICENSE").write_text(TOKEN), "LICENSE holds what looks like a token"),
+    "a token in capitals": (lambda f: (f / "MINE.TXT").write_text(TOKEN), "MINE.TXT holds what looks like a token"),
     "garbled card": (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "metadata that the Hub refuses"),
     "garbled report": (lambda f: (f / "report.json").write_text("[1"), "report.json is damaged: "),
 }
@@ -202,6 +243,17 @@ def test_what_stays_here(folder):
     )
 
 
+def test_a_deep_config_is_looked_at(folder):
+    deep_config(folder)
+    assert isinstance(check_shareable(folder).errors, list)
+
+
+def test_deep_code_that_parses(folder):
+    append(folder, "losses.py", "\nx = " + "1 + " * 900 + "1\n")
+    found = check_shareable(folder)
+    assert found.changed_code == ["losses.py"]
+
+
 def test_shards_that_are_whole(folder):
     shard(folder)
     assert check_shareable(folder).errors == []
@@ -232,23 +284,3 @@ def test_images(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="`directory` must be a folder, got "):
         check_shareable(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("format", ["onnx", "torch"])
-def test_exported_folders(format, tmp_path):
-    folder = tmp_path / "exported"
-    (export_onnx if format == "onnx" else export_torch)(tiny.bert_with_sidenets([1]), folder)
-    found = check_shareable(folder)
-    assert (found.errors, found.code) == ([], {})
-    assert {"manifest.json", "config.json"} < set(found.files)
-    assert any("can run code" in note for note in found.notes) == (format == "torch")
-    assert any("no model card" in warning for warning in found.warnings)
-    stage = next(folder.glob("stage_1*"))
-    content = stage.read_bytes()
-    stage.write_bytes(content[:-1] + b"x")
-    assert [error for error in check_shareable(folder).errors if f"{stage.name} is not the file" in error]
-    stage.write_bytes(content)
-    change_json(folder / "config.json", thresholds=["x"])
-    assert [error for error in check_shareable(folder).errors if "no usable config.json" in error]
-    (folder / "manifest.json").write_text("{")
-    assert [error for error in check_shareable(folder).errors if "manifest.json cannot be read" in error]

@@ -67,6 +67,25 @@ def test_everything_arrives(hub, folder):
     assert "Stays here: training_args.bin" in done.out
 
 
+def test_private_is_not_what_exists_and_is_public(hub, folder):
+    assert run("push", folder, REPO).code == 0
+    change_json(folder / "config.json", thresholds=[0.9, 0.9])
+    done = run("push", folder, REPO, "--private", "--revision", "try")
+    refused(done, "REPO: must be a private repository", "'me/mine' exists and is public", "Nothing was uploaded")
+    assert (len(hub.commits[REPO]), set(hub.heads[REPO])) == (1, {"main"})
+    hub.private[REPO] = True
+    for more in (["--private"], []):
+        assert run("push", folder, REPO, *more).code == 0
+    assert len(hub.commits[REPO]) == 2
+
+
+def test_names_that_look_like_patterns(hub, folder):
+    for name in ("a[1].json", "b*.json", "w.PKL", "b1.pth.tar"):
+        (folder / name).write_text("1")
+    assert run("push", folder, REPO).code == 0
+    assert set(hub.files(REPO)) == set(contents(folder)) - {"w.PKL", "b1.pth.tar"}
+
+
 def test_json(hub, folder):
     found = run_json("push", folder, REPO, "--token", GOOD)
     assert found["pushed"]["commit"] == hub.sha(REPO)
