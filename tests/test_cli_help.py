@@ -16,7 +16,7 @@ from .examples.commands import ROOT
 from .test_cli import run
 
 
-COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", "info")
+COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", "demo", "info")
 
 
 @pytest.mark.parametrize(

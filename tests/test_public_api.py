@@ -59,7 +59,7 @@ def test_no_file_has_two_jobs():
 def test_importing_needs_no_extra():
     code = (
         "import sys\n"
-        "for name in 'timm torchvision datasets evaluate matplotlib sklearn scipy typer PIL'.split():\n"
+        "for name in 'timm torchvision datasets evaluate matplotlib sklearn scipy typer PIL gradio'.split():\n"
         "    sys.modules[name] = None\n"
         "import hf_sidenet, hf_sidenet.evaluation\n"
         "print(hf_sidenet.SideNetConfig().exit_layers)\n"

@@ -3,7 +3,7 @@
 
 from .checkpoint_card import checkpoint_card
 from .metadata import CURRENCIES, TAGS, TASKS, describe, eval_results, hub_id
-from .report_file import read_report_file, report_json
+from .report_file import load_report, read_report_file, report_json
 
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "describe",
     "eval_results",
     "hub_id",
+    "load_report",
     "read_report_file",
     "report_json",
 ]

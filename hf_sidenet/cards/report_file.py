@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
 from ..calibration.evidence import COUNT
 from ..measurement.fields import Rule, check_fields, is_count, is_list, is_map, is_number, is_object, is_text
 from .metadata import hub_id
@@ -23,6 +25,24 @@ def report_json(report: Mapping[str, Any]) -> str:
     """
     shared = {**report, "mainnet": {**report["mainnet"], "name": hub_id(report["mainnet"]["name"])}}
     return json.dumps(_finite(shared), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load_report(checkpoint: str) -> dict[str, Any]:
+    """`report.json` of a checkpoint, empty where it has none.
+
+    Args:
+        checkpoint (`str`): folder or Hub id.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = cached_file(
+        checkpoint,
+        REPORT,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return {} if path is None else read_report_file(Path(path))
 
 
 def read_report_file(path: Path) -> dict[str, Any]:

@@ -355,6 +355,27 @@ def push(
     return show(work, as_json)
 
 
+@app.command(
+    help="A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who "
+    "answers, how sure it is and what was saved; or answer a whole file.\n\n"
+    "It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.",
+    epilog='Example: hf-sidenet demo bert-sst2-sidenet --example "a gripping film"',
+)
+def demo(
+    directory: o.Directory,
+    example: o.Examples = None,
+    pair: o.Pair = False,
+    title: o.Title = None,
+    host: o.Host = "127.0.0.1",
+    port: o.Port = None,
+) -> int:
+    """See `hf-sidenet demo --help`."""
+    from .demonstrating import demo_command
+
+    work = partial(demo_command, directory, examples=example or [], is_pair=pair, title=title, host=host, port=port)
+    return show(work, False)
+
+
 @app.command(epilog="Example: hf-sidenet info bert-sst2-sidenet")
 def info(directory: o.AnyDirectory, as_json: o.Json = False) -> int:
     """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""

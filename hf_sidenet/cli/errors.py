@@ -19,6 +19,8 @@ FLAGS = {
     "pooling": "--poolings",
     "precisions": "--precision",
     "batch_sizes": "--batch-size",
+    "is_pair": "--pair",
+    "examples": "--example",
     "calibration_rows": "--calibration-file",
 }
 # The command line can only switch the header off.
@@ -33,9 +35,8 @@ NAMES = frozenset(
         "also", "batch_size", "cache_dir", "calibration_file", "certification_fraction", "confidence_level",
         "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
         "int8", "joint", "label_column", "max_exits", "max_length", "no_header", "output_dir", "overwrite", "poolings",
-        "reference",
-        "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds", "token", "train_file",
-        "truncated", "tune", "validation_file",
+        "port", "reference", "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds",
+        "token", "train_file", "truncated", "tune", "validation_file",
     }
 )  # fmt: skip
 QUOTED = re.compile(r"`([a-z_]+)`")

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 
-DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB = (
+DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
     "Data",
     "SideNets",
     "Target and guarantee",
@@ -16,6 +16,7 @@ DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB = (
     "Output",
     "What is compared",
     "The Hub",
+    "The page",
 )
 FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
 
@@ -354,3 +355,14 @@ Branch = Annotated[
 ]
 Message = Annotated[str | None, _option("--message", HUB, "Of the commit.", metavar="TEXT")]
 DryRun = Annotated[bool, _option("--dry-run", HUB, "Look and say, without any network. REPO need not be given.")]
+
+Examples = Annotated[
+    list[str] | None,
+    _option("--example", PAGE, "A text, or a picture's path, to click on. May be repeated.", metavar="TEXT"),
+]
+Pair = Annotated[bool, _option("--pair", PAGE, "A row is two texts.")]
+Title = Annotated[str | None, _option("--title", PAGE, "By default the name of DIRECTORY.", metavar="TEXT")]
+Host = Annotated[str, _option("--host", PAGE, "Address to listen at; 0.0.0.0 lets others in.", metavar="ADDRESS")]
+Port = Annotated[
+    int | None, _option("--port", PAGE, "By default the first free one from 7860.", min=1, max=65535, metavar="NUMBER")
+]

@@ -2,7 +2,6 @@
 """`report.json` of a checkpoint: read, and brought up to date after another calibration."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError
@@ -17,22 +16,10 @@ BATCH_SIZE = 32
 
 
 def read_report(directory: str) -> dict[str, Any]:
-    """`report.json` of a checkpoint, empty where it has none.
+    """See [`load_report`], which costs an import of torch."""
+    from ..cards import load_report
 
-    Raises:
-        ValueError: it is damaged.
-    """
-    from transformers.utils import cached_file
-
-    from ..cards import read_report_file
-
-    path = cached_file(
-        directory,
-        REPORT,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return {} if path is None else read_report_file(Path(path))
+    return load_report(directory)
 
 
 def check_version(report: dict[str, Any], directory: str) -> None:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put together the folder of a Space for a checkpoint: the page, the package, and the checkpoint itself.
+
+usage: make_space.py CHECKPOINT OUTPUT_DIR [--title TEXT] [--pair] [--example TEXT_OR_PICTURE ...]
+
+CHECKPOINT is a folder, which is copied, or a Hub id, which the Space loads when it starts. Afterwards, with the client
+of the Hub: `hf upload MY-ORG/MY-SPACE OUTPUT_DIR --repo-type space`.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+import gradio
+
+import hf_sidenet
+from hf_sidenet.measurement.files import writing_folder
+from hf_sidenet.shareable import check_shareable
+
+
+HERE = Path(__file__).parent
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CARD = """---
+title: {quoted}
+emoji: 🚪
+colorFrom: indigo
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.11"
+app_file: app.py
+{models}---
+
+# {title}
+
+A classifier with early exits ([hf_sidenet](https://arxiv.org/abs/2007.13512)): move θ, see who answers and what is
+saved. Made by `examples/space/make_space.py`, hf_sidenet {version}.
+"""
+
+
+def make_space(
+    checkpoint: str, output_dir: Path, title: str | None = None, is_pair: bool = False, examples: list[str] = ()
+) -> Path:
+    """Write the folder, whole or not at all.
+
+    Args:
+        checkpoint (`str`): folder or Hub id.
+        output_dir (`Path`): where to; must not hold anything.
+        title (`str`, *optional*): by default the checkpoint's name.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+        examples (`list[str]`, *optional*): texts, those of a pair one after the other, or pictures' paths.
+
+    Raises:
+        ValueError: the folder holds something, or the checkpoint would not load elsewhere.
+    """
+    is_folder = Path(checkpoint).is_dir()
+    if not is_folder and not HUB_ID.fullmatch(checkpoint):
+        raise ValueError(f"CHECKPOINT must be a folder or a Hub id, as my-org/my-classifier, got {checkpoint!r}.")
+    if is_folder and not (found := check_shareable(checkpoint)).ok:
+        raise ValueError(f"CHECKPOINT must be a folder that can be shared:\n{found.text()}")
+    title = title or Path(checkpoint).resolve().name
+    with writing_folder(output_dir, overwrite=False) as folder:
+        for name in ("app.py", "requirements.txt"):
+            shutil.copy(HERE / name, folder / name)
+        # Beside the page, where Python finds it: a Space installs what is in its requirements only.
+        package = Path(hf_sidenet.__file__).parent
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        if is_folder:
+            for name in found.files:
+                (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(checkpoint) / name, folder / "model" / name)
+        about = {
+            "checkpoint": "model" if is_folder else checkpoint,
+            "title": title,
+            "is_pair": is_pair,
+            "examples": _examples(examples, is_pair, folder),
+        }
+        (folder / "space.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = CARD.format(
+            title=title,
+            quoted=json.dumps(title, ensure_ascii=False),
+            gradio=gradio.__version__,
+            models="" if is_folder else f"models: [{checkpoint}]\n",
+            version=hf_sidenet.__version__,
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return output_dir
+
+
+def _examples(given: list[str], is_pair: bool, folder: Path) -> list:
+    if is_pair:
+        if len(given) % 2:
+            raise ValueError(f"--example must be given twice per pair, got {len(given)}.")
+        return [list(pair) for pair in zip(given[::2], given[1::2], strict=True)]
+    examples = []
+    for number, each in enumerate(given):
+        if Path(each).is_file():
+            (folder / "examples").mkdir(exist_ok=True)
+            name = f"examples/{number}-{Path(each).name}"
+            shutil.copy(each, folder / name)
+            each = name
+        examples.append(each)
+    return examples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or Hub id")
+    parser.add_argument("output_dir", type=Path, help="folder of the Space, which must not be there")
+    parser.add_argument("--title", help="by default the checkpoint's name")
+    parser.add_argument("--pair", action="store_true", help="a row is two texts")
+    parser.add_argument("--example", action="append", default=[], help="text or picture to click on; may be repeated")
+    args = parser.parse_args()
+    try:
+        print(make_space(args.checkpoint, args.output_dir, args.title, args.pair, args.example))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

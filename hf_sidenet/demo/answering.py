@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row at one θ: who answers, how sure every exit is, and what that costs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..inference.engine import RowError
+from ..inference.reading import RowReader
+from ..inference.stages import Stages
+from ..models.exit_rule import confidence
+from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.outputs import SideNetOutput
+
+
+@dataclass(frozen=True)
+class ExitSays:
+    """What one exit says of a row.
+
+    Args:
+        name (`str`): `"SideNet 0"`, ..., `"MainNet"`.
+        place (`str`): how much of the MainNet runs before it.
+        label (`str`): its class.
+        confidence (`float`): in it, at the exit's temperature.
+        threshold (`float`, *optional*): θ; the MainNet has none.
+        flops (`float`): spent for an answer here, as a fraction of the MainNet's.
+    """
+
+    name: str
+    place: str
+    label: str
+    confidence: float
+    threshold: float | None
+    flops: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a row.
+
+    Args:
+        exit_index (`int`): which exit answered.
+        exits (`list[ExitSays]`): all of them, also those that the row did not reach.
+        probabilities (`dict[str, float]`): by class, of the exit that answered.
+        milliseconds (`float`): that the answer took here.
+        all_milliseconds (`float`): that all blocks and exits take here.
+        read_tokens (`int`, *optional*): where a text was too long, how many tokens of it were read.
+    """
+
+    exit_index: int
+    exits: list[ExitSays]
+    probabilities: dict[str, float]
+    milliseconds: float
+    all_milliseconds: float
+    read_tokens: int | None = None
+
+    @property
+    def answered(self) -> ExitSays:
+        """The exit that answered."""
+        return self.exits[self.exit_index]
+
+
+class Answering:
+    """Answers single rows with the model's own forward.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in evaluation mode.
+        processor (tokenizer or image processor): its own.
+        flops (`list[float]`, *optional*):
+            Per exit, a fraction of the MainNet's; by default the blocks before it, without the SideNets' own.
+        max_length (`int`, *optional*): texts are cut to it, in tokens.
+    """
+
+    def __init__(
+        self,
+        model: SideNetPreTrainedModel,
+        processor: Any,
+        flops: Sequence[float] | None = None,
+        max_length: int | None = None,
+    ):
+        self.model = model
+        self.reader = RowReader(Stages(model), processor, max_length)
+        layers = model.config.exit_layers
+        points = model.exit_points()
+        self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]
+        self.names = [*(f"SideNet {i}" for i in range(len(layers))), "MainNet"]
+        num_blocks = len(points) + 1
+        self.places = [*(f"after block {layer} of {num_blocks}" for layer in layers), f"all {num_blocks} blocks"]
+
+    def __call__(self, row: Any, thresholds: Sequence[float]) -> Answer:
+        """Answer a row.
+
+        Args:
+            row (`str`, `tuple[str, str]` or `PIL.Image.Image`): a text, a pair of texts or a picture.
+            thresholds (`Sequence[float]`): θ of each SideNet.
+
+        Raises:
+            RowError: the row cannot be answered.
+        """
+        (read,) = self.reader.read([0], [row], [self.reader.thresholds(list(thresholds))])
+        if isinstance(read, RowError):
+            raise read
+        inputs = {name: value[None].to(self.model.device) for name, value in read.inputs.items()}
+        # Nobody leaves at 1: every exit says what it thinks. Twice, since the first call pays for memory and caches.
+        self._timed(inputs, [1.0] * len(read.thresholds))
+        routed, milliseconds = self._timed(inputs, read.thresholds)
+        every, all_milliseconds = self._timed(inputs, [1.0] * len(read.thresholds))
+        answer = self._answer(every, routed, read.thresholds, milliseconds, all_milliseconds)
+        return replace(answer, read_tokens=self._read_tokens(row))
+
+    def _timed(self, inputs: dict[str, torch.Tensor], thresholds: Sequence[float]) -> tuple[SideNetOutput, float]:
+        with torch.inference_mode():
+            start = time.perf_counter()
+            output = self.model(**inputs, thresholds=list(thresholds))
+            # Waits for a GPU.
+            output.exit_index.cpu()
+            return output, 1e3 * (time.perf_counter() - start)
+
+    def _read_tokens(self, row: Any) -> int | None:
+        """How many tokens of a text were read, where it has more."""
+        if not self.model.is_text:
+            return None
+        texts = row if isinstance(row, tuple) else (row,)
+        num_tokens = len(self.reader.processor(*texts, verbose=False)["input_ids"])
+        return self.reader.max_length if num_tokens > self.reader.max_length else None
+
+    def _answer(
+        self,
+        every: SideNetOutput,
+        routed: SideNetOutput,
+        thresholds: Sequence[float],
+        milliseconds: float,
+        all_milliseconds: float,
+    ) -> Answer:
+        config, logits = self.model.config, every.exit_logits[0].float().cpu()
+        exits = [
+            ExitSays(
+                name,
+                place,
+                config.id2label[int(logits[index].argmax())],
+                float(confidence(logits[index : index + 1], config.temperatures[index])),
+                thresholds[index] if index < len(thresholds) else None,
+                self.flops[index],
+            )
+            for index, (name, place) in enumerate(zip(self.names, self.places, strict=True))
+        ]
+        exit_index = int(routed.exit_index[0])
+        probabilities = (routed.logits[0].float().cpu() / config.temperatures[exit_index]).softmax(-1)
+        named = {config.id2label[index]: float(value) for index, value in enumerate(probabilities)}
+        return Answer(exit_index, exits, named, milliseconds, all_milliseconds)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that visitors upload: tables of texts and pictures, read within limits; answers as a csv file."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..data.columns import LABELS, PAIRS, TEXTS
+from ..data.reading import OPENED
+from ..measurement.files import replacing
+from ..optional import require
+
+
+MAX_BYTES = 10 * 2**20
+MAX_ROWS = 10_000
+MAX_CHARACTERS = 20_000
+MAX_PICTURES = 200
+MAX_PIXELS = 40_000_000
+MAX_COLUMNS = 100
+SHOWN_COLUMNS = 10
+# Some of the other formats decode while they are opened, or call programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+TABLES = {".csv": {}, ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}}
+
+
+class UploadError(ValueError):
+    """What a visitor gave cannot be answered; the message is complete."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be answered.
+
+    Args:
+        columns (`list[str]`): of the file; of pictures, `["file"]`.
+        cells (`list[list[str]]`): per row, as they were given.
+        rows (`Iterable`): texts, pairs of texts, or pictures, which are opened one after the other.
+        labels (`list[str]`, *optional*): the true class of each row, as it was given.
+    """
+
+    columns: list[str]
+    cells: list[list[str]]
+    rows: Iterable[Any]
+    labels: list[str] | None
+
+
+def check_text(text: str | None, called: str = "the text") -> str:
+    """A text that can be answered.
+
+    Raises:
+        UploadError: there is none, or it is too long.
+    """
+    if not text or not text.strip():
+        raise UploadError(f"Type something first: {called} is empty.")
+    if not _is_unicode(text):
+        raise UploadError(f"It must be text in Unicode: {called} has half of a character.")
+    if len(text) > MAX_CHARACTERS:
+        raise UploadError(f"It must have at most {MAX_CHARACTERS:,} characters: {called} has {len(text):,}.")
+    return text
+
+
+def read_picture(path: str | Path | None) -> Any:
+    """A picture in RGB.
+
+    Raises:
+        UploadError: there is none, or the file is no picture, or has too many pixels.
+    """
+    if path is None:
+        raise UploadError("Choose a picture first.")
+    with _opened(path) as picture:
+        # Telephones turn the picture by a note in it.
+        return require("PIL.ImageOps", "space").exif_transpose(picture).convert("RGB")
+
+
+def read_pictures(paths: Sequence[str] | None) -> Batch:
+    """Pictures, in the order in which they were uploaded. Of each, only the size is read here.
+
+    Raises:
+        UploadError: there is none, or too many, or one cannot be read, some only when it is their turn.
+    """
+    if not paths:
+        raise UploadError("Choose pictures first.")
+    if len(paths) > MAX_PICTURES:
+        raise UploadError(f"There must be at most {MAX_PICTURES} pictures at once, got {len(paths)}.")
+    for path in paths:
+        with _opened(path):
+            pass
+    return Batch(["file"], [[Path(path).name] for path in paths], map(read_picture, paths), None)
+
+
+def read_table(path: str | Path | None, is_pair: bool = False) -> Batch:
+    """A csv or tsv file with a header line; in a tsv file, quotation marks are text.
+
+    Args:
+        path (`str`): the file.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+
+    Raises:
+        UploadError: the file cannot be read, is too long, or has no column with texts.
+    """
+    if path is None:
+        raise UploadError("Choose a file first.")
+    path = Path(path)
+    if path.suffix.lower() not in TABLES:
+        raise UploadError(f"The file must be one of {', '.join(TABLES)}, got {path.name}.")
+    if path.stat().st_size > MAX_BYTES:
+        raise UploadError(f"The file must have at most {MAX_BYTES // 2**20} MB, got {path.stat().st_size:,} bytes.")
+    try:
+        with open(path, **OPENED) as file:
+            # An empty line is no row.
+            reader = csv.reader(file, strict=True, **TABLES[path.suffix.lower()])
+            lines = list(islice(filter(None, reader), MAX_ROWS + 2))
+    except UnicodeDecodeError as error:
+        raise UploadError(f"{path.name} must be text in UTF-8: {error.reason} at byte {error.start:,}.") from error
+    except csv.Error as error:
+        raise UploadError(f"{path.name} is no {path.suffix[1:]} file: {error}.") from error
+    columns, *cells = lines or [[]]
+    _check_cells(path.name, columns, cells)
+    inputs = _input_columns(path.name, columns, is_pair)
+    rows = [tuple(row[i] for i in inputs) if is_pair else row[inputs[0]] for row in cells]
+    for number, row in enumerate(cells, 1):
+        for i in inputs:
+            if not row[i].strip():
+                raise UploadError(f"{path.name} must have a text in every row, got none in row {number:,}.")
+            if len(row[i]) > MAX_CHARACTERS:
+                raise UploadError(
+                    f"A text must have at most {MAX_CHARACTERS:,} characters, got {len(row[i]):,} in row {number:,}."
+                )
+    names = [name.strip().lower() for name in columns]
+    label = next((names.index(name) for tier in LABELS for name in tier if name in names), None)
+    return Batch(columns, cells, rows, None if label is None else [row[label] for row in cells])
+
+
+def write_answers(path: Path, batch: Batch, answers: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+    """The rows as they were given, with the answers beside them.
+
+    Args:
+        path (`Path`): csv file to write.
+        batch ([`Batch`]): what was answered.
+        answers (`Sequence[Sequence]`): per row, one value per name.
+        names (`Sequence[str]`): of the new columns; one that the file has already gets an underscore.
+    """
+    added = []
+    for name in names:
+        while name in batch.columns:
+            name += "_"
+        added.append(name)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*batch.columns, *added])
+        writer.writerows([*cells, *new] for cells, new in zip(batch.cells, answers, strict=True))
+
+
+def _check_cells(name: str, columns: list[str], cells: list[list[str]]) -> None:
+    if not cells:
+        raise UploadError(f"{name} must have a header line and at least one row, got {len(columns) and 'a header'}.")
+    if len(cells) > MAX_ROWS:
+        raise UploadError(f"{name} must have at most {MAX_ROWS:,} rows, got more.")
+    if len(columns) > MAX_COLUMNS:
+        raise UploadError(f"{name} must have at most {MAX_COLUMNS} columns, got {len(columns):,}.")
+    for number, row in enumerate(cells, 1):
+        if len(row) != len(columns):
+            raise UploadError(
+                f"{name} must have a cell for each of the {len(columns)} columns, got {len(row):,} in row {number:,}."
+            )
+
+
+def _input_columns(name: str, columns: list[str], is_pair: bool) -> list[int]:
+    names = [column.strip().lower() for column in columns]
+    choices = PAIRS if is_pair else [(text,) for text in TEXTS]
+    for wanted in choices:
+        if all(column in names for column in wanted):
+            return [names.index(column) for column in wanted]
+    allowed = ", ".join(" and ".join(wanted) for wanted in choices)
+    shown = ", ".join(repr(column[:40]) for column in columns[:SHOWN_COLUMNS])
+    what = "two columns called" if is_pair else "a column called"
+    raise UploadError(f"{name} must have a header line with {what} one of: {allowed}; got {shown}.")
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A picture of which little has been read."""
+    pillow, name = require("PIL.Image", "space"), Path(path).name
+    try:
+        with pillow.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UploadError(
+                    f"A picture must have at most {MAX_PIXELS:,} pixels, got {picture.width:,} × "
+                    f"{picture.height:,} in {name}."
+                )
+            yield picture
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        if isinstance(error, UploadError):
+            raise
+        kinds = ", ".join(FORMATS)
+        raise UploadError(f"{name} cannot be read as a picture: it must be a whole one of {kinds}.") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: the only file that imports gradio."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from ..inference.engine import RowError
+from ..optional import require
+from .batch_files import (
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    MAX_PICTURES,
+    MAX_ROWS,
+    TABLES,
+    UploadError,
+)
+from .service import Demo
+
+
+MAX_WAITING = 64
+# Files that visitors brought and took away: looked at that often, kept that long, in seconds.
+LOOKED_AT, KEPT = 300, 3600
+# Answers to one input, of which one runs at a time.
+ONE = "one"
+FONTS = ["system-ui", "sans-serif"]
+CSS = """
+.sidenet-label { font-size: 1.6rem; font-weight: 600; margin: 0; }
+.sidenet-curve { width: 100%; max-width: 640px; height: auto; background: white; border-radius: 8px; }
+.sidenet-picture { max-width: 100%; width: 12rem; image-rendering: auto; border-radius: 8px; }
+.sidenet-scroll { overflow-x: auto; }
+.sidenet-scroll table { border-collapse: collapse; width: 100%; }
+.sidenet-scroll caption { text-align: left; padding: 0.3rem 0; }
+.sidenet-scroll th, .sidenet-scroll td { border: 0 !important; border-bottom: 1px solid #8888 !important;
+    padding: 0.3rem 0.2rem !important; text-align: left; font-size: 0.85rem; }
+.sidenet-scroll small { font-weight: 400; }
+.sidenet-answered { background: #8883; }
+.sidenet-answered td { font-weight: 600; }
+.sidenet-later td, .sidenet-later th { font-weight: 400; font-style: italic; }
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that can be launched.
+
+    Args:
+        blocks (`gradio.Blocks`): what is seen.
+        demo ([`Demo`]): what is behind it.
+    """
+
+    blocks: Any
+    demo: Demo
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.demo.stop()
+        self.blocks.close(verbose=False)
+
+
+def build_demo(
+    checkpoint: str | os.PathLike, *, is_pair: bool = False, title: str | None = None, examples: Sequence[Any] = ()
+) -> Page:
+    """A gradio page for a checkpoint: one input and a slider for θ; a second tab takes files.
+
+    Args:
+        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets; its code is this package's own.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+        title (`str`, *optional*): by default the name of the checkpoint.
+        examples (`Sequence`, *optional*): texts, pairs of texts or paths of pictures to click on.
+
+    Returns:
+        [`Page`]: to be launched by [`launch`].
+
+    Raises:
+        ImportError: gradio is not installed.
+        ValueError: the checkpoint or an example cannot be used.
+    """
+    gr = require("gradio", "space")
+    require("matplotlib", "plots")
+    demo = Demo(str(checkpoint), is_pair)
+    missing = [each for each in examples if not demo.is_text and not Path(each).is_file()]
+    if missing:
+        raise ValueError(f"`examples` must be pictures that are there, got {missing[0]!r}.")
+    title = title or Path(str(checkpoint)).resolve().name
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(LOOKED_AT, KEPT)) as page:
+        gr.Markdown(
+            f"# {title}\nA classifier with early exits: a SideNet that is sure enough answers, and the rest of the "
+            "MainNet never runs. Move θ, the confidence that is sure enough."
+        )
+        with gr.Row():
+            with gr.Column(min_width=300):
+                dial = gr.Slider(
+                    0,
+                    len(demo.dial.positions) - 1,
+                    demo.dial.chosen,
+                    step=1,
+                    label="Setting of θ, from careful to fast",
+                    info="Left, the MainNet answers all; right is the fastest setting.",
+                    elem_id="dial",
+                )
+                theta = gr.HTML(demo.move(demo.dial.chosen)[0], elem_id="theta")
+            with gr.Column(min_width=300):
+                curve = gr.HTML(demo.curve(demo.dial.chosen), elem_id="curve")
+        with gr.Tab("One input" if demo.is_text else "One picture"):
+            _one(gr, demo, dial, examples)
+        with gr.Tab("A file"):
+            _many(gr, demo, dial)
+        dial.change(
+            demo.move, dial, [theta, curve], show_progress="hidden", trigger_mode="always_last", api_name="theta"
+        )
+    return Page(page, demo)
+
+
+def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> str:
+    """Serve a page, which loads nothing from elsewhere.
+
+    Args:
+        page ([`Page`]): of [`build_demo`].
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): address to listen at; `"0.0.0.0"` is every one.
+        port (`int`, *optional*): by default the first free one from 7860.
+        block (`bool`, *optional*, defaults to `True`): serve until Ctrl-C or SIGTERM.
+
+    Returns:
+        `str`: the address of the page.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    gr = require("gradio", "space")
+    try:
+        _, address, _ = page.blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            max_file_size=MAX_BYTES,
+            theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
+            css=CSS,
+            footer_links=["api"],
+            ssr_mode=False,
+        )
+    except OSError as error:
+        raise OSError(f"`port` must be free on {host}, got {port or 'none from 7860'}: {error}") from error
+    if block:
+        # So that what visitors brought is deleted then, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        page.blocks.block_thread()
+        page.demo.stop()
+    return address
+
+
+def _one(gr: Any, demo: Demo, dial: Any, examples: Sequence[Any]) -> None:
+    with gr.Row():
+        with gr.Column(min_width=300):
+            if not demo.is_text:
+                # Not gr.Image, whose own reading fails without words on a file that is no picture.
+                given = [gr.File(label="Picture", file_types=["image"], elem_id="given")]
+            elif demo.is_pair:
+                given = [gr.Textbox(label=f"{name} text", lines=2) for name in ("First", "Second")]
+            else:
+                given = [gr.Textbox(label="Text", lines=3, placeholder="Type a sentence", elem_id="given")]
+            button = gr.Button("Answer", variant="primary")
+            if examples:
+                gr.Examples([list(each) if demo.is_pair else [each] for each in examples], given)
+        with gr.Column(min_width=300):
+            answer = gr.HTML(elem_id="answer", label="Answer")
+    asked = [button.click] + ([each.submit for each in given] if demo.is_text else [given[0].upload])
+    gr.on(asked, _told(gr, demo.answer), [dial, *given], answer, api_name="answer", concurrency_id=ONE)
+    dial.change(
+        demo.again,
+        [dial, *given],
+        answer,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+        concurrency_id=ONE,
+    )
+
+
+def _many(gr: Any, demo: Demo, dial: Any) -> None:
+    megabytes = MAX_BYTES // 2**20
+    if demo.is_text:
+        gr.Markdown(
+            f"A csv or tsv file with a header line, up to {MAX_ROWS:,} rows of {MAX_CHARACTERS:,} characters, "
+            f"{megabytes} MB. With a column `label`, the answers are also counted right or wrong."
+        )
+        given = gr.File(label="Table", file_types=list(TABLES), elem_id="table")
+    else:
+        gr.Markdown(f"Up to {MAX_PICTURES} pictures of up to {megabytes} MB.")
+        given = gr.File(label="Pictures", file_types=["image"], file_count="multiple", elem_id="table")
+    button = gr.Button("Answer all", variant="primary")
+    summary = gr.HTML(elem_id="summary")
+    answers = gr.File(label="Answers", interactive=False, elem_id="answers")
+
+    def run(index: float, paths: Any, progress: Any = gr.Progress()) -> Iterator[tuple[str, str]]:  # noqa: B008
+        start = perf_counter()
+        with TemporaryDirectory() as folder, _telling(gr):
+            found, path = demo.batch(index, paths, Path(folder), lambda done, of: progress((done, of), unit="rows"))
+            # Gradio copies the file while it waits here.
+            yield f"{found}<p>{perf_counter() - start:.1f} s here.</p>", str(path)
+
+    button.click(run, [dial, given], [summary, answers], api_name="batch")
+
+
+def _told(gr: Any, handler: Callable[..., str]) -> Callable[..., str]:
+    """A handler whose errors are told to the visitor."""
+
+    def told(*given: Any) -> str:
+        with _telling(gr):
+            return handler(*given)
+
+    return told
+
+
+@contextmanager
+def _telling(gr: Any) -> Iterator[None]:
+    try:
+        yield
+    except (UploadError, RowError) as error:
+        # Shown as HTML, and names of files and columns are the visitor's.
+        message = escape(str(error).removeprefix("row 0: "), quote=False)
+        raise gr.Error(message, duration=None, title="Not answered", print_exception=False) from error

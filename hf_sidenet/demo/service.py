@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens behind the page."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from ..cards import load_report
+from ..checkpoint import load_checkpoint
+from ..inference import SideNetRunner
+from ..inference.engine import RowError
+from ..inference.rows import Prediction
+from ..measurement import ExitCosts
+from .answering import Answering
+from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
+from .curve import curve_html
+from .dial import read_dial
+from .words import answer_html, batch_html, dial_html, picture_html
+
+
+# Pictures are large until they are model inputs.
+BATCH_SIZE, NUM_PICTURES = 32, 8
+NEW_COLUMNS = ("predicted", "confidence", "exit", "flops", "error")
+
+
+class Demo:
+    """A checkpoint that answers visitors.
+
+    Args:
+        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+
+    Raises:
+        ValueError: it has no SideNets, or is damaged, or reads no pairs.
+    """
+
+    def __init__(self, checkpoint: str, is_pair: bool = False):
+        model, processor = load_checkpoint(checkpoint)
+        if is_pair and not model.is_text:
+            raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
+        report = load_report(checkpoint)
+        max_length = report.get("settings", {}).get("max_length")
+        costs = report.get("costs")
+        flops = None if costs is None else ExitCosts(**costs).fractions("flops")
+        self.is_text, self.is_pair = model.is_text, is_pair
+        self.labels: dict[int, str] = model.config.id2label
+        self.dial = read_dial(model.config, report)
+        self.answering = Answering(model, processor, flops, max_length)
+        batch_size = BATCH_SIZE if model.is_text else NUM_PICTURES
+        self.runner = SideNetRunner(model, processor, batch_size, max_length=max_length)
+        self._stopping, self._working = Event(), Lock()
+        self.curve: Callable[[int], str] = cache(lambda index: curve_html(self.dial, index))
+
+    def move(self, index: float) -> tuple[str, str]:
+        """θ in words, and on the curve."""
+        place = self._place(index)
+        return dial_html(self.dial, place), self.curve(place)
+
+    def answer(self, index: float, *given: str | None) -> str:
+        """Answer what the visitor gave: a text, two texts, or the path of a picture."""
+        shown = ""
+        if not self.is_text:
+            row = read_picture(given[0])
+            shown = picture_html(row)
+        elif self.is_pair:
+            row = (check_text(given[0], "the first text"), check_text(given[1], "the second text"))
+        else:
+            row = check_text(given[0])
+        return shown + answer_html(self.answering(row, self._thresholds(index)))
+
+    def again(self, index: float, *given: str | None) -> str:
+        """[`answer`] when θ has moved, where there is one: what was wrong has been said before."""
+        try:
+            return self.answer(index, *given) if all(given) else ""
+        except (UploadError, RowError):
+            return ""
+
+    def stop(self) -> None:
+        """End a batch that is being answered, and wait for that."""
+        self._stopping.set()
+        with self._working:
+            pass
+
+    def batch(self, index: float, given: Any, folder: Path, tick: Callable[[int, int], None]) -> tuple[str, Path]:
+        """Answer a file of rows.
+
+        Args:
+            index (`float`): of the dial.
+            given (`str` or `list[str]`): path of a table, or paths of pictures.
+            folder (`Path`): where the answers are written.
+            tick (`Callable`): is told how many rows of how many are done.
+        """
+        batch = read_table(given, self.is_pair) if self.is_text else read_pictures(given)
+        thresholds = self._thresholds(index)
+        flops, names = self.answering.flops, self.answering.names
+        answers: list[Sequence[Any]] = []
+        exits: Counter[int] = Counter()
+        failed = num_right = num_known = 0
+        for done, prediction in enumerate(self._predictions(batch, thresholds), 1):
+            tick(done, len(batch.cells))
+            if prediction.error is not None:
+                failed += 1
+                answers.append(("", "", "", "", str(prediction.error)))
+                continue
+            exit_index = prediction.exit_index
+            exits[exit_index] += 1
+            confidence = f"{prediction.confidence:.6f}"
+            answers.append((prediction.label, confidence, names[exit_index], f"{flops[exit_index]:.4f}", ""))
+            true = self._class(batch, prediction.place)
+            if true is not None:
+                num_known += 1
+                num_right += true == prediction.label_id
+        path = folder / "answers.csv"
+        write_answers(path, batch, answers, NEW_COLUMNS)
+        answered = exits.total()
+        mean = sum(flops[i] * count for i, count in exits.items()) / answered if answered else None
+        counts = [exits[i] for i in range(len(names))]
+        return batch_html(names, counts, mean, failed, (num_right, num_known) if num_known else None), path
+
+    def _predictions(self, batch: Batch, thresholds: Sequence[float]) -> Iterator[Prediction]:
+        with self._working:
+            for prediction in self.runner.predict(batch.rows, list(thresholds)):
+                if self._stopping.is_set():
+                    raise UploadError("The server stops.")
+                yield prediction
+
+    def _class(self, batch: Batch, place: int) -> int | None:
+        """The true class, where the file names one of the checkpoint's, by name or by index."""
+        if batch.labels is None:
+            return None
+        given = batch.labels[place].strip()
+        by_name = {name: index for index, name in self.labels.items()}
+        if given in by_name:
+            return by_name[given]
+        return int(given) if given.isdecimal() and int(given) in self.labels else None
+
+    def _place(self, index: float) -> int:
+        # Who calls the API may send anything.
+        last = len(self.dial.positions) - 1
+        if not (isinstance(index, int | float) and 0 <= index <= last):
+            raise UploadError(f"θ must be one of the settings 0 to {last}, got {index!r}.")
+        return round(index)
+
+    def _thresholds(self, index: float) -> tuple[float, ...]:
+        return self.dial.positions[self._place(index)].thresholds

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page says, as HTML. Everything that is not ours is escaped."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from typing import Any
+
+from ..evaluation.plots import short_thresholds
+from .answering import Answer
+from .dial import Dial
+
+
+THUMBNAIL = 256  # pixels
+
+
+def answer_html(answer: Answer) -> str:
+    """Who answered, how sure, and what was saved."""
+    exit, gain = answer.answered, saved(answer.answered.flops)
+    lines = [
+        f"<div role='status'><p class='sidenet-label'>{escape(exit.label)}</p>",
+        f"<p><strong>{exit.name}</strong> answered, {exit.place}, with a confidence of {exit.confidence:.3f}.</p>"
+        "</div>",
+        f"<p><strong>{gain[0].upper()}{gain[1:]}.</strong> {answer.milliseconds:.1f} ms here, just now; all "
+        f"blocks and SideNets took {answer.all_milliseconds:.1f} ms.</p>",
+        "" if answer.read_tokens is None else f"<p>Only the first {answer.read_tokens:,} tokens were read.</p>",
+        _exits_table(answer),
+    ]
+    return "".join(lines)
+
+
+def _exits_table(answer: Answer) -> str:
+    rows = []
+    for index, exit in enumerate(answer.exits):
+        theta = "" if exit.threshold is None else short_thresholds([exit.threshold])
+        if index == answer.exit_index:
+            kind, state = "sidenet-answered", "answered"
+        elif index < answer.exit_index:
+            kind, state = "sidenet-unsure", "not sure enough"
+        else:
+            kind, state = "sidenet-later", "did not run"
+        rows.append(
+            f"<tr class='{kind}'><th scope='row'>{exit.name}<br><small>{state}</small></th><td>{escape(exit.label)}"
+            f"</td><td>{exit.confidence:.3f}</td><td>{theta}</td></tr>"
+        )
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("exit", "class", "confidence", "θ"))
+    return (
+        "<div class='sidenet-scroll' tabindex='0' role='region' aria-label='What every exit says'>"
+        "<table><caption>What every exit says, those that did not run too</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def picture_html(picture: Any) -> str:
+    """A small copy of a picture.
+
+    Args:
+        picture (`PIL.Image.Image`): in RGB.
+    """
+    small, buffer = picture.copy(), BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(buffer, format="png")
+    source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    return f"<img class='sidenet-picture' src='{source}' alt='the picture that was answered'>"
+
+
+def dial_html(dial: Dial, index: int) -> str:
+    """The current θ, what it cost and how right it was on rows that were measured."""
+    position = dial.positions[index]
+    own = " (as this checkpoint was published)" if index == dial.chosen else ""
+    parts = [f"<p>θ = <strong>{short_thresholds(position.thresholds)}</strong>{own}.</p>"]
+    if position.accuracy is None:
+        parts.append(
+            "<p>No accuracy was measured at this θ.</p>"
+            if dial.measured
+            else "<p>This checkpoint has no report: no accuracy is known, and FLOPs are without the SideNets' own.</p>"
+        )
+    else:
+        low_high = "" if position.interval is None else f" [{percents(position.interval)}]"
+        parts.append(
+            f"<p>On {dial.rows}: {percent(position.accuracy)}{low_high} right, at "
+            f"{position.flops:.2f} of the MainNet's FLOPs.</p>"
+        )
+    return f"<div role='status'>{''.join(parts)}</div>"
+
+
+def curve_text(dial: Dial, index: int) -> str:
+    """The picture of [`draw_curve`] in words."""
+    position = dial.positions[index]
+    fast, *_, careful = sorted([*dial.measured, *dial.measured[:1]], key=lambda each: each.flops)
+    text = (
+        f"Accuracy against mean FLOPs per row, on {dial.rows}: from {percent(careful.accuracy)} at "
+        f"{careful.flops:.2f} of the MainNet's FLOPs to {percent(fast.accuracy)} at {fast.flops:.2f}."
+    )
+    if position.accuracy is None:
+        return f"{text} The current θ is not on it."
+    return f"{text} The current θ is at {percent(position.accuracy)} and {position.flops:.2f}."
+
+
+def batch_html(
+    names: Sequence[str], counts: Sequence[int], flops: float | None, failed: int, right: tuple[int, int] | None
+) -> str:
+    """What a file of rows came to.
+
+    Args:
+        names (`Sequence[str]`): of the exits.
+        counts (`Sequence[int]`): rows that each answered.
+        flops (`float`, *optional*): mean per answered row; `None` where none was.
+        failed (`int`): rows without an answer.
+        right (`tuple[int, int]`, *optional*): rows that were answered rightly, of those whose class is known.
+    """
+    answered = sum(counts)
+    items = [
+        f"{answered + failed:,} rows" + (f", {failed:,} without an answer (see the column `error`)" * bool(failed))
+    ]
+    if answered:
+        items.append(
+            ", ".join(
+                f"{name} answered {count:,} ({percent(count / answered)})"
+                for name, count in zip(names, counts, strict=True)
+            )
+        )
+        items.append(f"{flops:.2f} of the MainNet's FLOPs: {saved(flops)}")
+    if right is not None:
+        items.append(f"{right[0]:,} of {right[1]:,} right ({percent(right[0] / right[1])}), by the file's own classes")
+    return "<ul role='status'>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def saved(flops: float) -> str:
+    """What a fraction of the MainNet's FLOPs saves. With its SideNets the MainNet costs a little more."""
+    return "nothing saved" if flops > 0.995 else f"{100 * (1 - flops):.0f} % of the FLOPs saved"
+
+
+def percent(value: float) -> str:
+    """A fraction as `"87.3 %"`."""
+    return f"{100 * value:.1f} %"
+
+
+def percents(values: Sequence[float]) -> str:
+    """An interval, as `"86.1 to 88.6 %"`."""
+    return " to ".join(f"{100 * value:.1f}" for value in values) + " %"
