@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python on the pages of docs/ runs as it stands, in the order of the page."""
 
+import importlib
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    HfArgumentParser,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TrainingArguments,
+)
 
-from hf_sidenet import BertWithSideNetForSequenceClassification
+import hf_sidenet.models
+from hf_sidenet import BertWithSideNetForSequenceClassification, SideNetForSequenceClassification
 from hf_sidenet.benchmark.catalog import Catalog, Settings
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.inference import export_onnx
+from hf_sidenet.training import MainNetArguments, SideNetArguments
 
 from .attached import sentences
 from .benchmark.checkpoints import save_text_checkpoint
 from .benchmark.test_catalog import text_rows
+from .examples.commands import minilm
 from .models import tiny
 from .shareable.folder import save_folder
 
@@ -28,7 +42,19 @@ ELSEWHERE = {"tutorials/cheaper-classifier.md"}
 
 
 def blocks_of(page):
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+    return [block for block, _ in blocks_and_outputs(page)]
+
+
+def blocks_and_outputs(page):
+    """Every block of Python, and the block of text that follows it at once, or ""."""
+    pattern = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
+    found = re.findall(pattern, (DOCS / page).read_text(), flags=re.DOTALL)
+    return [(dedent(block), output) for block, output in found]
+
+
+def without_numbers(text):
+    """Lines with # for every number."""
+    return [re.sub(r"\d+(\.\d+)?(e-?\d+)?", "#", line) for line in text.splitlines()]
 
 
 def collate(rows):
@@ -83,6 +109,33 @@ def exported():
     return names
 
 
+def texts():
+    """Sentences in the files of SST-2, and a tiny BERT without a head in the place of a pretrained one."""
+    Path("sst2").mkdir()
+    for name, rows in sentences(train=2000, dev=200, test=200, validation=0).items():
+        lines = [f"{row['text']}\t{row['label']}\n" for row in rows]
+        Path("sst2", f"{name}.tsv").write_text("".join(lines))
+    encoder, tokenizer = "sentence-transformers/all-MiniLM-L6-v2", AutoTokenizer.from_pretrained(minilm())
+    tiny.bert(num_hidden_layers=6, vocab_size=len(tokenizer)).bert.save_pretrained(encoder)
+    tokenizer.save_pretrained(encoder)
+    return {}
+
+
+def mainnets():
+    """One that works without a class of its own, and one whose blocks have to be named."""
+    fields = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 37,
+        "pad_token_id": 0,
+    }
+    for kind in ("ernie", "markuplm"):
+        config = AutoConfig.for_model(kind, num_hidden_layers=4, max_position_embeddings=64, **fields)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(f"some-org/{kind}-classifier")
+    return {}
+
+
 def shared():
     save_folder(Path("my-classifier-sidenet"))
     # Where the page names the Hub, a folder of that name is taken.
@@ -95,6 +148,7 @@ PREPARED = {
     "index.md": classifier,
     "concepts/three-currencies.md": costs,
     "concepts/training.md": training,
+    "how-to/add-a-mainnet.md": mainnets,
     "how-to/benchmark.md": benchmark,
     "how-to/choose-a-target.md": dict,
     "how-to/export.md": exported,
@@ -102,6 +156,9 @@ PREPARED = {
     "how-to/run-fast.md": checkpoint,
     "how-to/timm.md": timm_classifier,
     "how-to/share.md": shared,
+    "tutorials/images.md": dict,
+    "tutorials/serve.md": exported,
+    "tutorials/texts.md": texts,
 }
 
 
@@ -111,12 +168,17 @@ def test_every_page_with_python_is_run_somewhere():
 
 
 @pytest.mark.parametrize("page", PREPARED)
-def test_python_on_a_page_runs(page, tmp_path, monkeypatch):
+def test_python_on_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names = {**PREPARED[page](), "__name__": "page"}
-    for block in blocks_of(page):
+    for block, output in blocks_and_outputs(page):
+        capsys.readouterr()
         exec(compile(block, page, "exec"), names)
+        if output:
+            # Numbers differ between machines and from tiny models, words do not.
+            printed = without_numbers(capsys.readouterr().out)
+            assert [line for line in printed if line in without_numbers(output)] == without_numbers(output)
 
 
 def test_the_numbers_of_rows_on_the_page_of_targets(capsys):
@@ -125,3 +187,40 @@ def test_the_numbers_of_rows_on_the_page_of_targets(capsys):
     printed = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     page = (DOCS / "how-to/choose-a-target.md").read_text()
     assert f"It prints {', '.join(printed[:-1])} and {printed[-1]}:" in page
+
+
+def test_the_new_test_file_on_the_page_of_new_mainnets(monkeypatch):
+    page = (DOCS / "how-to/add-a-mainnet.md").read_text()
+    (test_file,) = re.findall(r'```python title="tests/models/.*?"\n(.*?)```', page, flags=re.DOTALL)
+    names = {"SideNetForSequenceClassification": SideNetForSequenceClassification}
+    exec(blocks_of("how-to/add-a-mainnet.md")[-1], names)
+    kind = names["ErnieWithSideNetForSequenceClassification"]
+    monkeypatch.setattr(hf_sidenet.models, kind.__name__, kind, raising=False)
+    names = {"__name__": "tests.models.test_modeling_ernie"}
+    exec(dedent(test_file), names)
+    tests = names["TestErnie"]()
+    tests.test_exits_off_is_the_plain_mainnet_bit_for_bit(lambda *_: None)
+    tests.test_theta_zero_runs_only_the_first_blocks()
+    tests.test_what_learns()
+
+
+def test_commands_on_the_page_of_several_gpus_have_flags_that_exist(monkeypatch):
+    examples = DOCS.parent / "examples"
+    monkeypatch.syspath_prepend(str(examples / "text_classification"))
+    text_data = importlib.import_module("text_data")
+    loop = importlib.import_module("run_text_classification_no_trainer")
+    page = (DOCS / "how-to/several-gpus.md").read_text()
+    commands = [command.replace("\\\n", " ") for command in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)]
+    parsed = 0
+    for command in commands:
+        _, script, rest = command.partition("examples/text_classification/")
+        if script:
+            name, *given = shlex.split(rest)
+            assert (examples / "text_classification" / name).exists()
+            last = loop.LoopArguments if "no_trainer" in name else TrainingArguments
+            parser = HfArgumentParser(
+                (MainNetArguments, text_data.DataArguments, SideNetArguments, last), allow_abbrev=False
+            )
+            assert vars(parser.parse_args(given))["model_name_or_path"] == "my-org/my-classifier"
+            parsed += 1
+    assert parsed == 3

@@ -8,13 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from .attached import save_text_mainnet, sentences
-from .models import tiny
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -23,28 +19,24 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 3
-    tiny.bert().save_pretrained(tmp_path / "my-classifier")
+    rows = sentences(validation=420)
+    save_text_mainnet(tmp_path / "my-classifier", rows["train"])
     monkeypatch.chdir(tmp_path)
-    ids = tiny.texts(32)["input_ids"]
-    rows = [{"input_ids": row, "labels": row[0] % 3} for row in ids]
-    texts = ["a good film", "a bad one", "good"]
-    names = {"train": rows[:24], "validation": rows[24:], "batch": {"input_ids": ids[:4]}, "texts": texts}
+    tokens = AutoTokenizer.from_pretrained("my-classifier")(["a warm film", "dull"], padding=True, return_tensors="pt")
+    names = {**rows, "batch": dict(tokens), "texts": ["a bright film", "a dull one", "it is"]}
     for block in blocks:
-        if "load_checkpoint" in block:
-            save_words(tmp_path / "my-classifier-sidenet")
         exec(block, names)
-    assert names["output"].exit_index.shape == torch.Size([4])
+    assert names["output"].exit_index.shape == torch.Size([2])
     out = capsys.readouterr().out
+    first, _ = out.split("\n", 1)
+    # What the README shows, by its form.
+    shown = re.search(r"```text\n(.*?)```", README, flags=re.DOTALL)[1].splitlines()
+    for text in (first, shown[0]):
+        assert re.fullmatch(r"[01]\.\d\d of the FLOPs, -?\d+\.\d\d points less accurate", text), text
+    for line in shown[1:]:
+        assert re.fullmatch(r"(positive|negative) [01]\.\d\d exit \d", line), line
     assert "% of parameters" in out
-    assert len(re.findall(r"^LABEL_[0-2] 0\.\d+ [01]$", out, flags=re.MULTILINE)) == 3
-
-
-def save_words(folder):
-    """A tokenizer with words enough for the tiny BERT."""
-    words = {"[UNK]": 0, "[PAD]": 1, "a": 5, "good": 6, "bad": 7, "film": 8, "one": 9}
-    words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    assert len(re.findall(r"^(good|bad) [01]\.\d+ \d$", out, flags=re.MULTILINE)) == 3
 
 
 def test_the_commands_as_typed(tmp_path):
