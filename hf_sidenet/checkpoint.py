@@ -35,7 +35,7 @@ from .inference.classes import model_class
 from .inference.collect import collect_stages
 from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
 from .measurement import ExitCosts, ExitRecords, collect
-from .measurement.fingerprint import fingerprint_model
+from .measurement.fingerprint import fingerprint_model, fingerprint_weights
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
 
@@ -366,6 +366,9 @@ def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None
         own, expected = getattr(stages.config, name), getattr(model.config, name)
         if own != expected:
             raise ValueError(f"`stages` and `model` must have the same {name}, got {own} and {expected}.")
+    weights = getattr(getattr(stages, "manifest", None), "weights", None)
+    if weights not in (None, fingerprint_weights(model)):
+        raise ValueError("`stages` and `model` must have the same weights, got those of another model.")
     return None
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet recalibrate --dtype`, as it is typed, and what the other commands say of such a checkpoint."""
 
+import copy
 import json
 import shutil
 
@@ -181,11 +182,19 @@ def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):
             ["--checkpoint", "other"],
             "--checkpoint: must be what DIRECTORY was exported from: must have the same exit_layers",
         ),
+        (
+            ["--checkpoint", "twin"],
+            "--checkpoint: must be what DIRECTORY was exported from: must have the same weights, got those of another",
+        ),
     ],
 )
 def test_one_line_errors_of_an_exported_folder(world, exported, tmp_path, arguments, line):
-    places = {"here": world / "checkpoint", "other": tmp_path / "other"}
+    places = {"here": world / "checkpoint", "other": tmp_path / "other", "twin": tmp_path / "twin"}
     model, tokenizer = load_checkpoint(world / "checkpoint")
+    twin = copy.deepcopy(model)
+    next(twin.sidenets.parameters()).data += 1e-3
+    twin.save_pretrained(tmp_path / "twin")
+    tokenizer.save_pretrained(tmp_path / "twin")
     mainnet = type(model).from_mainnet(model.mainnet, exit_layers=[1])
     mainnet.save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
+from ..measurement.fingerprint import fingerprint_weights
 from ..models.configuration_sidenet import SideNetConfig
 from .export import DEFAULTS, HIDDEN, input_names
 from .manifest import VERSION, Manifest, StageFile, package_versions, sha256
@@ -128,14 +130,21 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
 
 
 def write_about(
-    folder: Path, format: str, stages: Stages, files: Sequence[StageFile], processor: Any, precision: str | None = None
+    folder: Path,
+    format: str,
+    model: PreTrainedModel,
+    stages: Stages,
+    files: Sequence[StageFile],
+    processor: Any,
+    precision: str | None = None,
 ) -> None:
     """Write what an exported folder says beside its stages: config, processor and manifest.
 
     Args:
         folder (`Path`): with the files of the stages, and nothing else.
         format (`str`): of these.
-        stages ([`Stages`]): the chain that was exported.
+        model (`PreTrainedModel`): that was exported.
+        stages ([`Stages`]): its chain.
         files (`Sequence[StageFile]`): one per stage.
         processor (tokenizer or image processor, *optional*): saved beside them.
         precision (`str`, *optional*): by default the model's own. θ was certified in that one: in another there is
@@ -162,6 +171,7 @@ def write_about(
         stages=list(files),
         sha256=hashes,
         versions=package_versions(),
+        weights=fingerprint_weights(model),
     )
     manifest.write(folder)
 

@@ -50,6 +50,7 @@ class Manifest:
         stages (`list[StageFile]`): in order.
         sha256 (`dict[str, str]`): of every file that belongs to a stage, in hexadecimal.
         versions (`dict[str, str]`): of the packages that wrote it.
+        weights (`str`, *optional*): fingerprint of those that were exported; `None` in a folder that does not tell.
     """
 
     format: str
@@ -62,6 +63,7 @@ class Manifest:
     stages: list[StageFile]
     sha256: dict[str, str]
     versions: dict[str, str]
+    weights: str | None = None
 
     def write(self, directory: str | os.PathLike) -> None:
         """Write it into the folder of the stages."""
@@ -99,7 +101,7 @@ class Manifest:
         if wrong is not None:
             raise _damaged(directory, f"{MANIFEST} has an impossible {wrong}")
         stages = [StageFile(**stage) for stage in document["stages"]]
-        manifest = cls(**{**{field.name: document[field.name] for field in fields(cls)}, "stages": stages})
+        manifest = cls(**{**{field.name: document.get(field.name) for field in fields(cls)}, "stages": stages})
         for name, expected in manifest.sha256.items():
             if not (Path(directory) / name).is_file():
                 raise _damaged(directory, f"{name} is missing")
@@ -144,6 +146,7 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
         "max_length": length is None or (type(length) is int and length > 0),
         "sha256": isinstance(hashes, dict) and _are_strings([*hashes.values()]) and all(map(_is_plain, hashes)),
         "versions": isinstance(document.get("versions"), dict),
+        "weights": isinstance(document.get("weights"), str | None),
     }
     for name, holds in rules.items():
         if not holds:

@@ -93,12 +93,12 @@ def export_onnx(
             _write_stage(stages, index, plain, opset)
             for index in logging.tqdm(range(len(stages)), desc="Exporting stages", disable=not progress)
         ]
-        write_about(plain, ONNX, stages, files, processor)
+        write_about(plain, ONNX, model, stages, files, processor)
         difference = largest_difference(OnnxStages.load(plain), stages)
         changed = None
         if int8:
             _write_int8(stages, files, plain, folder, batches, progress)
-            write_about(folder, ONNX, stages, files, processor, precision="int8")
+            write_about(folder, ONNX, model, stages, files, processor, precision="int8")
             changed = _changed(OnnxStages.load(folder), stages, batches)
         return Exported(sizes(folder), difference, changed)
 

@@ -70,7 +70,7 @@ def export_torch(
             program.example_inputs = None
             torch.export.save(program, folder / file.file)
             files.append(file)
-        write_about(folder, TORCH, stages, files, processor)
+        write_about(folder, TORCH, model, stages, files, processor)
         difference = largest_difference(TorchStages.load(folder, trust_programs=True), stages)
         return Exported(sizes(folder), difference)
 

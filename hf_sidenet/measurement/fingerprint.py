@@ -101,13 +101,31 @@ def fingerprint_model(model: nn.Module) -> str:
     config = model.config.to_dict() if hasattr(model, "config") else {}
     text = json.dumps(_lasting(config), sort_keys=True, default=str)
     _feed(digest, f"model {type(model).__name__}", text.encode())
+    _feed_tensors(digest, model)
+    return digest.hexdigest()
+
+
+def fingerprint_weights(model: nn.Module) -> str:
+    """Fingerprint of parameters and buffers alone: it stays when θ changes.
+
+    Args:
+        model (`PreTrainedModel` or `nn.Module`): its tensors are read one after the other, on the CPU.
+
+    Raises:
+        ValueError: some of its tensors are not loaded (they are on the device "meta").
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    _feed_tensors(digest, model)
+    return digest.hexdigest()
+
+
+def _feed_tensors(digest, model: nn.Module) -> None:
     for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in sorted(tensors, key=lambda item: item[0]):
             if tensor.is_meta:
                 raise ValueError(f"`model` must be loaded to be fingerprinted, but {name!r} is on the device 'meta'.")
             _feed(digest, f"{kind} {name}", b"")
             _feed_tensor(digest, tensor)
-    return digest.hexdigest()
 
 
 def _stored_rows(dataset: Any, columns: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
