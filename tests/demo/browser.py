@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from queue import Queue
 from threading import Thread
 
@@ -80,6 +81,8 @@ def started(command, **kwargs):
     """A [`Server`]; it is killed where it was not stopped."""
     env = {**os.environ, **kwargs.pop("env", {}), "PYTHONUNBUFFERED": "1"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # As from a terminal: where the tests run in the background, Ctrl-C is ignored, and that is inherited.
+    kwargs["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(list(map(str, command)), env=env, **streams, **kwargs) as process:
         try:
             yield Server(process)
