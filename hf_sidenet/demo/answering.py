@@ -3,7 +3,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,7 +44,6 @@ class Answer:
     Args:
         exit_index (`int`): which exit answered.
         exits (`list[ExitSays]`): all of them, also those that the row did not reach.
-        probabilities (`dict[str, float]`): by class, of the exit that answered.
         milliseconds (`float`): that the answer took here.
         all_milliseconds (`float`): that all blocks and exits take here.
         read_tokens (`int`, *optional*): where a text was too long, how many tokens of it were read.
@@ -52,10 +51,9 @@ class Answer:
 
     exit_index: int
     exits: list[ExitSays]
-    probabilities: dict[str, float]
     milliseconds: float
     all_milliseconds: float
-    read_tokens: int | None = None
+    read_tokens: int | None
 
     @property
     def answered(self) -> ExitSays:
@@ -108,8 +106,8 @@ class Answering:
         self._timed(inputs, [1.0] * len(read.thresholds))
         routed, milliseconds = self._timed(inputs, read.thresholds)
         every, all_milliseconds = self._timed(inputs, [1.0] * len(read.thresholds))
-        answer = self._answer(every, routed, read.thresholds, milliseconds, all_milliseconds)
-        return replace(answer, read_tokens=self._read_tokens(row))
+        exits = self._exits(every.exit_logits[0].float().cpu(), read.thresholds)
+        return Answer(int(routed.exit_index[0]), exits, milliseconds, all_milliseconds, self._read_tokens(row))
 
     def _timed(self, inputs: dict[str, torch.Tensor], thresholds: Sequence[float]) -> tuple[SideNetOutput, float]:
         with torch.inference_mode():
@@ -127,16 +125,9 @@ class Answering:
         num_tokens = len(self.reader.processor(*texts, verbose=False)["input_ids"])
         return self.reader.max_length if num_tokens > self.reader.max_length else None
 
-    def _answer(
-        self,
-        every: SideNetOutput,
-        routed: SideNetOutput,
-        thresholds: Sequence[float],
-        milliseconds: float,
-        all_milliseconds: float,
-    ) -> Answer:
-        config, logits = self.model.config, every.exit_logits[0].float().cpu()
-        exits = [
+    def _exits(self, logits: torch.Tensor, thresholds: Sequence[float]) -> list[ExitSays]:
+        config = self.model.config
+        return [
             ExitSays(
                 name,
                 place,
@@ -147,7 +138,3 @@ class Answering:
             )
             for index, (name, place) in enumerate(zip(self.names, self.places, strict=True))
         ]
-        exit_index = int(routed.exit_index[0])
-        probabilities = (routed.logits[0].float().cpu() / config.temperatures[exit_index]).softmax(-1)
-        named = {config.id2label[index]: float(value) for index, value in enumerate(probabilities)}
-        return Answer(exit_index, exits, named, milliseconds, all_milliseconds)

@@ -34,7 +34,7 @@ FONTS = ["system-ui", "sans-serif"]
 CSS = """
 .sidenet-label { font-size: 1.6rem; font-weight: 600; margin: 0; }
 .sidenet-curve { width: 100%; max-width: 640px; height: auto; background: white; border-radius: 8px; }
-.sidenet-picture { max-width: 100%; width: 12rem; image-rendering: auto; border-radius: 8px; }
+.sidenet-picture { max-width: 100%; width: 12rem; border-radius: 8px; }
 .sidenet-scroll { overflow-x: auto; }
 .sidenet-scroll table { border-collapse: collapse; width: 100%; }
 .sidenet-scroll caption { text-align: left; padding: 0.3rem 0; }

@@ -46,7 +46,7 @@ class Demo:
         costs = report.get("costs")
         flops = None if costs is None else ExitCosts(**costs).fractions("flops")
         self.is_text, self.is_pair = model.is_text, is_pair
-        self.labels: dict[int, str] = model.config.id2label
+        self.labels = {name: index for index, name in model.config.id2label.items()}
         self.dial = read_dial(model.config, report)
         self.answering = Answering(model, processor, flops, max_length)
         batch_size = BATCH_SIZE if model.is_text else NUM_PICTURES
@@ -132,10 +132,9 @@ class Demo:
         if batch.labels is None:
             return None
         given = batch.labels[place].strip()
-        by_name = {name: index for index, name in self.labels.items()}
-        if given in by_name:
-            return by_name[given]
-        return int(given) if given.isdecimal() and int(given) in self.labels else None
+        if given in self.labels:
+            return self.labels[given]
+        return int(given) if given.isdecimal() and int(given) < len(self.labels) else None
 
     def _place(self, index: float) -> int:
         # Who calls the API may send anything.
