@@ -3,6 +3,7 @@
 
 import faulthandler
 import os
+import sys
 
 import torch
 from accelerate.state import AcceleratorState
@@ -43,9 +44,13 @@ def start_worker():
 
 
 def end_worker():
-    """Last thing: left to the end of the process, gloo's threads now and then take it down ("terminate called")."""
+    """Last thing: ends the process here, since taking down gloo's threads now and then fails ("terminate called")."""
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        # Rank 0 holds the store that the others ask.
+        torch.distributed.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def build(name, dropout=0.0, **kwargs):
