@@ -89,6 +89,12 @@ def checkpoint():
     return {"texts": rows["text"][:], "rows": [{"text": text} for text in rows["text"]], "torch": torch}
 
 
+def watched():
+    """More texts than rows are needed to calibrate on those that were looked at."""
+    save_text_checkpoint("my-classifier-sidenet")
+    return {"texts": sentences(test=2000)["test"]["text"][:]}
+
+
 def benchmark():
     save_text_checkpoint("my-classifier-sidenet")
     methods = Catalog(Settings("my-classifier-sidenet")).methods()
@@ -153,6 +159,7 @@ PREPARED = {
     "how-to/choose-a-target.md": dict,
     "how-to/export.md": exported,
     "how-to/lower-precision.md": checkpoint,
+    "how-to/monitor.md": watched,
     "how-to/run-fast.md": checkpoint,
     "how-to/timm.md": timm_classifier,
     "how-to/share.md": shared,

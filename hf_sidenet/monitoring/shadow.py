@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does what was certified still hold? A share of the rows also goes through the MainNet."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import Any
+
+from ..models.configuration_sidenet import SideNetConfig
+from .anytime import ChangeDetector, anytime_interval, check_level
+
+
+TARGET = "disagreement"
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What a monitor has seen so far.
+
+    Args:
+        num_rows (`int`): rows that were answered.
+        num_chosen (`int`): of these, rows that were looked at.
+        num_early (`int`): of the chosen ones, those that a SideNet answered: the MainNet ran for these as well.
+        num_disagreements (`int`): of these, rows to which the MainNet gives another class.
+        num_failed (`int`): chosen rows of which the MainNet gave no answer; they are not counted as chosen.
+        rate (`float`, *optional*): disagreements per chosen row; `None` before the first.
+        interval (`tuple[float, float]`): around it; all intervals ever read hold together.
+        level (`float`): of the interval and of a false alarm, ever.
+        limit (`float`): that was certified.
+        alarm (`bool`): the limit no longer holds.
+        alarm_at (`int`, *optional*): the chosen row at which it was raised.
+    """
+
+    num_rows: int
+    num_chosen: int
+    num_early: int
+    num_disagreements: int
+    num_failed: int
+    rate: float | None
+    interval: tuple[float, float]
+    level: float
+    limit: float
+    alarm: bool
+    alarm_at: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class ShadowMonitor:
+    """Counts how often the answer that was given is not the MainNet's.
+
+    Rows are chosen before anybody knows who answers them, so that the rate is that of all rows, which is what a
+    `disagreement` target limits. A chosen row that the MainNet answered agrees by itself and costs nothing more. It
+    may be used from several threads.
+
+    Args:
+        limit (`float`): rate that is allowed, in (0, 1).
+        share (`float`, *optional*, defaults to 0.05): of the rows that are chosen, in (0, 1].
+        level (`float`, *optional*, defaults to 0.05):
+            Probability of a false alarm, however long it runs, while the rate is at most `limit`.
+        keep (`int`, *optional*, defaults to 10000): chosen rows that are kept, the newest, to calibrate on them.
+        seed (`int`, *optional*): of the choice. By default another each time, so that nobody can foresee it.
+
+    Raises:
+        ValueError: an argument is impossible.
+    """
+
+    def __init__(
+        self, limit: float, *, share: float = 0.05, level: float = 0.05, keep: int = 10_000, seed: int | None = None
+    ):
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f"`share` must be in (0, 1], got {share!r}.")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+            raise ValueError(f"`keep` must be a whole number ≥ 0, got {keep!r}.")
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < 1:
+            raise ValueError(f"`limit` must be in (0, 1), got {limit!r}.")
+        check_level(level)
+        self.limit, self.share, self.level = limit, share, level
+        self._detector = ChangeDetector(limit, level)
+        self._kept: deque[tuple[Any, str | int]] = deque(maxlen=keep)
+        self._random, self._lock = random.Random(seed), Lock()
+        self._num_rows = self._num_early = self._num_failed = 0
+
+    @classmethod
+    def from_config(cls, config: SideNetConfig, **kwargs: Any) -> "ShadowMonitor":
+        """A monitor of the `disagreement` target that θ was certified for.
+
+        Args:
+            config ([`SideNetConfig`]): of the checkpoint.
+            kwargs (`Any`): of [`ShadowMonitor`].
+
+        Raises:
+            ValueError: θ was not certified for such a target.
+        """
+        targets = [each["target"] for each in (config.calibration or {}).get("targets", [])]
+        limits = [float(target.partition("<=")[2]) for target in targets if target.startswith(f"{TARGET}<=")]
+        if not limits:
+            raise ValueError(
+                f"`config.calibration` must have a target `{TARGET}<=...`, got {targets or None}: give `limit`, or "
+                "recalibrate for such a target, which needs no labels."
+            )
+        return cls(limits[0], **kwargs)
+
+    def chooses(self) -> bool:
+        """Whether the next row is looked at; call it once per row, before it is answered."""
+        with self._lock:
+            self._num_rows += 1
+            return self._random.random() < self.share
+
+    def add(self, row: Any, mainnet_label: str | int, *, early: bool, disagrees: bool) -> bool:
+        """A chosen row.
+
+        Args:
+            row (`Any`): as it came; it is kept.
+            mainnet_label (`str` or `int`): class that the MainNet gives it.
+            early (`bool`): whether a SideNet answered it.
+            disagrees (`bool`): whether that answer is another class.
+
+        Returns:
+            `bool`: whether there is an alarm.
+
+        Raises:
+            ValueError: a row that the MainNet answered cannot disagree with it.
+        """
+        if disagrees and not early:
+            raise ValueError("`disagrees` must be False for a row that the MainNet answered, got True.")
+        with self._lock:
+            self._kept.append((row, mainnet_label))
+            self._num_early += early
+            return self._detector.add(disagrees)
+
+    def add_failed(self) -> None:
+        """A chosen row of which the MainNet gave no answer."""
+        with self._lock:
+            self._num_failed += 1
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the limit no longer holds."""
+        return self._detector.alarm
+
+    def report(self) -> MonitorReport:
+        """What was seen so far; it may be looked at at any time."""
+        with self._lock:
+            rows, hits = self._detector.num_rows, self._detector.num_hits
+            return MonitorReport(
+                num_rows=self._num_rows,
+                num_chosen=rows,
+                num_early=self._num_early,
+                num_disagreements=hits,
+                num_failed=self._num_failed,
+                rate=hits / rows if rows else None,
+                interval=anytime_interval(rows, hits, self.level),
+                level=self.level,
+                limit=self.limit,
+                alarm=self._detector.alarm,
+                alarm_at=self._detector.alarm_at,
+            )
+
+    def rows(self, names: Sequence[str] = ("text",)) -> list[dict[str, Any]]:
+        """The kept rows as a data set to recalibrate on: `label` is the class that the MainNet gives.
+
+        Args:
+            names (`Sequence[str]`, *optional*, defaults to `("text",)`): of the column, or of the two of a pair.
+        """
+        with self._lock:
+            kept = list(self._kept)
+        columns = [row if isinstance(row, tuple | list) else (row,) for row, _ in kept]
+        return [
+            {**dict(zip(names, values, strict=True)), "label": label}
+            for values, (_, label) in zip(columns, kept, strict=True)
+        ]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a monitor counts and keeps."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from hf_sidenet.monitoring import ShadowMonitor
+
+
+def test_what_it_counts():
+    monitor = ShadowMonitor(0.1, share=1.0, keep=2)
+    assert all(monitor.chooses() for _ in range(5))
+    monitor.add("a", 0, early=True, disagrees=False)
+    monitor.add("b", 1, early=True, disagrees=True)
+    monitor.add("c", 1, early=False, disagrees=False)
+    monitor.add_failed()
+    report = monitor.report()
+    assert (report.num_rows, report.num_chosen, report.num_early, report.num_disagreements) == (5, 3, 2, 1)
+    assert (report.num_failed, report.rate, report.alarm, report.alarm_at) == (1, 1 / 3, False, None)
+    assert report.interval[0] < 1 / 3 < report.interval[1]
+    assert json.loads(json.dumps(report.to_dict()))["limit"] == 0.1
+    # The newest, with what the MainNet says.
+    assert monitor.rows() == [{"text": "b", "label": 1}, {"text": "c", "label": 1}]
+
+
+def test_before_the_first_row():
+    report = ShadowMonitor(0.1).report()
+    assert (report.rate, report.interval, report.num_chosen) == (None, (0.0, 1.0), 0)
+
+
+def test_pairs_have_two_columns():
+    monitor = ShadowMonitor(0.1)
+    monitor.add(("a", "b"), 2, early=False, disagrees=False)
+    assert monitor.rows(("premise", "hypothesis")) == [{"premise": "a", "hypothesis": "b", "label": 2}]
+
+
+def test_the_share_of_rows():
+    monitor = ShadowMonitor(0.1, share=0.2, seed=0)
+    chosen = sum(monitor.chooses() for _ in range(10_000))
+    assert 1850 < chosen < 2150
+    again = ShadowMonitor(0.1, share=0.2, seed=0)
+    assert sum(again.chooses() for _ in range(10_000)) == chosen
+
+
+def test_an_alarm():
+    monitor = ShadowMonitor(0.05)
+    assert [monitor.add(i, 0, early=True, disagrees=True) for i in range(6)][-1]
+    report = monitor.report()
+    assert report.alarm
+    assert 1 < report.alarm_at <= 6
+    assert report.interval[0] > 0.05
+
+
+def test_the_limit_that_was_certified():
+    def config(*targets):
+        return SimpleNamespace(calibration={"targets": [{"target": target} for target in targets]})
+
+    assert ShadowMonitor.from_config(config("flops<=0.5", "disagreement<=0.02"), share=0.5).limit == 0.02
+    for found in (config("accuracy_drop<=0.01"), SimpleNamespace(calibration=None)):
+        with pytest.raises(ValueError, match=r"must have a target `disagreement<=\.\.\.`, got .*: give `limit`"):
+            ShadowMonitor.from_config(found)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"limit": 0.0}, r"`limit` must be in \(0, 1\), got 0.0"),
+        ({"limit": "0.1"}, r"`limit` must be in \(0, 1\), got '0.1'"),
+        ({"limit": 0.1, "share": 0}, r"`share` must be in \(0, 1\], got 0"),
+        ({"limit": 0.1, "share": 1.5}, r"`share` must be in \(0, 1\], got 1.5"),
+        ({"limit": 0.1, "level": 0}, r"`level` must be in \(0, 1\), got 0"),
+        ({"limit": 0.1, "keep": -1}, "`keep` must be a whole number ≥ 0, got -1"),
+    ],
+)
+def test_impossible_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ShadowMonitor(**kwargs)
+
+
+def test_the_mainnet_cannot_disagree_with_itself():
+    with pytest.raises(ValueError, match="`disagrees` must be False for a row that the MainNet answered"):
+        ShadowMonitor(0.1).add("a", 0, early=False, disagrees=True)
