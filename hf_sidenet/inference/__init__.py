@@ -9,6 +9,7 @@ from .onnx import OnnxStages
 from .onnx_export import export_onnx
 from .rows import Prediction
 from .runner import SideNetRunner
+from .single_stage import SingleStage
 from .stages import Stages
 from .torch_export import TorchStages, export_torch
 
@@ -20,6 +21,7 @@ __all__ = [
     "Prediction",
     "RowError",
     "SideNetRunner",
+    "SingleStage",
     "Stages",
     "TorchStages",
     "collect_stages",

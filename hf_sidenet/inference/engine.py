@@ -54,7 +54,6 @@ class Engine:
         self.stages = stages
         self.num_in_flight = num_in_flight
         config = stages.config
-        self.temperatures = config.temperatures
         self.names = [config.id2label[i] for i in range(config.num_labels)]
         self.pad = padding_of(stages)
         # Images need no sorting, and their x_c is large.
@@ -110,33 +109,15 @@ class Engine:
                     self._run(stage, batch)
 
     def _run(self, stage: int, batch: Batch) -> None:
-        try:
-            hidden, logits = self.stages(stage, batch.hidden, batch.inputs)
-            logits = logits.float()
-            sure = confidence(logits, self.temperatures[stage])
-            answers = torch.cat([logits, sure.unsqueeze(1)], dim=1)
-        except Exception as error:
-            self._fail(stage, batch, error)
-            return
-        following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
-        arrived = None
-        if answers.device.type == "cuda":
-            answers = answers.to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        self._flying.append(_Flight(stage, following, answers, arrived))
-
-    def _fail(self, stage: int, batch: Batch, error: Exception) -> None:
-        """Halve a batch that cannot run until the row stands alone that does not fit; a batch too large fits then."""
-        count = len(batch.rows)
-        if count > 1:
-            self._run(stage, batch.select(list(range(count // 2))))
-            self._run(stage, batch.select(list(range(count // 2, count))))
-            return
-        place = batch.rows[0].place
-        failure = RowError(f"row {place} failed at stage {stage}: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        self._done.append(Prediction(place, error=failure))
+        ran, failed = run_stage(self.stages, stage, batch)
+        self._done += [Prediction(row.place, error=error) for row, error in failed]
+        for following, answers in ran:
+            arrived = None
+            if answers.device.type == "cuda":
+                answers = answers.to("cpu", non_blocking=True)
+                arrived = torch.cuda.Event()
+                arrived.record()
+            self._flying.append(_Flight(stage, following, answers, arrived))
 
     def _settle(self, flight: _Flight) -> None:
         if flight.arrived is not None:
@@ -146,19 +127,13 @@ class Engine:
         if stage == len(self.pools):
             self._answer(rows, range(len(rows)), stage, logits, sure)
             return
-        left = self._leaving(rows, stage, sure)
+        left = leaving(rows, stage, sure)
         if any(left):
             self._answer(rows, [i for i, gone in enumerate(left) if gone], stage, logits, sure)
         stay = [i for i, gone in enumerate(left) if not gone]
         if stay:
             batch = flight.batch if len(stay) == len(rows) else flight.batch.select(stay)
             self.pools[stage].add(batch, time.monotonic())
-
-    def _leaving(self, rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
-        first = rows[0].thresholds
-        if all(row.thresholds is first for row in rows):
-            return leaves(sure, first[stage]).tolist()
-        return leaves(sure, torch.tensor([row.thresholds[stage] for row in rows])).tolist()
 
     def _answer(
         self, rows: list[Row], which: Sequence[int], stage: int, logits: torch.Tensor, sure: torch.Tensor
@@ -168,6 +143,52 @@ class Engine:
     def _take_done(self) -> list[Prediction]:
         done, self._done = self._done, []
         return done
+
+
+def run_stage(stages, stage: int, batch: Batch) -> tuple[list[tuple[Batch, torch.Tensor]], list[tuple[Row, RowError]]]:
+    """Run one stage. A batch that cannot run is halved until the row stands alone that does not fit; one that is too
+    large fits then.
+
+    Args:
+        stages ([`Stages`] or the like): the chain.
+        stage (`int`): which stage.
+        batch ([`Batch`]): its rows.
+
+    Returns:
+        The rows that ran, with x_c where the next stage starts, and their answers of shape `(rows, num_labels + 1)`:
+        logits and confidence; and the rows that did not, with the reason.
+    """
+    try:
+        hidden, logits = stages(stage, batch.hidden, batch.inputs)
+        logits = logits.float()
+        sure = confidence(logits, stages.config.temperatures[stage])
+        answers = torch.cat([logits, sure.unsqueeze(1)], dim=1)
+    except Exception as error:
+        count = len(batch.rows)
+        if count > 1:
+            halves = batch.select(list(range(count // 2))), batch.select(list(range(count // 2, count)))
+            (ran, failed), (more_ran, more_failed) = (run_stage(stages, stage, half) for half in halves)
+            return ran + more_ran, failed + more_failed
+        row = batch.rows[0]
+        failure = RowError(f"row {row.place} failed at stage {stage}: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return [], [(row, failure)]
+    following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
+    return [(following, answers)], []
+
+
+def leaving(rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
+    """Which rows leave after a stage with a SideNet.
+
+    Args:
+        rows (`list[Row]`): of a batch.
+        stage (`int`): which stage.
+        sure (`torch.Tensor` of shape `(rows,)`): their confidences, on the host.
+    """
+    first = rows[0].thresholds
+    if all(row.thresholds is first for row in rows):
+        return leaves(sure, first[stage]).tolist()
+    return leaves(sure, torch.tensor([row.thresholds[stage] for row in rows])).tolist()
 
 
 def by_kind(rows: Sequence[Row]) -> list[list[Row]]:

@@ -54,6 +54,7 @@ class OnnxStages(ExportedStages):
         num_threads (`int`, *optional*): of each stage, by default as many as torch uses.
         providers (`Sequence[str]`, *optional*):
             Execution providers of ONNX Runtime, of which the first that can is taken; by default the CPU's.
+        only (`int`, *optional*): open this stage alone, where the others run in other processes.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -78,6 +79,7 @@ class OnnxStages(ExportedStages):
         *,
         num_threads: int | None = None,
         providers: Sequence[str] | None = None,
+        only: int | None = None,
     ):
         if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
             raise ValueError(f"`num_threads` must be a whole number ≥ 1, got {num_threads!r}.")
@@ -87,23 +89,35 @@ class OnnxStages(ExportedStages):
         if not providers or not set(providers) <= set(known):
             raise ValueError(f"`providers` must be of {known}, which are here, got {providers}.")
         super().__init__(directory)
-        self._sessions = []
-        for stage in self.manifest.stages:
+        if only is not None and not 0 <= only < len(self):
+            raise ValueError(f"`only` must be from 0 to {len(self) - 1}, got {only}.")
+        self._sessions = {}
+        for index, stage in enumerate(self.manifest.stages):
+            if only not in (None, index):
+                continue
             try:
                 session = open_session(Path(directory) / stage.file, num_threads=num_threads, providers=providers)
             except Exception as error:
                 line = " ".join(str(error).split())
                 raise ValueError(f"`directory` {str(directory)!r} cannot be run: {stage.file}: {line}") from error
             self._check(stage, session)
-            self._sessions.append(session)
-        self._shapes = [{each.name: each.shape for each in session.get_inputs()} for session in self._sessions]
+            self._sessions[index] = session
+        self._shapes = {
+            index: {each.name: each.shape for each in session.get_inputs()}
+            for index, session in self._sessions.items()
+        }
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike, *, num_threads: int | None = None, providers: Sequence[str] | None = None
+        cls,
+        directory: str | os.PathLike,
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        only: int | None = None,
     ) -> "OnnxStages":
         """Load an exported folder; the arguments are those of the class."""
-        return cls(directory, num_threads=num_threads, providers=providers)
+        return cls(directory, num_threads=num_threads, providers=providers, only=only)
 
     def _check(self, stage: StageFile, session: Any) -> None:
         inputs = [each.name for each in session.get_inputs()]
@@ -120,6 +134,8 @@ class OnnxStages(ExportedStages):
             )
 
     def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        if index not in self._sessions:
+            raise ValueError(f"`index` must be {list(self._sessions)}, which was opened, got {index}.")
         feed = {}
         for name, tensor in tensors.items():
             shape = self._shapes[index][name]

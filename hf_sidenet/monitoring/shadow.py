@@ -3,7 +3,7 @@
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import Any
@@ -165,12 +165,15 @@ class ShadowMonitor:
         """The kept rows as a data set to recalibrate on: `label` is the class that the MainNet gives.
 
         Args:
-            names (`Sequence[str]`, *optional*, defaults to `("text",)`): of the column, or of the two of a pair.
+            names (`Sequence[str]`, *optional*, defaults to `("text",)`):
+                Of the column, or of the two of a pair. Rows that are dicts have names of their own.
         """
         with self._lock:
             kept = list(self._kept)
-        columns = [row if isinstance(row, tuple | list) else (row,) for row, _ in kept]
-        return [
-            {**dict(zip(names, values, strict=True)), "label": label}
-            for values, (_, label) in zip(columns, kept, strict=True)
-        ]
+        return [{**_columns(row, names), "label": label} for row, label in kept]
+
+
+def _columns(row: Any, names: Sequence[str]) -> dict[str, Any]:
+    if isinstance(row, Mapping):
+        return dict(row)
+    return dict(zip(names, row if isinstance(row, tuple | list) else (row,), strict=True))

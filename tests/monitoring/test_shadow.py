@@ -34,6 +34,9 @@ def test_pairs_have_two_columns():
     monitor = ShadowMonitor(0.1)
     monitor.add(("a", "b"), 2, early=False, disagrees=False)
     assert monitor.rows(("premise", "hypothesis")) == [{"premise": "a", "hypothesis": "b", "label": 2}]
+    monitor = ShadowMonitor(0.1)
+    monitor.add({"input_ids": [1, 2]}, "good", early=False, disagrees=False)
+    assert monitor.rows() == [{"input_ids": [1, 2], "label": "good"}]
 
 
 def test_the_share_of_rows():

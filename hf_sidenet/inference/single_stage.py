@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage of a chain by itself, for servers in which every stage has processes of its own."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .engine import RowError, by_kind, leaving, padding_of, predictions, run_stage
+from .packet import Packet, pack, unpack
+from .pool import Pool
+from .reading import RowReader
+from .rows import Batch, Prediction, Row, collate, merge
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """What a stage did to the rows of one request.
+
+    Args:
+        answered (`list[Prediction]`): rows that left, or that cannot be answered.
+        staying (`list[Packet]`): the others, for the next stage: one packet, but for images of several sizes.
+    """
+
+    answered: list[Prediction] = field(default_factory=list)
+    staying: list[Packet] = field(default_factory=list)
+
+
+class SingleStage:
+    """Runs rows of several requests together through one stage. It has no state; not for several threads.
+
+    Args:
+        stages ([`Stages`], [`OnnxStages`] or the like): the chain.
+        index (`int`): which stage.
+        batch_size (`int`, *optional*, defaults to 32): rows that run together; of a later stage up to twice as many.
+        reader ([`RowReader`], *optional*): of raw rows; the first stage needs it.
+
+    Raises:
+        ValueError: an argument is impossible.
+    """
+
+    def __init__(self, stages, index: int, *, batch_size: int = 32, reader: RowReader | None = None):
+        if not 0 <= index < len(stages):
+            raise ValueError(f"`index` must be from 0 to {len(stages) - 1}, got {index}.")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a whole number ≥ 1, got {batch_size!r}.")
+        if (reader is None) == (index == 0):
+            raise ValueError(f"`reader` must be given for stage 0 and for no other, got {reader} for stage {index}.")
+        self.stages, self.index, self.batch_size, self.reader = stages, index, batch_size, reader
+        self.is_last = index == len(stages) - 1
+        self._names = [stages.config.id2label[i] for i in range(stages.config.num_labels)]
+        self._pad = padding_of(stages)
+
+    def begin(self, requests: Sequence[tuple[Sequence[Any], tuple[float, ...]]]) -> list[Step]:
+        """Run the first stage.
+
+        Args:
+            requests (`Sequence[tuple]`): raw rows of each, and its θ, of [`RowReader.thresholds`].
+        """
+        steps = [Step() for _ in requests]
+        raw = [row for rows, _ in requests for row in rows]
+        places = [place for rows, _ in requests for place in range(len(rows))]
+        thresholds = [theta for rows, theta in requests for _ in rows]
+        owners = [step for step, (rows, _) in zip(steps, requests, strict=True) for _ in rows]
+        owner_of: dict[Row, Step] = {}
+        for place, row, owner in zip(places, self.reader.read(places, raw, thresholds), owners, strict=True):
+            if isinstance(row, RowError):
+                owner.answered.append(Prediction(place, error=row))
+            else:
+                owner_of[row] = owner
+        for alike in by_kind(list(owner_of)):
+            ordered = sorted(alike, key=lambda row: row.length)
+            parts = (ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size))
+            self._run([collate(part, self._pad, self.stages.device) for part in parts], owner_of)
+        return steps
+
+    def go_on(self, packets: Sequence[Packet]) -> list[Step]:
+        """Run a later stage.
+
+        Args:
+            packets (`Sequence[Packet]`): of the stage before, of several requests.
+        """
+        steps = [Step() for _ in packets]
+        pool = Pool(self.batch_size, self.batch_size, self._pad)
+        owner_of: dict[Row, Step] = {}
+        for packet, step in zip(packets, steps, strict=True):
+            batch = unpack(packet, self.stages.device)
+            owner_of.update(dict.fromkeys(batch.rows, step))
+            pool.add(batch, 0.0)
+        self._run(pool.take_due(math.inf), owner_of)
+        return steps
+
+    @torch.inference_mode()
+    def _run(self, batches: Sequence[Batch], owner_of: dict[Row, Step]) -> None:
+        """Run batches of one kind or several; what stays is put together again for each request."""
+        staying: dict[tuple[Step, tuple], list[Batch]] = {}
+        for batch in batches:
+            ran, failed = run_stage(self.stages, self.index, batch)
+            for row, error in failed:
+                owner_of[row].answered.append(Prediction(row.place, error=error))
+            for following, answers in ran:
+                for key, part in self._settle(following, answers.cpu(), owner_of).items():
+                    staying.setdefault(key, []).append(part)
+        for (owner, _), parts in staying.items():
+            owner.staying.append(pack(merge(parts, self._pad)))
+
+    def _settle(
+        self, batch: Batch, answers: torch.Tensor, owner_of: dict[Row, Step]
+    ) -> dict[tuple[Step, tuple], Batch]:
+        """Answer those who leave; the others by request and kind."""
+        rows, logits, sure = batch.rows, answers[:, :-1], answers[:, -1]
+        left = [True] * len(rows) if self.is_last else leaving(rows, self.index, sure)
+        which = [i for i, gone in enumerate(left) if gone]
+        answered = predictions(self._names, rows, which, [self.index] * len(rows), logits, sure)
+        for i, prediction in zip(which, answered, strict=True):
+            owner_of[rows[i]].answered.append(prediction)
+        groups: dict[tuple[Step, tuple], list[int]] = {}
+        for i, row in enumerate(rows):
+            if not left[i]:
+                groups.setdefault((owner_of[row], row.kind), []).append(i)
+        return {key: batch.select(keep) for key, keep in groups.items()}
