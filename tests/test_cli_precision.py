@@ -207,12 +207,12 @@ def test_one_line_errors_of_an_exported_folder(world, exported, tmp_path, argume
 
 def test_a_damaged_exported_folder(world, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "copy")
-    (folder / "stage_1.onnx").write_bytes(b"no model")
+    (folder / "stage_1_model_quantized.onnx").write_bytes(b"no model")
     arguments = ["--checkpoint", world / "checkpoint", "--output-dir", tmp_path / "out"]
     done = run(*recalibrating(world, *arguments, directory=folder))
     assert (done.code, done.out) == (2, "")
     assert done.last.startswith("Error: DIRECTORY: ")
-    assert "stage_1.onnx is not the file that was written" in done.last
+    assert "stage_1_model_quantized.onnx is not the file that was written" in done.last
     for text in ("[]", "no json", "{}"):
         (folder / "manifest.json").write_text(text)
         done = run("info", folder)

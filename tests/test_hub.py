@@ -199,8 +199,17 @@ def test_what_no_checkpoint_has_is_not_shared(path, tmp_path):
     "path",
     [
         *("model.safetensors", "gate.py", "vocab.txt", "config.json", "README.md", "sweep.csv", "figures/x.png"),
-        *("figures/x.SVG", "spiece.model", "stage_0.onnx", "chat_template.jinja", "a.yml", "LICENSE", "LICENSE-MIT"),
-        *("LICENSE-APACHE-2.0", "LICENSE.txt", "NOTICE", ".gitattributes", "a[1]*.json"),
+        *("figures/x.SVG", "spiece.model", "stage_0_model.onnx", "chat_template.jinja", "a.yml", "LICENSE"),
+        *(
+            "LICENSE-MIT",
+            "stage_0_model_quantized.onnx",
+            "stage_0.onnx",
+            "LICENSE-APACHE-2.0",
+            "LICENSE.txt",
+            "NOTICE",
+            ".gitattributes",
+            "a[1]*.json",
+        ),
     ],
 )
 def test_a_checkpoint_is_shared(path, tmp_path):
@@ -208,9 +217,9 @@ def test_a_checkpoint_is_shared(path, tmp_path):
 
 
 def test_programs_are_shared_where_a_manifest_names_them(tmp_path):
-    names = ("stage_0.pt2", "stage_1.onnx.data", "stage_1.pt2", "w.pkl", "sub/stage_0.pt2")
-    manifest = ("stage_0.pt2", "stage_1.onnx.data", "w.pkl")
-    assert shared(tmp_path, *names, manifest=manifest) == ["stage_0.pt2", "stage_1.onnx.data"]
+    names = ("stage_0.pt2", "stage_1_model.onnx.data", "stage_1.pt2", "w.pkl", "sub/stage_0.pt2")
+    manifest = ("stage_0.pt2", "stage_1_model.onnx.data", "w.pkl")
+    assert shared(tmp_path, *names, manifest=manifest) == ["stage_0.pt2", "stage_1_model.onnx.data"]
 
 
 @pytest.mark.parametrize(

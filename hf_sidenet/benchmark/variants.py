@@ -32,12 +32,17 @@ class Checkpoint:
         directory (`str`): folder or Hub id.
         precision (`str`, *optional*): name of a dtype; by default as it is stored.
         device (`torch.device`): where it goes.
+
+    Raises:
+        ValueError: its weights are quantised, which its dtype does not say.
     """
 
     def __init__(self, directory: str, precision: str | None, device: torch.device):
         self.directory = directory
         self.device = device
         self.config = SideNetConfig.from_pretrained(directory)
+        if getattr(self.config, "quantization_config", None) is not None:
+            raise ValueError(f"a checkpoint must not be quantised for the benchmark, got {directory!r}.")
         self.dtype = self.config.dtype if precision is None else getattr(torch, precision)
 
     @property

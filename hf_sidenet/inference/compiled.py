@@ -8,6 +8,7 @@ import torch.compiler.config
 from torch.nn import functional as F
 
 from .engine import padding_of
+from .precision import precision_of
 from .stages import Stages
 
 
@@ -39,6 +40,7 @@ class CompiledStages:
         self.pad = padding_of(stages)
         for name in ("config", "device", "dtype", "input_names", "is_text", "max_length"):
             setattr(self, name, getattr(stages, name))
+        self.precision = precision_of(stages)
         # The stages share the code of one forward, and their graphs count together.
         limit = GRAPHS_PER_STAGE * len(stages)
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, limit)

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from .manifest import ONNX, StageFile
 from .onnx import OnnxStages
 from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
 from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
+from .precision import refuse_quantized
 from .reading import RowReader
 from .rows import Row, collate
 from .stages import Stages
@@ -28,6 +30,9 @@ from .stages import Stages
 
 DTYPES = (torch.float32, torch.float16)
 BATCH_SIZE = 32
+# What optimum calls the parts of a model.
+SUFFIX = "_model.onnx"
+INT8_SUFFIX = "_model_quantized.onnx"
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
@@ -42,7 +47,7 @@ def export_onnx(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Exported:
-    """Write a model with SideNets as ONNX files: `stage_0.onnx`, ..., `config.json` with θ, temperatures and the
+    """Write a model with SideNets as ONNX files: `stage_0_model.onnx`, ..., `config.json` with θ, temperatures and the
     evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
 
     Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
@@ -51,7 +56,7 @@ def export_onnx(
     In int8 linear layers quantise every token by itself, so that answers do not depend on the batch; the convolutions
     of MainNets that have no linear layers in their blocks take fixed ranges from `calibration_rows`. θ was chosen for
     other answers then: the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate`
-    has found a new θ for it.
+    has found a new θ for it. The files are named as optimum names its own: `stage_0_model_quantized.onnx`, ...
 
     Args:
         model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU, in float32 or float16.
@@ -84,6 +89,7 @@ def export_onnx(
     newest = library().defs.onnx_opset_version()
     if opset is not None and not MIN_OPSET <= opset <= newest:
         raise ValueError(f"`opset` must be in [{MIN_OPSET}, {newest}], got {opset}.")
+    refuse_quantized(model, "an export")
     check_free(directory, overwrite=overwrite)
     stages = Stages(model)
     batches = [] if calibration_rows is None else _batches(stages, calibration_rows, processor)
@@ -97,28 +103,35 @@ def export_onnx(
         difference = largest_difference(OnnxStages.load(plain), stages)
         changed = None
         if int8:
-            _write_int8(stages, files, plain, folder, batches, progress)
-            write_about(folder, ONNX, model, stages, files, processor, precision="int8")
+            quantized = [replace(file, file=file.file.replace(SUFFIX, INT8_SUFFIX)) for file in files]
+            _write_int8(stages, files, quantized, plain, folder, batches, progress)
+            write_about(folder, ONNX, model, stages, quantized, processor, precision="int8")
             changed = _changed(OnnxStages.load(folder), stages, batches)
         return Exported(sizes(folder), difference, changed)
 
 
 def _write_stage(stages: Stages, index: int, folder: Path, opset: int | None) -> StageFile:
     program = export_stage(stages, index)
-    file = stage_file(stages, index, program.graph_signature.user_inputs, ".onnx")
+    file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
     save(to_onnx(program, file.inputs, file.outputs, stages.is_text, opset), folder / file.file)
     return file
 
 
 def _write_int8(
-    stages: Stages, files: Sequence[StageFile], plain: Path, folder: Path, batches: Batches, progress: bool
+    stages: Stages,
+    files: Sequence[StageFile],
+    quantized: Sequence[StageFile],
+    plain: Path,
+    folder: Path,
+    batches: Batches,
+    progress: bool,
 ) -> None:
     count, convolutions = 0, 0
-    for file in files:
+    for file, written in zip(files, quantized, strict=True):
         model = load(plain / file.file)
         convolutions += num_convolutions(model)
         count += quantize_linears(model, stages.config.num_labels)
-        save(model, folder / file.file)
+        save(model, folder / written.file)
     if count == 0 and convolutions == 0:
         raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
     if count == 0 and not batches:
@@ -127,7 +140,7 @@ def _write_int8(
         for index in logging.tqdm(range(len(files)), desc="Calibrating stages", disable=not progress):
             file = files[index]
             feeds = _feeds(stages, index, file.inputs, batches)
-            quantize_convolutions(plain / file.file, folder / file.file, feeds)
+            quantize_convolutions(plain / file.file, folder / quantized[index].file, feeds)
 
 
 def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:

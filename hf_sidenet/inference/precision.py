@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from ..models.configuration_sidenet import SideNetConfig
@@ -13,6 +14,8 @@ from ..models.modeling_base import SideNetPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
+# Between how weights are quantised and the dtype of the rest.
+QUANTIZED = "+"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -20,9 +23,53 @@ def precision_of(served: Any) -> str:
     """The precision of what answers, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
 
     Args:
-        served (`PreTrainedModel` or [`Stages`] or the like): its `precision`, where it has one, else its dtype.
+        served (`PreTrainedModel` or [`Stages`] or the like): its `precision`, where it has one, else its dtype, and
+            how its weights are quantised: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
     """
-    return getattr(served, "precision", None) or str(served.dtype).removeprefix("torch.")
+    own = getattr(served, "precision", None)
+    if own is not None:
+        return own
+    dtype = str(served.dtype).removeprefix("torch.")
+    quantized = quantization_of(served) if isinstance(served, nn.Module) else None
+    return dtype if quantized is None else f"{quantized[0]}{QUANTIZED}{dtype} ({quantized[1]})"
+
+
+def quantization_of(model: nn.Module) -> tuple[str, str] | None:
+    """How the weights of a model are quantised, and by what, as `("Int8WeightOnlyConfig", "torchao")`; `None` of an
+    ordinary model. Where no config tells, the class of the weights does."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is not None:
+        method = getattr(config.quant_method, "value", config.quant_method)
+        chosen = getattr(config, "quant_type", method)
+        return (chosen if isinstance(chosen, str) else type(chosen).__name__), method
+    kinds = {type(parameter) for parameter in model.parameters() if _is_quantized(parameter)}
+    if not kinds:
+        return None
+    makers = {kind.__module__.partition(".")[0] for kind in kinds}
+    return "+".join(sorted(kind.__name__ for kind in kinds)), ", ".join(sorted(makers))
+
+
+def _is_quantized(parameter: torch.Tensor) -> bool:
+    # torch's own wrappers spread weights over ranks, and leave their numbers as they are.
+    wrapped = hasattr(parameter, "__tensor_flatten__") and not type(parameter).__module__.startswith("torch.")
+    return wrapped or not parameter.is_floating_point()
+
+
+def refuse_quantized(model: nn.Module, purpose: str) -> None:
+    """Refuse a model whose weights are quantised already.
+
+    Args:
+        model (`nn.Module`): that was given.
+        purpose (`str`): what it was given for, as `"an export"`.
+
+    Raises:
+        ValueError: it is quantised.
+    """
+    if quantization_of(model) is not None:
+        raise ValueError(
+            f"`model` must not be quantised for {purpose}, got {precision_of(model)}: give the model that it was made "
+            "from."
+        )
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -48,9 +95,10 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
         dtype (`str` or `torch.dtype`): `"float32"`, `"bfloat16"` or `"float16"`.
 
     Raises:
-        ValueError: `dtype` is none of these.
+        ValueError: `dtype` is none of these, or the model is quantised.
     """
     dtype = parse_dtype(dtype)
+    refuse_quantized(model, f"a copy in {dtype}")
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         attention = model.config._attn_implementation
@@ -72,11 +120,15 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
     calibrated = (config.calibration or {}).get("precision")
     if calibrated is None or _format(calibrated) == _format(precision):
         return
-    exported = "(" in precision
-    command = "DIRECTORY --checkpoint CHECKPOINT" if exported else f"DIRECTORY --dtype {precision}"
+    if QUANTIZED in precision:
+        command = "hf_sidenet.checkpoint.recalibrate(model, processor, rows, target=...)"
+    elif "(" in precision:
+        command = "hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT ..."
+    else:
+        command = f"hf-sidenet recalibrate DIRECTORY --dtype {precision} ..."
     logger.warning_once(
         f"θ was calibrated in {calibrated}, but {precision} is what serves: what was certified does not hold for it. "
-        f"To certify θ in {_format(precision)}: hf-sidenet recalibrate {command} ..."
+        f"To certify θ in {_format(precision)}: {command}"
     )
 
 

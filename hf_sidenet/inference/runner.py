@@ -85,6 +85,11 @@ class SideNetRunner:
         if routing not in ROUTINGS:
             raise ValueError(f"`routing` must be one of {ROUTINGS}, got {routing!r}.")
         torch_model = model if isinstance(model, PreTrainedModel) else None
+        if torch_model is None and not hasattr(type(model), "__len__"):
+            raise ValueError(
+                f"`model` must be a model with SideNets or a chain of stages, got a {type(model).__name__}. Of peft, "
+                "give what `merge_and_unload()` returns."
+            )
         if torch_model is None and (compile or dtype is not None):
             raise ValueError("`compile` and `dtype` need a torch model, got a chain of stages.")
         if torch_model is not None:

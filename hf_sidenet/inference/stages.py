@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..models.gate import Run, StopForward, find_blocks, run_mainnet
 from ..models.sidenet_head import SideNet, read_exit
+from .precision import precision_of
 from .tail import tail_of
 
 
@@ -110,6 +111,7 @@ class Stages:
         self.config = config
         self.device = model.device
         self.dtype = model.dtype
+        self.precision = precision_of(model)
         known = TEXT_INPUTS if model.is_text else IMAGE_INPUTS
         self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
         self.max_length = longest_text(model.mainnet) if model.is_text else None

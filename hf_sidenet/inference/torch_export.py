@@ -22,6 +22,7 @@ from .agreement import largest_difference
 from .export import export_stage
 from .exported import Exported, ExportedStages, sizes, stage_file, write_about
 from .manifest import TORCH
+from .precision import refuse_quantized
 from .stages import Stages
 
 
@@ -55,10 +56,11 @@ def export_torch(
 
     Raises:
         ExportError: a stage cannot be exported, or its export answers differently.
-        ValueError: the model is in training mode or not on the CPU, or the folder holds something.
+        ValueError: the model is in training mode, not on the CPU or quantised, or the folder holds something.
     """
     if model.device.type != "cpu":
         raise ValueError(f"`model` must be on the CPU to be exported, got {model.device}: `model.cpu()`.")
+    refuse_quantized(model, "an export")
     check_free(directory, overwrite=overwrite)
     stages = Stages(model)
     with writing_folder(directory, overwrite=overwrite) as folder:

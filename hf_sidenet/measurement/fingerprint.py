@@ -155,6 +155,13 @@ def _feed(digest: Any, kind: str, content: Any) -> None:
 
 
 def _feed_tensor(digest: Any, tensor: torch.Tensor) -> None:
+    if hasattr(tensor, "__tensor_flatten__") and not type(tensor).__module__.startswith("torch."):
+        # A quantised weight: whole numbers with their scales.
+        names, context = tensor.__tensor_flatten__()
+        _feed(digest, f"{type(tensor).__name__} of {len(names)}", repr(context).encode())
+        for name in names:
+            _feed_tensor(digest, getattr(tensor, name))
+        return
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     _feed(digest, _array_kind(tensor), content)
 

@@ -155,7 +155,7 @@ def full_exit_logits(predictions: Any) -> torch.Tensor:
             f"`exit_logits` must have every exit for every row, but {int(incomplete.sum())} of {len(incomplete)} rows "
             "lack some, because they left early (or because their numbers are NaN). Evaluate with exits off: set "
             "`model.config.thresholds = [1.0] * len(model.sidenets)`, and give θ to "
-            "`compute_exit_metrics(thresholds=...)`, which replays it."
+            "`compute_exit_metrics(thresholds=...)`, which replays it. Or take `routed_exit_metrics`."
         )
     return exit_logits
 

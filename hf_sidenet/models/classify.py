@@ -78,6 +78,8 @@ def _learn(
     extras: dict[str, bool],
 ) -> SideNetOutput:
     frozen = model.config.freeze_mainnet == "all"
+    if frozen and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        _check_frozen(model.mainnet)
     stop = frozen and (model.config.distillation_weight == 0 or teacher is not None)
     if stop and extras:
         raise ValueError(
@@ -190,6 +192,15 @@ def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
 
 def _device_of(inputs: dict[str, Any]) -> torch.device:
     return next(value.device for value in inputs.values() if isinstance(value, torch.Tensor))
+
+
+def _check_frozen(mainnet: PreTrainedModel) -> None:
+    learning = next((name for name, parameter in mainnet.named_parameters() if parameter.requires_grad), None)
+    if learning is not None:
+        raise ValueError(
+            f"`freeze_mainnet='all'` computes no gradients in the MainNet, but its parameter {learning!r} requires "
+            "them. Call `model.set_freeze_mainnet('none')`, and where an adapter is added, before that."
+        )
 
 
 def _warn_without_labels(model: PreTrainedModel) -> None:

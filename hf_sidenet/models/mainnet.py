@@ -58,9 +58,15 @@ def check_rebuilds(auto_class: type, mainnet: PreTrainedModel) -> None:
     """Refuse a MainNet that its checkpoint would not give back, and note its class where a config has several.
 
     Raises:
-        ValueError: it is of another class than the Auto class builds, or of remote code.
+        ValueError: it is of another class than the Auto class builds, of remote code, or has adapters.
     """
     kind = type(mainnet)
+    if has_adapters(mainnet):
+        raise ValueError(
+            f"a MainNet must have no adapters, which a checkpoint with SideNets cannot carry, got "
+            f"{sorted(mainnet.peft_config)}: merge them first (peft: `merge_and_unload()`), or add them after the "
+            "SideNets."
+        )
     if type(mainnet.config) not in auto_class._model_mapping or kind.__module__.startswith("transformers_modules."):
         raise ValueError(
             f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, because a "
@@ -76,6 +82,20 @@ def check_rebuilds(auto_class: type, mainnet: PreTrainedModel) -> None:
     if len(kinds) > 1:
         # Else the checkpoint could not tell which of them it is (DeiT with and without teacher).
         mainnet.config.architectures = [kind.__name__]
+
+
+def has_adapters(model: PreTrainedModel) -> bool:
+    """Whether peft has put adapters, such as LoRA, into this model."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def share_quantization(giver: PreTrainedModel, taker: PreTrainedModel) -> None:
+    """Let one model save weights that were quantised when the other was loaded."""
+    quantizer = getattr(giver, "hf_quantizer", None)
+    if quantizer is not None:
+        # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not.
+        taker.hf_quantizer = quantizer
+        taker.config.quantization_config = giver.config.quantization_config
 
 
 def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:

@@ -11,7 +11,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelt
 from .gate import find_blocks, install
-from .mainnet import check_learnable, check_rebuilds, last_layer, load_mainnet, replace_head
+from .mainnet import (
+    check_learnable,
+    check_rebuilds,
+    has_adapters,
+    last_layer,
+    load_mainnet,
+    replace_head,
+    share_quantization,
+)
 from .probe import ExitPoint, block_shape, example_inputs, input_size_of, measure_exit_points, probe
 from .sidenet_head import SideNet, pooled_size
 
@@ -52,6 +60,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         self.mainnet = mainnet
         self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
         config.mainnet_config = mainnet.config
+        share_quantization(mainnet, self)
         config.auto_map = self._auto_map()
         self._install_gates()
         self.sidenets = nn.ModuleList(self._new_sidenet(config, i) for i in range(len(config.exit_layers)))
@@ -130,7 +139,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if freeze != "none":
             random = {name.removeprefix("mainnet.") for name in mismatched if name.startswith("mainnet.")}
             check_learnable(model.mainnet, random, freeze, pretrained_model_name_or_path)
-            model.set_freeze_mainnet(freeze)
+            if not has_adapters(model):
+                model.set_freeze_mainnet(freeze)
+        # So that `model.mainnet.save_pretrained` works as well.
+        share_quantization(model, model.mainnet)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
@@ -198,7 +210,15 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
         Args:
             mode (`str`): `"all"` frozen, `"body"` frozen (its last layer learns), or `"none"`.
+
+        Raises:
+            ValueError: the mode is none of these, or adapters are there, which decide what learns.
         """
+        if has_adapters(self):
+            raise ValueError(
+                f"`freeze_mainnet` must be chosen before adapters are added, which freeze what is not theirs; got "
+                f"{mode!r} after {sorted(self.peft_config)}."
+            )
         config = copy.copy(self.config)
         config.freeze_mainnet = mode
         config.validate()

@@ -6,7 +6,7 @@ from .build import build_model, load_config
 from .callbacks import SameStatisticsCallback
 from .labels import align_labels
 from .optimizers import parameter_groups, trainer_optimizer
-from .trainer_metrics import compute_exit_metrics
+from .trainer_metrics import compute_exit_metrics, routed_exit_metrics
 
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "compute_exit_metrics",
     "load_config",
     "parameter_groups",
+    "routed_exit_metrics",
     "trainer_optimizer",
 ]

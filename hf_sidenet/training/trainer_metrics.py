@@ -2,7 +2,8 @@
 """Metrics of every exit for the stock `Trainer`: `Trainer(compute_metrics=compute_exit_metrics())`.
 
 They read full `exit_logits`, so evaluate with exits off (θ = 1, what an uncalibrated model has anyway); the rows that
-would leave at some θ are then replayed. Models are also trained and selected this way.
+would leave at some θ are then replayed. Models are also trained and selected this way. [`routed_exit_metrics`] is for
+a model that answers at its own θ.
 """
 
 from collections.abc import Callable
@@ -45,6 +46,47 @@ def compute_exit_metrics(
     ```
     """
     return partial(_exit_metrics, thresholds=1.0 if thresholds is None else thresholds, temperatures=temperatures)
+
+
+def routed_exit_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """A `compute_metrics` for an evaluation at the model's own θ, in which rows really leave.
+
+    Its metrics are those of [`compute_exit_metrics`] that do not need every exit of every row: `accuracy`, and for
+    every exit i, the MainNet's last, `exit_{i}_share` and `exit_{i}_routed_accuracy`. A tracker shows them as
+    `eval/exit_0_share`, ...
+
+    Args:
+        prediction (`EvalPrediction`): `logits`, `exit_index` and `exit_logits`, as the `Trainer` gathers them.
+
+    Raises:
+        ValueError: one of the three is missing, or `label_ids` are not one class index per row.
+
+    Example:
+
+    ```python
+    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=routed_exit_metrics)
+    >>> trainer.evaluate()["eval_exit_0_share"]
+    0.34375
+    ```
+    """
+    arrays = prediction.predictions
+    dims = [getattr(array, "ndim", None) for array in arrays] if isinstance(arrays, tuple | list) else []
+    if dims[:3] != [2, 1, 3]:
+        shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
+        raise ValueError(
+            "`predictions` must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, none of them in "
+            f"`ignore_keys`, got shapes {shapes}."
+        )
+    logits, exit_index = torch.as_tensor(arrays[0]), torch.as_tensor(arrays[1])
+    labels = _labels_of(prediction.label_ids, len(logits))
+    counted = labels != -100
+    logits, exit_index, labels = logits[counted], exit_index[counted], labels[counted]
+    metrics = {"accuracy": accuracy(logits, labels)}
+    for i in range(arrays[2].shape[1]):
+        here = exit_index == i
+        metrics[f"exit_{i}_share"] = here.double().mean().item()
+        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here])
+    return metrics
 
 
 def _exit_metrics(

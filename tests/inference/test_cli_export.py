@@ -50,7 +50,7 @@ def test_onnx(world, tmp_path):
     assert done.code == 0, done.err[-2000:]
     lines = done.out.splitlines()
     assert lines[0] == f"{world / 'texts'} for ONNX Runtime, in float32."
-    assert [line.split()[0] for line in lines[2:6]] == ["file", "stage_0.onnx", "stage_1.onnx", "together"]
+    assert [line.split()[0] for line in lines[2:6]] == ["file", "stage_0_model.onnx", "stage_1_model.onnx", "together"]
     assert "Largest difference from the model's own x_c and logits, on rows of noise: " in done.out
     assert lines[-1] == f"Written to {tmp_path / 'out'}"
     assert "int8" not in done.out

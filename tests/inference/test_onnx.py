@@ -235,13 +235,25 @@ def test_float16(tmp_path):
 
 def test_folder(bert, folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "manifest.json", "stage_0.onnx", "stage_1.onnx", "stage_2.onnx", "tokenizer.json",
-        "tokenizer_config.json",
+        "config.json", "manifest.json", "stage_0_model.onnx", "stage_1_model.onnx", "stage_2_model.onnx",
+        "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     assert not json.loads((folder / "config.json").read_text()).get("auto_map")
     assert len(AutoTokenizer.from_pretrained(folder)) == len(AutoTokenizer.from_pretrained(minilm()))
     weights = sum(value.numel() for value in (*bert.parameters(), *bert.buffers())) * 4
     assert sum(path.stat().st_size for path in folder.glob("*.onnx")) < 1.5 * weights
+
+
+def test_a_folder_with_the_names_of_earlier_versions_is_loaded(bert, folder, tmp_path):
+    old = shutil.copytree(folder, tmp_path / "old")
+    text = (old / MANIFEST).read_text()
+    for index in range(3):
+        name, earlier = f"stage_{index}_model.onnx", f"stage_{index}.onnx"
+        (old / name).rename(old / earlier)
+        text = text.replace(f'"{name}"', f'"{earlier}"')
+    (old / MANIFEST).write_text(text)
+    assert not list(old.glob("*_model.onnx"))
+    assert_same(chained(OnnxStages.load(old), texts(3, 4)), every_exit(bert, texts(3, 4)))
 
 
 def test_nothing_of_this_machine(folder):
@@ -253,11 +265,11 @@ def test_nothing_of_this_machine(folder):
 def test_weights_of_more_than_two_gib_lie_beside_the_model(bert, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "MAX_BYTES", 30_000)
     export_onnx(bert, tmp_path / "out", progress=False)
-    assert (tmp_path / "out" / "stage_1.onnx.data").is_file()
+    assert (tmp_path / "out" / "stage_1_model.onnx.data").is_file()
     stages = OnnxStages.load(tmp_path / "out")
     assert_same(chained(stages, texts(3, 4)), every_exit(bert, texts(3, 4)))
-    (tmp_path / "out" / "stage_1.onnx.data").write_bytes(b"other")
-    with pytest.raises(ValueError, match=r"stage_1.onnx.data is not the file that was written"):
+    (tmp_path / "out" / "stage_1_model.onnx.data").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"stage_1_model.onnx.data is not the file that was written"):
         OnnxStages.load(tmp_path / "out")
 
 
@@ -337,10 +349,10 @@ def changed(name, change):
 
 
 def outside(folder):
-    shutil.copy(folder / "stage_0.onnx", folder.parent)
+    shutil.copy(folder / "stage_0_model.onnx", folder.parent)
     document = json.loads((folder / MANIFEST).read_text())
-    document["sha256"]["../stage_0.onnx"] = document["sha256"].pop("stage_0.onnx")
-    document["stages"][0]["file"] = "../stage_0.onnx"
+    document["sha256"]["../stage_0_model.onnx"] = document["sha256"].pop("stage_0_model.onnx")
+    document["stages"][0]["file"] = "../stage_0_model.onnx"
     (folder / MANIFEST).write_text(json.dumps(document))
 
 
@@ -353,8 +365,9 @@ def swapped(folder):
 
 
 def no_model(folder):
-    (folder / "stage_2.onnx").write_bytes(b"no model")
-    changed(MANIFEST, lambda d: d["sha256"].update({"stage_2.onnx": sha256(folder / "stage_2.onnx")}))(folder)
+    name = "stage_2_model.onnx"
+    (folder / name).write_bytes(b"no model")
+    changed(MANIFEST, lambda d: d["sha256"].update({name: sha256(folder / name)}))(folder)
 
 
 DAMAGES = {
@@ -368,10 +381,10 @@ DAMAGES = {
     "one less": (changed(MANIFEST, lambda d: d["stages"].pop(0)), "an impossible stage 0"),
     "no inputs": (changed(MANIFEST, lambda d: d["stages"][1].pop("inputs")), "an impossible stage 1"),
     "outside": (outside, "an impossible sha256"),
-    "no file": (lambda f: (f / "stage_1.onnx").unlink(), "is damaged: stage_1.onnx is missing"),
-    "cut": (lambda f: (f / "stage_1.onnx").write_bytes(b""), "stage_1.onnx is not the file that was written"),
-    "no model": (no_model, "cannot be run: stage_2.onnx: "),
-    "swapped": (swapped, "stage_1.onnx must take .*'input_ids'.* but takes .*'hidden'"),
+    "no file": (lambda f: (f / "stage_1_model.onnx").unlink(), "is damaged: stage_1_model.onnx is missing"),
+    "cut": (lambda f: (f / "stage_1_model.onnx").write_bytes(b""), "stage_1_model.onnx is not the file that was"),
+    "no model": (no_model, "cannot be run: stage_2_model.onnx: "),
+    "swapped": (swapped, "stage_1_model.onnx must take .*'input_ids'.* but takes .*'hidden'"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no usable config.json"),
     "bad config": (lambda f: (f / "config.json").write_text("[1]"), "has no usable config.json"),
     "other config": (changed("config.json", lambda d: d.update(thresholds=[2, "x"])), "has no usable config.json"),
@@ -394,7 +407,7 @@ def test_config_of_other_sidenets(copied, tmp_path):
         OnnxStages.load(copied)
     other = BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(num_labels=5), exit_layers=[1, 3]).config
     other.to_json_file(copied / "config.json")
-    with pytest.raises(ValueError, match=r"stage_0.onnx must have 5 classes as the config, got 3"):
+    with pytest.raises(ValueError, match=r"stage_0_model.onnx must have 5 classes as the config, got 3"):
         OnnxStages.load(copied)
 
 

@@ -204,12 +204,12 @@ def test_what_changed(bert, texts, exported, tmp_path, monkeypatch):
     assert len(done.changed) == 2
     assert all(0 <= share < 0.1 for share in done.changed)
     # Two linear layers in each block are as wide as the block's inside, 37.
-    model = onnx.load(exported[0] / "stage_0.onnx")
+    model = onnx.load(exported[0] / "stage_0_model_quantized.onnx")
     assert kinds(model).count("MatMulIntegerToFloat") == 12
     # The SideNet.
     assert kinds(model).count("Gemm") == 2
-    monkeypatch.setattr("hf_sidenet.inference.onnx_export._write_int8", lambda s, f, plain, folder, *_: [
-        (folder / each.file).write_bytes((plain / each.file).read_bytes()) for each in f
+    monkeypatch.setattr("hf_sidenet.inference.onnx_export._write_int8", lambda s, f, named, plain, folder, *_: [
+        (folder / new.file).write_bytes((plain / old.file).read_bytes()) for old, new in zip(f, named, strict=True)
     ])  # fmt: skip
     same = export_onnx(bert, tmp_path / "out", int8=True, calibration_rows=texts, progress=False)
     assert same.changed == [0.0, 0.0]

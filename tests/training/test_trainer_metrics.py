@@ -9,7 +9,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_sidenet.measurement.metrics import accuracy, expected_calibration_error
 from hf_sidenet.models.exit_rule import confidence
-from hf_sidenet.training import compute_exit_metrics
+from hf_sidenet.training import compute_exit_metrics, routed_exit_metrics
 from tests.measurement.models import texts, tiny_bert
 
 
@@ -134,6 +134,28 @@ def test_with_the_stock_trainer(tmp_path):
     shares = [metrics[f"eval_exit_{i}_share"] for i in range(3)]
     assert shares == pytest.approx((torch.bincount(routed.exit_index, minlength=3) / 12).tolist())
     assert 0 < shares[0] < 1
+
+
+def test_rows_that_left_by_hand():
+    exit_logits = EXIT_LOGITS.copy()
+    exit_logits[:2, 1] = NAN  # at 0.8
+    logits, index = np.stack([*EXIT_LOGITS[:2, 0], *EXIT_LOGITS[2:, 1]]), np.array([0, 0, 1, 1])
+    labels = np.array([0, 1, 1, -100])
+    metrics = routed_exit_metrics(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=labels))
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["exit_0_share"] == pytest.approx(2 / 3)
+    assert (metrics["exit_0_routed_accuracy"], metrics["exit_1_routed_accuracy"]) == (0.5, 0)
+    assert len(metrics) == 5
+    # The same numbers as by replaying.
+    replayed = compute_exit_metrics(0.8)(evaluated())
+    routed = routed_exit_metrics(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=LABELS))
+    assert routed == {name: replayed[name] for name in routed}
+
+
+@pytest.mark.parametrize("predictions", [EXIT_LOGITS, EXIT_LOGITS[:, 0], (EXIT_LOGITS[:, 0], EXIT_LOGITS)])
+def test_what_no_sidenets_answered_is_refused(predictions):
+    with pytest.raises(ValueError, match="`predictions` must be `logits`, `exit_index` and `exit_logits`"):
+        routed_exit_metrics(EvalPrediction(predictions=predictions, label_ids=LABELS))
 
 
 def test_the_stock_trainer_with_exits_on_is_refused(tmp_path):
