@@ -95,6 +95,14 @@ def watched():
     return {"texts": sentences(test=2000)["test"]["text"][:]}
 
 
+def neighbours():
+    """A plain classifier, and a checkpoint with its rows."""
+    names = classifier()
+    save_text_checkpoint("my-classifier-sidenet")
+    splits = sentences(validation=400)
+    return {**names, "texts": splits["test"]["text"][:], "validation": splits["validation"]}
+
+
 def benchmark():
     save_text_checkpoint("my-classifier-sidenet")
     methods = Catalog(Settings("my-classifier-sidenet")).methods()
@@ -160,6 +168,7 @@ PREPARED = {
     "how-to/export.md": exported,
     "how-to/lower-precision.md": checkpoint,
     "how-to/monitor.md": watched,
+    "how-to/neighbours.md": neighbours,
     "how-to/run-fast.md": checkpoint,
     "how-to/timm.md": timm_classifier,
     "how-to/share.md": shared,

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bounded load on a server of serve_with_ray.py: throughput, latency, and whether anything is lost.
+
+    python examples/distributed/load_test.py http://127.0.0.1:8000 --file dev.tsv --requests 2000 --concurrency 32
+
+Only addresses of this machine are taken.
+"""
+
+import argparse
+import asyncio
+import csv
+import ipaddress
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from tqdm import tqdm
+
+from hf_sidenet.optional import require
+
+
+# The most that is sent, whoever asks.
+MAX_REQUESTS = 100_000
+TIMEOUT_S = 120
+
+
+@dataclass
+class Load:
+    """What a load has met.
+
+    Args:
+        seconds (`float`): from the first request to the last answer.
+        latencies (`list[float]`): seconds of each request that was answered with 200.
+        statuses (`Counter`): requests by HTTP status; 0 where the connection broke or nothing came in time.
+        exits (`Counter`): rows by the exit that answered them.
+        answers (`dict[int, list]`): predictions by number of the request.
+    """
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter = field(default_factory=Counter)
+    exits: Counter = field(default_factory=Counter)
+    answers: dict[int, list] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """That were answered."""
+        return sum(self.exits.values())
+
+    @property
+    def rows_per_second(self) -> float:
+        """That were answered."""
+        return self.rows / self.seconds
+
+    def percentile(self, q: float) -> float:
+        """Milliseconds under which `q` percent of the answered requests are."""
+        return 1e3 * float(np.percentile(self.latencies, q)) if self.latencies else float("nan")
+
+
+async def send_load(url: str, bodies: Sequence[dict], concurrency: int, progress: bool = True) -> Load:
+    """Send every body once, `concurrency` at a time. A client waits for its answer before it sends another.
+
+    Args:
+        url (`str`): of the server, on this machine.
+        bodies (`Sequence[dict]`): of the requests.
+        concurrency (`int`): clients.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Raises:
+        ValueError: the address is not of this machine, or there are too many requests.
+    """
+    check_local(url)
+    if not 0 < len(bodies) <= MAX_REQUESTS:
+        raise ValueError(f"`bodies` must be from 1 to {MAX_REQUESTS}, got {len(bodies)}.")
+    aiohttp = require("aiohttp", "ray")
+    load, waiting = Load(), iter(enumerate(bodies))
+    bar = tqdm(total=len(bodies), desc="Requests", disable=not progress)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=concurrency)
+
+    async def client(session) -> None:
+        for number, body in waiting:
+            start = time.perf_counter()
+            try:
+                async with session.post(f"{url}/classify", json=body) as response:
+                    found = await response.json()
+                    status = response.status
+            except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+                status = 0
+            load.statuses[status] += 1
+            if status == 200:
+                load.latencies.append(time.perf_counter() - start)
+                load.exits.update(each["exit"] for each in found)
+                load.answers[number] = found
+            bar.update()
+
+    begun = time.perf_counter()
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        await asyncio.gather(*(client(session) for _ in range(concurrency)))
+    load.seconds = time.perf_counter() - begun
+    bar.close()
+    return load
+
+
+def check_local(url: str) -> None:
+    """Refuse a load on other machines.
+
+    Raises:
+        ValueError: the address is not of this machine.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ValueError(f"`url` must be of this machine, as http://127.0.0.1:8000, got {url!r}.")
+
+
+def read_texts(path: str, column: str | None) -> list[str]:
+    """The texts of a tsv file: of a column, or the first one where it has no line with names."""
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if column is None:
+        return [line[0] for line in lines if line and line[0]]
+    if column not in lines[0]:
+        raise ValueError(f"--column: must be one of {lines[0]}, got {column!r}.")
+    return [line[lines[0].index(column)] for line in lines[1:]]
+
+
+def make_bodies(texts: Sequence[str], count: int, rows: int, thresholds: list[float] | None, seed: int) -> list[dict]:
+    """Requests of `rows` texts each, drawn from all over the file."""
+    draw = random.Random(seed)
+    parameters = {} if thresholds is None else {"parameters": {"thresholds": thresholds}}
+    return [{"inputs": [draw.choice(texts) for _ in range(rows)], **parameters} for _ in range(count)]
+
+
+def describe(load: Load) -> str:
+    """For people."""
+    total = sum(load.statuses.values())
+    lost = total - load.statuses[200]
+    shares = ", ".join(f"exit {exit} {count / load.rows:.1%}" for exit, count in sorted(load.exits.items()))
+    times = f"p50 {load.percentile(50):.0f} ms, p99 {load.percentile(99):.0f} ms"
+    return (
+        f"{load.rows} rows in {load.seconds:.1f} s, {load.rows_per_second:.0f} rows/s; per request {times}; "
+        f"{lost} of {total} requests without an answer {dict(load.statuses) if lost else ''}\n{shares}"
+    )
+
+
+def parse() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of the server, on this machine")
+    parser.add_argument("--file", required=True, help="tsv file with texts")
+    parser.add_argument("--column", help="with the texts; by default the first, in a file without a line of names")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rows-per-request", type=int, default=1)
+    parser.add_argument("--concurrency", type=int, default=32, help="clients at a time (32)")
+    parser.add_argument("--thresholds", type=float, nargs="+", help="θ of these requests")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Send it, and say what came back."""
+    args = parse()
+    if not Path(args.file).is_file():
+        raise SystemExit(f"--file: there is no {args.file!r}.")
+    texts = read_texts(args.file, args.column)
+    bodies = make_bodies(texts, args.requests, args.rows_per_request, args.thresholds, args.seed)
+    print(describe(asyncio.run(send_load(args.url, bodies, args.concurrency))))
+
+
+if __name__ == "__main__":
+    main()

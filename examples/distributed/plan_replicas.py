@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many replicas of each stage does a load need? From the costs that compare_serving.py has measured.
+
+    python examples/distributed/plan_replicas.py outputs/serving/serving.csv --requests-per-second 100 10000
+
+A replica has one core. It is loaded to `--utilization`; the rest is for bursts, beyond it queues grow steeply.
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+DEFAULT_LOADS = (100, 1_000, 10_000, 100_000)
+
+
+def replicas(cpu_ms_per_row: float, rows_per_second: float, utilization: float) -> int:
+    """Replicas that a load keeps busy at most to `utilization`.
+
+    Args:
+        cpu_ms_per_row (`float`): of one kind of process, over all rows, also those that do not reach it.
+        rows_per_second (`float`): that come.
+        utilization (`float`): in (0, 1].
+
+    Raises:
+        ValueError: an argument is impossible.
+    """
+    if not 0 < utilization <= 1:
+        raise ValueError(f"`utilization` must be in (0, 1], got {utilization}.")
+    if not (0 < rows_per_second < math.inf and 0 <= cpu_ms_per_row < math.inf):
+        raise ValueError(f"costs and loads must be numbers ≥ 0, got {cpu_ms_per_row} ms and {rows_per_second} rows/s.")
+    return max(1, math.ceil(rows_per_second * cpu_ms_per_row / 1e3 / utilization))
+
+
+def read_costs(path: str) -> list[dict[str, Any]]:
+    """The rows of `serving.csv`.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"server", "process", "cpu_ms_per_row"} <= rows[0].keys():
+        raise ValueError(f"COSTS: must be a serving.csv of compare_serving.py, got {path!r}.")
+    return [{**row, "cpu_ms_per_row": float(row["cpu_ms_per_row"])} for row in rows]
+
+
+def table(costs: Sequence[dict[str, Any]], loads: Sequence[float], utilization: float, rows: float) -> str:
+    """Markdown: replicas of every kind of process, and their sum, per load."""
+    lines = [
+        f"| server | process | {' | '.join(f'{load:,.0f}/s' for load in loads)} |",
+        f"|---|---|{'---|' * len(loads)}",
+    ]
+    for server in dict.fromkeys(row["server"] for row in costs):
+        own = [row for row in costs if row["server"] == server]
+        counts = [[replicas(row["cpu_ms_per_row"], load * rows, utilization) for load in loads] for row in own]
+        for row, numbers in zip(own, counts, strict=True):
+            lines.append(f"| {server} | {row['process']} | {' | '.join(f'{n:,}' for n in numbers)} |")
+        sums = " | ".join(f"**{sum(column):,}**" for column in zip(*counts, strict=True))
+        lines.append(f"| {server} | all | {sums} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("costs", help="serving.csv of compare_serving.py")
+    parser.add_argument("--requests-per-second", type=float, nargs="+", default=DEFAULT_LOADS)
+    parser.add_argument("--rows-per-request", type=float, default=1, help="(1)")
+    parser.add_argument("--utilization", type=float, default=0.6, help="of a core, in (0, 1] (0.6)")
+    args = parser.parse_args()
+    if not Path(args.costs).is_file():
+        raise SystemExit(f"COSTS: there is no {args.costs!r}.")
+    print(table(read_costs(args.costs), args.requests_per_second, args.utilization, args.rows_per_request))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server is told, once, when it starts."""
+
+from dataclasses import dataclass
+
+from hf_sidenet.benchmark.onnx_variant import is_exported
+from hf_sidenet.inference.exported import read_config
+from hf_sidenet.models import SideNetConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a checkpoint is served.
+
+    Args:
+        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets, or a folder of `hf-sidenet export`.
+        plain (`bool`, *optional*, defaults to `False`): its MainNet alone, in one stage, to compare with.
+        thresholds (`tuple[float, ...]`, *optional*): θ of requests that bring none; by default the checkpoint's.
+        replicas (`tuple[tuple[int, int], ...]`, *optional*):
+            Fewest and most processes of each stage, or of all; where they differ, Ray Serve scales between them.
+        api_replicas (`int`, *optional*, defaults to 1): processes that read requests and send them through the stages.
+        cpus (`float`, *optional*, defaults to 1): that a replica of a stage takes.
+        api_cpus (`float`, *optional*, defaults to 1): that one of the API takes.
+        gpus (`float`, *optional*, defaults to 0): that a replica of a stage takes.
+        batch_size (`int`, *optional*, defaults to 32): rows that a stage runs together.
+        max_wait_ms (`float`, *optional*, defaults to 5): how long a row waits for others, at a stage.
+        max_waiting (`int`, *optional*, defaults to 200): requests that wait for a stage; beyond, the answer is 503.
+        max_length (`int`, *optional*): texts are cut to it, in tokens.
+        max_rows (`int`, *optional*, defaults to 32): inputs of a request.
+        max_bytes (`int`, *optional*, defaults to 1048576): of a request.
+        timeout_s (`float`, *optional*, defaults to 10): after which the answer is 504.
+        watch_share (`float`, *optional*, defaults to 0): of the rows that also go through the MainNet.
+        watch_limit (`float`, *optional*): of their disagreements; by default the limit that θ was certified for.
+        watch_file (`str`, *optional*): JSON lines with the newest of these rows, to recalibrate on.
+
+    Raises:
+        ValueError: an argument is impossible.
+    """
+
+    checkpoint: str
+    plain: bool = False
+    thresholds: tuple[float, ...] | None = None
+    replicas: tuple[tuple[int, int], ...] = ((1, 1),)
+    api_replicas: int = 1
+    cpus: float = 1
+    api_cpus: float = 1
+    gpus: float = 0
+    batch_size: int = 32
+    max_wait_ms: float = 5
+    max_waiting: int = 200
+    max_length: int | None = None
+    max_rows: int = 32
+    max_bytes: int = 2**20
+    timeout_s: float = 10
+    watch_share: float = 0
+    watch_limit: float | None = None
+    watch_file: str | None = None
+
+    def __post_init__(self):
+        for name in ("api_replicas", "batch_size", "max_waiting", "max_rows", "max_bytes"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"`{name}` must be a whole number ≥ 1, got {value}.")
+        for low, high in self.replicas:
+            if not 1 <= low <= high:
+                raise ValueError(f"`replicas` must be from 1 on, the fewest first, got {low}:{high}.")
+        if not 0 <= self.watch_share <= 1:
+            raise ValueError(f"`watch_share` must be in [0, 1], got {self.watch_share}.")
+        if self.plain and (self.is_exported or self.watch_share):
+            raise ValueError("`plain` must be without `watch_share`, and of a checkpoint that is not exported.")
+        if self.watch_file is not None and self.config.input_size is not None:
+            raise ValueError("`watch_file` must not be given for images, which are not kept.")
+        if len(self.replicas) not in (1, self.num_stages):
+            raise ValueError(
+                f"`replicas` must be one for all stages, or one for each of {self.num_stages}, got "
+                f"{len(self.replicas)}."
+            )
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the checkpoint is a folder of `hf-sidenet export`."""
+        return is_exported(self.checkpoint)
+
+    @property
+    def config(self) -> SideNetConfig:
+        """Of the checkpoint."""
+        return read_config(self.checkpoint) if self.is_exported else SideNetConfig.from_pretrained(self.checkpoint)
+
+    @property
+    def num_stages(self) -> int:
+        """Deployments that the checkpoint is cut into."""
+        return 1 if self.plain else len(self.config.exit_layers) + 1
+
+    @property
+    def replicas_by_stage(self) -> tuple[tuple[int, int], ...]:
+        """Fewest and most, one pair per stage."""
+        return self.replicas if len(self.replicas) == self.num_stages else self.replicas * self.num_stages
+
+    @property
+    def num_cpus(self) -> float:
+        """That all replicas take together, at their most."""
+        stages = self.cpus * sum(most for _, most in self.replicas_by_stage)
+        return stages + self.api_cpus * self.api_replicas

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve a checkpoint with SideNets on Ray Serve: one deployment per stage, so that each batches and scales for itself.
+
+python examples/distributed/serve_with_ray.py my-classifier-sidenet --replicas 2 1 1
+curl -s localhost:8000/classify -H 'Content-Type: application/json' -d '{"inputs": "a gripping film"}'
+"""
+
+import argparse
+import math
+import os
+
+
+# Ray's own switch for less work per request. Its processes here inherit it; on a cluster every node has to set it.
+os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+# Nothing is reported to anybody, unless that was asked for.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from serve_api import Api, build_app
+from serve_settings import Settings
+from serve_stage import StageReplica
+from serve_watcher import Watcher
+
+from hf_sidenet.optional import require
+
+
+ray = require("ray", "ray")
+serve = require("ray.serve", "ray")
+
+# Requests that a replica takes at a time, in batches: those of a batch that runs and of the next ones.
+BATCHES_AT_A_TIME = 4
+API_REQUESTS_AT_A_TIME = 1000
+
+
+def build(settings: Settings, name: str = "sidenet") -> Any:
+    """The application, for `serve.run` or `serve build`.
+
+    Args:
+        settings ([`Settings`]): of the server.
+        name (`str`, *optional*, defaults to `"sidenet"`): of the application.
+    """
+    stages = [
+        serve.deployment(StageReplica, name=stage_name(index))
+        .options(
+            **scaled(low, high, settings.batch_size),
+            ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+            max_ongoing_requests=BATCHES_AT_A_TIME * settings.batch_size,
+            max_queued_requests=settings.max_waiting,
+        )
+        .bind(settings, index)
+        for index, (low, high) in enumerate(settings.replicas_by_stage)
+    ]
+    watchers = []
+    if settings.watch_share:
+        # There must be one, or rows would be counted in several places.
+        options = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": 1000}
+        watchers.append(serve.deployment(Watcher, name="watcher").options(**options).bind(settings))
+    api = serve.deployment(serve.ingress(http_app(settings, name))(), name="api").options(
+        num_replicas=settings.api_replicas,
+        ray_actor_options={"num_cpus": settings.api_cpus},
+        max_ongoing_requests=API_REQUESTS_AT_A_TIME,
+    )
+    return api.bind(*stages, *watchers)
+
+
+def stage_name(index: int) -> str:
+    """Of the deployment."""
+    return f"stage_{index}"
+
+
+def scaled(low: int, high: int, batch_size: int) -> dict[str, Any]:
+    """How many replicas, or between how many, kept at one batch that runs and one that waits each."""
+    if low == high:
+        return {"num_replicas": low}
+    target = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": 2 * batch_size}
+    return {"autoscaling_config": target}
+
+
+def http_app(settings: Settings, name: str) -> Callable[[], FastAPI]:
+    """What Ray Serve calls in every replica of the API."""
+
+    def make() -> Api:
+        find = partial(serve.get_deployment_handle, app_name=name)
+        stages = [find(stage_name(index)) for index in range(settings.num_stages)]
+        return Api(settings, stages, find("watcher") if settings.watch_share else None)
+
+    def build() -> FastAPI:
+        return build_app(make, settings)
+
+    return build
+
+
+def replicas(value: str) -> tuple[int, int]:
+    """`2`, or `1:4` for what Ray Serve may choose from."""
+    low, _, high = value.partition(":")
+    return int(low), int(high or low)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or Hub id of a checkpoint with SideNets, or an exported folder")
+    parser.add_argument("--plain", action="store_true", help="the MainNet alone, to compare with")
+    parser.add_argument("--thresholds", type=float, nargs="+", help="θ of each SideNet; by default the checkpoint's")
+    parser.add_argument("--replicas", type=replicas, nargs="+", default=[(1, 1)], metavar="N|MIN:MAX",
+                        help="processes of each stage, or of all (1)")  # fmt: skip
+    parser.add_argument("--api-replicas", type=int, default=1, help="processes of the HTTP side (1)")
+    parser.add_argument("--cpus", type=float, default=1, help="of a replica of a stage, and its threads (1)")
+    parser.add_argument("--api-cpus", type=float, default=1, help="of a replica of the HTTP side (1)")
+    parser.add_argument("--gpus", type=float, default=0, help="of a replica of a stage (0)")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows that a stage runs together (32)")
+    parser.add_argument("--max-wait-ms", type=float, default=5, help="how long a row waits for others (5)")
+    parser.add_argument("--max-waiting", type=int, default=200, help="requests that wait for a stage; then 503 (200)")
+    parser.add_argument("--max-length", type=int, help="texts are cut to it, in tokens")
+    parser.add_argument("--max-rows", type=int, default=32, help="inputs of a request (32)")
+    parser.add_argument("--max-bytes", type=int, default=2**20, help="of a request (1 MiB)")
+    parser.add_argument("--timeout-s", type=float, default=10, help="of a request; then 504 (10)")
+    parser.add_argument("--watch-share", type=float, default=0, help="of rows that the MainNet answers too (0)")
+    parser.add_argument("--watch-limit", type=float, help="of their disagreements; by default the certified one")
+    parser.add_argument("--watch-file", help="JSON lines with the newest of these rows, to recalibrate on")
+    parser.add_argument("--host", default="127.0.0.1", help="that requests may come to (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--metrics-port", type=int, default=8080, help="of Prometheus' /metrics (8080)")
+    parser.add_argument("--address", default="local", help="of a Ray cluster; by default one is started here")
+    return parser.parse_args(arguments)
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """The settings among the arguments."""
+    names = {each.name for each in fields(Settings)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+    return Settings(**{name: value for name, value in given.items() if name in names})
+
+
+def start_ray(address: str, num_cpus: float, metrics_port: int) -> None:
+    """Join a cluster, or start one here: processes may then be more than cores."""
+    if address != "local":
+        ray.init(address=address)
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(math.ceil(num_cpus), os.cpu_count() or 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        _metrics_export_port=metrics_port,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    args = parse(arguments)
+    settings = read_settings(args)
+    start_ray(args.address, settings.num_cpus, args.metrics_port)
+    stopped = threading.Event()
+    # Ray has handlers of its own, which end the process at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        serve.start(http_options={"host": args.host, "port": args.port})
+        serve.run(build(settings), name="sidenet", route_prefix="/")
+        print(f"http://{args.host}:{args.port}/classify, {settings.num_stages} stages; Ctrl-C stops.", flush=True)
+        if args.address == "local":
+            print(f"http://127.0.0.1:{args.metrics_port}/metrics for Prometheus.", flush=True)
+        stopped.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    print("Stopped.", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP side over stages in this process: what a server cannot be brought to do on purpose."""
+
+import asyncio
+import base64
+import io
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.inference import SideNetRunner, SingleStage, Stages
+from hf_sidenet.inference.reading import RowReader
+
+from ..benchmark.checkpoints import save_image_checkpoint, save_text_checkpoint
+from .commands import sentences
+from .ray_folder import module
+
+
+TEXTS = [text for text, _ in sentences(12)]
+
+
+@pytest.fixture(scope="module")
+def text_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "text"
+    save_text_checkpoint(folder)
+    return str(folder)
+
+
+class Handle:
+    """A stage in this process, called as Ray Serve's handles are; `before` may fail in its place."""
+
+    def __init__(self, stage, before=None):
+        work = stage.go_on if stage.index else stage.begin
+        self.calls = 0
+
+        async def run(item):
+            self.calls += 1
+            if before is not None:
+                await before(self.calls)
+            return work([item])[0]
+
+        async def ready():
+            if before is not None:
+                await before(0)
+            return True
+
+        self.run, self.ready = SimpleNamespace(remote=run), SimpleNamespace(remote=ready)
+
+
+def handles(checkpoint, **before):
+    model, processor = load_checkpoint(checkpoint)
+    stages = Stages(model)
+    readers = [RowReader(stages, processor), *[None] * (len(stages) - 1)]
+    return [Handle(SingleStage(stages, i, reader=r), before.get(f"stage_{i}")) for i, r in enumerate(readers)]
+
+
+def client(checkpoint, watcher=None, before=None, **kwargs):
+    settings = module("serve_settings").Settings(checkpoint, **kwargs)
+    api = module("serve_api")
+    make = partial(api.Api, settings, handles(checkpoint, **(before or {})), watcher)
+    return TestClient(api.build_app(make, settings), raise_server_exceptions=False)
+
+
+async def sleeps(_):
+    await asyncio.sleep(30)
+
+
+async def is_full(_):
+    raise BackPressureError(num_queued_requests=9, max_queued_requests=9)
+
+
+async def dies_twice(call):
+    if call <= 2:
+        raise ActorDiedError
+
+
+async def is_broken(_):
+    raise RuntimeError("secret")
+
+
+def test_no_answer_in_time(text_checkpoint):
+    with client(text_checkpoint, before={"stage_0": sleeps}, timeout_s=0.2) as server:
+        found = server.post("/classify", json={"inputs": TEXTS})
+    assert (found.status_code, found.json()["detail"]) == (504, "no answer in 0.2 s.")
+
+
+def test_too_many_wait(text_checkpoint):
+    with client(text_checkpoint, before={"stage_1": is_full}, thresholds=(1.0, 1.0)) as server:
+        found = server.post("/classify", json={"inputs": TEXTS})
+        assert (found.status_code, found.headers["Retry-After"]) == (503, "1")
+        # Who leaves before is answered.
+        early = server.post("/classify", json={"inputs": TEXTS, "parameters": {"thresholds": 0.0}})
+    assert early.status_code == 200
+
+
+def test_a_replica_that_dies_over_a_request(text_checkpoint):
+    expected = [
+        (each.label, each.exit_index) for each in SideNetRunner(*load_checkpoint(text_checkpoint)).predict(TEXTS)
+    ]
+    with client(text_checkpoint, before={"stage_0": dies_twice, "stage_1": dies_twice}) as server:
+        found = server.post("/classify", json={"inputs": TEXTS})
+    assert [(each["label"], each["exit"]) for each in found.json()] == expected
+
+
+def test_what_goes_wrong_inside_stays_inside(text_checkpoint):
+    with client(text_checkpoint, before={"stage_0": is_broken}) as server:
+        found = server.post("/classify", json={"inputs": TEXTS})
+        assert (found.status_code, found.json()) == (500, {"detail": "the server failed; its log says why."})
+
+
+def test_health_when_a_stage_is_gone(text_checkpoint):
+    with client(text_checkpoint, before={"stage_1": dies_twice}) as server:
+        found = server.get("/health")
+        assert (found.status_code, found.json()["detail"]) == (503, "a stage does not answer.")
+        assert server.get("/watch").status_code == 404
+
+
+def test_a_body_without_a_length_is_cut_off(text_checkpoint):
+    with client(text_checkpoint, max_bytes=100) as server:
+        found = server.post("/classify", content=(b"x" * 60 for _ in range(3)))
+    assert (found.status_code, found.json()["detail"]) == (413, "a request must have at most 100 bytes.")
+
+
+class Watcher:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.told, self.failed = [], 0
+        self.add = SimpleNamespace(remote=self._add)
+        self.add_failed = SimpleNamespace(remote=self._fail)
+
+    async def _add(self, *what):
+        self.told.append(what)
+
+    async def _fail(self):
+        self.failed += 1
+
+
+def test_what_the_monitor_is_told(text_checkpoint):
+    watcher = Watcher()
+    runner = SideNetRunner(*load_checkpoint(text_checkpoint))
+    answers, mainnet = list(runner.predict(TEXTS)), list(runner.predict(TEXTS, 1.0))
+    with client(text_checkpoint, watcher, watch_share=1.0) as server:
+        server.post("/classify", json={"inputs": TEXTS})
+        # Nothing was certified for a θ of its own.
+        server.post("/classify", json={"inputs": TEXTS, "parameters": {"thresholds": 0.5}})
+        for _ in range(100):
+            if len(watcher.told) == len(TEXTS):
+                break
+            server.get("/model")
+    told = {columns["text"]: rest for columns, *rest in watcher.told}
+    assert told == {
+        text: [full.label, each.exit_index < 2, full.label_id != each.label_id]
+        for text, each, full in zip(TEXTS, answers, mainnet, strict=True)
+    }
+    assert {early for _, early, _ in told.values()} == {True, False}
+
+
+def png(color, size=(32, 32)):
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_images(tmp_path):
+    save_image_checkpoint(tmp_path / "images")
+    pictures = [Image.new("RGB", (32, 32), color) for color in ("red", "blue", "white")]
+    expected = [each.label for each in SideNetRunner(*load_checkpoint(tmp_path / "images")).predict(pictures)]
+    with client(str(tmp_path / "images")) as server:
+        found = server.post("/classify", json={"inputs": [png(color) for color in ("red", "blue", "white")]})
+        assert [each["label"] for each in found.json()] == expected
+        for bad, message in (
+            ("not base64!", "input 0 must be base64 of an image"),
+            (base64.b64encode(b"no image").decode(), "input 0 must be base64 of an image: cannot identify"),
+            (png("red", (5000, 4001)), "it has 5000 x 4001 pixels; 20000000 are allowed"),
+            ({"text": "a", "text_pair": "b"}, "got a pair of texts"),
+        ):
+            found = server.post("/classify", json={"inputs": bad})
+            assert (found.status_code, message in found.json()["detail"]) == (422, True), found.json()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"replicas": ((1, 1), (1, 1))}, "`replicas` must be one for all stages, or one for each of 3, got 2"),
+        ({"replicas": ((2, 1),)}, "`replicas` must be from 1 on, the fewest first, got 2:1"),
+        ({"watch_share": 1.5}, r"`watch_share` must be in \[0, 1\], got 1.5"),
+        ({"plain": True, "watch_share": 0.5}, "`plain` must be without `watch_share`"),
+        ({"max_rows": 0}, "`max_rows` must be a whole number ≥ 1, got 0"),
+    ],
+)
+def test_impossible_settings(text_checkpoint, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        module("serve_settings").Settings(text_checkpoint, **kwargs)
+
+
+def test_replicas_of_a_load():
+    plan = module("plan_replicas")
+    # 2 ms at 1,000 rows per second keep 2 cores busy: at 60 % 3.3.
+    assert plan.replicas(2.0, 1000, 0.6) == 4
+    assert plan.replicas(2.0, 1, 0.6) == 1
+    assert plan.replicas(6.0, 1e5, 0.6) == 1000
+    costs = [
+        {"server": "plain", "process": name, "cpu_ms_per_row": cost} for name, cost in (("api", 1), ("stage_0", 5))
+    ]
+    assert plan.table(costs, [100, 10_000], 1.0, 2).splitlines()[-3:] == [
+        "| plain | api | 1 | 20 |", "| plain | stage_0 | 1 | 100 |", "| plain | all | **2** | **120** |",
+    ]  # fmt: skip
+    for given in ((2.0, 1000, 0.0), (2.0, 0, 0.5), (float("nan"), 1, 0.5)):
+        with pytest.raises(ValueError, match="must be"):
+            plan.replicas(*given)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server with one deployment per stage, as a user starts it, on loopback."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.inference import SideNetRunner
+
+from ..benchmark.checkpoints import save_text_checkpoint
+from .commands import run, sentences
+from .ray_folder import FOLDER, module
+
+
+pytestmark = pytest.mark.slow
+TEXTS = [text for text, _ in sentences(120)]
+START_S = 240
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "checkpoint"
+    save_text_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    """What one process answers to every text."""
+    runner = SideNetRunner(*load_checkpoint(checkpoint))
+    return {text: (each.label, each.exit_index) for text, each in zip(TEXTS, runner.predict(TEXTS), strict=True)}
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Server:
+    def __init__(self, checkpoint, folder):
+        port, self.metrics_port = free_port(), free_port()
+        self.url, self.log, self.rows = f"http://127.0.0.1:{port}", folder / "log.txt", folder / "rows.jsonl"
+        command = [
+            sys.executable, FOLDER / "serve_with_ray.py", checkpoint, "--port", port, "--replicas", "1",
+            "--cpus", "0.5", "--api-cpus", "0.5", "--metrics-port", self.metrics_port, "--max-rows", "8",
+            "--max-bytes", "5000", "--timeout-s", "100", "--watch-share", "1", "--watch-limit", "0.9",
+            "--watch-file", self.rows,
+        ]  # fmt: skip
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self):
+        end = time.monotonic() + START_S
+        while self.process.poll() is None and time.monotonic() < end:
+            if "Ctrl-C stops" in self.log.read_text():
+                return
+            time.sleep(0.5)
+        raise AssertionError(self.log.read_text()[-4000:])
+
+    def ask(self, path, body=None):
+        """Status and JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60) as found:
+                return found.status, json.loads(found.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def metrics(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as found:
+            return found.read().decode()
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, tmp_path_factory):
+    started = Server(checkpoint, tmp_path_factory.mktemp("server"))
+    try:
+        started.wait()
+        yield started
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(90) == 0, started.log.read_text()[-4000:]
+    finally:
+        started.process.kill()
+
+
+def test_answers_are_those_of_one_process(server, expected):
+    found = []
+    for start in range(0, 40, 8):
+        status, answers = server.ask("/classify", {"inputs": TEXTS[start : start + 8]})
+        assert status == 200
+        found += [(each["label"], each["exit"]) for each in answers]
+    assert found == [expected[text] for text in TEXTS[:40]]
+    assert {exit for _, exit in found} == {0, 1, 2}
+    status, (answer,) = server.ask("/classify", {"inputs": TEXTS[0]})
+    assert (answer["label"], answer["exit"]) == expected[TEXTS[0]]
+    assert 0.5 <= answer["score"] <= 1
+
+
+def test_theta_of_a_request(server):
+    for thresholds, exit in ((1.0, 2), (0.0, 0), ([1.0, 0.0], 1)):
+        body = {"inputs": TEXTS[:4], "parameters": {"thresholds": thresholds}}
+        status, answers = server.ask("/classify", body)
+        assert (status, {each["exit"] for each in answers}) == (200, {exit})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/classify", {"inputs": TEXTS[:9]}, 422, "`inputs` must be at most 8, got 9"),
+        ("/classify", {"inputs": []}, 422, "at least 1"),
+        ("/classify", {"inputs": ""}, 422, "at least 1"),
+        ("/classify", {"inputs": 3}, 422, "valid string"),
+        ("/classify", {"inputs": "a", "theta": 1}, 422, "Extra inputs are not permitted"),
+        ("/classify", {"inputs": "a", "parameters": {"thresholds": -1}}, 422, "greater than or equal to 0"),
+        ("/classify", {"inputs": "a", "parameters": {"thresholds": [0.5]}}, 422, "one value per SideNet (2), got 1"),
+        ("/classify", b"{", 422, "JSON"),
+        ("/classify", {"inputs": "a" * 6000}, 413, "at most 5000 bytes"),
+        ("/classify", None, 405, "Method Not Allowed"),
+        ("/nothing", None, 404, "Not Found"),
+    ],
+)
+def test_errors_say_what_to_do(server, path, body, status, message):
+    found, detail = server.ask(path, body)
+    assert (found, message in json.dumps(detail)) == (status, True), detail
+
+
+def test_health_model_and_what_is_watched(server):
+    assert server.ask("/health") == (200, {"status": "ok", "stages": 3})
+    _, model = server.ask("/model")
+    assert (model["classes"], model["exit_layers"], len(model["thresholds"])) == (["bad", "good"], [1, 3], 2)
+    before = server.ask("/watch")[1]["num_chosen"]
+    for text in TEXTS[:60]:
+        server.ask("/classify", {"inputs": text})
+    end = time.monotonic() + 60
+    while (report := server.ask("/watch")[1])["num_chosen"] < before + 60 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert report["num_chosen"] >= before + 60
+    assert 0 < report["num_early"] < report["num_chosen"]
+    assert not report["alarm"]
+    rows = [json.loads(line) for line in server.rows.read_text().splitlines()]
+    assert len(rows) >= 50
+    assert {row["label"] for row in rows} <= {"bad", "good"}
+    assert {row["text"] for row in rows} <= set(TEXTS)
+
+
+def test_metrics(server):
+    server.ask("/classify", {"inputs": TEXTS[:8]})
+    wanted = (
+        r'sidenet_rows_total\{.*exit="0".*\} [1-9]', r'sidenet_requests_total\{.*status="200".*\} [1-9]',
+        r'sidenet_stage_waiting_rows\{.*stage="1".*\} \d', r'sidenet_stage_ms_bucket\{.*stage="2"',
+        r"sidenet_request_ms_count\{.*\} [1-9]", r"sidenet_watch_alarm\{.*\} 0", r"sidenet_watch_rows\{.*\} [1-9]",
+    )  # fmt: skip
+    # Ray collects every few seconds.
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = re.sub("ray_", "", server.metrics())
+        if all(re.search(pattern, found) for pattern in wanted):
+            return
+        time.sleep(1)
+    missing = [pattern for pattern in wanted if not re.search(pattern, found)]
+    raise AssertionError((missing, sorted({line.split("{")[0] for line in found.splitlines() if "sidenet" in line})))
+
+
+def test_nothing_is_lost_while_replicas_are_killed(server, expected):
+    load_test, processes = module("load_test"), module("serve_processes")
+    bodies = [{"inputs": TEXTS[i % len(TEXTS)]} for i in range(400)]
+
+    async def load_and_kill():
+        load = asyncio.ensure_future(load_test.send_load(server.url, bodies, 16, progress=False))
+        killed = []
+        for stage in ("stage_0", "stage_2"):
+            await asyncio.sleep(0.5)
+            killed.append(processes.kill_a_replica("sidenet", stage, server.process.pid))
+        assert not load.done()
+        return await load, killed
+
+    load, killed = asyncio.run(load_and_kill())
+    assert len(set(killed)) == 2
+    assert load.statuses == {200: 400}
+    for number, (answer,) in load.answers.items():
+        assert (answer["label"], answer["exit"]) == expected[bodies[number]["inputs"]]
+    assert server.ask("/health")[0] == 200
+
+
+def test_the_load_test_as_a_user_types_it(server, tmp_path):
+    path = tmp_path / "texts.tsv"
+    path.write_text("".join(f"{text}\t0\n" for text in TEXTS))
+    found = run(FOLDER / "load_test.py", server.url, "--file", path, "--requests", 40, "--concurrency", 4)
+    assert re.search(r"40 rows in .* p99 \d+ ms; 0 of 40 requests without an answer", found)
+    assert "exit 0" in found
+    run(FOLDER / "load_test.py", "http://192.0.2.1:80", "--file", path, code=1)
