@@ -19,6 +19,7 @@ from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
 from hf_sidenet.training import (
     MainNetArguments,
+    SameStatisticsCallback,
     SideNetArguments,
     align_labels,
     build_model,
@@ -70,6 +71,7 @@ def main() -> None:
         data_collator=collate,
         processing_class=processor,
         compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
+        callbacks=[SameStatisticsCallback()],
         optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),
     )
     if push_to_hub:

@@ -21,7 +21,6 @@ from transformers import Trainer
 
 from hf_sidenet.models.exit_rule import confidence
 from hf_sidenet.models.sharding import has_sharded_parameters
-from hf_sidenet.training import SameStatisticsCallback
 
 from . import cases
 
@@ -51,8 +50,6 @@ def evaluate_when_trained(folder):
     train = Trainer.train
 
     def trained(self, *args, **kwargs):
-        # Or ranks other than the first evaluate with other statistics than the checkpoint's.
-        self.add_callback(SameStatisticsCallback())
         done = train(self, *args, **kwargs)
         sharded = has_sharded_parameters(self.model)
         # The script's metrics are for exits off.

@@ -5,7 +5,6 @@ processes on the CPU."""
 import itertools
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
@@ -37,6 +36,7 @@ STEPS = 4
 def flags(tmp_path_factory):
     """What all runs have in common: a MainNet and rows."""
     folder = tmp_path_factory.mktemp("data")
+    torch.manual_seed(0)
     # Large weights, so that rows differ.
     settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5}
     mainnet = save_text_mainnet(folder / "mainnet", **settings)
@@ -56,14 +56,18 @@ def of_trainer(flags, output, accumulation=1):
     ]  # fmt: skip
 
 
+def clean_env():
+    """Without what a Trainer that ran in this process has left."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    return env | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SIDENET_TEST_TIMEOUT": str(TIMEOUT - 15)}
+
+
 def launch(config, folder, script, arguments, machines=((),)):
     """`accelerate launch --config_file CONFIG SCRIPT ARGUMENTS`, on every one of these machines, which are this one.
 
     Returns:
         `str`: what the first machine wrote.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
-    env |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SIDENET_TEST_TIMEOUT": str(TIMEOUT - 15)}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config]
     logs, processes = [folder / f"machine-{rank}.log" for rank in range(len(machines))], []
     try:
@@ -71,7 +75,7 @@ def launch(config, folder, script, arguments, machines=((),)):
             run = [*command, *machine, "-m", "tests.distributed.run_launched", folder, script, *arguments]
             with open(log, "w") as file:
                 processes.append(
-                    subprocess.Popen(list(map(str, run)), cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+                    subprocess.Popen(list(map(str, run)), cwd=ROOT, env=clean_env(), stdout=file, stderr=subprocess.STDOUT)
                 )
         codes = [process.wait(TIMEOUT) for process in processes]
     finally:
@@ -92,10 +96,8 @@ def launched(request, flags, tmp_path_factory):
 def losses(flags, tmp_path_factory):
     """Of one process that takes the micro-batches of two."""
     folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        patch.setattr(sys, "argv", [str(TRAINER), *map(str, of_trainer(flags, folder, accumulation=2))])
-        runpy.run_path(str(TRAINER), run_name="__main__")
+    command = [sys.executable, TRAINER, *of_trainer(flags, folder, accumulation=2)]
+    subprocess.run(list(map(str, command)), cwd=ROOT, env=clean_env(), check=True, timeout=TIMEOUT)
     state = json.loads((folder / "trainer_state.json").read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 

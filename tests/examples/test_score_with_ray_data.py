@@ -216,7 +216,7 @@ def test_another_job_in_the_same_folder(killed, script, more, message):
 
 
 def test_other_rows_or_weights_are_another_job(killed, script, tmp_path):
-    job = importlib.import_module("scoring_job")
+    job = module("scoring_job")
     then = json.loads((killed.output / "_job.json").read_text())["job"]
     for change, message in (
         ({"inputs": {"first.parquet": {}}}, "'first.parquet' and 1 more has changed"),
@@ -285,7 +285,7 @@ def test_without_ray(message, checkpoint, table, tmp_path, monkeypatch):
     st.integers(1, 40),
 )
 def test_chunks_hold_every_row_once(script, files, chunk_rows):
-    plan = importlib.import_module("scoring_plan")
+    plan = module("scoring_plan")
     sources = [plan.Source(str(i), str(i), sum(sizes), 0, 0) for i, sizes in enumerate(files)]
     found = []
     for part, chunk in enumerate(plan.plan(sources, chunk_rows)):
@@ -304,7 +304,7 @@ def test_chunks_hold_every_row_once(script, files, chunk_rows):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(1, 120))
 def test_chunks_are_read_as_they_are_planned(script, tmp_path_factory, count, group_rows, chunk_rows):
-    plan = importlib.import_module("scoring_plan")
+    plan = module("scoring_plan")
     rows = pa.table({"id": range(count)})
     path = tmp_path_factory.mktemp("read") / "rows.parquet"
     pq.write_table(rows, path, row_group_size=group_rows)

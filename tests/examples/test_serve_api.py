@@ -19,7 +19,7 @@ from hf_sidenet.inference.reading import RowReader
 
 from ..benchmark.checkpoints import save_image_checkpoint, save_text_checkpoint
 from .commands import sentences
-from .ray_folder import module
+from .ray_folder import FOLDER, module
 
 
 TEXTS = [text for text, _ in sentences(12)]
@@ -215,3 +215,11 @@ def test_replicas_of_a_load():
     for given in ((2.0, 1000, 0.0), (2.0, 0, 0.5), (float("nan"), 1, 0.5)):
         with pytest.raises(ValueError, match="must be"):
             plan.replicas(*given)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("serving-16-rows.csv", 16), ("serving-1-row.csv", 1)])
+def test_the_page_has_what_the_plan_says(name, rows):
+    plan = module("plan_replicas")
+    results = FOLDER.parents[1] / "docs/results"
+    table = plan.table(plan.read_costs(str(results / name)), plan.DEFAULT_LOADS, 0.6, rows)
+    assert table in (results / "serving.md").read_text()
