@@ -74,9 +74,8 @@ def launch(config, folder, script, arguments, machines=((),)):
         for log, machine in zip(logs, machines, strict=True):
             run = [*command, *machine, "-m", "tests.distributed.run_launched", folder, script, *arguments]
             with open(log, "w") as file:
-                processes.append(
-                    subprocess.Popen(list(map(str, run)), cwd=ROOT, env=clean_env(), stdout=file, stderr=subprocess.STDOUT)
-                )
+                streams = {"stdout": file, "stderr": subprocess.STDOUT}
+                processes.append(subprocess.Popen(list(map(str, run)), cwd=ROOT, env=clean_env(), **streams))
         codes = [process.wait(TIMEOUT) for process in processes]
     finally:
         for process in processes:

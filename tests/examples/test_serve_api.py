@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from hf_sidenet.checkpoint import load_checkpoint
-from hf_sidenet.inference import SideNetRunner, SingleStage, Stages
+from hf_sidenet.inference import SideNetRunner, SingleStage, Stages, export_onnx
 from hf_sidenet.inference.reading import RowReader
 
 from ..benchmark.checkpoints import save_image_checkpoint, save_text_checkpoint
@@ -183,6 +183,30 @@ def test_images(tmp_path):
         ):
             found = server.post("/classify", json={"inputs": bad})
             assert (found.status_code, message in found.json()["detail"]) == (422, True), found.json()
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", "plain"])
+def test_what_a_replica_loads(text_checkpoint, tmp_path, kind):
+    model, tokenizer = load_checkpoint(text_checkpoint)
+    folder = text_checkpoint
+    if kind == "onnx":
+        folder = str(tmp_path / "onnx")
+        export_onnx(model, folder, processor=tokenizer)
+    settings = module("serve_settings").Settings(folder, plain=kind == "plain")
+    stages = [module("serve_stage").load_stage(settings, i) for i in range(settings.num_stages)]
+    thresholds = () if kind == "plain" else tuple(model.config.thresholds)
+    (step,) = stages[0].begin([(TEXTS, thresholds)])
+    answered, staying = step.answered, step.staying
+    for stage in stages[1:]:
+        steps = stage.go_on(staying)
+        answered += [each for step in steps for each in step.answered]
+        staying = [packet for step in steps for packet in step.staying]
+    expected = SideNetRunner(model, tokenizer).predict(TEXTS, 1.0 if kind == "plain" else None)
+    found = sorted(answered, key=lambda each: each.place)
+    exits = [0] * len(TEXTS) if kind == "plain" else None
+    want = list(expected)
+    assert [each.label for each in found] == [each.label for each in want]
+    assert [each.exit_index for each in found] == (exits or [each.exit_index for each in want])
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ def expected(checkpoint):
     return {text: (each.label, each.exit_index) for text, each in zip(TEXTS, runner.predict(TEXTS), strict=True)}
 
 
+@pytest.fixture(scope="module")
+def texts_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.tsv"
+    path.write_text("".join(f"{text}\t0\n" for text in TEXTS))
+    return path
+
+
 def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -194,10 +201,24 @@ def test_nothing_is_lost_while_replicas_are_killed(server, expected):
     assert server.ask("/health")[0] == 200
 
 
-def test_the_load_test_as_a_user_types_it(server, tmp_path):
-    path = tmp_path / "texts.tsv"
-    path.write_text("".join(f"{text}\t0\n" for text in TEXTS))
-    found = run(FOLDER / "load_test.py", server.url, "--file", path, "--requests", 40, "--concurrency", 4)
+def test_beside_the_plain_mainnet(checkpoint, texts_file, tmp_path):
+    found = run(
+        FOLDER / "compare_serving.py", checkpoint, "--file", texts_file, "--output-dir", tmp_path,
+        "--plain-replicas", 1, "--requests", 200, "--rounds", 1, "--concurrency", 8, "--port", free_port(),
+        "--metrics-port", free_port(),
+    )  # fmt: skip
+    for server in ("sidenets", "plain"):
+        assert re.search(rf"\| {server} \| \d+ \(\d+ to \d+\) \| \d+ \| \d+ \| \d+\.\d \| 0 \|", found), found
+    assert re.search(r"a replica of stage 0 killed: 200 rows in .* 0 of 200 requests without an answer", found), found
+    costs = tmp_path / "serving.csv"
+    planned = run(FOLDER / "plan_replicas.py", costs, "--requests-per-second", 10, 100000)
+    for process in ("api", "proxy", "stage_0", "stage_1", "stage_2", "all"):
+        assert re.search(rf"\| sidenets \| {process} \| \**\d+\** \| \**[\d,]+\** \|", planned), planned
+    run(FOLDER / "plan_replicas.py", texts_file, code=1)
+
+
+def test_the_load_test_as_a_user_types_it(server, texts_file):
+    found = run(FOLDER / "load_test.py", server.url, "--file", texts_file, "--requests", 40, "--concurrency", 4)
     assert re.search(r"40 rows in .* p99 \d+ ms; 0 of 40 requests without an answer", found)
     assert "exit 0" in found
-    run(FOLDER / "load_test.py", "http://192.0.2.1:80", "--file", path, code=1)
+    run(FOLDER / "load_test.py", "http://192.0.2.1:80", "--file", texts_file, code=1)
