@@ -120,7 +120,7 @@ class ChangeDetector:
         self.alarm_at: int | None = None
         # Per bet: rows and hits before it began.
         self._begun: deque[tuple[int, int]] = deque([(0, 0)], maxlen=MAX_BETS)
-        self._num_bets = 1
+        self._num_bets, self._staked = 1, _stakes(1, 1).item()
 
     @property
     def alarm(self) -> bool:
@@ -139,6 +139,7 @@ class ChangeDetector:
         if self.num_rows and self.num_rows % self.epoch == 0:
             self._begun.append((self.num_rows, self.num_hits))
             self._num_bets += 1
+            self._staked += _stakes(self._num_bets, self._num_bets).item()
         self.num_rows += 1
         self.num_hits += bool(hit)
         # Wealth rises with hits only.
@@ -150,7 +151,12 @@ class ChangeDetector:
     def wealth(self) -> float:
         """Of all bets together; stakes of those that have not begun count as they are."""
         begun = np.array(self._begun)
-        stakes = 6 / (math.pi * np.arange(1, self._num_bets + 1)) ** 2
+        stakes = _stakes(self._num_bets - len(begun) + 1, self._num_bets)
         wealth = _log_wealth(self.num_rows - begun[:, 0], self.num_hits - begun[:, 1], self.rate)
         # 500 is far above what raises the alarm.
-        return float(stakes[-len(begun) :] @ np.exp(np.minimum(wealth, 500)) + 1 - stakes.sum())
+        return float(stakes @ np.exp(np.minimum(wealth, 500)) + 1 - self._staked)
+
+
+def _stakes(first: int, last: int) -> np.ndarray:
+    """Of the bets with these numbers, from 1 on; all together stake 1."""
+    return 6 / (math.pi * np.arange(first, last + 1)) ** 2

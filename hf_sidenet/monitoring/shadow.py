@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import Any
 
+from ..calibration.targets import parse_targets
 from ..models.configuration_sidenet import SideNetConfig
 from .anytime import ChangeDetector, anytime_interval, check_level
 
 
 TARGET = "disagreement"
+# Chosen rows that may be under way; of more the oldest is given up.
+MAX_OPEN = 10_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class MonitorReport:
         num_chosen (`int`): of these, rows that were looked at.
         num_early (`int`): of the chosen ones, those that a SideNet answered: the MainNet ran for these as well.
         num_disagreements (`int`): of these, rows to which the MainNet gives another class.
-        num_failed (`int`): chosen rows of which the MainNet gave no answer; they are not counted as chosen.
+        num_failed (`int`):
+            Chosen rows without an answer, or without the MainNet's; they are not counted as chosen. Only rows that a
+            SideNet answered need the MainNet once more, so where many fail, the rate is too low.
         rate (`float`, *optional*): disagreements per chosen row; `None` before the first.
         interval (`tuple[float, float]`): around it; all intervals ever read hold together.
         level (`float`): of the interval and of a false alarm, ever.
@@ -48,6 +53,14 @@ class MonitorReport:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A chosen row, until it is known what became of it."""
+
+    closed: bool = False
+    found: tuple[Any, str | int, bool, bool] | None = None
 
 
 class ShadowMonitor:
@@ -81,6 +94,7 @@ class ShadowMonitor:
         check_level(level)
         self.limit, self.share, self.level = limit, share, level
         self._detector = ChangeDetector(limit, level)
+        self._open: deque[Ticket] = deque()
         self._kept: deque[tuple[Any, str | int]] = deque(maxlen=keep)
         self._random, self._lock = random.Random(seed), Lock()
         self._num_rows = self._num_early = self._num_failed = 0
@@ -97,7 +111,7 @@ class ShadowMonitor:
             ValueError: θ was not certified for such a target.
         """
         targets = [each["target"] for each in (config.calibration or {}).get("targets", [])]
-        limits = [float(target.partition("<=")[2]) for target in targets if target.startswith(f"{TARGET}<=")]
+        limits = [target.limit for target in parse_targets(targets) if target.name == TARGET] if targets else []
         if not limits:
             raise ValueError(
                 f"`config.calibration` must have a target `{TARGET}<=...`, got {targets or None}: give `limit`, or "
@@ -105,16 +119,28 @@ class ShadowMonitor:
             )
         return cls(limits[0], **kwargs)
 
-    def chooses(self) -> bool:
-        """Whether the next row is looked at; call it once per row, before it is answered."""
+    def choose(self) -> Ticket | None:
+        """Whether the next row is looked at; call it once per row, before it is answered.
+
+        Returns:
+            [`Ticket`], *optional*: of a chosen row, for [`settle`] or [`drop`]. `None` for the others.
+        """
         with self._lock:
             self._num_rows += 1
-            return self._random.random() < self.share
+            if self._random.random() >= self.share:
+                return None
+            ticket = Ticket()
+            self._open.append(ticket)
+            if len(self._open) > MAX_OPEN:
+                self._close(self._open[0], None)
+            return ticket
 
-    def add(self, row: Any, mainnet_label: str | int, *, early: bool, disagrees: bool) -> bool:
-        """A chosen row.
+    def settle(self, ticket: Ticket, row: Any, mainnet_label: str | int, *, early: bool, disagrees: bool) -> bool:
+        """What became of a chosen row. Rows count in the order in which they were chosen, however long the MainNet
+        took for them: in any other order the alarm would be false more often than it says.
 
         Args:
+            ticket ([`Ticket`]): of [`choose`].
             row (`Any`): as it came; it is kept.
             mainnet_label (`str` or `int`): class that the MainNet gives it.
             early (`bool`): whether a SideNet answered it.
@@ -129,14 +155,33 @@ class ShadowMonitor:
         if disagrees and not early:
             raise ValueError("`disagrees` must be False for a row that the MainNet answered, got True.")
         with self._lock:
-            self._kept.append((row, mainnet_label))
-            self._num_early += early
-            return self._detector.add(disagrees)
+            self._close(ticket, (row, mainnet_label, early, disagrees))
+            return self._detector.alarm
 
-    def add_failed(self) -> None:
-        """A chosen row of which the MainNet gave no answer."""
+    def drop(self, ticket: Ticket) -> None:
+        """A chosen row that got no answer, or of which the MainNet gave none.
+
+        Args:
+            ticket ([`Ticket`]): of [`choose`].
+        """
         with self._lock:
+            self._close(ticket, None)
+
+    def _close(self, ticket: Ticket, found: tuple[Any, str | int, bool, bool] | None) -> None:
+        if ticket.closed:
+            return
+        ticket.closed, ticket.found = True, found
+        while self._open and self._open[0].closed:
+            self._count(self._open.popleft().found)
+
+    def _count(self, found: tuple[Any, str | int, bool, bool] | None) -> None:
+        if found is None:
             self._num_failed += 1
+            return
+        row, label, early, disagrees = found
+        self._kept.append((row, label))
+        self._num_early += early
+        self._detector.add(disagrees)
 
     @property
     def alarm(self) -> bool:

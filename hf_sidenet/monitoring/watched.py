@@ -2,19 +2,19 @@
 """A runner whose answers are watched."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..inference.runner import SideNetRunner
-from .shadow import ShadowMonitor
+from .shadow import ShadowMonitor, Ticket
 
 
 class WatchedRunner:
-    """A [`SideNetRunner`] that sends a share of the rows through the MainNet as well. Answers are the runner's own,
-    and do not wait for that. Rows with a θ of their own are not looked at: nothing was certified for them.
+    """A [`SideNetRunner`] that sends a share of the rows through the MainNet as well. Answers are the runner's own;
+    they do not wait for that, but share the machine with it. Rows with a θ of their own are not looked at: nothing was
+    certified for them.
 
     Args:
         runner ([`SideNetRunner`]): that answers.
@@ -41,67 +41,86 @@ class WatchedRunner:
         return self._predict(rows, kwargs)
 
     def _predict(self, rows: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[Prediction]:
-        chosen: dict[int, Any] = {}
-        early: deque[tuple[Any, Prediction]] = deque()
+        chosen: dict[int, tuple[Ticket, Any]] = {}
+        early: list[tuple[Ticket, Any, Prediction]] = []
 
         def remembered() -> Iterator[Any]:
             for place, row in enumerate(rows):
-                if self.monitor.chooses():
-                    chosen[place] = row
+                if (ticket := self.monitor.choose()) is not None:
+                    chosen[place] = ticket, row
                 yield row
 
-        for prediction in self.runner.predict(remembered(), **kwargs):
-            if prediction.place in chosen:
-                row = chosen.pop(prediction.place)
-                if not self._settled(row, prediction):
-                    early.append((row, prediction))
-            if len(early) >= self.runner.batch_size:
-                self._compare(early)
-            yield prediction
-        self._compare(early)
+        try:
+            for prediction in self.runner.predict(remembered(), **kwargs):
+                if prediction.place in chosen:
+                    ticket, row = chosen.pop(prediction.place)
+                    if not self._settled(ticket, row, prediction):
+                        early.append((ticket, row, prediction))
+                yield prediction
+                if len(early) >= self.runner.batch_size:
+                    self._compare(early)
+        finally:
+            # Also where nobody wants the rest: what was answered counts, whoever answered it.
+            self._compare(early)
+            for ticket, _ in chosen.values():
+                self.monitor.drop(ticket)
 
     async def submit(self, row: Any, thresholds: Any = None) -> Prediction:
-        """See [`SideNetRunner.submit`]."""
-        chosen = thresholds is None and self.monitor.chooses()
-        prediction = await self.runner.submit(row, thresholds)
-        if chosen and not self._settled(row, prediction):
-            # Kept here: the event loop holds tasks weakly.
-            task = asyncio.create_task(self._shadow(row, prediction))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
+        """See [`SideNetRunner.submit`]. While as many rows are on their way through the MainNet as the runner may
+        hold, more are answered, but not looked at."""
+        ticket = self.monitor.choose() if thresholds is None else None
+        if ticket is None:
+            return await self.runner.submit(row, thresholds)
+        try:
+            prediction = await self.runner.submit(row, thresholds)
+        except BaseException:
+            self.monitor.drop(ticket)
+            raise
+        if not self._settled(ticket, row, prediction):
+            self._start_shadow(ticket, row, prediction)
         return prediction
 
     async def drain(self) -> None:
         """Wait for the rows that are on their way through the MainNet."""
         await asyncio.gather(*self._shadows)
 
-    def _settled(self, row: Any, prediction: Prediction) -> bool:
+    def _settled(self, ticket: Ticket, row: Any, prediction: Prediction) -> bool:
         """Whether there is nothing to compare: the MainNet answered, or nobody did."""
         if prediction.error is not None:
-            self.monitor.add_failed()
+            self.monitor.drop(ticket)
             return True
         if prediction.exit_index < self.runner.reader.num_sidenets:
             return False
-        self.monitor.add(row, prediction.label, early=False, disagrees=False)
+        self.monitor.settle(ticket, row, prediction.label, early=False, disagrees=False)
         return True
 
-    def _compare(self, early: deque[tuple[Any, Prediction]]) -> None:
-        rows = [row for row, _ in early]
-        for (row, prediction), mainnet in zip(early, self.runner.predict(rows, 1.0), strict=True):
-            self._add(row, prediction, mainnet)
+    def _compare(self, early: list[tuple[Ticket, Any, Prediction]]) -> None:
+        rows = [row for _, row, _ in early]
+        for (ticket, row, prediction), mainnet in zip(early, self.runner.predict(rows, 1.0), strict=True):
+            self._close(ticket, row, prediction, mainnet)
         early.clear()
 
-    async def _shadow(self, row: Any, prediction: Prediction) -> None:
+    def _start_shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
+        if len(self._shadows) >= self.runner.max_waiting_rows:
+            self.monitor.drop(ticket)
+            return
+        # Kept here: the event loop holds tasks weakly.
+        task = asyncio.create_task(self._shadow(ticket, row, prediction))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
         try:
             mainnet = await self.runner.submit(row, 1.0)
         # The caller has its answer; a runner that is closed meanwhile answers nobody.
         except (RowError, RuntimeError):
-            self.monitor.add_failed()
+            self.monitor.drop(ticket)
             return
-        self._add(row, prediction, mainnet)
+        self._close(ticket, row, prediction, mainnet)
 
-    def _add(self, row: Any, prediction: Prediction, mainnet: Prediction) -> None:
+    def _close(self, ticket: Ticket, row: Any, prediction: Prediction, mainnet: Prediction) -> None:
         if mainnet.error is not None:
-            self.monitor.add_failed()
+            self.monitor.drop(ticket)
             return
-        self.monitor.add(row, mainnet.label, early=True, disagrees=mainnet.label_id != prediction.label_id)
+        disagrees = mainnet.label_id != prediction.label_id
+        self.monitor.settle(ticket, row, mainnet.label, early=True, disagrees=disagrees)

@@ -60,11 +60,33 @@ def test_a_stream(watched, texts):
 
 def test_a_server(watched, texts):
     async def serve():
-        found = await asyncio.gather(*(watched.submit(text) for text in texts))
-        await watched.drain()
+        found = []
+        for start in range(0, len(texts), 200):
+            found += await asyncio.gather(*(watched.submit(text) for text in texts[start : start + 200]))
+            await watched.drain()
         return found
 
     check(watched, asyncio.run(serve()), texts)
+
+
+def test_more_rows_than_the_runner_may_hold_are_answered_and_not_looked_at(watched, texts):
+    async def serve():
+        await asyncio.gather(*(watched.submit(text) for text in texts))
+        await watched.drain()
+
+    asyncio.run(serve())
+    report = watched.monitor.report()
+    assert report.num_chosen + report.num_failed == report.num_rows == len(texts)
+    assert 0 < report.num_failed < len(texts) / 2
+
+
+def test_a_stream_that_nobody_reads_to_its_end(watched, texts):
+    stream = watched.predict(iter(texts))
+    read = [next(stream) for _ in range(20)]
+    stream.close()
+    report = watched.monitor.report()
+    assert (report.num_chosen, report.num_failed) == (20, report.num_rows - 20)
+    assert report.num_early == sum(each.exit_index < 2 for each in read)
 
 
 def test_rows_with_their_own_theta_are_not_looked_at(watched, texts):
