@@ -59,6 +59,8 @@ async def round_with_a_kill(url: str, bodies: Sequence[dict], concurrency: int, 
     """A load during which a replica of stage 0 is killed."""
     load = asyncio.ensure_future(send_load(url, bodies, concurrency))
     await asyncio.sleep(1)
+    if load.done():
+        raise ValueError("--requests: must be more, the round ended before a replica was killed.")
     kill_a_replica(application, "stage_0", os.getpid())
     return await load
 

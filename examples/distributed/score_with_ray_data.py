@@ -160,6 +160,7 @@ def run(args: argparse.Namespace) -> None:
         prefix=args.prefix,
         num_threads=args.cpus_per_actor,
         on_gpu=args.gpus_per_actor > 0,
+        num_actors=args.actors,
     )
     sources, schema = find_sources(args.input)
     checked_columns(schema, scoring)

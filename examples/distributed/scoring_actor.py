@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one actor does: it holds a runner, and turns chunks of rows into parts of the output."""
 
+import hashlib
 import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from hf_sidenet.benchmark.onnx_variant import is_exported
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.data import load_processor
 from hf_sidenet.inference import OnnxStages
+from hf_sidenet.inference.manifest import sha256
 from hf_sidenet.inference.precision import precision_of
 from hf_sidenet.measurement.files import replacing
 from hf_sidenet.measurement.fingerprint import fingerprint_weights
@@ -55,6 +58,7 @@ class Scoring:
         prefix (`str`, *optional*, defaults to `""`): before the name of every new column.
         num_threads (`int`, *optional*, defaults to 1): of an actor.
         on_gpu (`bool`, *optional*, defaults to `False`): an actor has a GPU, or a part of one.
+        num_actors (`int`, *optional*, defaults to 1): how many run at a time.
     """
 
     checkpoint: str
@@ -65,6 +69,7 @@ class Scoring:
     prefix: str = ""
     num_threads: int = 1
     on_gpu: bool = False
+    num_actors: int = 1
 
     def names(self) -> list[str]:
         """Of the new columns."""
@@ -94,7 +99,7 @@ class Scoring:
                 model, processor = load_checkpoint(self.checkpoint)
             except (ValueError, OSError) as error:
                 raise ValueError(f"CHECKPOINT: {error}") from error
-            fingerprint = fingerprint_weights(model)
+            fingerprint = f"{fingerprint_weights(model)} {fingerprint_processor(processor)}"
             model.to(device)
         if not model.is_text:
             raise ValueError(f"CHECKPOINT: must be a classifier of texts, got one of images in {self.checkpoint!r}.")
@@ -124,6 +129,16 @@ class Scoring:
                 yield {name: getattr(found, name) for name in ANSWERS.names if name != "error"}
 
 
+def fingerprint_processor(processor: Any) -> str:
+    """Of the files that a tokenizer saves."""
+    digest = hashlib.sha256()
+    with TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            digest.update(f"{path.name} {sha256(path)}".encode())
+    return digest.hexdigest()[:32]
+
+
 def identity(runner: SideNetRunner, fingerprint: str) -> dict[str, Any]:
     """What answers depend on, as far as it comes from the checkpoint."""
     config = runner.stages.config
@@ -141,6 +156,10 @@ def part_path(output: str, part: int) -> Path:
     return Path(output) / f"part-{part:05d}.parquet"
 
 
+def starts_path(output: str) -> Path:
+    return Path(output) / ".actors.tries"
+
+
 class Score:
     """An actor of Ray Data.
 
@@ -156,11 +175,26 @@ class Score:
     def __init__(self, scoring: Scoring, output: str, fingerprint: str):
         torch.set_num_threads(scoring.num_threads)
         self.scoring, self.output = scoring, output
+        self._count_start()
         self.runner, found = scoring.runner("cuda" if scoring.on_gpu else "cpu")
         if found != fingerprint:
             raise ValueError(
                 f"CHECKPOINT: must be the same on every machine, but {scoring.checkpoint!r} on {platform.node()} "
                 "has other weights."
+            )
+
+    def _count_start(self) -> None:
+        """Actors that die before they have done anything would be started again for ever.
+
+        Raises:
+            RuntimeError: too many were started since the last part.
+        """
+        with open(starts_path(self.output), "ab") as file:
+            file.write(b".")
+        if os.path.getsize(starts_path(self.output)) > self.scoring.num_actors + TRIES:
+            raise RuntimeError(
+                f"{TRIES} processes have ended before they had done a part. Is there enough memory for "
+                f"{self.scoring.num_actors} actors?"
             )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -195,3 +229,4 @@ class Score:
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
         tries.unlink(missing_ok=True)
+        starts_path(self.output).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from hf_sidenet.measurement.files import replacing
 JOB, SUMMARY = "_job.json", "_summary.json"
 # It rises when a field changes its meaning.
 VERSION = 1
-LEFT_BEHIND = re.compile(r"\.(part-\d{5}\.parquet|_job\.json|_summary\.json)\.([0-9a-f]{8}\.tmp|tries)")
+LEFT_BEHIND = re.compile(r"\.(part-\d{5}\.parquet|_job\.json|_summary\.json|actors)\.([0-9a-f]{8}\.tmp|tries)")
 
 
 def describe_job(
@@ -94,7 +94,7 @@ def open_output(output: str, job: Mapping[str, Any]) -> str | None:
 
 def missing(output: str, chunks: Sequence[Chunk]) -> list[Chunk]:
     """Chunks whose part is not there, or does not have all of their rows; how often they were begun is forgotten."""
-    for path in Path(output).glob(".part-*.tries"):
+    for path in Path(output).glob(".*.tries"):
         path.unlink(missing_ok=True)
     return [chunk for chunk in chunks if not _is_whole(part_path(output, chunk.part), chunk.rows)]
 

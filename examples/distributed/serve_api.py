@@ -4,11 +4,12 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from serve_inputs import Answer, rows_of
 from serve_inputs import Request as ClassifyRequest
@@ -35,12 +36,14 @@ LOST = (
 )
 PAUSE_S = 0.1
 HEALTH_TIMEOUT_S = 5
-# Rows on their way through the MainNet for the monitor; more are not looked at.
-MAX_SHADOWS = 64
+# Under way for the monitor; beyond, no more rows are looked at.
+MAX_TASKS = 64
+MAX_ERRORS = 3
+FAILED = "the server failed; its log says why."
 
 
-class LimitBody:
-    """Refuses a request that is too large, before all of it has come.
+class Door:
+    """Refuses a request that is too large before all of it has come, and counts every answer.
 
     Args:
         app (`Callable`): an ASGI application.
@@ -49,6 +52,7 @@ class LimitBody:
 
     def __init__(self, app: Callable, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
+        self._requests = metrics.Counter("sidenet_requests", "requests by path and HTTP status", ("path", "status"))
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         """See ASGI."""
@@ -62,7 +66,14 @@ class LimitBody:
                 raise HTTPException(413, f"a request must have at most {self.max_bytes} bytes.")
             return message
 
-        await self.app(scope, limited, send)
+        async def counted(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                # Anybody may ask for any path.
+                path = scope["path"] if message["status"] not in (404, 405) else ""
+                self._requests.inc(tags={"path": path, "status": str(message["status"])})
+            await send(message)
+
+        await self.app(scope, limited, counted)
 
 
 class Api:
@@ -79,13 +90,13 @@ class Api:
         self.config = settings.config
         self.is_text = self.config.input_size is None
         self.num_sidenets = len(stages) - 1
-        own = settings.thresholds if settings.thresholds is not None else self.config.thresholds
         # The MainNet alone has none.
-        self.thresholds = tuple(check_thresholds(own, self.num_sidenets)) if self.num_sidenets else ()
+        self.thresholds = (
+            tuple(check_thresholds(settings.own_thresholds, self.num_sidenets)) if self.num_sidenets else ()
+        )
         self._random = random.Random()
-        self._shadows: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task] = set()
         self._rows = metrics.Counter("sidenet_rows", "rows that an exit has answered", ("exit",))
-        self._requests = metrics.Counter("sidenet_requests", "requests by HTTP status", ("status",))
         self._times = metrics.Histogram("sidenet_request_ms", "milliseconds of a request", MILLISECONDS)
 
     async def classify(self, request: ClassifyRequest) -> list[Answer]:
@@ -95,16 +106,9 @@ class Api:
             HTTPException: with the status and the reason.
         """
         start = time.perf_counter()
-        status = 500
         try:
-            answers = await self._classify(request)
-            status = 200
-            return answers
-        except HTTPException as error:
-            status = error.status_code
-            raise
+            return await self._classify(request)
         finally:
-            self._requests.inc(tags={"status": str(status)})
             self._times.observe(1e3 * (time.perf_counter() - start))
 
     async def health(self) -> dict[str, Any]:
@@ -112,6 +116,9 @@ class Api:
         pings = [handle.ready.remote() for handle in self.stages]
         try:
             await asyncio.wait_for(asyncio.gather(*pings), HEALTH_TIMEOUT_S)
+        except serve_errors.BackPressureError:
+            # It is there, and has more to do than it can.
+            return {"status": "busy", "stages": len(self.stages)}
         except (asyncio.TimeoutError, *LOST) as error:
             raise HTTPException(503, "a stage does not answer.") from error
         return {"status": "ok", "stages": len(self.stages)}
@@ -137,24 +144,31 @@ class Api:
         """
         if self.watcher is None:
             raise HTTPException(404, "nobody watches: start the server with --watch-share.")
-        return await self.watcher.report.remote()
+        try:
+            return await asyncio.wait_for(self.watcher.report.remote(), HEALTH_TIMEOUT_S)
+        except (asyncio.TimeoutError, *LOST) as error:
+            raise HTTPException(503, "the monitor does not answer.") from error
 
     async def _classify(self, request: ClassifyRequest) -> list[Answer]:
         given = request.parameters.thresholds
         try:
             thresholds = self.thresholds if given is None else tuple(check_thresholds(given, self.num_sidenets))
-            rows = rows_of(request, self.is_text, self.settings.max_rows)
+            # In a thread: others are answered while pictures are unpacked.
+            rows = await asyncio.to_thread(rows_of, request, self.is_text, self.settings.max_rows)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        # Before anybody knows who answers them.
-        chosen = self._chosen(len(rows)) if given is None else []
-        predictions = await self._in_time(rows, thresholds)
+        watched = _Watched(self.watcher, self._chosen(len(rows)) if given is None else [])
+        try:
+            predictions = await self._in_time(rows, thresholds)
+        except BaseException:
+            self._give_up(watched)
+            raise
         if bad := [str(each.error) for each in predictions if each.error is not None]:
+            self._give_up(watched)
             raise HTTPException(422, "; ".join(bad))
         for each in predictions:
             self._rows.inc(tags={"exit": str(each.exit_index)})
-        for place in chosen:
-            self._look_at(rows[place], predictions[place])
+        self._look_at(watched, rows, predictions)
         return [Answer(label=each.label, score=each.confidence, exit=each.exit_index) for each in predictions]
 
     async def _in_time(self, rows: list[Any], thresholds: tuple[float, ...]) -> list[Prediction]:
@@ -171,6 +185,8 @@ class Api:
         items: list[Any] = [(rows, thresholds)]
         for handle in self.stages:
             steps = await asyncio.gather(*(self._run(handle, item) for item in items))
+            if any(step.failed for step in steps):
+                raise HTTPException(500, FAILED)
             answered += [prediction for step in steps for prediction in step.answered]
             items = [packet for step in steps for packet in step.staying]
             if not items:
@@ -187,40 +203,77 @@ class Api:
 
     def _chosen(self, count: int) -> list[int]:
         share = self.settings.watch_share
+        if len(self._tasks) >= MAX_TASKS:
+            return []
         return [place for place in range(count) if self._random.random() < share]
 
-    def _look_at(self, row: Any, prediction: Prediction) -> None:
-        """Tell the monitor of a row; nobody waits for that."""
-        if len(self._shadows) >= MAX_SHADOWS:
-            task: Awaitable = _done(self.watcher.add_failed.remote())
-        else:
-            task = self._shadow(row, prediction)
-        # Kept here: the event loop holds tasks weakly.
-        held = asyncio.ensure_future(task)
-        self._shadows.add(held)
-        held.add_done_callback(self._shadows.discard)
+    def _look_at(self, watched: "_Watched", rows: list[Any], predictions: list[Prediction]) -> None:
+        """Tell the monitor of the chosen rows; nobody waits for that."""
+        for number, place in enumerate(watched.places):
+            self._keep(self._compare(watched, number, rows[place], predictions[place]))
 
-    async def _shadow(self, row: Any, prediction: Prediction) -> None:
+    async def _compare(self, watched: "_Watched", number: int, row: Any, prediction: Prediction) -> None:
         early = prediction.exit_index < self.num_sidenets
         mainnet = prediction
         if early:
             try:
                 (mainnet,) = await self._in_time([row], (1.0,) * self.num_sidenets)
             except HTTPException:
-                await self.watcher.add_failed.remote()
+                await watched.drop(number)
                 return
         if mainnet.error is not None:
-            await self.watcher.add_failed.remote()
+            await watched.drop(number)
             return
-        disagrees = mainnet.label_id != prediction.label_id
         texts = row if isinstance(row, tuple) else (row,)
         # Pictures are not kept.
         columns = dict(zip(("text", "text_pair"), texts, strict=False)) if self.is_text else None
-        await self.watcher.add.remote(columns, mainnet.label, early, disagrees)
+        await watched.settle(number, columns, mainnet.label, early, mainnet.label_id != prediction.label_id)
+
+    def _give_up(self, watched: "_Watched") -> None:
+        if watched.places:
+            self._keep(watched.drop())
+
+    def _keep(self, work: Coroutine) -> None:
+        """The event loop holds tasks weakly."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-async def _done(response: Any) -> None:
-    await response
+class _Watched:
+    """The chosen rows of a request. Their numbers are asked for before anybody knows who answers them.
+
+    Args:
+        watcher (`DeploymentHandle`, *optional*): the monitor.
+        places (`list[int]`): of the rows in their request.
+    """
+
+    def __init__(self, watcher: Any, places: list[int]):
+        self.watcher, self.places = watcher, places
+        self._numbers = asyncio.ensure_future(self._ask()) if places else None
+
+    async def settle(self, index: int, *what: Any) -> None:
+        """What became of one of them."""
+        try:
+            if numbers := await self._numbers:
+                await self.watcher.settle.remote(numbers[index], *what)
+        # The monitor begins anew, and knows nothing of these rows.
+        except (*LOST, serve_errors.BackPressureError):
+            return
+
+    async def drop(self, index: int | None = None) -> None:
+        """One of them, or all, cannot be looked at."""
+        try:
+            if numbers := await self._numbers:
+                await self.watcher.drop.remote(numbers if index is None else [numbers[index]])
+        except (*LOST, serve_errors.BackPressureError):
+            return
+
+    async def _ask(self) -> list[int]:
+        try:
+            return await self.watcher.choose.remote(len(self.places))
+        except (*LOST, serve_errors.BackPressureError):
+            return []
 
 
 def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
@@ -239,7 +292,7 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
 
     app = FastAPI(title="hf_sidenet", description="Early-exit classification, one deployment per stage.",
                   lifespan=lifespan)  # fmt: skip
-    app.add_middleware(LimitBody, max_bytes=settings.max_bytes)
+    app.add_middleware(Door, max_bytes=settings.max_bytes)
 
     @app.post("/classify")
     async def classify(request: ClassifyRequest) -> list[Answer]:
@@ -257,9 +310,15 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
     async def watch() -> dict[str, Any]:
         return await holder["api"].watch()
 
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
+        # What was sent is not sent back: it may be large, or no valid text.
+        shown = [{"where": list(each["loc"]), "rule": each["msg"]} for each in error.errors()[:MAX_ERRORS]]
+        return JSONResponse({"detail": shown}, 422)
+
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
         # What went wrong inside is for the log, which has it.
-        return JSONResponse({"detail": "the server failed; its log says why."}, 500)
+        return JSONResponse({"detail": FAILED}, 500)
 
     return app

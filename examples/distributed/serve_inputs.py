@@ -4,6 +4,7 @@
 import base64
 import binascii
 import io
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,10 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from hf_sidenet.optional import require
 
 
-# A small file may say that it is a huge picture.
+# Of a request, whatever a server allows: beyond, nothing more is looked at.
+MAX_INPUTS = 256
+# A small file may say that it is a huge picture. Of all pictures of a request together.
 MAX_PIXELS = 20_000_000
+# Of what PIL reads some formats start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 Text = Annotated[str, Field(min_length=1)]
+Theta = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -33,13 +39,13 @@ class Pair(Strict):
 class Parameters(Strict):
     """θ of this request: of all SideNets, or one of each. Without it the server's own."""
 
-    thresholds: Annotated[float, Field(ge=0)] | list[Annotated[float, Field(ge=0)]] | None = None
+    thresholds: Theta | list[Theta] | None = None
 
 
 class Request(Strict):
     """One input or several: texts, pairs of texts, or images as base64 of a file."""
 
-    inputs: Text | Pair | Annotated[list[Text | Pair], Field(min_length=1)]
+    inputs: Text | Pair | Annotated[list[Text | Pair], Field(min_length=1, max_length=MAX_INPUTS)]
     parameters: Parameters = Parameters()
 
 
@@ -62,17 +68,29 @@ def rows_of(request: Request, is_text: bool, max_rows: int) -> list[Any]:
         raise ValueError(f"`inputs` must be at most {max_rows}, got {len(inputs)}.")
     if is_text:
         return [(each.text, each.text_pair) if isinstance(each, Pair) else each for each in inputs]
-    return [_image(each, place) for place, each in enumerate(inputs)]
+    return _images(inputs)
 
 
-def _image(value: str | Pair, place: int) -> Any:
+def _images(inputs: Sequence[str | Pair]) -> list[Any]:
+    opened = [_opened(value, place) for place, value in enumerate(inputs)]
+    # From their first bytes; nothing is unpacked yet.
+    pixels = sum(image.width * image.height for image in opened)
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"`inputs` must have at most {MAX_PIXELS} pixels together, got {pixels}.")
+    images = []
+    for place, image in enumerate(opened):
+        try:
+            images.append(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"input {place} must be base64 of an image, got a damaged one.") from error
+    return images
+
+
+def _opened(value: str | Pair, place: int) -> Any:
     library = require("PIL.Image", "vision")
     if isinstance(value, Pair):
         raise ValueError(f"input {place} must be base64 of an image, got a pair of texts.")
     try:
-        image = library.open(io.BytesIO(base64.b64decode(value, validate=True)))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"it has {image.width} x {image.height} pixels; {MAX_PIXELS} are allowed")
-        return image.convert("RGB")
+        return library.open(io.BytesIO(base64.b64decode(value, validate=True)), formats=FORMATS)
     except (binascii.Error, OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
-        raise ValueError(f"input {place} must be base64 of an image: {error}.") from error
+        raise ValueError(f"input {place} must be base64 of an image, one of {', '.join(FORMATS)}.") from error

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes of a server that was started here: what they cost, and what happens when one dies."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -37,8 +38,10 @@ def cpu_seconds(parent: int) -> Counter:
     """
     found: Counter = Counter()
     for kind, process in processes(parent):
-        times = process.cpu_times()
-        found[kind] += times.user + times.system
+        # It may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[kind] += times.user + times.system
     return found
 
 

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a server is told, once, when it starts."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+from serve_inputs import MAX_INPUTS
 
 from hf_sidenet.benchmark.onnx_variant import is_exported
 from hf_sidenet.inference.exported import read_config
 from hf_sidenet.models import SideNetConfig
+from hf_sidenet.models.exit_rule import check_thresholds
+from hf_sidenet.monitoring import ShadowMonitor
+
+
+# Rows that the monitor keeps to recalibrate on.
+MAX_KEPT = 2000
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,14 @@ class Settings:
         for name in ("api_replicas", "batch_size", "max_waiting", "max_rows", "max_bytes"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"`{name}` must be a whole number ≥ 1, got {value}.")
+        if self.max_rows > MAX_INPUTS:
+            raise ValueError(f"`max_rows` must be at most {MAX_INPUTS}, got {self.max_rows}.")
+        for name in ("cpus", "api_cpus", "timeout_s"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"`{name}` must be > 0 and finite, got {value}.")
+        for name in ("gpus", "max_wait_ms"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"`{name}` must be ≥ 0 and finite, got {value}.")
         for low, high in self.replicas:
             if not 1 <= low <= high:
                 raise ValueError(f"`replicas` must be from 1 on, the fewest first, got {low}:{high}.")
@@ -67,6 +86,11 @@ class Settings:
             raise ValueError(f"`watch_share` must be in [0, 1], got {self.watch_share}.")
         if self.plain and (self.is_exported or self.watch_share):
             raise ValueError("`plain` must be without `watch_share`, and of a checkpoint that is not exported.")
+        self._check_thresholds()
+        if self.watch_share:
+            self.monitor()
+        elif self.watch_limit is not None or self.watch_file is not None:
+            raise ValueError("`watch_share` must be > 0 where `watch_limit` or `watch_file` is given, got 0.")
         if self.watch_file is not None and self.config.input_size is not None:
             raise ValueError("`watch_file` must not be given for images, which are not kept.")
         if len(self.replicas) not in (1, self.num_stages):
@@ -75,12 +99,39 @@ class Settings:
                 f"{len(self.replicas)}."
             )
 
+    def _check_thresholds(self) -> None:
+        if self.thresholds is None:
+            return
+        if self.plain:
+            raise ValueError(f"`thresholds` must not be given for a plain MainNet, got {self.thresholds}.")
+        check_thresholds(self.own_thresholds, self.num_stages - 1)
+
+    @property
+    def own_thresholds(self) -> float | Sequence[float]:
+        """θ of requests that bring none."""
+        given = self.thresholds
+        return self.config.thresholds if given is None else given[0] if len(given) == 1 else list(given)
+
+    def monitor(self) -> ShadowMonitor:
+        """Of rows that others have chosen.
+
+        Raises:
+            ValueError: θ was not certified for a limit, and none is given.
+        """
+        if self.watch_limit is not None:
+            return ShadowMonitor(self.watch_limit, share=1.0, keep=MAX_KEPT)
+        if self.thresholds is not None:
+            raise ValueError(
+                "`watch_limit` must be given with `thresholds`, for which nothing was certified, got none."
+            )
+        return ShadowMonitor.from_config(self.config, share=1.0, keep=MAX_KEPT)
+
     @property
     def is_exported(self) -> bool:
         """Whether the checkpoint is a folder of `hf-sidenet export`."""
         return is_exported(self.checkpoint)
 
-    @property
+    @cached_property
     def config(self) -> SideNetConfig:
         """Of the checkpoint."""
         return read_config(self.checkpoint) if self.is_exported else SideNetConfig.from_pretrained(self.checkpoint)

@@ -2,6 +2,7 @@
 """A replica of one stage: rows of many requests run together through it, and nothing else."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from hf_sidenet.optional import require
 
 serve = require("ray.serve", "ray")
 metrics = require("ray.serve.metrics", "ray")
+
+logger = logging.getLogger("ray.serve")
 
 # Raw rows and θ of a request, or what a stage before has sent.
 Item = tuple[list[Any], tuple[float, ...]] | Packet
@@ -100,6 +103,8 @@ class StageReplica:
         self._times.observe(1e3 * (time.perf_counter() - start))
         self._rows.observe(num_rows(items))
         for step in steps:
+            for prediction in step.failed:
+                logger.error("%s", prediction.error, exc_info=prediction.error.__cause__)
             for prediction in step.answered:
                 # Nobody asks for them, and tensors are dear to send.
                 prediction.logits = None

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one process that counts disagreements with the MainNet, whatever the number of replicas."""
 
+import asyncio
 import json
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from serve_settings import Settings
 
 from hf_sidenet.measurement.files import replacing
-from hf_sidenet.monitoring import ShadowMonitor
+from hf_sidenet.monitoring import Ticket
 from hf_sidenet.optional import require
 
 
 metrics = require("ray.serve.metrics", "ray")
 
-# Rows after which the file is written again.
-EVERY = 50
+# Gauges and the file follow so often.
+EVERY_S = 2.0
+# Longer texts count, and are not kept.
+MAX_CHARS = 20_000
 
 
 class Watcher:
@@ -23,53 +28,77 @@ class Watcher:
 
     Args:
         settings ([`Settings`]): of the server.
-
-    Raises:
-        ValueError: no limit is given, and θ was not certified for one.
     """
 
     def __init__(self, settings: Settings):
         # The API has chosen; here every row counts.
-        if settings.watch_limit is None:
-            self.monitor = ShadowMonitor.from_config(settings.config, share=1.0)
-        else:
-            self.monitor = ShadowMonitor(settings.watch_limit, share=1.0)
+        self.monitor = settings.monitor()
         self.file = settings.watch_file
-        self._since = 0
+        # The caller's time, and as much for the MainNet's answer; then its process is gone.
+        self._patience = 3 * settings.timeout_s
+        self._tickets: dict[int, Ticket] = {}
+        self._began: deque[tuple[float, int]] = deque()
+        self._number = 0
+        self._seen: tuple[int, int] | None = None
         self._alarm = metrics.Gauge("sidenet_watch_alarm", "1: what was certified no longer holds")
-        self._seen = metrics.Gauge("sidenet_watch_rows", "rows that were looked at")
+        self._rows = metrics.Gauge("sidenet_watch_rows", "rows that were looked at")
+        self._failed = metrics.Gauge("sidenet_watch_failed_rows", "rows that could not be looked at")
         self._low = metrics.Gauge("sidenet_watch_disagreement_low", "lower bound of the rate, at any time")
         self._high = metrics.Gauge("sidenet_watch_disagreement_high", "upper bound of the rate, at any time")
-        self._tell()
+        self._following: asyncio.Task | None = None
 
-    async def add(self, row: dict[str, str] | None, label: str, early: bool, disagrees: bool) -> None:
-        """A row, the MainNet's class, and whether the answer that was given is another one."""
-        self.monitor.chooses()
-        was = self.monitor.alarm
-        alarm = self.monitor.add(row, label, early=early, disagrees=disagrees)
-        self._tell()
-        self._since += 1
-        if self.file is not None and (self._since >= EVERY or alarm != was):
-            self._since = 0
-            self._write()
+    async def choose(self, count: int) -> list[int]:
+        """Numbers for so many chosen rows, before anybody knows who answers them."""
+        # Not where it is made: there need not be a loop yet.
+        self._following = self._following or asyncio.create_task(self._follow())
+        numbers = []
+        for _ in range(count):
+            self._number += 1
+            self._tickets[self._number] = self.monitor.choose()
+            self._began.append((time.monotonic(), self._number))
+            numbers.append(self._number)
+        return numbers
 
-    async def add_failed(self) -> None:
-        """A row of which the MainNet gave no answer."""
-        self.monitor.chooses()
-        self.monitor.add_failed()
+    async def settle(self, number: int, row: dict[str, str] | None, label: str, early: bool, disagrees: bool) -> None:
+        """A chosen row, the MainNet's class, and whether the answer that was given is another one."""
+        if (ticket := self._tickets.pop(number, None)) is not None:
+            kept = row if row is not None and sum(map(len, row.values())) <= MAX_CHARS else None
+            self.monitor.settle(ticket, kept, label, early=early, disagrees=disagrees)
+
+    async def drop(self, numbers: list[int]) -> None:
+        """Chosen rows without an answer, or without the MainNet's."""
+        for number in numbers:
+            if (ticket := self._tickets.pop(number, None)) is not None:
+                self.monitor.drop(ticket)
 
     async def report(self) -> dict[str, Any]:
         """What was seen; `num_rows` are those that were chosen."""
         return self.monitor.report().to_dict()
 
-    def _tell(self) -> None:
-        report = self.monitor.report()
-        self._alarm.set(int(report.alarm))
-        self._seen.set(report.num_chosen)
-        self._low.set(report.interval[0])
-        self._high.set(report.interval[1])
+    async def _follow(self) -> None:
+        while True:
+            await self._drop_lost()
+            report = self.monitor.report()
+            self._alarm.set(int(report.alarm))
+            self._rows.set(report.num_chosen)
+            self._failed.set(report.num_failed)
+            self._low.set(report.interval[0])
+            self._high.set(report.interval[1])
+            seen = (report.num_chosen, report.num_failed)
+            if self.file is not None and seen != self._seen:
+                await asyncio.to_thread(self._write)
+            self._seen = seen
+            await asyncio.sleep(EVERY_S)
+
+    async def _drop_lost(self) -> None:
+        """Rows whose process has died would hold up those after them."""
+        lost = []
+        while self._began and self._began[0][0] < time.monotonic() - self._patience:
+            lost.append(self._began.popleft()[1])
+        await self.drop(lost)
 
     def _write(self) -> None:
-        lines = (f"{json.dumps(row)}\n" for row in self.monitor.rows())
+        # Without what was too long to be kept.
+        lines = (f"{json.dumps(row)}\n" for row in self.monitor.rows() if row.get("text") is not None)
         with replacing(Path(self.file)) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")

@@ -20,8 +20,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import FastAPI
 from serve_api import Api, build_app
 from serve_settings import Settings
@@ -66,6 +68,7 @@ def build(settings: Settings, name: str = "sidenet") -> Any:
         num_replicas=settings.api_replicas,
         ray_actor_options={"num_cpus": settings.api_cpus},
         max_ongoing_requests=API_REQUESTS_AT_A_TIME,
+        max_queued_requests=API_REQUESTS_AT_A_TIME,
     )
     return api.bind(*stages, *watchers)
 
@@ -134,16 +137,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def read_settings(args: argparse.Namespace) -> Settings:
     """The settings among the arguments."""
+    for name in ("checkpoint", "watch_file"):
+        # The processes of Ray work in folders of their own.
+        value = getattr(args, name)
+        if value is not None and (name == "watch_file" or Path(value).exists()):
+            setattr(args, name, str(Path(value).resolve()))
     names = {each.name for each in fields(Settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
     return Settings(**{name: value for name, value in given.items() if name in names})
 
 
-def start_ray(address: str, num_cpus: float, metrics_port: int) -> None:
+def start_ray(address: str, num_cpus: float, metrics_port: int, num_gpus: float = 0) -> None:
     """Join a cluster, or start one here: processes may then be more than cores."""
     if address != "local":
         ray.init(address=address)
         return
+    if num_gpus and not torch.cuda.is_available():
+        raise ValueError(f"--gpus: must be 0 on a machine without a GPU, got {num_gpus}.")
     ray.init(
         address="local",
         num_cpus=max(math.ceil(num_cpus), os.cpu_count() or 1),
@@ -156,23 +166,45 @@ def start_ray(address: str, num_cpus: float, metrics_port: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     args = parse(arguments)
-    settings = read_settings(args)
-    start_ray(args.address, settings.num_cpus, args.metrics_port)
-    stopped = threading.Event()
+    try:
+        settings = read_settings(args)
+        start_ray(args.address, settings.num_cpus, args.metrics_port, settings.gpus)
+    except OSError as error:
+        raise SystemExit(f"error: CHECKPOINT: {args.checkpoint!r} cannot be read: {error}") from error
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     # Ray has handlers of its own, which end the process at once.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, interrupt)
     try:
-        serve.start(http_options={"host": args.host, "port": args.port})
-        serve.run(build(settings), name="sidenet", route_prefix="/")
-        print(f"http://{args.host}:{args.port}/classify, {settings.num_stages} stages; Ctrl-C stops.", flush=True)
-        if args.address == "local":
-            print(f"http://127.0.0.1:{args.metrics_port}/metrics for Prometheus.", flush=True)
-        stopped.wait()
+        serve_until_interrupted(args, settings)
+    except KeyboardInterrupt:
+        print("Stopping.", flush=True)
     finally:
-        serve.shutdown()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        # On a cluster others may serve too.
+        serve.shutdown() if args.address == "local" else serve.delete("sidenet")
         ray.shutdown()
     print("Stopped.", flush=True)
+
+
+def interrupt(*_: Any) -> None:
+    """Also while it starts."""
+    raise KeyboardInterrupt
+
+
+def serve_until_interrupted(args: argparse.Namespace, settings: Settings) -> None:
+    """Start, say where, and wait."""
+    serve.start(http_options={"host": args.host, "port": args.port})
+    serve.run(build(settings), name="sidenet", route_prefix="/")
+    if args.address == "local":
+        print(f"http://{args.host}:{args.port}/classify, {settings.num_stages} stages; Ctrl-C stops.", flush=True)
+        print(f"http://127.0.0.1:{args.metrics_port}/metrics for Prometheus.", flush=True)
+    else:
+        # Where Serve runs already it keeps its own.
+        print(f"/classify at the cluster's Ray Serve, {settings.num_stages} stages; Ctrl-C stops.", flush=True)
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

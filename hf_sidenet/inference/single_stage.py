@@ -20,11 +20,13 @@ class Step:
     """What a stage did to the rows of one request.
 
     Args:
-        answered (`list[Prediction]`): rows that left, or that cannot be answered.
+        answered (`list[Prediction]`): rows that left, or that were refused when they were read.
+        failed (`list[Prediction]`): rows that the stage could not run.
         staying (`list[Packet]`): the others, for the next stage: one packet, but for images of several sizes.
     """
 
     answered: list[Prediction] = field(default_factory=list)
+    failed: list[Prediction] = field(default_factory=list)
     staying: list[Packet] = field(default_factory=list)
 
 
@@ -99,7 +101,7 @@ class SingleStage:
         for batch in batches:
             ran, failed = run_stage(self.stages, self.index, batch)
             for row, error in failed:
-                owner_of[row].answered.append(Prediction(row.place, error=error))
+                owner_of[row].failed.append(Prediction(row.place, error=error))
             for following, answers in ran:
                 for key, part in self._settle(following, answers.cpu(), owner_of).items():
                     staying.setdefault(key, []).append(part)

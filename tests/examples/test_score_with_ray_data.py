@@ -358,6 +358,34 @@ def test_half_a_part_is_none(script, actor, table, tmp_path):
     assert script.missing(str(tmp_path), [*chunks[:2], fewer]) == [chunks[1], fewer]
 
 
+def test_actors_that_die_before_they_do_anything_end_the_job(script, checkpoint, tmp_path):
+    starts = tmp_path / ".actors.tries"
+    scoring = script.Scoring(str(checkpoint), ("text",), num_actors=2)
+    fingerprint = script.identity(*scoring.runner("cpu"))["weights"]
+    starts.write_bytes(b"." * 5)
+    script.Score(scoring, str(tmp_path), fingerprint)
+    with pytest.raises(RuntimeError, match="4 processes have ended before they had done a part"):
+        script.Score(scoring, str(tmp_path), fingerprint)
+    # How often is forgotten when the command is given again.
+    script.missing(str(tmp_path), [])
+    assert not starts.exists()
+
+
+def test_another_tokenizer_is_another_job(script, checkpoint):
+    scoring = script.Scoring(str(checkpoint), ("text",))
+    (runner, before), path = scoring.runner("cpu"), checkpoint / "tokenizer.json"
+    saved = path.read_text()
+    document = json.loads(saved)
+    words = document["model"]["vocab"]
+    words["film"], words["story"] = words["story"], words["film"]
+    try:
+        path.write_text(json.dumps(document))
+        assert script.identity(*scoring.runner("cpu")) != script.identity(runner, before)
+    finally:
+        path.write_text(saved)
+    assert script.identity(*scoring.runner("cpu")) == script.identity(runner, before)
+
+
 def test_other_weights_on_another_machine(script, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="must be the same on every machine"):
         script.Score(script.Scoring(str(checkpoint), ("text",)), str(tmp_path), "0")

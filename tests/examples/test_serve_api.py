@@ -84,6 +84,11 @@ async def is_broken(_):
     raise RuntimeError("secret")
 
 
+class Stumbles(Stages):
+    def __call__(self, index, hidden, inputs):
+        raise MemoryError("secret")
+
+
 def test_no_answer_in_time(text_checkpoint):
     with client(text_checkpoint, before={"stage_0": sleeps}, timeout_s=0.2) as server:
         found = server.post("/classify", json={"inputs": TEXTS})
@@ -114,11 +119,45 @@ def test_what_goes_wrong_inside_stays_inside(text_checkpoint):
         assert (found.status_code, found.json()) == (500, {"detail": "the server failed; its log says why."})
 
 
+def test_a_stage_that_cannot_run_a_row_is_not_the_callers_fault(text_checkpoint):
+    model, tokenizer = load_checkpoint(text_checkpoint)
+    stages = Stumbles(model)
+    handle = Handle(SingleStage(stages, 0, reader=RowReader(stages, tokenizer)))
+    api = module("serve_api")
+    settings = module("serve_settings").Settings(text_checkpoint)
+    app = api.build_app(partial(api.Api, settings, [handle] * 3), settings)
+    with TestClient(app, raise_server_exceptions=False) as server:
+        found = server.post("/classify", json={"inputs": TEXTS})
+    assert (found.status_code, found.json()) == (500, {"detail": "the server failed; its log says why."})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs": [' + b"1," * 400_000 + b"1]}",
+        b'{"inputs": "a", "parameters": {"thresholds": NaN}}',
+        b'{"inputs": "a", "parameters": {"thresholds": true}}',
+        b'{"inputs": "a", "parameters": {"thresholds": "0.5"}}',
+        b'{"inputs": {"text": "\\ud800"}}',
+        b"[" * 10_000,
+    ],
+    ids=["many", "nan", "bool", "text", "surrogate", "deep"],
+)
+def test_what_makes_no_sense_is_refused_in_few_words(text_checkpoint, body):
+    with client(text_checkpoint) as server:
+        found = server.post("/classify", content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code in (400, 422), found.text[:300]
+    # It was as long as what was sent, and took half a minute.
+    assert len(found.content) < 2000
+
+
 def test_health_when_a_stage_is_gone(text_checkpoint):
     with client(text_checkpoint, before={"stage_1": dies_twice}) as server:
         found = server.get("/health")
         assert (found.status_code, found.json()["detail"]) == (503, "a stage does not answer.")
         assert server.get("/watch").status_code == 404
+    with client(text_checkpoint, before={"stage_1": is_full}) as server:
+        assert server.get("/health").json()["status"] == "busy"
 
 
 def test_a_body_without_a_length_is_cut_off(text_checkpoint):
@@ -131,35 +170,69 @@ class Watcher:
     """Keeps what it is told."""
 
     def __init__(self):
-        self.told, self.failed = [], 0
-        self.add = SimpleNamespace(remote=self._add)
-        self.add_failed = SimpleNamespace(remote=self._fail)
+        self.chosen, self.told, self.dropped = 0, {}, []
+        for name in ("choose", "settle", "drop"):
+            setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
-    async def _add(self, *what):
-        self.told.append(what)
+    async def _choose(self, count):
+        self.chosen += count
+        return list(range(self.chosen - count, self.chosen))
 
-    async def _fail(self):
-        self.failed += 1
+    async def _settle(self, number, *what):
+        self.told[number] = what
+
+    async def _drop(self, numbers):
+        self.dropped += numbers
+
+    @property
+    def open(self):
+        return self.chosen - len(self.told) - len(self.dropped)
+
+
+def wait_for(server, condition):
+    for _ in range(200):
+        if condition():
+            return
+        server.get("/model")
+    raise AssertionError
 
 
 def test_what_the_monitor_is_told(text_checkpoint):
     watcher = Watcher()
     runner = SideNetRunner(*load_checkpoint(text_checkpoint))
     answers, mainnet = list(runner.predict(TEXTS)), list(runner.predict(TEXTS, 1.0))
-    with client(text_checkpoint, watcher, watch_share=1.0) as server:
+    with client(text_checkpoint, watcher, watch_share=1.0, watch_limit=0.5) as server:
         server.post("/classify", json={"inputs": TEXTS})
         # Nothing was certified for a θ of its own.
         server.post("/classify", json={"inputs": TEXTS, "parameters": {"thresholds": 0.5}})
-        for _ in range(100):
-            if len(watcher.told) == len(TEXTS):
-                break
-            server.get("/model")
-    told = {columns["text"]: rest for columns, *rest in watcher.told}
-    assert told == {
-        text: [full.label, each.exit_index < 2, full.label_id != each.label_id]
+        wait_for(server, lambda: len(watcher.told) == len(TEXTS))
+    # In the order of the rows, which was decided before they were answered.
+    expected = [
+        ({"text": text}, full.label, each.exit_index < 2, full.label_id != each.label_id)
         for text, each, full in zip(TEXTS, answers, mainnet, strict=True)
-    }
-    assert {early for _, early, _ in told.values()} == {True, False}
+    ]
+    assert [watcher.told[i] for i in range(len(TEXTS))] == expected
+    assert {early for *_, early, _ in expected} == {True, False}
+
+
+def test_the_monitor_hears_of_rows_without_an_answer(text_checkpoint):
+    watcher = Watcher()
+    settings = {"timeout_s": 0.2, "watch_share": 1.0, "watch_limit": 0.5}
+    with client(text_checkpoint, watcher, {"stage_0": sleeps}, **settings) as server:
+        server.post("/classify", json={"inputs": TEXTS})
+        wait_for(server, lambda: watcher.open == 0)
+    assert sorted(watcher.dropped) == list(range(len(TEXTS)))
+
+
+def test_a_monitor_that_hangs_holds_nobody_up(text_checkpoint):
+    watcher = Watcher()
+    watcher.settle = watcher.drop = SimpleNamespace(remote=lambda *_: asyncio.sleep(1000))
+    with client(text_checkpoint, watcher, watch_share=1.0, watch_limit=0.5, max_rows=200) as server:
+        for _ in range(3):
+            found = server.post("/classify", json={"inputs": TEXTS * 10})
+            assert found.status_code == 200
+    # What is under way is bounded.
+    assert watcher.chosen == 120
 
 
 def png(color, size=(32, 32)):
@@ -176,9 +249,11 @@ def test_images(tmp_path):
         found = server.post("/classify", json={"inputs": [png(color) for color in ("red", "blue", "white")]})
         assert [each["label"] for each in found.json()] == expected
         for bad, message in (
-            ("not base64!", "input 0 must be base64 of an image"),
-            (base64.b64encode(b"no image").decode(), "input 0 must be base64 of an image: cannot identify"),
-            (png("red", (5000, 4001)), "it has 5000 x 4001 pixels; 20000000 are allowed"),
+            ("not base64!", "input 0 must be base64 of an image, one of PNG"),
+            (base64.b64encode(b"no image").decode(), "input 0 must be base64 of an image, one of PNG"),
+            (base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode(), "one of PNG"),
+            ([png("red", (4000, 2501))] * 2, "at most 20000000 pixels together, got 20008000"),
+            (png("red")[:60], "input 0 must be base64 of an image"),
             ({"text": "a", "text_pair": "b"}, "got a pair of texts"),
         ):
             found = server.post("/classify", json={"inputs": bad})
@@ -216,6 +291,12 @@ def test_what_a_replica_loads(text_checkpoint, tmp_path, kind):
         ({"replicas": ((2, 1),)}, "`replicas` must be from 1 on, the fewest first, got 2:1"),
         ({"watch_share": 1.5}, r"`watch_share` must be in \[0, 1\], got 1.5"),
         ({"plain": True, "watch_share": 0.5}, "`plain` must be without `watch_share`"),
+        ({"watch_share": 0.5}, "`config.calibration` must have a target `disagreement"),
+        ({"watch_share": 0.5, "thresholds": (0.9,)}, "`watch_limit` must be given with `thresholds`"),
+        ({"watch_limit": 0.5}, "`watch_share` must be > 0 where `watch_limit`"),
+        ({"thresholds": (0.5, 0.5, 0.5)}, r"`thresholds` must have one value per SideNet \(2\), got 3"),
+        ({"timeout_s": float("inf")}, "`timeout_s` must be > 0 and finite, got inf"),
+        ({"max_rows": 257}, "`max_rows` must be at most 256, got 257"),
         ({"max_rows": 0}, "`max_rows` must be a whole number ≥ 1, got 0"),
     ],
 )

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.inference import SideNetRunner
@@ -165,7 +166,8 @@ def test_health_model_and_what_is_watched(server):
 def test_metrics(server):
     server.ask("/classify", {"inputs": TEXTS[:8]})
     wanted = (
-        r'sidenet_rows_total\{.*exit="0".*\} [1-9]', r'sidenet_requests_total\{.*status="200".*\} [1-9]',
+        r'sidenet_rows_total\{.*exit="0".*\} [1-9]',
+        r'sidenet_requests_total\{.*path="/classify".*status="200".*\} [1-9]',
         r'sidenet_stage_waiting_rows\{.*stage="1".*\} \d', r'sidenet_stage_ms_bucket\{.*stage="2"',
         r"sidenet_request_ms_count\{.*\} [1-9]", r"sidenet_watch_alarm\{.*\} 0", r"sidenet_watch_rows\{.*\} [1-9]",
     )  # fmt: skip
@@ -222,3 +224,45 @@ def test_the_load_test_as_a_user_types_it(server, texts_file):
     assert re.search(r"40 rows in .* p99 \d+ ms; 0 of 40 requests without an answer", found)
     assert "exit 0" in found
     run(FOLDER / "load_test.py", "http://192.0.2.1:80", "--file", texts_file, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "(?s)error: .*nowhere"),
+        (["CHECKPOINT", "--watch-share", "0.1"], "error: `config.calibration` must have a target `disagreement"),
+        (["CHECKPOINT", "--thresholds", "-1"], "error: `thresholds`"),
+        (["CHECKPOINT", "--replicas", "1", "2"], "error: `replicas` must be one for all stages, or one for each of 3"),
+        pytest.param(
+            ["CHECKPOINT", "--gpus", "1"],
+            "error: --gpus: must be 0 on a machine without a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(checkpoint, arguments, message):
+    given = [checkpoint if each == "CHECKPOINT" else each for each in arguments]
+    assert re.search(message, run(FOLDER / "serve_with_ray.py", *given, code=1))
+
+
+def test_ctrl_c_while_it_starts(checkpoint):
+    command = [
+        sys.executable,
+        FOLDER / "serve_with_ray.py",
+        checkpoint,
+        "--port",
+        free_port(),
+        "--metrics-port",
+        free_port(),
+    ]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(list(map(str, command)), **streams) as process:
+        try:
+            lines = iter(process.stdout.readline, "")
+            assert any("Started Serve" in line for line in lines)
+            process.send_signal(signal.SIGTERM)
+            rest = process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+    assert process.returncode == 0, rest
+    assert rest.rstrip().endswith("Stopped."), rest

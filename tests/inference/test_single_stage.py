@@ -116,7 +116,8 @@ def test_a_row_that_fails_at_a_later_stage():
     packets = [sent(packet) for step in steps for packet in step.staying]
     packets[1].hidden = packets[1].hidden * float("nan")
     bad, good = chain[1].go_on(packets[::-1])
-    assert [(each.place, str(each.error)) for each in bad.answered] == [
+    assert bad.answered == good.failed == []
+    assert [(each.place, str(each.error)) for each in bad.failed] == [
         (place, f"row {place} failed at stage 1: RuntimeError: not a number") for place in (0, 1)
     ]
     assert [len(packet) for packet in good.staying] == [2]
