@@ -20,7 +20,7 @@ import scoring_actor
 import scoring_plan
 from scoring_actor import Score, Scoring, identity
 from scoring_job import describe_job, finish, missing, open_output, summarize, summary_text
-from scoring_plan import Chunk, find_sources, plan
+from scoring_plan import Chunk, check_unchanged, find_sources, plan
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -185,6 +185,7 @@ def run(args: argparse.Namespace) -> None:
                 bar.update(number)
         seconds = time.perf_counter() - started
         about_run |= {"scored_rows": rows, "seconds": seconds, "rows_per_second": rows / seconds}
+    check_unchanged(args.input, sources)
     lost = missing(output, chunks)
     if lost:
         raise RuntimeError(f"{len(lost)} of {len(chunks)} parts are not in {output!r}: do all machines write there?")

@@ -99,6 +99,24 @@ def describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
+def check_unchanged(given: str, sources: Sequence[Source]) -> None:
+    """Refuse an INPUT whose files are others than when the work was planned.
+
+    Args:
+        given (`str`): see [`find_sources`].
+        sources (`Sequence[Source]`): what was found then.
+
+    Raises:
+        ValueError: a file has changed, gone or come.
+    """
+    changed = sorted({each.name for each in {*find_sources(given)[0]} ^ {*sources}})
+    if changed:
+        raise ValueError(
+            f"INPUT: must not change while it is scored, but {', '.join(changed)} did: score it again into another "
+            "folder."
+        )
+
+
 def plan(sources: Sequence[Source], chunk_rows: int) -> list[Chunk]:
     """Chunks of at most `chunk_rows` rows, which hold every row once and in order.
 

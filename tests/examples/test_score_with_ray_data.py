@@ -386,6 +386,18 @@ def test_another_tokenizer_is_another_job(script, checkpoint):
     assert script.identity(*scoring.runner("cpu")) == script.identity(runner, before)
 
 
+def test_an_input_that_changes_meanwhile(script, tmp_path):
+    rows = pa.table({"text": ["a", "b"]})
+    for name in ("first", "second"):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    sources, _ = script.find_sources(str(tmp_path))
+    script.check_unchanged(str(tmp_path), sources)
+    time.sleep(0.01)
+    pq.write_table(rows, tmp_path / "second.parquet")
+    with pytest.raises(ValueError, match=r"must not change while it is scored, but second\.parquet did"):
+        script.check_unchanged(str(tmp_path), sources)
+
+
 def test_other_weights_on_another_machine(script, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="must be the same on every machine"):
         script.Score(script.Scoring(str(checkpoint), ("text",)), str(tmp_path), "0")
