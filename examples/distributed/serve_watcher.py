@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import random
 import time
 from collections import deque
 from pathlib import Path
@@ -38,7 +39,8 @@ class Watcher:
         self._patience = 3 * settings.timeout_s
         self._tickets: dict[int, Ticket] = {}
         self._began: deque[tuple[float, int]] = deque()
-        self._number = 0
+        # Others than those of a process that died, whose rows are still under way.
+        self._number = random.getrandbits(48)
         self._seen: tuple[int, int] | None = None
         self._alarm = metrics.Gauge("sidenet_watch_alarm", "1: what was certified no longer holds")
         self._rows = metrics.Gauge("sidenet_watch_rows", "rows that were looked at")
