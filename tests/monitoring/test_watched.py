@@ -69,15 +69,21 @@ def test_a_server(watched, texts):
     check(watched, asyncio.run(serve()), texts)
 
 
-def test_more_rows_than_the_runner_may_hold_are_answered_and_not_looked_at(watched, texts):
+def test_more_rows_than_the_runner_may_hold_are_answered_and_not_looked_at(checkpoint, texts):
     async def serve():
-        await asyncio.gather(*(watched.submit(text) for text in texts))
+        # All of them wait before the first is answered, and what the monitor asks for comes after them.
+        found = await asyncio.gather(*(watched.submit(text) for text in texts))
         await watched.drain()
+        return found
 
-    asyncio.run(serve())
+    with SideNetRunner(*checkpoint, batch_size=4, thresholds=0.6, max_waiting_rows=4) as runner:
+        watched = WatchedRunner(runner, ShadowMonitor(0.3, share=1.0))
+        found = asyncio.run(serve())
+    early = sum(each.exit_index < 2 for each in found)
     report = watched.monitor.report()
     assert report.num_chosen + report.num_failed == report.num_rows == len(texts)
-    assert 0 < report.num_failed < len(texts) / 2
+    assert report.num_early + report.num_failed == early
+    assert 0 < report.num_early < 100 < report.num_failed
 
 
 def test_a_stream_that_nobody_reads_to_its_end(watched, texts):
