@@ -40,8 +40,8 @@ def parse() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder of a checkpoint with SideNets")
-    parser.add_argument("--file", required=True, help="tsv file with texts")
-    parser.add_argument("--column", help="with the texts; by default the first, in a file without a line of names")
+    parser.add_argument("--file", required=True, help="csv, tsv, json, jsonl or parquet file with texts")
+    parser.add_argument("--column", default="text", help="with the texts (text)")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="of each stage, or of all (1)")
     parser.add_argument("--plain-replicas", type=int, help="of the plain MainNet; by default as many as all stages")

@@ -8,19 +8,18 @@ Only addresses of this machine are taken.
 
 import argparse
 import asyncio
-import csv
 import ipaddress
 import random
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 from tqdm import tqdm
 
+from hf_sidenet.data.reading import read_file
 from hf_sidenet.optional import require
 
 
@@ -122,15 +121,16 @@ def check_local(url: str) -> None:
         raise ValueError(f"`url` must be of this machine, as http://127.0.0.1:8000, got {url!r}.")
 
 
-def read_texts(path: str, column: str | None) -> list[str]:
-    """The texts of a tsv file: of a column, or the first one where it has no line with names."""
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    if column is None:
-        return [line[0] for line in lines if line and line[0]]
-    if column not in lines[0]:
-        raise ValueError(f"--column: must be one of {lines[0]}, got {column!r}.")
-    return [line[lines[0].index(column)] for line in lines[1:]]
+def read_texts(path: str, column: str) -> list[str]:
+    """The texts in a column of a csv, tsv, json, jsonl or parquet file.
+
+    Raises:
+        ValueError: the file cannot be read, or has no such column.
+    """
+    rows = read_file("--file", path)
+    if column not in rows.column_names:
+        raise ValueError(f"--column: must be one of {rows.column_names}, got {column!r}.")
+    return [text for text in rows[column] if text]
 
 
 def make_bodies(texts: Sequence[str], count: int, rows: int, thresholds: list[float] | None, seed: int) -> list[dict]:
@@ -156,8 +156,8 @@ def parse() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of the server, on this machine")
-    parser.add_argument("--file", required=True, help="tsv file with texts")
-    parser.add_argument("--column", help="with the texts; by default the first, in a file without a line of names")
+    parser.add_argument("--file", required=True, help="csv, tsv, json, jsonl or parquet file with texts")
+    parser.add_argument("--column", default="text", help="with the texts (text)")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--rows-per-request", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32, help="clients at a time (32)")
@@ -169,11 +169,12 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Send it, and say what came back."""
     args = parse()
-    if not Path(args.file).is_file():
-        raise SystemExit(f"--file: there is no {args.file!r}.")
-    texts = read_texts(args.file, args.column)
-    bodies = make_bodies(texts, args.requests, args.rows_per_request, args.thresholds, args.seed)
-    print(describe(asyncio.run(send_load(args.url, bodies, args.concurrency))))
+    try:
+        texts = read_texts(args.file, args.column)
+        bodies = make_bodies(texts, args.requests, args.rows_per_request, args.thresholds, args.seed)
+        print(describe(asyncio.run(send_load(args.url, bodies, args.concurrency))))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

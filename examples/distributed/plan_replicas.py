@@ -10,7 +10,6 @@ import argparse
 import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 
@@ -72,9 +71,10 @@ def main() -> None:
     parser.add_argument("--rows-per-request", type=float, default=1, help="(1)")
     parser.add_argument("--utilization", type=float, default=0.6, help="of a core, in (0, 1] (0.6)")
     args = parser.parse_args()
-    if not Path(args.costs).is_file():
-        raise SystemExit(f"COSTS: there is no {args.costs!r}.")
-    print(table(read_costs(args.costs), args.requests_per_second, args.utilization, args.rows_per_request))
+    try:
+        print(table(read_costs(args.costs), args.requests_per_second, args.utilization, args.rows_per_request))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -290,8 +290,8 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
         holder["api"] = make()
         yield
 
-    app = FastAPI(title="hf_sidenet", description="Early-exit classification, one deployment per stage.",
-                  lifespan=lifespan)  # fmt: skip
+    about = "Early-exit classification, one deployment per stage."
+    app = FastAPI(title="hf_sidenet", description=about, lifespan=lifespan)
     app.add_middleware(Door, max_bytes=settings.max_bytes)
 
     @app.post("/classify")

@@ -4,6 +4,7 @@
 import asyncio
 import base64
 import io
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -233,6 +234,33 @@ def test_a_monitor_that_hangs_holds_nobody_up(text_checkpoint):
             assert found.status_code == 200
     # What is under way is bounded.
     assert watcher.chosen == 120
+
+
+def test_the_watcher_counts_in_order_and_gives_up_what_was_lost(text_checkpoint, tmp_path, monkeypatch):
+    watcher_module = module("serve_watcher")
+    monkeypatch.setattr(watcher_module, "EVERY_S", 0.01)
+    rows = tmp_path / "rows.jsonl"
+    settings = module("serve_settings").Settings(
+        text_checkpoint, timeout_s=0.1, watch_share=0.5, watch_limit=0.5, watch_file=str(rows)
+    )
+
+    async def watch():
+        watcher = watcher_module.Watcher(settings)
+        lost, dropped, early, long = await watcher.choose(4)
+        await watcher.settle(early, {"text": "a"}, "good", True, True)
+        await watcher.settle(long, {"text": "a" * 20_001}, "bad", False, False)
+        await watcher.drop([dropped])
+        # A number of a process that was there before.
+        await watcher.settle(max(lost, long) + 1, {"text": "b"}, "bad", True, True)
+        before = await watcher.report()
+        # The first is never heard of again.
+        await asyncio.sleep(1)
+        return before, await watcher.report()
+
+    before, after = asyncio.run(watch())
+    assert before["num_chosen"] == 0
+    assert (after["num_chosen"], after["num_disagreements"], after["num_failed"]) == (2, 1, 2)
+    assert [json.loads(line) for line in rows.read_text().splitlines()] == [{"text": "a", "label": "good"}]
 
 
 def png(color, size=(32, 32)):

@@ -45,7 +45,7 @@ def expected(checkpoint):
 @pytest.fixture(scope="module")
 def texts_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "texts.tsv"
-    path.write_text("".join(f"{text}\t0\n" for text in TEXTS))
+    path.write_text("text\tlabel\n" + "".join(f"{text}\t0\n" for text in TEXTS))
     return path
 
 
