@@ -129,7 +129,7 @@ def main() -> None:
     model = ResNetWithSideNetForImageClassification.from_mainnet(
         mainnet, exit_layers=args.exit_layers, pooling=args.pooling, input_size=[3, SIZE, SIZE]
     )
-    model = fit(model, args.sidenet_epochs, args.sidenet_learning_rate, "sidenets", compute_exit_metrics())
+    model = fit(model, args.sidenet_epochs, args.sidenet_learning_rate, "sidenets", compute_exit_metrics(model))
 
     thresholds = report(
         model,

@@ -92,7 +92,7 @@ def main() -> None:
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collator,
-            compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
+            compute_metrics=compute_exit_metrics(model) if has_exits else plain_accuracy,
             optimizers=(optimizer, None),
         )
         trainer.train()

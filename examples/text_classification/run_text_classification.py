@@ -69,7 +69,7 @@ def main() -> None:
         eval_dataset=splits["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=compute_exit_metrics() if has_exits else plain_accuracy,
+        compute_metrics=compute_exit_metrics(model) if has_exits else plain_accuracy,
         callbacks=[SameStatisticsCallback()],
         optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),
     )

@@ -144,7 +144,8 @@ def full_exit_logits(predictions: Any) -> torch.Tensor:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
         raise ValueError(
             "`predictions` must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
-            f"{shapes}. Evaluate a model with SideNets, without 'exit_logits' in `ignore_keys`."
+            f"{shapes}. `compute_metrics=compute_exit_metrics(model)` asks the Trainer for them, and so does "
+            "`model.config.keep_exits_at_inference()` before `trainer.predict`."
         )
     exit_logits = torch.as_tensor(found[0])
     # A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One forward call: check the arguments, run the MainNet under the gates, put the answers and the loss together."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from .sidenet_head import read_exit
 
 logger = logging.get_logger(__name__)
 
+# What tokenizers make for some models and not for others.
+TOKENIZER_FIELDS = ("token_type_ids", "position_ids", "special_tokens_mask", "length")
 EXTRA_FIELDS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
@@ -36,9 +39,10 @@ def classify(
     Args:
         model (`SideNetPreTrainedModel`): the MainNet with its SideNets.
         inputs (`dict[str, Any]`): the MainNet's inputs; `None` values are left out.
-        extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`.
+        extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`; `None` for what the config says.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
+    extras = {name: getattr(model.config, name) if wanted is None else wanted for name, wanted in extras.items()}
     extras = {name: True for name, wanted in extras.items() if wanted}
     batch_size = _check_inputs(model, inputs)
     if "use_cache" in model.mainnet_inputs:
@@ -78,6 +82,10 @@ def _learn(
     extras: dict[str, bool],
 ) -> SideNetOutput:
     frozen = model.config.freeze_mainnet == "all"
+    if model.config.calibration is not None and not torch.compiler.is_compiling():
+        # Even without an optimizer: the SideNets' BatchNorm moves with every batch.
+        model.config.calibration = None
+        logger.warning("In training the weights change, and `config.calibration`, the evidence behind θ, is dropped.")
     if frozen and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         _check_frozen(model.mainnet)
     stop = frozen and (model.config.distillation_weight == 0 or teacher is not None)
@@ -175,14 +183,27 @@ def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch
     )
 
 
+def check_names(model: PreTrainedModel, inputs: Iterable[str]) -> None:
+    """Refuse inputs that the MainNet does not take.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    unknown = next((name for name in inputs if name not in model.mainnet_inputs), None)
+    if unknown is None:
+        return
+    advice = "remove it from the inputs"
+    if unknown in TOKENIZER_FIELDS:
+        advice = (
+            "the tokenizer makes it for another kind of model. Take it out of `tokenizer.model_input_names`, or out "
+            "of rows that were tokenized already"
+        )
+    raise ValueError(f"{type(model.mainnet).__name__} takes no `{unknown}`: {advice}.")
+
+
 def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
     """Batch size, after refusing inputs that the MainNet's forward might swallow in its `**kwargs`."""
-    for name in inputs:
-        if name not in model.mainnet_inputs:
-            raise ValueError(
-                f"{type(model.mainnet).__name__} takes no `{name}`: remove it from the inputs (for a tokenizer, "
-                "`tokenizer.model_input_names` says what it returns)."
-            )
+    check_names(model, inputs)
     for name in ("input_ids", "inputs_embeds", "pixel_values"):
         if name in inputs:
             return inputs[name].shape[0]

@@ -5,38 +5,19 @@ import copy
 import difflib
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers import AutoConfig, PretrainedConfig
 
 from .config_fields import PER_EXIT, by_index, checked_exit_layers, is_count, is_shape, numbers, one_of
+from .mainnet_config import OUTER, REPEATED, MainNetField, as_config, default_architecture
 
 
-# The class that a config without `architectures` is built with, by the MainNet's model type.
-NAMED_ARCHITECTURES = {
-    "bert": "BertWithSideNetForSequenceClassification",
-    "distilbert": "DistilBertWithSideNetForSequenceClassification",
-    "roberta": "RobertaWithSideNetForSequenceClassification",
-    "xlm-roberta": "XLMRobertaWithSideNetForSequenceClassification",
-    "camembert": "CamembertWithSideNetForSequenceClassification",
-    "electra": "ElectraWithSideNetForSequenceClassification",
-    "mpnet": "MPNetWithSideNetForSequenceClassification",
-    "deberta-v2": "DebertaV2WithSideNetForSequenceClassification",
-    "modernbert": "ModernBertWithSideNetForSequenceClassification",
-    "resnet": "ResNetWithSideNetForImageClassification",
-    "regnet": "RegNetWithSideNetForImageClassification",
-    "convnext": "ConvNextWithSideNetForImageClassification",
-    "convnextv2": "ConvNextV2WithSideNetForImageClassification",
-    "deit": "DeiTWithSideNetForImageClassification",
-    "dinov2": "Dinov2WithSideNetForImageClassification",
-    "swin": "SwinWithSideNetForImageClassification",
-    "vit": "ViTWithSideNetForImageClassification",
-    "timm_wrapper": "TimmWithSideNetForImageClassification",
-}
 OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
 # What the weights of a checkpoint were made for.
 FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
 # What answers depend on: a checkpoint that lost one of them must not be read with a default.
 NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
+# Fields that evidence is for: another value makes it void.
+CERTIFIED = ("thresholds", "temperatures")
 
 
 class SideNetConfig(PretrainedConfig):
@@ -79,7 +60,8 @@ class SideNetConfig(PretrainedConfig):
         input_size (`list[int]`, *optional*, defaults to the MainNet's own):
             For images, `[channels, height, width]` at which the shapes are recorded and `"flatten"` reads.
         kwargs:
-            Other [`PretrainedConfig`] fields. `id2label` and `num_labels` are the MainNet's.
+            Other [`PretrainedConfig`] fields. Any field that the MainNet's config has, such as `id2label` or
+            `pad_token_id`, is the MainNet's: reading and writing it here is reading and writing it there.
 
     Raises:
         ValueError: a field has an impossible value, or a name is a misspelling of one of these fields.
@@ -97,10 +79,19 @@ class SideNetConfig(PretrainedConfig):
 
     model_type = "sidenet"
     sub_configs = {"mainnet_config": AutoConfig}
-    keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+    # What `Trainer` leaves out of its predictions: with `logits` alone, code for any classifier works.
+    keys_to_ignore_at_inference = ["exit_index", "exit_logits", "hidden_states", "attentions"]
     # A checkpoint states every field, so a later change of a default cannot change it.
     has_no_defaults_at_init = True
     _auto_class = "AutoConfig"
+
+    id2label = MainNetField()
+    label2id = MainNetField()
+    problem_type = MainNetField()
+    is_encoder_decoder = MainNetField()
+    chunk_size_feed_forward = MainNetField()
+    output_hidden_states = MainNetField()
+    output_attentions = MainNetField()
 
     def __init__(
         self,
@@ -122,7 +113,7 @@ class SideNetConfig(PretrainedConfig):
         **kwargs,
     ):
         refuse_misspelt(kwargs)
-        self.mainnet_config = _as_config(mainnet_config)
+        self.mainnet_config = as_config(mainnet_config)
         self.exit_layers = [1] if exit_layers is None else exit_layers
         self.sidenet_hidden_size = sidenet_hidden_size
         self.pooling = pooling
@@ -142,13 +133,16 @@ class SideNetConfig(PretrainedConfig):
         # would quietly lose its padding mask.
         kwargs.setdefault("attn_implementation", self.mainnet_config._attn_implementation)
         kwargs.setdefault("dtype", self.mainnet_config.dtype)
-        kwargs.setdefault("architectures", [_default_architecture(self.mainnet_config)])
+        kwargs.setdefault("architectures", [default_architecture(self.mainnet_config)])
         if getattr(self.mainnet_config, "pretrained_cfg", None) is not None:
             # timm's image processing stands in config.json itself, which is where AutoImageProcessor looks.
             kwargs.setdefault("image_processor_type", "TimmWrapperImageProcessor")
-            kwargs.setdefault("architecture", self.mainnet_config.architecture)
-            kwargs.setdefault("pretrained_cfg", self.mainnet_config.pretrained_cfg)
+        for name in SHARED:
+            kwargs.setdefault(name, getattr(self.mainnet_config, name))
+        output_attentions = kwargs.pop("output_attentions")
         super().__init__(**kwargs)
+        # It is checked against the attention implementation, which the MainNet has by now.
+        self.output_attentions = output_attentions
         self.validate()
 
     @classmethod
@@ -172,7 +166,7 @@ class SideNetConfig(PretrainedConfig):
                     f"`{name}` of a checkpoint is fixed by its weights, {config_dict[name]!r}, got {own[name]!r}. New "
                     "SideNets are added with `model.add_exits`."
                 )
-        if "thresholds" in own or "temperatures" in own:
+        if any(name in own for name in CERTIFIED):
             # The evidence was for the checkpoint's own values.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
@@ -184,7 +178,7 @@ class SideNetConfig(PretrainedConfig):
         labels = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
         if labels:
             config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
-            mainnet_config = _as_config(config_dict["mainnet_config"])
+            mainnet_config = as_config(config_dict["mainnet_config"])
             for name, value in labels.items():
                 setattr(mainnet_config, name, value)
             config_dict["mainnet_config"] = mainnet_config
@@ -210,6 +204,19 @@ class SideNetConfig(PretrainedConfig):
             raise ValueError(f"config.json of {path!r} must hold a JSON object, got a {type(found).__name__}.")
         return found, kwargs
 
+    def keep_exits_at_inference(self) -> None:
+        """Let `Trainer.predict` and `Trainer.evaluate` give `exit_index` and `exit_logits` beside `logits`.
+
+        [`compute_exit_metrics`] calls it. It is not saved with the config."""
+        self.keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """See [`PretrainedConfig.to_dict`]."""
+        repeated = {name: getattr(self, name) for name in REPEATED if hasattr(self, name)}
+        fields = {**super().to_dict(), **copy.deepcopy(repeated)}
+        fields.pop("keys_to_ignore_at_inference", None)
+        return fields
+
     def to_diff_dict(self) -> dict[str, Any]:
         """What `config.json` holds, see [`PretrainedConfig.to_diff_dict`]; without the path that the MainNet came
         from, which transformers leaves out of its own configs only."""
@@ -218,12 +225,32 @@ class SideNetConfig(PretrainedConfig):
         return fields
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Bring a field that has one value per SideNet or exit to its normal form, also when set later."""
+        """Bring a field that has one value per SideNet or exit to its normal form, also when set later; a field of
+        the MainNet is set there."""
         if name == "exit_layers":
             value = checked_exit_layers(value, self.__dict__.get("block_shapes"))
         elif name in PER_EXIT:
             value = PER_EXIT[name](value, len(self.exit_layers))
+        elif self._is_mainnets(name):
+            setattr(self.mainnet_config, name, value)
+            return
+        if name in CERTIFIED and self.__dict__.get(name, value) != value:
+            # The evidence was for the former value.
+            self.calibration = None
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """A field of the MainNet; Python asks here for what this config does not have itself."""
+        if self._is_mainnets(name):
+            return getattr(self.mainnet_config, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _is_mainnets(self, name: str) -> bool:
+        # Not set yet while a copy is made.
+        mainnet_config = self.__dict__.get("mainnet_config")
+        if mainnet_config is None or name.startswith("_") or name in OUTER or name in SIDENET_FIELDS:
+            return False
+        return not hasattr(type(self), name) and hasattr(mainnet_config, name)
 
     @property
     def num_exits(self) -> int:
@@ -266,11 +293,6 @@ class SideNetConfig(PretrainedConfig):
                 f"'single_label_classification' and `num_labels` ≥ 2, got {self.problem_type!r} and "
                 f"{self.num_labels}. Regression and multi-label MainNets have no softmax confidence to compare with θ."
             )
-        if self.mainnet_config.num_labels != self.num_labels:
-            raise ValueError(
-                "MainNet and SideNets must have the same number of labels, got "
-                f"{self.mainnet_config.num_labels} and {self.num_labels}."
-            )
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
         """Labels belong to the MainNet; what the outer config says must agree with it in number."""
@@ -283,12 +305,14 @@ class SideNetConfig(PretrainedConfig):
             num_labels = len(kwargs["id2label"])
             if num_labels == mainnet.num_labels:
                 mainnet.id2label = by_index(kwargs["id2label"])
-                mainnet.label2id = kwargs.get("label2id") or {v: k for k, v in mainnet.id2label.items()}
+                mainnet.label2id = {label: index for index, label in mainnet.id2label.items()}
         if num_labels not in (None, mainnet.num_labels):
             raise ValueError(
                 f"MainNet and SideNets must have the same number of labels, got {mainnet.num_labels} from "
                 f"`mainnet_config` and {num_labels} from `num_labels` or `id2label`."
             )
+        if kwargs.get("label2id") is not None:
+            mainnet.label2id = kwargs["label2id"]
         if kwargs.get("problem_type") is not None:
             mainnet.problem_type = kwargs["problem_type"]
         if mainnet.id2label is None:
@@ -298,35 +322,8 @@ class SideNetConfig(PretrainedConfig):
 
 
 SIDENET_FIELDS = tuple(SideNetConfig.__init__.__annotations__)
-
-
-def _as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
-    if mainnet_config is None:
-        mainnet_config = {"model_type": "bert"}
-    if isinstance(mainnet_config, dict):
-        model_type = mainnet_config.get("model_type")
-    else:
-        model_type = getattr(mainnet_config, "model_type", None)
-    # A model of remote code could be attached and saved, but the checkpoint would not load.
-    if model_type not in CONFIG_MAPPING or model_type == SideNetConfig.model_type:
-        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
-    if not isinstance(mainnet_config, dict):
-        return copy.deepcopy(mainnet_config)
-    try:
-        # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
-        return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
-    except ImportError:
-        raise
-    # Each MainNet's config checks its fields in its own way.
-    except Exception as error:
-        raise ValueError(f"`mainnet_config` is impossible: {' '.join(str(error).split())}") from error
-
-
-def _default_architecture(mainnet_config: PretrainedConfig) -> str:
-    model_type = mainnet_config.model_type
-    if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        return NAMED_ARCHITECTURES.get(model_type, "SideNetForImageClassification")
-    return NAMED_ARCHITECTURES.get(model_type, "SideNetForSequenceClassification")
+# Fields that every config has and that are the MainNet's here.
+SHARED = tuple(name for name, value in vars(SideNetConfig).items() if isinstance(value, MainNetField))
 
 
 def refuse_misspelt(kwargs: dict[str, Any]) -> None:

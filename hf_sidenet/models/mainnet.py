@@ -4,6 +4,7 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, PreTrainedModel
 
 from .sidenet_head import SideNet
@@ -96,6 +97,16 @@ def share_quantization(giver: PreTrainedModel, taker: PreTrainedModel) -> None:
         # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not.
         taker.hf_quantizer = quantizer
         taker.config.quantization_config = giver.config.quantization_config
+
+
+def set_learning(module: nn.Module, learns: bool) -> None:
+    """Whether parameters get gradients, and whether BatchNorm statistics may be written, also by other functions than
+    its own forward (`torch.optim.swa_utils.update_bn` begins by resetting them)."""
+    module.requires_grad_(learns)
+    for child in module.modules():
+        # Without statistics of its own (they are None) it never tracks any.
+        if isinstance(child, _BatchNorm) and child.running_mean is not None:
+            child.track_running_stats = learns
 
 
 def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:

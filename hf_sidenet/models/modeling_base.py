@@ -8,6 +8,7 @@ import os
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelt
 from .gate import find_blocks, install
@@ -18,10 +19,15 @@ from .mainnet import (
     last_layer,
     load_mainnet,
     replace_head,
+    set_learning,
     share_quantization,
 )
 from .probe import ExitPoint, block_shape, example_inputs, input_size_of, measure_exit_points, probe
 from .sidenet_head import SideNet, pooled_size
+
+
+# The default of transformers.
+INITIALIZER_RANGE = 0.02
 
 
 class SideNetPreTrainedModel(PreTrainedModel):
@@ -141,6 +147,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
             check_learnable(model.mainnet, random, freeze, pretrained_model_name_or_path)
             if not has_adapters(model):
                 model.set_freeze_mainnet(freeze)
+        if mismatched:
+            # Found for the weights that the checkpoint had, they mean nothing for new ones.
+            model.config.thresholds, model.config.temperatures, model.config.calibration = 1.0, 1.0, None
         # So that `model.mainnet.save_pretrained` works as well.
         share_quantization(model, model.mainnet)
         return (model, info) if output_loading_info else model
@@ -154,6 +163,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
             return super().save_pretrained(*args, **kwargs)
         finally:
             self.__class__ = found
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return self.config.num_labels
 
     def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
         """Every place where a SideNet can sit, with its shape and its share of parameters and FLOPs.
@@ -194,7 +208,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             # The MainNet's temperature stays the last.
             setattr(config, name, merged + values[len(at) :])
         sidenets = nn.ModuleList(
-            self.sidenets[at[layer]] if layer in at else self._new_sidenet(config, i)
+            # Not by `init_weights`, which would take whatever a user put into the model for new as well.
+            self.sidenets[at[layer]] if layer in at else self._new_sidenet(config, i).apply(self._initialize_weights)
             for i, layer in enumerate(config.exit_layers)
         )
         # Nothing was written until here, so an error changes nothing.
@@ -202,7 +217,6 @@ class SideNetPreTrainedModel(PreTrainedModel):
             setattr(old, name, getattr(config, name))
         old.calibration = None
         self.sidenets = sidenets
-        self.init_weights()
         self.train(self.training)
 
     def set_freeze_mainnet(self, mode: str) -> None:
@@ -223,9 +237,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.freeze_mainnet = mode
         config.validate()
         self.config.freeze_mainnet = mode
-        self.mainnet.requires_grad_(mode == "none")
+        set_learning(self.mainnet, mode == "none")
         if mode == "body":
-            last_layer(self.mainnet)[1].requires_grad_(True)
+            set_learning(last_layer(self.mainnet)[1], True)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -236,6 +250,15 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if self.config.freeze_mainnet == "body":
                 last_layer(self.mainnet)[1].train()
         return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """See [`PreTrainedModel._init_weights`]. SideNets start alike whatever range the MainNet's config names."""
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=INITIALIZER_RANGE)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            super()._init_weights(module)
 
     @classmethod
     def _named_by(cls, config: PretrainedConfig | None) -> type:
@@ -276,6 +299,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
             # Shapes only: a twin with real tensors, whose weights nobody reads.
             with torch.device("cpu"):
                 twin = self.mainnet_auto_class.from_config(config.mainnet_config)
+                if next(twin.parameters()).is_meta:
+                    # Accelerate's `init_empty_weights` does not mind the device.
+                    twin = twin.to_empty(device="cpu")
+                    for tensor in (*twin.parameters(), *twin.buffers()):
+                        tensor.detach().zero_()
                 twin_blocks = find_blocks(twin, config.blocks)
                 install(twin, twin_blocks)
                 hidden = probe(twin, twin_blocks, input_size, check_split=False)

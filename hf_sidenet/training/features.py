@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..measurement.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
+from ..models.classify import check_names
 from ..models.gate import Run, run_mainnet
 from ..models.losses import check_labels
 from ..models.modeling_base import SideNetPreTrainedModel
@@ -310,11 +311,7 @@ def _read_batch(
 ) -> dict[str, torch.Tensor]:
     """What every candidate reads of one batch, the MainNet's logits, and the labels."""
     inputs = {name: x for name, x in model_inputs(batch, model.device, model.dtype).items() if x is not None}
-    unknown = sorted(set(inputs) - model.mainnet_inputs)
-    if unknown:
-        raise ValueError(
-            f"`collate_fn` must give inputs that {type(model.mainnet).__name__} takes, got {unknown} too."
-        )
+    check_names(model, inputs)
     if "use_cache" in model.mainnet_inputs:
         inputs["use_cache"] = False
     found: dict[str, torch.Tensor] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of every exit for the stock `Trainer`: `Trainer(compute_metrics=compute_exit_metrics())`.
+"""Metrics of every exit for the stock `Trainer`: `Trainer(compute_metrics=compute_exit_metrics(model))`.
 
 They read full `exit_logits`, so evaluate with exits off (θ = 1, what an uncalibrated model has anyway); the rows that
 would leave at some θ are then replayed. Models are also trained and selected this way. [`routed_exit_metrics`] is for
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedModel
 
 from ..measurement.metrics import STANDARD_BINS, accuracy, correct_rows, expected_calibration_error
 from ..measurement.records import full_exit_logits
@@ -20,15 +20,21 @@ from ..models.exit_rule import answers, confidence
 
 
 def compute_exit_metrics(
-    thresholds: float | list[float] | None = None, temperatures: list[float] | None = None
+    model: PreTrainedModel | None = None,
+    *,
+    thresholds: float | list[float] | None = None,
+    temperatures: list[float] | None = None,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make a `compute_metrics` for `Trainer`.
+    """Make a `compute_metrics` for `Trainer`, and ask the model for what it reads.
 
     Its metrics: for every exit i, the MainNet's last, `exit_{i}_accuracy` and `exit_{i}_ece` over all rows; and with
     rows routed at θ, `accuracy`, `exit_{i}_share` (the fraction of rows answered there) and
     `exit_{i}_routed_accuracy` (the accuracy among them, NaN when there are none). Fractions, no percent.
 
     Args:
+        model ([`SideNetPreTrainedModel`], *optional*):
+            The model of the `Trainer`, which by default gathers `logits` alone: from now on it gets `exit_index` and
+            `exit_logits` too ([`SideNetConfig.keep_exits_at_inference`]). `None` to replay predictions that have them.
         thresholds (`float` or `list[float]`, *optional*):
             θ to replay, one for all SideNets or one each; by default 1, exits off.
         temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
@@ -37,45 +43,66 @@ def compute_exit_metrics(
         `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError when `exit_logits` are missing or have
         missing columns, because rows left during the evaluation.
 
+    Raises:
+        ValueError: `model` has no SideNets.
+
     Example:
 
     ```python
-    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=compute_exit_metrics(thresholds=0.9))
+    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=compute_exit_metrics(model, thresholds=0.9))
     >>> trainer.evaluate()["eval_exit_0_share"]
     0.34375
     ```
     """
+    _ask(model)
     return partial(_exit_metrics, thresholds=1.0 if thresholds is None else thresholds, temperatures=temperatures)
 
 
-def routed_exit_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """A `compute_metrics` for an evaluation at the model's own θ, in which rows really leave.
+def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Make a `compute_metrics` for an evaluation at the model's own θ, in which rows really leave.
 
     Its metrics are those of [`compute_exit_metrics`] that do not need every exit of every row: `accuracy`, and for
     every exit i, the MainNet's last, `exit_{i}_share` and `exit_{i}_routed_accuracy`. A tracker shows them as
     `eval/exit_0_share`, ...
 
     Args:
-        prediction (`EvalPrediction`): `logits`, `exit_index` and `exit_logits`, as the `Trainer` gathers them.
+        model ([`SideNetPreTrainedModel`], *optional*): see [`compute_exit_metrics`].
+
+    Returns:
+        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError when one of `logits`, `exit_index` and
+        `exit_logits` is missing, or `label_ids` are not one class index per row.
 
     Raises:
-        ValueError: one of the three is missing, or `label_ids` are not one class index per row.
+        ValueError: `model` has no SideNets.
 
     Example:
 
     ```python
-    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=routed_exit_metrics)
+    >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=routed_exit_metrics(model))
     >>> trainer.evaluate()["eval_exit_0_share"]
     0.34375
     ```
     """
+    _ask(model)
+    return _routed_metrics
+
+
+def _ask(model: PreTrainedModel | None) -> None:
+    config = getattr(model, "config", None)
+    if model is not None and not hasattr(config, "keep_exits_at_inference"):
+        raise ValueError(f"`model` must be a model with SideNets or None, got {model!r:.60}; θ is `thresholds=`.")
+    if model is not None:
+        config.keep_exits_at_inference()
+
+
+def _routed_metrics(prediction: EvalPrediction) -> dict[str, float]:
     arrays = prediction.predictions
     dims = [getattr(array, "ndim", None) for array in arrays] if isinstance(arrays, tuple | list) else []
     if dims[:3] != [2, 1, 3]:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
         raise ValueError(
-            "`predictions` must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, none of them in "
-            f"`ignore_keys`, got shapes {shapes}."
+            "`predictions` must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, got shapes "
+            f"{shapes}: `routed_exit_metrics(model)` asks the Trainer for them."
         )
     logits, exit_index = torch.as_tensor(arrays[0]), torch.as_tensor(arrays[1])
     labels = _labels_of(prediction.label_ids, len(logits))

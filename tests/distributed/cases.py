@@ -114,6 +114,7 @@ def arguments(folder, **kwargs):
 
 def make_trainer(model, name, args, callbacks=None, **kwargs):
     AcceleratorState._reset_state()
+    model.config.keep_exits_at_inference()
     return Trainer(model, args, train_dataset=rows(name, 40), callbacks=callbacks, **kwargs)
 
 

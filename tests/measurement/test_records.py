@@ -231,6 +231,7 @@ def test_from_predictions_of_the_trainer_equals_collect(tmp_path):
     model, batch = tiny_bert(), texts(7)
     rows = [{name: value[i] for name, value in batch.items()} for i in range(7)]
     model.config.output_hidden_states = True
+    model.config.keep_exits_at_inference()
     args = TrainingArguments(tmp_path, per_device_eval_batch_size=4, use_cpu=True, report_to=[], disable_tqdm=True)
     records = ExitRecords.from_predictions(Trainer(model, args).predict(rows))
     model.config.output_hidden_states = False

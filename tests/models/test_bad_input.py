@@ -8,14 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertModel,
-    ResNetConfig,
-    ResNetForImageClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
 )
 
 from hf_sidenet.models import (
     BertWithSideNetForSequenceClassification,
     DistilBertWithSideNetForSequenceClassification,
-    ResNetWithSideNetForImageClassification,
     SideNetForSequenceClassification,
 )
 
@@ -103,6 +102,11 @@ def test_inputs_the_mainnet_does_not_take():
     model = tiny.resnet_with_sidenet()
     with pytest.raises(ValueError, match="ResNetForImageClassification takes no `interpolate_pos_encoding`"):
         model(**tiny.images(), interpolate_pos_encoding=True)
+    config = DistilBertConfig(dim=32, n_layers=4, n_heads=2, hidden_dim=64, vocab_size=99)
+    mainnet = DistilBertForSequenceClassification(config)
+    distilbert = SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    with pytest.raises(ValueError, match="takes no `token_type_ids`: the tokenizer makes it for another kind"):
+        distilbert(**tiny.texts(), token_type_ids=torch.zeros(4, 9, dtype=torch.long))
     with pytest.raises(ValueError, match="needs `pixel_values`, got none"):
         model()
     with pytest.raises(ValueError, match=r"needs `input_ids` or `inputs_embeds`, got \['attention_mask'\]"):
@@ -220,14 +224,6 @@ def test_add_exits():
     with pytest.raises(ValueError, match="`freeze_mainnet` must be one of"):
         model.set_freeze_mainnet("head")
     assert model.config.freeze_mainnet == "all"
-
-
-def test_label_counts_of_a_changed_config():
-    model = tiny.resnet_with_sidenet()
-    config = model.config
-    config.mainnet_config = ResNetForImageClassification(ResNetConfig(num_labels=5)).config
-    with pytest.raises(ValueError, match="same number of labels, got 5 and 3"):
-        ResNetWithSideNetForImageClassification(config)
 
 
 def test_the_generic_class_takes_any_mainnet():

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 import torch
+from accelerate import init_empty_weights
+from torch.optim.swa_utils import update_bn
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -141,6 +143,28 @@ def test_frozen_body_keeps_batchnorm_and_dropout_still():
     dropping = tiny.bert_with_sidenets().train()
     first, second = (dropping(**tiny.texts()).exit_logits[:, 0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("mode", ["all", "body"])
+def test_other_functions_cannot_write_a_frozen_mainnets_statistics(mode):
+    """`update_bn` of weight averaging resets every BatchNorm before it runs the model."""
+    model = tiny.resnet_with_sidenet(freeze_mainnet=mode)
+    before = copy.deepcopy(model.state_dict())
+    update_bn([tiny.images(8)["pixel_values"]], model)
+    after = model.state_dict()
+    moved = {name for name in before if "running" in name and not torch.equal(before[name], after[name])}
+    assert moved == {"sidenets.0.norm.running_mean", "sidenets.0.norm.running_var"}
+    model.set_freeze_mainnet("none")
+    update_bn([tiny.images(8)["pixel_values"]], model)
+    after = model.state_dict()
+    assert any("mainnet" in name and not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_weights_as_accelerate_builds_it():
+    with init_empty_weights():
+        model = BertWithSideNetForSequenceClassification(SideNetConfig(tiny.bert().config, exit_layers=[1, 3]))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.config.block_shapes == [[32]] * 3
 
 
 def test_frozen_distillation_runs_the_tail_without_gradients():

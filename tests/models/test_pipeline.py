@@ -4,10 +4,8 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoImageProcessor,
-    PreTrainedTokenizerFast,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTImageProcessor,
@@ -19,31 +17,18 @@ from hf_sidenet.models import TimmWithSideNetForImageClassification
 from . import tiny
 
 
-WORDS = ["bad", "so", "good", "film", "a", "very", "witty", "dull"]
-
-
-def tokenizer():
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{word: i + 3 for i, word in enumerate(WORDS)}}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names
-    )
-
-
 @pytest.mark.parametrize("quantile", [0.375, None], ids=["some leave", "all leave"])
 def test_text_classification(quantile, tmp_path):
     model = tiny.bert_with_sidenets()
     texts = ["a very good film", "bad", "so so dull a film", "witty", "a dull film very very bad"]
-    batch = tokenizer()(texts, padding=True, return_tensors="pt")
+    batch = tiny.tokenizer()(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         first = model(**batch, thresholds=1.0).exit_logits[:, 0].softmax(-1).amax(-1)
         model.config.thresholds = [0.0, 0.0] if quantile is None else [first.quantile(quantile).item(), 1.0]
         expected = model(**batch)
     assert quantile is None or 0 < (expected.exit_index == 2).sum() < 5
     model.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
     for options in ({}, {"batch_size": 3}):
         classify = pipeline("text-classification", model=str(tmp_path), trust_remote_code=True, **options)
         answers = classify(texts, top_k=None)

@@ -2,11 +2,21 @@
 """Tiny random models for tests that are not about an architecture."""
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from hf_sidenet.models import BertWithSideNetForSequenceClassification, ResNetWithSideNetForImageClassification
 
 from .naive import spread_out
+
+
+WORDS = ["bad", "so", "good", "film", "a", "very", "witty", "dull"]
 
 
 def bert(**kwargs):
@@ -37,3 +47,13 @@ def texts(batch_size=4, seed=0):
 
 def images(batch_size=4, size=32):
     return {"pixel_values": torch.randn(batch_size, 3, size, size)}
+
+
+def tokenizer(**kwargs):
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{word: i + 3 for i, word in enumerate(WORDS)}}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names, **kwargs
+    )

@@ -19,13 +19,13 @@ def main(folder: str, *trackers: str) -> None:
     model, inputs = tiny.bert_with_sidenets(), tiny.texts(24)
     theta = middle_threshold(model, inputs)
     fields = {"report_to": list(trackers), "run_name": "shares", "project": "sidenets"}
-    metrics = compute_exit_metrics(thresholds=theta)
+    metrics = compute_exit_metrics(model, thresholds=theta)
     trainer = trainer_of(
         model, folder, labelled(inputs), eval_strategy="epoch", compute_metrics=metrics, num_train_epochs=1, **fields
     )
     trainer.train()
     model.config.thresholds = [theta, 1.0]
-    trainer.compute_metrics = routed_exit_metrics
+    trainer.compute_metrics = routed_exit_metrics(model)
     trainer.evaluate(metric_key_prefix="test")
     with torch.no_grad():
         exit_index = model(**inputs).exit_index

@@ -57,7 +57,7 @@ def trained(request, tmp_path_factory):
         folder / "trainer",
         labelled(TEXTS),
         eval_strategy="epoch",
-        compute_metrics=compute_exit_metrics(thresholds=0.5),
+        compute_metrics=compute_exit_metrics(model, thresholds=0.5),
     )
     trainer.train()
     return folder / "base", model.eval(), trainer

@@ -4,6 +4,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
@@ -45,7 +46,7 @@ def trainer(model, tmp_path, rows=65, metrics=None, callbacks=None, **kwargs):
         TrainingArguments(**{**arguments, **kwargs}),
         train_dataset=Rows(rows),
         eval_dataset=Rows(37, seed=1),
-        compute_metrics=metrics or compute_exit_metrics(),
+        compute_metrics=metrics or compute_exit_metrics(model),
         callbacks=callbacks,
     )
 
@@ -83,6 +84,7 @@ def test_a_frozen_resnet_keeps_its_batchnorm_statistics(tmp_path):
 def test_predictions_are_complete_and_in_order(tmp_path):
     model = tiny.bert_with_sidenets()
     run = trainer(model, tmp_path, per_device_eval_batch_size=8)
+    model.config.keep_exits_at_inference()
     prediction = run.predict(run.eval_dataset)
     logits, exit_index, exit_logits = prediction.predictions
     assert logits.shape == (37, 3)
@@ -100,6 +102,32 @@ def test_evaluation_with_exits_on_says_what_to_do(tmp_path):
         trainer(model, tmp_path).evaluate()
     routed = trainer(model, tmp_path, metrics=lambda p: {"early": float((p.predictions[1] == 0).mean())})
     assert routed.evaluate()["eval_early"] == 1.0
+
+
+def test_metrics_of_any_classifier_work(tmp_path):
+    """The line that everybody's `compute_metrics` has: predictions are the routed logits alone."""
+    model = tiny.bert_with_sidenets(thresholds=0.5)
+
+    def accuracy(prediction):
+        answers = np.argmax(prediction.predictions, axis=-1)
+        return {"accuracy": float((answers == prediction.label_ids).mean())}
+
+    run = trainer(model, tmp_path, metrics=accuracy)
+    with torch.no_grad():
+        output = model.eval()(input_ids=run.eval_dataset.input_ids)
+    assert 0 < output.exit_index.float().mean() < 2
+    prediction = run.predict(run.eval_dataset)
+    torch.testing.assert_close(torch.from_numpy(prediction.predictions), output.logits, atol=1e-5, rtol=1e-5)
+    labels = torch.from_numpy(prediction.label_ids)
+    assert run.evaluate()["eval_accuracy"] == pytest.approx((output.logits.argmax(-1) == labels).double().mean())
+    model.save_pretrained(tmp_path / "saved")
+    run.compute_metrics = compute_exit_metrics(model)
+    model.config.thresholds = 1.0
+    assert len(run.predict(run.eval_dataset).predictions) == 3
+    model.config.thresholds = 0.5
+    # What was asked for here is not asked for where the checkpoint goes.
+    model.save_pretrained(tmp_path / "asked")
+    assert (tmp_path / "asked" / "config.json").read_text() == (tmp_path / "saved" / "config.json").read_text()
 
 
 def test_gradient_accumulation_divides_the_loss(tmp_path):
@@ -170,7 +198,7 @@ def test_bf16_training_on_cpu(tmp_path):
 
 def test_metrics_at_theta(tmp_path):
     model = tiny.bert_with_sidenets()
-    run = trainer(model, tmp_path, metrics=compute_exit_metrics(thresholds=0.6))
+    run = trainer(model, tmp_path, metrics=compute_exit_metrics(model, thresholds=0.6))
     metrics = run.evaluate()
     with torch.no_grad():
         routed = model(input_ids=run.eval_dataset.input_ids, thresholds=0.6)

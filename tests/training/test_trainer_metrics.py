@@ -66,7 +66,7 @@ def test_temperatures_enter_routing_and_ece():
 
 def test_the_three_dimensional_array_alone():
     alone = EvalPrediction(predictions=EXIT_LOGITS, label_ids=LABELS)
-    assert str(compute_exit_metrics(0.8)(alone)) == str(compute_exit_metrics(0.8)(evaluated()))
+    assert str(compute_exit_metrics(thresholds=0.8)(alone)) == str(compute_exit_metrics(thresholds=0.8)(evaluated()))
 
 
 def test_missing_exit_logits_are_named():
@@ -93,7 +93,7 @@ def test_a_column_that_nobody_reached_is_refused():
 def test_a_broken_exit_of_one_row_counts_as_wrong():
     exit_logits = EXIT_LOGITS.copy()
     exit_logits[0, 0] = NAN
-    metrics = compute_exit_metrics(0.8)(evaluated(exit_logits))
+    metrics = compute_exit_metrics(thresholds=0.8)(evaluated(exit_logits))
     assert metrics["exit_0_accuracy"] == 0.25
     assert metrics["exit_0_share"] == 0.25
     assert 0 <= metrics["exit_0_ece"] <= 1
@@ -107,13 +107,13 @@ def test_labels_that_do_not_fit_are_refused(labels):
 
 def test_the_wrong_number_of_thresholds_or_temperatures():
     with pytest.raises(ValueError, match="`thresholds`"):
-        compute_exit_metrics([0.5, 0.5])(evaluated())
+        compute_exit_metrics(thresholds=[0.5, 0.5])(evaluated())
     with pytest.raises(ValueError, match="`temperatures`"):
-        compute_exit_metrics(0.5, [1.0])(evaluated())
+        compute_exit_metrics(thresholds=0.5, temperatures=[1.0])(evaluated())
 
 
 def test_can_be_pickled():
-    pickle.loads(pickle.dumps(compute_exit_metrics(0.8)))
+    pickle.loads(pickle.dumps(compute_exit_metrics(thresholds=0.8)))
 
 
 def trainer(model, tmp_path, thresholds=None):
@@ -122,7 +122,9 @@ def trainer(model, tmp_path, thresholds=None):
     arguments = TrainingArguments(
         tmp_path, per_device_eval_batch_size=5, use_cpu=True, report_to=[], disable_tqdm=True
     )
-    return Trainer(model, arguments, eval_dataset=rows, compute_metrics=compute_exit_metrics(thresholds))
+    return Trainer(
+        model, arguments, eval_dataset=rows, compute_metrics=compute_exit_metrics(model, thresholds=thresholds)
+    )
 
 
 def test_with_the_stock_trainer(tmp_path):
@@ -141,21 +143,21 @@ def test_rows_that_left_by_hand():
     exit_logits[:2, 1] = NAN  # at 0.8
     logits, index = np.stack([*EXIT_LOGITS[:2, 0], *EXIT_LOGITS[2:, 1]]), np.array([0, 0, 1, 1])
     labels = np.array([0, 1, 1, -100])
-    metrics = routed_exit_metrics(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=labels))
+    metrics = routed_exit_metrics()(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=labels))
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert metrics["exit_0_share"] == pytest.approx(2 / 3)
     assert (metrics["exit_0_routed_accuracy"], metrics["exit_1_routed_accuracy"]) == (0.5, 0)
     assert len(metrics) == 5
     # The same numbers as by replaying.
-    replayed = compute_exit_metrics(0.8)(evaluated())
-    routed = routed_exit_metrics(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=LABELS))
+    replayed = compute_exit_metrics(thresholds=0.8)(evaluated())
+    routed = routed_exit_metrics()(EvalPrediction(predictions=(logits, index, exit_logits), label_ids=LABELS))
     assert routed == {name: replayed[name] for name in routed}
 
 
 @pytest.mark.parametrize("predictions", [EXIT_LOGITS, EXIT_LOGITS[:, 0], (EXIT_LOGITS[:, 0], EXIT_LOGITS)])
 def test_what_no_sidenets_answered_is_refused(predictions):
     with pytest.raises(ValueError, match="`predictions` must be `logits`, `exit_index` and `exit_logits`"):
-        routed_exit_metrics(EvalPrediction(predictions=predictions, label_ids=LABELS))
+        routed_exit_metrics()(EvalPrediction(predictions=predictions, label_ids=LABELS))
 
 
 def test_the_stock_trainer_with_exits_on_is_refused(tmp_path):
