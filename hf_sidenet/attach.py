@@ -34,21 +34,23 @@ from .calibration import (
     calibrate,
     check_confidence_level,
     check_targets,
-    count_calibration,
+    count_looks,
     level_per_target,
+    look_key,
     parse_targets,
     split_rows,
 )
-from .checkpoint import REPORT_VERSION, default_cache, evaluate_records, set_calibration, versions
+from .checkpoint import REPORT_VERSION, default_cache, evaluate_records
 from .data import Columns
 from .data.costs import row_costs
 from .data.rows import prepare_rows
-from .evaluation.provenance import hardware
+from .evaluation.provenance import hardware, versions
 from .hub import save_checkpoint
+from .inference.certificate import other_weights, set_calibration
 from .inference.precision import precision_of
 from .measurement import ExitRecords, accuracy
 from .measurement.files import check_free
-from .measurement.fingerprint import fingerprint_model
+from .measurement.fingerprint import fingerprint_model, fingerprint_weights
 from .training.features import default_candidates
 from .training.heads import HeadTraining
 from .training.joint import JointTraining, tune_jointly
@@ -290,18 +292,22 @@ def attach(
         "hardware": hardware(),
     }
     # A try that finds nothing counts as well: looking again and again is what has to be known.
-    about = {
-        **settings,
-        "mainnet": mainnet_fingerprint,
-        "train": rows["train"].fingerprint,
-        "candidates": [candidate.name for candidate in candidates],
-    }
-    num_calibrations = count_calibration(cache / "calibrations", rows["validation"].fingerprint, about)
+    source = fingerprint_weights(model)
+    look = look_key(
+        weights=source,
+        targets=targets,
+        confidence_level=confidence_level,
+        test=test_method,
+        reference=other_weights(given.mainnet if settings["reference"] == "given" else None, model.mainnet),
+        split=(seed, certification_fraction),
+    )
+    num_calibrations = count_looks(cache / "calibrations", rows["validation"].fingerprint, look)
     result = AttachResult(report["verdict"], report["reason"], None, processor, report)
     if calibration.selection.chosen is not None:
         set_calibration(
             model,
             calibration,
+            processor,
             reference=settings["reference"],
             reference_precision=precision_of(given if settings["reference"] == "given" else model),
             seed=seed,
@@ -309,6 +315,8 @@ def attach(
             validation_fingerprint=rows["validation"].fingerprint,
             num_known_rows_left_out=split.num_known,
             num_calibrations=num_calibrations,
+            look=look,
+            source_weights=source,
         )
         report["calibration"] = model.config.calibration
         result = replace(result, model=model)

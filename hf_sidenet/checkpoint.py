@@ -3,10 +3,8 @@
 other rows, without training."""
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from .calibration import (
     Target,
     calibrate,
     check_targets,
-    count_calibration,
+    count_looks,
+    look_key,
     parse_targets,
     split_rows,
 )
@@ -31,11 +30,12 @@ from .data import Columns, load_processor
 from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
+from .inference.certificate import other_weights, set_calibration, source_weights
 from .inference.classes import model_class
 from .inference.collect import collect_stages
 from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
 from .measurement import ExitCosts, ExitRecords, collect
-from .measurement.fingerprint import fingerprint_model, fingerprint_weights
+from .measurement.fingerprint import fingerprint_weights
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
 
@@ -254,35 +254,36 @@ def recalibrate(
         confidence_level=confidence_level,
         test=test_method,
     )
+    source = source_weights(model)
+    look = look_key(
+        weights=source,
+        targets=targets,
+        confidence_level=confidence_level,
+        test=test_method,
+        reference=other_weights(reference, model.mainnet),
+        split=(seed, fraction),
+    )
     # A try that finds nothing counts as well: looking again and again is what has to be known.
-    about = {
-        "model": fingerprint_model(served if stages is None else model),
-        "target": [str(one) for one in targets],
-        "confidence_level": confidence_level,
-        "test_method": test_method,
-        "reference": None if compared is None else fingerprint_model(compared),
-        "split": [seed, fraction],
-    }
-    if stages is not None:
-        # Two exports of one precision are two things.
-        about["stages"] = stages.manifest.sha256 if hasattr(stages, "manifest") else precision_of(stages)
-    counted = count_calibration(default_cache() / "calibrations", rows.fingerprint, about)
+    counted = count_looks(default_cache() / "calibrations", rows.fingerprint, look)
     selection = calibration.selection
     if selection.chosen is None:
         return Recalibration(
             "do not attach", selection.reason, model, calibration, costs, given.config, precision_of(served)
         )
-    again = before.get("validation_fingerprint") == rows.fingerprint
+    earlier = before.get("num_calibrations", 0) if before.get("validation_fingerprint") == rows.fingerprint else 0
     set_calibration(
         served,
         calibration,
+        processor,
         reference="other" if reference is not None else "inside" if served is model else "stored",
         reference_precision=reference_precision,
         seed=seed,
         certification_fraction=fraction,
         validation_fingerprint=rows.fingerprint,
         num_known_rows_left_out=split.num_known,
-        num_calibrations=max(counted, before.get("num_calibrations", 0) + 1 if again else 1),
+        num_calibrations=max(counted, earlier + (look != before.get("look"))),
+        look=look,
+        source_weights=source,
     )
     changed = served if stages is None else model
     return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, precision_of(served))
@@ -291,42 +292,6 @@ def recalibrate(
 def default_cache() -> Path:
     """Where features and the count of calibrations are kept."""
     return Path(HF_HOME) / "hf_sidenet"
-
-
-def set_calibration(served: Any, calibration: Calibration, **about: Any) -> None:
-    """Write temperatures, θ and the evidence into the config of what was calibrated.
-
-    Args:
-        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): its config is changed in place.
-        calibration ([`Calibration`]): with a chosen point.
-        about (`Any`): what the evidence says beside it: the rows, the reference.
-    """
-    config = served.config
-    evidence = calibration.evidence(
-        **about,
-        precision=precision_of(served),
-        device=served.device.type,
-        attn_implementation=config._attn_implementation,
-        versions=versions(*([] if isinstance(served, PreTrainedModel) else ["onnxruntime"])),
-    )
-    config.thresholds = calibration.selection.chosen.thresholds
-    config.temperatures = calibration.temperatures
-    config.calibration = evidence
-
-
-def versions(*more: str) -> dict[str, str]:
-    """Of everything that answers may depend on, as far as it is installed.
-
-    Args:
-        more (`str`): packages beside those that every model depends on.
-    """
-    found = {"python": platform.python_version()}
-    for package in ("hf_sidenet", "torch", "transformers", "timm", *more):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _prepared(

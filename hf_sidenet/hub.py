@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from .cards import CURRENCIES, TASKS, checkpoint_card, describe, eval_results, report_json
 from .evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
+from .inference.certificate import why_not_certified
 from .inference.manifest import MANIFEST
 from .measurement import ExitRecords
 from .measurement.files import replacing, writing_folder
@@ -93,14 +94,20 @@ def save_checkpoint(
         overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
 
     Raises:
-        ValueError: the model is not calibrated, only one of `evaluation` and `records` is given, or the folder holds
-            something and `overwrite` is False.
+        ValueError: the model is not calibrated or has become another one since, only one of `evaluation` and `records`
+            is given, or the folder holds something and `overwrite` is False.
     """
     if model.config.calibration is None:
         raise ValueError("`model` must be calibrated to be saved with a card, but `config.calibration` is None.")
     if (evaluation is None) != (records is None):
         given = "evaluation" if records is None else "records"
         raise ValueError(f"`evaluation` and `records` must be given together, got only `{given}`.")
+    not_certified = why_not_certified(model, processor)
+    if not_certified is not None:
+        raise ValueError(
+            f"`model` must be what it was when θ was certified, but {not_certified}. Calibrate it again with "
+            "`hf_sidenet.checkpoint.recalibrate`, or save it without a card: `model.save_pretrained`."
+        )
     name = Path(directory).resolve().name
     with writing_folder(directory, overwrite=overwrite) as temporary:
         model.save_pretrained(temporary)

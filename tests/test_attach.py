@@ -182,6 +182,21 @@ def test_recalibrating_on_the_same_rows_is_counted(run, splits):
     assert evidence["targets"][0]["target"] == "disagreement<=0.1"
 
 
+def test_the_same_target_in_another_precision_is_no_second_look(run, splits):
+    result = run()
+    first = result.model.config.calibration
+    options = {"target": first["targets"][0]["target"], "batch_size": 16, "progress": False}
+    args = (result.processor, splits["validation"])
+    cast = recalibrate(copy.deepcopy(result.model), *args, dtype="bfloat16", **options).model
+    assert cast.config.calibration["precision"] == "bfloat16"
+    back = recalibrate(copy.deepcopy(cast), *args, dtype="float32", **options).model
+    same = recalibrate(copy.deepcopy(result.model), *args, **options).model
+    for model in (cast, back, same):
+        assert model.config.calibration["num_calibrations"] == first["num_calibrations"]
+    other = recalibrate(copy.deepcopy(cast), *args, **{**options, "target": "accuracy_drop<=0.07"}).model
+    assert other.config.calibration["num_calibrations"] == first["num_calibrations"] + 1
+
+
 def test_another_reference_is_another_calibration(run, splits, mainnet):
     result, counts = run(), []
     model = copy.deepcopy(result.model)

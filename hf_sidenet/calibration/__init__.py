@@ -4,7 +4,7 @@
 from .calibrate import Calibration, calibrate
 from .cost_model import CostModel, cost_model
 from .evidence import check_evidence
-from .ledger import count_calibration
+from .ledger import count_looks, level_of_all, look_key
 from .path import find_path
 from .placement import Placement, place, records_of
 from .pvalues import TESTS, betting, binomial, paired
@@ -46,13 +46,15 @@ __all__ = [
     "check_evidence",
     "check_targets",
     "cost_model",
-    "count_calibration",
+    "count_looks",
     "expected_losses",
     "expected_risk",
     "find_path",
     "fit_temperature",
     "fit_temperatures",
+    "level_of_all",
     "level_per_target",
+    "look_key",
     "needed_rows",
     "paired",
     "paired_differences",

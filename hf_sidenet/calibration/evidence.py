@@ -76,4 +76,7 @@ RULES = {
     "validation_fingerprint": Rule("a string", is_text),
     "num_known_rows_left_out": Rule(COUNT, is_count),
     "num_calibrations": Rule("a whole number ≥ 1", lambda x: is_count(x) and x >= 1),
+    "look": Rule("a string", is_text, required=False),
+    "source_weights": Rule("a string", is_text, required=False),
+    "certified": Rule("an object", is_object, required=False),
 }

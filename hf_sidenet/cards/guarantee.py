@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration import Target, parse_targets
+from ..calibration import Target, level_of_all, parse_targets
 
 
 RISKS = {
@@ -109,16 +109,16 @@ def _method(evidence: Mapping[str, Any]) -> str:
 
 
 def _limits(evidence: Mapping[str, Any]) -> str:
-    count, level = evidence["num_calibrations"], 1 - evidence["confidence_level"]
+    count = evidence["num_calibrations"]
     again = (
         "- Calibrating again and again on the same rows and keeping the best is multiple testing, which the sentence "
         "above does not cover."
     )
     if count > 1:
+        level = level_of_all(count, evidence["confidence_level"])
         again += (
             f" These rows have seen {count:,} calibrations: that all of them hold has, where they were planned "
-            f"beforehand, a probability ≥ {max(0.0, 1 - count * level):.3g}, and where they were not, none that can "
-            "be stated."
+            f"beforehand, a probability ≥ {level:.3g}, and where they were not, none that can be stated."
         )
     return "\n".join(
         [

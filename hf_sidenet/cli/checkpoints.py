@@ -35,6 +35,7 @@ def evaluate_command(
         refuse_source(output_dir, DIRECTORY=directory, **{"--test-file": data.files["test"]})
     from ..checkpoint import evaluate_checkpoint
     from ..evaluation import save_figures
+    from ..inference.certificate import why_not_certified
     from ..measurement.files import check_free, writing_folder
 
     if output_dir is not None:
@@ -54,6 +55,7 @@ def evaluate_command(
     document = {
         "checkpoint": directory,
         "reference": reference,
+        "not_certified": why_not_certified(model, processor),
         "output_dir": output_dir,
         "evaluation": evaluation.to_dict(),
     }
@@ -72,6 +74,7 @@ def info_command(directory: str) -> Outcome:
         return exported_info(directory)
     from ..calibration import check_evidence
     from ..checkpoint import load_model
+    from ..inference.certificate import why_not_certified
     from ..models.configuration_sidenet import SideNetConfig
 
     with blaming("DIRECTORY"):
@@ -109,9 +112,20 @@ def info_command(directory: str) -> Outcome:
             for index, layer in enumerate(config.exit_layers)
         ],
         "calibration": config.calibration,
+        "not_certified": why_not_certified(model, _processor(directory, model.is_text)),
         "has_evaluation": report.get("evaluation") is not None,
     }
     return Outcome(document, info_text(document))
+
+
+def _processor(directory: str, is_text: bool) -> Any:
+    """The tokenizer or image processor in a checkpoint; `None` where it has none."""
+    from ..data import load_processor
+
+    try:
+        return load_processor(directory, is_text)
+    except ValueError:
+        return None
 
 
 def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:

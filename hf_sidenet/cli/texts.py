@@ -57,6 +57,8 @@ def evaluate_text(document: Mapping[str, Any], tables: str, missing_reference: s
         missing_reference (`str`, *optional*): the classifier that θ was chosen against, where it is another one.
     """
     parts = [f"{document['checkpoint']}, compared with {document['reference'] or 'the MainNet inside'}.", tables]
+    if document["not_certified"] is not None:
+        parts.append(f"Not certified: {document['not_certified']}.")
     if missing_reference is not None:
         parts.append(f"θ was chosen against {missing_reference}: compare with it by --reference.")
     if document["output_dir"] is not None:
@@ -107,7 +109,7 @@ def info_text(document: Mapping[str, Any]) -> str:
             "θ has no evidence behind it" + (", and nobody leaves at θ ≥ 1." if nobody else ": it was set by hand.")
         )
     else:
-        parts += guarantee(document["calibration"])
+        parts += guarantee(document["calibration"], document["not_certified"])
     return "\n\n".join(parts)
 
 
@@ -136,7 +138,7 @@ def exported_text(document: Mapping[str, Any]) -> str:
             "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT finds some."
         )
     else:
-        parts += guarantee(document["calibration"])
+        parts += guarantee(document["calibration"], document["not_certified"])
     return "\n\n".join(parts)
 
 
@@ -157,12 +159,17 @@ def push_text(document: Mapping[str, Any], found: str) -> str:
     )
 
 
-def guarantee(evidence: Mapping[str, Any]) -> list[str]:
+def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> list[str]:
     """The evidence behind θ in sentences.
 
     Args:
         evidence (`dict[str, Any]`): `calibration` of a [`SideNetConfig`].
+        not_certified (`str`, *optional*): why it is not about this checkpoint.
     """
+    from ..calibration import level_of_all
+
+    if not_certified is not None:
+        return [f"Not certified: {not_certified}. hf-sidenet recalibrate finds θ with a guarantee."]
     risks = [each for each in evidence["targets"] if "p_value" in each]
     budgets = [each["target"] for each in evidence["targets"] if "p_value" not in each]
     sentences = []
@@ -190,9 +197,11 @@ def guarantee(evidence: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Kept on the certification rows, not guaranteed: {', '.join(budgets)}.")
     again = evidence.get("num_calibrations", 1)
     if risks and again > 1:
+        level = level_of_all(again, evidence["confidence_level"])
         sentences.append(
-            f"Caution: these rows have now seen {again} different calibrations. Each holds with its probability; that "
-            "all of them hold is less probable."
+            f"Caution: these rows have now seen {again} different calibrations. Each holds with its probability; all "
+            f"of them together, if they were planned beforehand, with probability ≥ {level:.3g}. Keeping the best of "
+            "them has no guarantee."
         )
     return sentences
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..cards import load_report
 from ..checkpoint import load_checkpoint
 from ..inference import SideNetRunner
+from ..inference.certificate import why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..measurement import ExitCosts
@@ -48,6 +49,7 @@ class Demo:
         self.is_text, self.is_pair = model.is_text, is_pair
         self.labels = {name: index for index, name in model.config.id2label.items()}
         self.dial = read_dial(model.config, report)
+        self.not_certified = why_not_certified(model, processor)
         self.answering = Answering(model, processor, flops, max_length)
         batch_size = BATCH_SIZE if model.is_text else NUM_PICTURES
         self.runner = SideNetRunner(model, processor, batch_size, max_length=max_length)
@@ -57,7 +59,7 @@ class Demo:
     def move(self, index: float) -> tuple[str, str]:
         """θ in words, and on the curve."""
         place = self._place(index)
-        return dial_html(self.dial, place), self.curve(place)
+        return dial_html(self.dial, place, self.not_certified), self.curve(place)
 
     def answer(self, index: float, *given: str | None) -> str:
         """Answer what the visitor gave: a text, two texts, or the path of a picture."""

@@ -65,11 +65,14 @@ def picture_html(picture: Any) -> str:
     return f"<img class='sidenet-picture' src='{source}' alt='the picture that was answered'>"
 
 
-def dial_html(dial: Dial, index: int) -> str:
-    """The current θ, what it cost and how right it was on rows that were measured."""
+def dial_html(dial: Dial, index: int, not_certified: str | None = None) -> str:
+    """The current θ, what it cost and how right it was on rows that were measured; a warning where these numbers, and
+    the evidence behind θ, are of another model."""
     position = dial.positions[index]
     own = " (as this checkpoint was published)" if index == dial.chosen else ""
     parts = [f"<p>θ = <strong>{short_thresholds(position.thresholds)}</strong>{own}.</p>"]
+    if not_certified is not None:
+        parts.append(f"<p><strong>Not certified:</strong> {escape(not_certified)}.</p>")
     if position.accuracy is None:
         parts.append(
             "<p>No accuracy was measured at this θ.</p>"

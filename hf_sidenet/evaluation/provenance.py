@@ -14,16 +14,13 @@ from pathlib import Path
 import torch
 
 
-PACKAGES = ("hf_sidenet", "torch", "transformers", "accelerate", "datasets", "timm")
-
-
 def provenance() -> str:
     """A Markdown list for the top of a result: this process's command, the commit, versions and hardware."""
     return "\n".join(
         [
             f"- command: `{command()}`",
             f"- date: {date.today()}, commit: {commit()}",
-            f"- Python {platform.python_version()}, {', '.join(_versions())}",
+            f"- {', '.join(f'{name} {found}' for name, found in versions('accelerate', 'datasets').items())}",
             f"- {hardware()}",
         ]
     )
@@ -61,16 +58,6 @@ def commit() -> str:
     return done.stdout.strip() or "none"
 
 
-def _versions() -> list[str]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _cpu() -> str:
     if os.path.exists("/proc/cpuinfo"):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -81,3 +68,18 @@ def _cpu() -> str:
 
 def _gpu() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of everything that answers may depend on, as far as it is installed.
+
+    Args:
+        more (`str`): packages beside those that every model depends on.
+    """
+    found = {"python": platform.python_version()}
+    for package in ("hf_sidenet", "torch", "transformers", "timm", *more):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

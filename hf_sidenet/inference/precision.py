@@ -118,7 +118,7 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
         precision (`str`): of what serves, of [`precision_of`].
     """
     calibrated = (config.calibration or {}).get("precision")
-    if calibrated is None or _format(calibrated) == _format(precision):
+    if calibrated is None or number_format(calibrated) == number_format(precision):
         return
     if QUANTIZED in precision:
         command = "hf_sidenet.checkpoint.recalibrate(model, processor, rows, target=...)"
@@ -128,9 +128,14 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
         command = f"hf-sidenet recalibrate DIRECTORY --dtype {precision} ..."
     logger.warning_once(
         f"θ was calibrated in {calibrated}, but {precision} is what serves: what was certified does not hold for it. "
-        f"To certify θ in {_format(precision)}: {command}"
+        f"To certify θ in {number_format(precision)}: {command}"
     )
 
 
-def _format(precision: str) -> str:
+def number_format(precision: str) -> str:
+    """What numbers are computed in, whatever the runtime: `"int8"` of `"int8 (ONNX Runtime)"`.
+
+    Args:
+        precision (`str`): of [`precision_of`].
+    """
     return precision.partition(" ")[0]

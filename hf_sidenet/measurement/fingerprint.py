@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -34,10 +35,13 @@ VOLATILE = frozenset(
         "dtype",
         "name_or_path",
         "problem_type",
+        "processor_class",
         "torch_dtype",
         "transformers_version",
     }
 )
+# What of a tokenizer changes its answers beside its vocabulary and rules; where texts are cut is the caller's choice.
+TOKENIZER_SETTINGS = ("pad_token_id", "padding_side", "truncation_side", "model_input_names")
 # 128 bits: enough for no two rows to meet by accident.
 DIGEST_SIZE = 16
 ROWS_PER_READ = 1000
@@ -99,14 +103,15 @@ def fingerprint_model(model: nn.Module) -> str:
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     config = model.config.to_dict() if hasattr(model, "config") else {}
-    text = json.dumps(_lasting(config), sort_keys=True, default=str)
-    _feed(digest, f"model {type(model).__name__}", text.encode())
-    _feed_tensors(digest, model)
+    _feed(digest, f"model {type(model).__name__}", _json(_lasting(config)))
+    _feed_tensors(digest, "parameter", model.named_parameters())
+    _feed_tensors(digest, "buffer", model.named_buffers())
     return digest.hexdigest()
 
 
 def fingerprint_weights(model: nn.Module) -> str:
-    """Fingerprint of parameters and buffers alone: it stays when θ changes.
+    """Fingerprint of the parameters and buffers that a checkpoint holds: it stays when θ changes, and when the model
+    is saved and loaded.
 
     Args:
         model (`PreTrainedModel` or `nn.Module`): its tensors are read one after the other, on the CPU.
@@ -115,17 +120,45 @@ def fingerprint_weights(model: nn.Module) -> str:
         ValueError: some of its tensors are not loaded (they are on the device "meta").
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
-    _feed_tensors(digest, model)
+    _feed_tensors(digest, "weight", model.state_dict().items())
     return digest.hexdigest()
 
 
-def _feed_tensors(digest, model: nn.Module) -> None:
-    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in sorted(tensors, key=lambda item: item[0]):
-            if tensor.is_meta:
-                raise ValueError(f"`model` must be loaded to be fingerprinted, but {name!r} is on the device 'meta'.")
-            _feed(digest, f"{kind} {name}", b"")
-            _feed_tensor(digest, tensor)
+def fingerprint_processor(processor: Any) -> str:
+    """Fingerprint of what a tokenizer or image processor makes of a row: it stays when the processor is saved and
+    loaded, and whatever rows it has read.
+
+    Args:
+        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): its settings are read.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    if not hasattr(processor, "get_vocab"):
+        _feed(digest, "image processor", _json(_lasting(processor.to_dict())))
+        return digest.hexdigest()
+    settings = {name: getattr(processor, name, None) for name in TOKENIZER_SETTINGS}
+    _feed(digest, "settings", _json(settings))
+    if hasattr(processor, "backend_tokenizer"):
+        backend = json.loads(processor.backend_tokenizer.to_str())
+        # What the last call left behind.
+        _feed(digest, "backend", _json({**backend, "truncation": None, "padding": None}))
+        return digest.hexdigest()
+    _feed(digest, "vocabulary", _json(processor.get_vocab()))
+    with TemporaryDirectory() as folder:
+        for path in sorted(processor.save_vocabulary(folder)):
+            _feed(digest, "file", Path(path).read_bytes())
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def _feed_tensors(digest: Any, kind: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        if tensor.is_meta:
+            raise ValueError(f"`model` must be loaded to be fingerprinted, but {name!r} is on the device 'meta'.")
+        _feed(digest, f"{kind} {name}", b"")
+        _feed_tensor(digest, tensor)
 
 
 def _stored_rows(dataset: Any, columns: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:

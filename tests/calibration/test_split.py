@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sidenet.calibration import count_calibration, split_rows
+from hf_sidenet.calibration import count_looks, level_of_all, look_key, parse_targets, split_rows
 
 
 KEYS = [f"row {i}" for i in range(200)]
@@ -58,9 +58,30 @@ def test_too_few_rows_to_split():
 
 
 def test_calibrations_on_the_same_rows_are_counted(tmp_path):
-    first = {"target": "accuracy_drop<=0.01", "seed": 0}
-    assert count_calibration(tmp_path, "rows", first) == 1
-    assert count_calibration(tmp_path, "rows", dict(reversed(first.items()))) == 1
-    assert count_calibration(tmp_path, "rows", {**first, "seed": 1}) == 2
-    assert count_calibration(tmp_path, "rows", first) == 2
-    assert count_calibration(tmp_path, "others", first) == 1
+    settings = {
+        "weights": "w",
+        "targets": parse_targets("accuracy_drop<=0.01"),
+        "confidence_level": 0.95,
+        "test": "paired",
+        "reference": None,
+        "split": (0, 0.75),
+    }
+    first = look_key(**settings)
+    assert count_looks(tmp_path, "rows", first) == 1
+    assert count_looks(tmp_path, "rows", look_key(**settings)) == 1
+    others = {
+        "weights": "v",
+        "targets": parse_targets("accuracy_drop<=0.02"),
+        "confidence_level": 0.9,
+        "test": "binomial",
+        "reference": "r",
+        "split": (1, 0.75),
+    }
+    for number, (name, value) in enumerate(others.items(), 2):
+        assert count_looks(tmp_path, "rows", look_key(**{**settings, name: value})) == number
+    assert count_looks(tmp_path, "rows", first) == 7
+    assert count_looks(tmp_path, "others", first) == 1
+
+
+def test_all_of_several_guarantees_together():
+    assert [level_of_all(count, 0.95) for count in (1, 2, 20, 30)] == pytest.approx([0.95, 0.9, 0.0, 0.0])

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What θ was certified for, and whether that is what answers now.
+
+Evidence is about one set of weights, θ, temperatures, classes, precision and way to read rows. All of it is noted
+beside the evidence, as `certified`, so that nothing is said of a model that has become another one since.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..calibration import Calibration
+from ..evaluation.provenance import versions
+from ..measurement.fingerprint import fingerprint_processor, fingerprint_weights
+from .precision import number_format, precision_of
+
+
+# In the order in which a difference is told: the first explains those after it.
+SETTINGS = {
+    "precision": "its precision",
+    "exit_layers": "the places of its SideNets",
+    "pooling": "the pooling of its SideNets",
+    "classes": "its classes",
+    "thresholds": "θ",
+    "temperatures": "its temperatures",
+    "max_length": "the length at which texts are cut",
+}
+
+
+def certificate(served: Any, processor: Any = None, max_length: int | None = None) -> dict[str, Any]:
+    """What answers depend on, of a model at its own θ: `certified` in the evidence behind θ.
+
+    Args:
+        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): what answers.
+        processor (tokenizer or image processor, *optional*): that reads rows; `None` where model inputs came.
+        max_length (`int`, *optional*): tokens at which texts are cut; `None` where they are not.
+
+    Raises:
+        ValueError: some of its weights are not loaded.
+    """
+    return {
+        **_settings(served, max_length),
+        "processor": None if processor is None else fingerprint_processor(processor),
+        "weights": _weights(served),
+    }
+
+
+def why_not_certified(
+    served: Any, processor: Any = None, max_length: int | None = None, *, evidence: dict[str, Any] | None = None
+) -> str | None:
+    """Why the evidence behind θ is not about what answers now. `None` where it is, or where there is none.
+
+    The weights are read, which takes about half a second for 100 million of them.
+
+    Args:
+        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): what answers, with its config.
+        processor (tokenizer or image processor, *optional*): that reads rows; not compared where it is `None`.
+        max_length (`int`, *optional*): tokens at which texts are cut; not compared where it is `None`.
+        evidence (`dict[str, Any]`, *optional*): by default `calibration` of the config.
+    """
+    evidence = served.config.calibration if evidence is None else evidence
+    if evidence is None:
+        return None
+    certified = evidence.get("certified")
+    if not isinstance(certified, dict):
+        return "the evidence does not say for which weights it was found"
+    now = _settings(served, max_length)
+    # Another runtime in one number format rounds as another batch does.
+    same_format = number_format(now["precision"]) == number_format(str(certified.get("precision")))
+    for name, what in SETTINGS.items():
+        if name == "max_length" and None in (certified.get(name), max_length):
+            continue
+        if certified.get(name) != now[name] and not (name == "precision" and same_format):
+            return f"{what} changed: {certified.get(name)} when θ was certified, {now[name]} now"
+    if processor is not None and certified.get("processor") not in (None, fingerprint_processor(processor)):
+        return "the tokenizer or image processor is not the one that read rows when θ was certified"
+    try:
+        weights = _weights(served)
+    except ValueError:
+        return "some of its weights are not loaded, so that they cannot be compared"
+    if None in (weights, certified.get("weights")):
+        return "its weights cannot be compared"
+    return None if weights == certified["weights"] else "its weights are not those for which θ was certified"
+
+
+def source_weights(model: nn.Module) -> str:
+    """Fingerprint of the weights that all precisions of a model come from: of a cast, those that it was cast from.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): with the evidence behind its θ, if it has any.
+    """
+    evidence, own = model.config.calibration or {}, fingerprint_weights(model)
+    is_certified = (evidence.get("certified") or {}).get("weights") == own
+    return evidence.get("source_weights", own) if is_certified else own
+
+
+def set_calibration(served: Any, calibration: Calibration, processor: Any, **about: Any) -> None:
+    """Write temperatures, θ and the evidence into the config of what was calibrated.
+
+    Args:
+        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): its config is changed in place.
+        calibration ([`Calibration`]): with a chosen point.
+        processor (tokenizer or image processor, *optional*): that read the rows.
+        about (`Any`): what the evidence says beside it: the rows, the reference.
+    """
+    config = served.config
+    config.thresholds = calibration.selection.chosen.thresholds
+    config.temperatures = calibration.temperatures
+    config.calibration = calibration.evidence(
+        **about,
+        certified=certificate(served, processor),
+        precision=precision_of(served),
+        device=served.device.type,
+        attn_implementation=config._attn_implementation,
+        versions=versions(*([] if isinstance(served, PreTrainedModel) else ["onnxruntime"])),
+    )
+
+
+def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -> str | None:
+    """Fingerprint of a classifier to compare with, where it is another one than the MainNet inside."""
+    if reference is None:
+        return None
+    found = fingerprint_weights(reference)
+    return None if found == fingerprint_weights(mainnet) else found
+
+
+def _settings(served: Any, max_length: int | None) -> dict[str, Any]:
+    config = served.config
+    return {
+        "precision": precision_of(served),
+        "exit_layers": list(config.exit_layers),
+        "pooling": list(config.pooling),
+        "classes": [config.id2label[index] for index in range(config.num_labels)],
+        "thresholds": list(config.thresholds),
+        "temperatures": list(config.temperatures),
+        "max_length": max_length,
+    }
+
+
+def _weights(served: Any) -> str | None:
+    """What stands for the weights: of an exported chain the hashes of its files, `None` of one that does not tell."""
+    if hasattr(served, "manifest"):
+        files = json.dumps(served.manifest.sha256, sort_keys=True)
+        return hashlib.blake2b(files.encode(), digest_size=16).hexdigest()
+    model = served if isinstance(served, nn.Module) else getattr(served, "model", None)
+    return None if model is None else fingerprint_weights(model)
