@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target makes what it needs: a virtual environment, then an editable install, once,
-# and again when setup.cfg or pyproject.toml change.
+# Every target makes what it needs: a virtual environment, then an editable install of the exact versions in
+# requirements.lock, once, and again when setup.cfg, pyproject.toml or the lock change.
 PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
+VENV_NEWEST ?= .venv-newest
+VENV_LOCK ?= .venv-lock
 PYTEST_ARGS ?=
 # A process per core with one thread each: the models of the tests are too small to share.
 WORKERS ?= auto
@@ -12,7 +14,7 @@ WORKERS ?= auto
 OLDEST = torch==2.11.0 torchvision==0.26.0 transformers==5.17.0 timm==1.0.23
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-text paper-page test test-gpu test-oldest quality style docs clean
+.PHONY: help demo demo-text paper-page test test-gpu test-oldest test-newest quality style docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +29,17 @@ EXTRAS_docs = docs
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --editable ".[$(EXTRAS_$*)]"
+LOCK = requirements.lock
+
+# What builds the package is locked too: hence no isolation, in which pip would take the newest.
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --constraint $(LOCK) setuptools
+	$(VENV)/bin/python -m pip install --constraint $(LOCK) --no-build-isolation --editable ".[$(EXTRAS_$*)]"
+	@touch $@
+
+$(VENV_NEWEST)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/python -m pip install --upgrade --upgrade-strategy eager --editable ".[dev]"
 	@touch $@
 
 $(VENV_OLDEST)/.installed: setup.cfg pyproject.toml Makefile
@@ -38,8 +49,8 @@ $(VENV_OLDEST)/.installed: setup.cfg pyproject.toml Makefile
 
 # --- run it ----------------------------------------------------------------------------------------------------
 
-demo demo-text test test-gpu test-oldest: export HF_HUB_OFFLINE = 1
-demo demo-text test test-gpu test-oldest: export TOKENIZERS_PARALLELISM = false
+demo demo-text test test-gpu test-oldest test-newest: export HF_HUB_OFFLINE = 1
+demo demo-text test test-gpu test-oldest test-newest: export TOKENIZERS_PARALLELISM = false
 
 demo: $(VENV)/.installed-demo ## images: train, add a SideNet, plot accuracy against compute (no data needed)
 	$(VENV)/bin/python examples/demo/demo_images.py
@@ -69,10 +80,14 @@ test-gpu: $(VENV)/.installed-dev ## tests that need a CUDA device, with a table 
 test-oldest: $(VENV_OLDEST)/.installed ## tests of hf_sidenet/models on the oldest supported torch and transformers
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest tests/models --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-quality: $(VENV)/.installed-dev ## lint, format and import rules: checks only
+test-newest: $(VENV_NEWEST)/.installed ## all tests on the newest releases, whatever the lock says; may fail, and says what broke
+	OMP_NUM_THREADS=1 $(VENV_NEWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+quality: $(VENV)/.installed-dev ## lint, format, import rules, the oldest Python: checks only
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vermin --config-file vermin.ini --quiet hf_sidenet examples tests
 
 style: $(VENV)/.installed-dev ## fix what ruff can fix
 	$(VENV)/bin/ruff check --fix .
@@ -82,6 +97,11 @@ docs: export NO_MKDOCS_2_WARNING = 1
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	$(VENV)/bin/mkdocs build --strict
+
+lock: ## renew requirements.lock: the newest versions that fit together, for Python 3.10 to 3.13
+	test -x $(VENV_LOCK)/bin/uv || { $(PYTHON) -m venv $(VENV_LOCK) && $(VENV_LOCK)/bin/python -m pip install uv; }
+	$(VENV_LOCK)/bin/uv pip compile setup.cfg --extra dev --extra docs --universal --python-version 3.10 --upgrade \
+		--no-annotate --custom-compile-command "make lock" --output-file $(LOCK)
 
 clean: ## remove what was built and cached; the virtual environments stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

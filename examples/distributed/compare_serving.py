@@ -49,20 +49,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows-per-request", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--timeout-s", type=float, default=60, help="of a request, on the server (60)")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8080)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-async def round_with_a_kill(url: str, bodies: Sequence[dict], concurrency: int, application: str) -> Load:
-    """A load during which a replica of stage 0 is killed."""
-    load = asyncio.ensure_future(send_load(url, bodies, concurrency))
-    await asyncio.sleep(1)
-    if load.done():
+async def round_with_a_kill(side: "Side", bodies: Sequence[dict], concurrency: int) -> Load:
+    """A load during which, when a quarter of it has been answered, a replica of stage 0 is killed."""
+    load = Load()
+    sending = asyncio.ensure_future(
+        send_load(side.url, bodies, concurrency, timeout_s=2 * side.settings.timeout_s, load=load)
+    )
+    while sum(load.statuses.values()) < len(bodies) // 4 and not sending.done():
+        await asyncio.sleep(0.01)
+    if sending.done():
         raise ValueError("--requests: must be more, the round ended before a replica was killed.")
-    kill_a_replica(application, "stage_0", os.getpid())
-    return await load
+    kill_a_replica(side.name, "stage_0", os.getpid())
+    return await sending
 
 
 class Side:
@@ -87,7 +92,8 @@ class Side:
     def measure(self, bodies: Sequence[dict], concurrency: int) -> None:
         """A round."""
         before = cpu_seconds(os.getpid())
-        self.loads.append(asyncio.run(send_load(self.url, bodies, concurrency)))
+        timeout_s = 2 * self.settings.timeout_s
+        self.loads.append(asyncio.run(send_load(self.url, bodies, concurrency, timeout_s=timeout_s)))
         used = cpu_seconds(os.getpid())
         used.subtract(before)
         for (application, kind), seconds in used.items():
@@ -129,7 +135,7 @@ def main() -> None:
     """Measure and print."""
     args = parse()
     texts = read_texts(args.file, args.column)
-    shared = {"max_waiting": 10 * args.concurrency, "api_cpus": 1, "timeout_s": 60}
+    shared = {"max_waiting": 10 * args.concurrency, "api_cpus": 1, "timeout_s": args.timeout_s}
     ours = Settings(args.checkpoint, replicas=tuple((n, n) for n in args.replicas), **shared)
     total = args.plain_replicas or sum(low for low, _ in ours.replicas_by_stage)
     plain = Settings(args.checkpoint, plain=True, replicas=((total, total),), **shared)
@@ -145,7 +151,7 @@ def main() -> None:
             for side in sides if turn % 2 == 0 else sides[::-1]:
                 side.measure(bodies, args.concurrency)
         bodies = make_bodies(texts, args.requests, args.rows_per_request, None, args.seed + args.rounds)
-        killed = asyncio.run(round_with_a_kill(sides[0].url, bodies, args.concurrency, SIDENETS))
+        killed = asyncio.run(round_with_a_kill(sides[0], bodies, args.concurrency))
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -61,7 +61,15 @@ class Load:
         return 1e3 * float(np.percentile(self.latencies, q)) if self.latencies else float("nan")
 
 
-async def send_load(url: str, bodies: Sequence[dict], concurrency: int, progress: bool = True) -> Load:
+async def send_load(
+    url: str,
+    bodies: Sequence[dict],
+    concurrency: int,
+    *,
+    progress: bool = True,
+    timeout_s: float = TIMEOUT_S,
+    load: Load | None = None,
+) -> Load:
     """Send every body once, `concurrency` at a time. A client waits for its answer before it sends another.
 
     Args:
@@ -69,6 +77,8 @@ async def send_load(url: str, bodies: Sequence[dict], concurrency: int, progress
         bodies (`Sequence[dict]`): of the requests.
         concurrency (`int`): clients.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+        timeout_s (`float`, *optional*, defaults to 120): after which a request counts as lost.
+        load ([`Load`], *optional*): is filled, so that others can see how far it is; by default a new one.
 
     Raises:
         ValueError: the address is not of this machine, or there are too many requests.
@@ -77,9 +87,9 @@ async def send_load(url: str, bodies: Sequence[dict], concurrency: int, progress
     if not 0 < len(bodies) <= MAX_REQUESTS:
         raise ValueError(f"`bodies` must be from 1 to {MAX_REQUESTS}, got {len(bodies)}.")
     aiohttp = require("aiohttp", "ray")
-    load, waiting = Load(), iter(enumerate(bodies))
+    load, waiting = Load() if load is None else load, iter(enumerate(bodies))
     bar = tqdm(total=len(bodies), desc="Requests", disable=not progress)
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     connector = aiohttp.TCPConnector(limit=concurrency)
 
     async def client(session) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from scoring_actor import Scoring, part_path
 from scoring_plan import Chunk, Source
 
-from hf_sidenet.checkpoint import versions
+from hf_sidenet.evaluation.provenance import versions
 from hf_sidenet.measurement.files import replacing
 
 

@@ -8,8 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hf_sidenet.checkpoint import versions
-from hf_sidenet.evaluation.provenance import command, commit, hardware
+from hf_sidenet.evaluation.provenance import command, commit, hardware, versions
 from hf_sidenet.measurement.files import replacing
 
 

@@ -20,8 +20,7 @@ from experiments import SCRIPTS, Experiment, load_experiment
 from record import RUN, record
 from train_heads import train_frozen
 
-from hf_sidenet.checkpoint import versions
-from hf_sidenet.evaluation.provenance import commit, hardware
+from hf_sidenet.evaluation.provenance import commit, hardware, versions
 from hf_sidenet.measurement.files import replacing
 
 

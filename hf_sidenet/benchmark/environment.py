@@ -7,8 +7,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..checkpoint import versions
-from ..evaluation.provenance import hardware, provenance
+from ..evaluation.provenance import hardware, provenance, versions
 
 
 NAMED = ("torch", "transformers", "onnxruntime")

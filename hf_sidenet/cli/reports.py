@@ -78,8 +78,7 @@ def updated_report(
         given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
         running (`dict[str, Any]`): of [`as_attached`].
     """
-    from ..checkpoint import versions
-    from ..evaluation.provenance import hardware
+    from ..evaluation.provenance import hardware, versions
 
     calibration, settings = found.calibration, report["settings"]
     about = recalibrated(found, running)

@@ -241,7 +241,7 @@ def test_the_watcher_counts_in_order_and_gives_up_what_was_lost(text_checkpoint,
     monkeypatch.setattr(watcher_module, "EVERY_S", 0.01)
     rows = tmp_path / "rows.jsonl"
     settings = module("serve_settings").Settings(
-        text_checkpoint, timeout_s=0.1, watch_share=0.5, watch_limit=0.5, watch_file=str(rows)
+        text_checkpoint, timeout_s=1, watch_share=0.5, watch_limit=0.5, watch_file=str(rows)
     )
 
     async def watch():
@@ -254,8 +254,9 @@ def test_the_watcher_counts_in_order_and_gives_up_what_was_lost(text_checkpoint,
         await watcher.settle(max(lost, long) + 1, {"text": "b"}, "bad", True, True)
         before = await watcher.report()
         # The first is never heard of again.
-        await asyncio.sleep(1)
-        return before, await watcher.report()
+        while (after := await watcher.report())["num_failed"] < 2:
+            await asyncio.sleep(0.01)
+        return before, after
 
     before, after = asyncio.run(watch())
     assert before["num_chosen"] == 0
