@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder that `attach` writes: whole or not at all, private, and usable without this package."""
 
+import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import hf_sidenet.evaluation.plots
 from hf_sidenet.hub import save_checkpoint
@@ -73,6 +76,26 @@ def test_same_answers_and_the_code_of_the_card_without_the_package(name, runs, s
     torch.testing.assert_close(outputs["alone"], alone.logits, rtol=0, atol=1e-6)
     assert outputs["thresholds"].tolist() == result.model.config.thresholds
     assert outputs["temperatures"].tolist() == result.model.config.temperatures
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_the_cards_code_asks_nothing(name, saved):
+    """A server has no terminal to answer on."""
+    pictures()["test"]["image"][0].save(saved / "image.png")
+    card = (saved / name / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
+    (saved / "card.py").write_text("import sys\nsys.modules['hf_sidenet'] = None\n" + code)
+    env = {**os.environ, "HF_HOME": str(saved / f"hf_home_{name}"), "HF_HUB_OFFLINE": "1"}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run([sys.executable, "card.py"], env=env, cwd=saved, **streams)
+    assert done.returncode == 0, done.stdout
+    assert "custom code" not in done.stdout
+
+
+def test_the_tokenizer_needs_no_custom_code(runs, saved):
+    found = AutoTokenizer.from_pretrained(saved / "text", trust_remote_code=False)
+    texts = ["a very good film", "so dull, so dull"]
+    assert found(texts, padding=True) == runs.text().processor(texts, padding=True)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +176,7 @@ def test_a_folder_that_holds_something_needs_overwrite(runs, saved, tmp_path):
     assert os.listdir(tmp_path) == ["mine"]
 
 
-class Breaks:
+class Breaks(PreTrainedTokenizerFast):
     def save_pretrained(self, folder):
         Path(folder, "half.json").write_text("{")
         raise OSError("disk full")
@@ -165,8 +188,10 @@ def test_an_error_while_writing_leaves_everything_as_it_was(existing, runs, tmp_
     if existing:
         save(runs.text(), folder, evaluation=None, records=None)
     before = contents(tmp_path)
+    tokenizer = copy.copy(runs.text().processor)
+    tokenizer.__class__ = Breaks
     with pytest.raises(OSError, match="disk full"):
-        save(runs.text(), folder, processor=Breaks(), overwrite=True)
+        save(runs.text(), folder, processor=tokenizer, overwrite=True)
     assert contents(tmp_path) == before
     assert os.listdir(tmp_path) == ["mine"] * existing
 

@@ -138,7 +138,7 @@ def test_an_exported_folder(world, exported, tmp_path):
     assert "Certified in int8 (ONNX Runtime) against the float32 classifier, the MainNet of the check" in done.out
     assert "cpu, int8 (ONNX Runtime)" in done.out
     assert done.out.rstrip().endswith(f"Written to {tmp_path / 'out'}")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["calibration"]["num_calibrations"] == 3
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["calibration"]["num_calibrations"] == 2
 
 
 def test_info_of_an_exported_folder(world, exported, tmp_path):

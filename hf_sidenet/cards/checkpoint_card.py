@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..calibration import parse_targets
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.requirements import REQUIRED
 from .guarantee import guarantee_text, reference_name
 from .metadata import CURRENCIES, TASKS, describe, eval_results, hub_id
 
@@ -168,7 +169,8 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     ]
     if has_processor:
         lines += [
-            f"{variable} = {reader}.from_pretrained(checkpoint)",
+            # It needs no code of its own, but reads the config first, and would ask.
+            f"{variable} = {reader}.from_pretrained(checkpoint, trust_remote_code=True)",
             f'inputs = {variable}({example}, return_tensors="pt"){cast}',
             "output = model(**inputs)",
             "answer, exit_index = model.config.id2label[output.logits.argmax().item()], output.exit_index.item()",
@@ -185,7 +187,7 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     return "\n\n".join(
         [
             "## Use",
-            "Nothing has to be installed beside transformers: the code that runs is in this folder, hence "
+            f"It needs {' and '.join(REQUIRED)}, and nothing else: the code that runs is in this folder, hence "
             f"`trust_remote_code=True`.{without} Keep the model in evaluation mode.",
             _python(lines),
             "A larger θ lets fewer rows leave; at θ = 1 none does. What is said about θ below holds for the values "

@@ -6,9 +6,6 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from .exit_rule import check_thresholds
-from .sidenet_head import POOLINGS
-
 
 def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
     rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
@@ -21,26 +18,6 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
     if block_shapes is not None and exit_layers[-1] > len(block_shapes):
         raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
     return list(exit_layers)
-
-
-def _thresholds(value: Any, num_sidenets: int) -> list[float]:
-    if not isinstance(value, list | tuple | Real):
-        raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
-    try:
-        return check_thresholds(value, num_sidenets)
-    # JSON has integers that no float can hold.
-    except OverflowError as error:
-        raise ValueError(f"`thresholds` must hold numbers that a float can hold, got {value!r}.") from error
-
-
-def _poolings(value: Any, num_sidenets: int) -> list[str]:
-    if not isinstance(value, str | list | tuple):
-        raise ValueError(f"`pooling` must be a name or one per SideNet, got {value!r}.")
-    names = [value] * num_sidenets if isinstance(value, str) else list(value)
-    _one_per("pooling", names, num_sidenets)
-    for name in names:
-        one_of("pooling", name, POOLINGS)
-    return names
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -69,7 +46,7 @@ def is_shape(value: Any) -> bool:
 
 def numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
     values = list(value) if isinstance(value, list | tuple) else [value] * count
-    _one_per(name, values, count)
+    one_per(name, values, count)
     for number in values:
         if not _is_finite(number) or not holds(number):
             raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
@@ -83,14 +60,6 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _one_per(name: str, values: list, count: int) -> None:
+def one_per(name: str, values: list, count: int) -> None:
     if len(values) != count:
         raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")
-
-
-PER_EXIT = {
-    "thresholds": _thresholds,
-    "temperatures": lambda value, n: numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
-    "alpha": lambda value, n: numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
-    "pooling": _poolings,
-}

@@ -3,13 +3,21 @@
 
 import copy
 import difflib
+from numbers import Real
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .config_fields import PER_EXIT, by_index, checked_exit_layers, is_count, is_shape, numbers, one_of
+from .config_fields import by_index, checked_exit_layers, is_count, is_shape, numbers, one_of, one_per
+from .exit_rule import check_thresholds
 from .mainnet_config import OUTER, REPEATED, MainNetField, as_config, default_architecture
+from .requirements import check_versions
+from .sidenet_head import POOLINGS
 
+
+# Before anything else runs, since older libraries fail far from the reason. An older transformers also copies no more
+# files out of a folder than are named above, so that all that they import in turn has to be among them.
+check_versions()
 
 OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
 # What the weights of a checkpoint were made for.
@@ -18,6 +26,34 @@ FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_he
 NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
 # Fields that evidence is for: another value makes it void.
 CERTIFIED = ("thresholds", "temperatures")
+
+
+def _thresholds(value: Any, num_sidenets: int) -> list[float]:
+    if not isinstance(value, list | tuple | Real):
+        raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
+    try:
+        return check_thresholds(value, num_sidenets)
+    # JSON has integers that no float can hold.
+    except OverflowError as error:
+        raise ValueError(f"`thresholds` must hold numbers that a float can hold, got {value!r}.") from error
+
+
+def _poolings(value: Any, num_sidenets: int) -> list[str]:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"`pooling` must be a name or one per SideNet, got {value!r}.")
+    names = [value] * num_sidenets if isinstance(value, str) else list(value)
+    one_per("pooling", names, num_sidenets)
+    for name in names:
+        one_of("pooling", name, POOLINGS)
+    return names
+
+
+PER_EXIT = {
+    "thresholds": _thresholds,
+    "temperatures": lambda value, n: numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
+    "alpha": lambda value, n: numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
+    "pooling": _poolings,
+}
 
 
 class SideNetConfig(PretrainedConfig):
