@@ -41,6 +41,7 @@ from .calibration import (
 )
 from .checkpoint import REPORT_VERSION, default_cache, evaluate_records, set_calibration, versions
 from .data import Columns
+from .data.class_check import check_class_order
 from .data.costs import row_costs
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware
@@ -118,6 +119,8 @@ def attach(
     processor: Any = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 3,
@@ -148,6 +151,12 @@ def attach(
         processor (*optional*): tokenizer or image processor; by default the one saved with `mainnet`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*):
+            What raw rows call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor
+            a `ClassLabel` say which output a name is; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`):
+            Whether labels are taken as they are where the MainNet's answers speak against them; see
+            [`check_class_order`].
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
@@ -172,6 +181,7 @@ def attach(
 
     Raises:
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
+        ClassOrderError: the labels do not fit the MainNet's answers.
         ValueError: an argument is impossible, or the MainNet cannot take SideNets.
 
     Example:
@@ -200,8 +210,15 @@ def attach(
         given, processor = load_mainnet(mainnet, processor, hub_kwargs)
         splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
         rows = prepare_rows(
-            splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=max_length
+            splits,
+            given.mainnet.config,
+            processor,
+            is_text=given.is_text,
+            columns=columns,
+            max_length=max_length,
+            labels=labels,
         )
+        classes = rows["train"].classes
         given = at_input_size(given, rows["train"])
         for name in ("train", "test"):
             if name in rows and rows["validation"].has_labels and not rows[name].has_labels:
@@ -215,6 +232,8 @@ def attach(
         mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
         features = {name: shop.features(given, name, candidates) for name in ("train", "validation")}
+    answered = [shop.answered(features["train"], "train"), shop.answered(features["validation"], "validation")]
+    check_class_order(answered, classes, trust_labels=trust_labels)
     with clock("heads"):
         trained = shop.train_heads(features, candidates, heads)
     with clock("placement"):
@@ -230,7 +249,7 @@ def attach(
         )
     chosen = placements[0].candidates
     model = attached_model(given, mainnet, chosen, trained, heads, own_mainnet=tune == "joint")
-    name_classes(model, rows["train"].names)
+    name_classes(model, classes.names)
     if tune == "joint":
         with clock("joint training"):
             teacher = features["train"].mainnet_logits
@@ -279,6 +298,12 @@ def attach(
         "reason": calibration.selection.reason,
         "settings": settings,
         "mainnet": about_mainnet,
+        "classes": {
+            "names": list(classes.names),
+            "labels": dict(classes.indices),
+            "how": classes.how,
+            "trusted": trust_labels,
+        },
         "data": _about_data(shop),
         "candidates": table,
         "placements": placement_table(placements),
@@ -315,6 +340,7 @@ def attach(
     if result.model is not None and "test" in rows:
         with clock("evaluation"):
             own = shop.features(model, "test", chosen)
+            check_class_order([shop.answered(own, "test")], classes, trust_labels=trust_labels)
             apart = tune == "joint" and reference == "given"
             test_records = shop.records(model, own, shop.features(given, "test", chosen) if apart else own)
             evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)

@@ -28,6 +28,7 @@ from .calibration import (
     split_rows,
 )
 from .data import Columns, load_processor
+from .data.class_check import Answered, check_class_order
 from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
@@ -126,6 +127,8 @@ def evaluate_checkpoint(
     reference: PreTrainedModel | None = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
     batch_size: int = 32,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -140,15 +143,22 @@ def evaluate_checkpoint(
         reference (`PreTrainedModel`, *optional*): the classifier to compare with, by default the MainNet inside.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
+
+    Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
+        ValueError: an argument is impossible, or a label is no class of the MainNet.
     """
     check_precision(model.config, precision_of(model))
-    rows = _prepared(model, processor, test, "test", columns, max_length)
+    rows = _prepared(model, processor, test, "test", columns, max_length, labels)
     costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
+    _check_labels(records, "test", rows, trust_labels)
     return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
 
 
@@ -187,6 +197,8 @@ def recalibrate(
     stages: Any = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
@@ -212,10 +224,13 @@ def recalibrate(
             config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
         ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
     """
@@ -227,8 +242,9 @@ def recalibrate(
     before = given.config.calibration or model.config.calibration or {}
     seed = before.get("seed", DEFAULT_SEED)
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
-    rows = _prepared(model, processor, validation, "validation", columns, max_length)
-    known = set() if train is None else set(_prepared(model, processor, train, "train", columns, max_length).keys)
+    about_rows = (columns, max_length, labels)
+    rows = _prepared(model, processor, validation, "validation", *about_rows)
+    known = set() if train is None else set(_prepared(model, processor, train, "train", *about_rows).keys)
     split = split_rows(rows.keys, fraction, seed, known)
     check_targets(targets, confidence_level, test_method, len(split.certification))
     if before and before.get("validation_fingerprint") != rows.fingerprint:
@@ -246,6 +262,7 @@ def recalibrate(
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
     _check_finite(records, precision_of(served))
+    _check_labels(records.select(split.design), "design", rows, trust_labels)
     calibration = calibrate(
         records.select(split.design),
         records.select(split.certification),
@@ -336,11 +353,22 @@ def _prepared(
     name: str,
     columns: Columns | None,
     max_length: int | None,
+    labels: Sequence[str] | None,
 ) -> Rows:
     prepared = prepare_rows(
-        {name: rows}, model.config, processor, is_text=model.is_text, columns=columns, max_length=max_length
+        {name: rows},
+        model.config,
+        processor,
+        is_text=model.is_text,
+        columns=columns,
+        max_length=max_length,
+        labels=labels,
     )
     return prepared[name]
+
+
+def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: bool) -> None:
+    check_class_order([Answered.from_records(name, records)], rows.classes, trust_labels=trust_labels)
 
 
 def _collected(

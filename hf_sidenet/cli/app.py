@@ -44,6 +44,7 @@ def _all(
 
 
 @app.command(
+    cls=o.WithLists,
     help="Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.\n\n"
     "The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is "
     '"do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.',
@@ -61,6 +62,8 @@ def attach(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
     max_length: o.MaxLength = None,
     target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -99,6 +102,8 @@ def attach(
             text_column,
             image_column,
             label_column,
+            labels,
+            trust_labels,
         ),
         target=target,
         confidence_level=confidence_level,
@@ -125,7 +130,8 @@ def attach(
 
 
 @app.command(
-    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures"
+    cls=o.WithLists,
+    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures",
 )
 def evaluate(
     directory: o.Directory,
@@ -136,6 +142,8 @@ def evaluate(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
     max_length: o.SameMaxLength = None,
     reference: o.ReferenceModel = None,
     batch_size: o.SameBatchSize = None,
@@ -147,7 +155,15 @@ def evaluate(
     from .checkpoints import evaluate_command
 
     data = DataOptions(
-        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+        {"test": test_file},
+        dataset_name,
+        dataset_config,
+        no_header,
+        text_column,
+        image_column,
+        label_column,
+        labels,
+        trust_labels,
     )
     work = partial(
         evaluate_command,
@@ -163,6 +179,7 @@ def evaluate(
 
 
 @app.command(
+    cls=o.WithLists,
     help="New θ for another target or precision, on other rows or on another machine. Nothing is trained.\n\n"
     "A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder "
     "of `hf-sidenet export` is calibrated as it is, with --checkpoint.\n\n"
@@ -182,6 +199,8 @@ def recalibrate(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
     max_length: o.SameMaxLength = None,
     target: o.Targets = ...,
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -197,7 +216,9 @@ def recalibrate(
     from .recalibrating import recalibrate_command
 
     files = {"train": train_file, "validation": validation_file}
-    data = DataOptions(files, dataset_name, dataset_config, no_header, text_column, image_column, label_column)
+    data = DataOptions(
+        files, dataset_name, dataset_config, no_header, text_column, image_column, label_column, labels, trust_labels
+    )
     work = partial(
         recalibrate_command,
         directory,
@@ -258,6 +279,7 @@ def export(
 
 
 @app.command(
+    cls=o.WithLists,
     help="Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.\n\n"
     "Plain MainNet, rivals and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to "
     'beat. The verdict is "worth it here" or "do not use here".',
@@ -272,6 +294,8 @@ def benchmark(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
     max_length: o.SameMaxLength = None,
     precision: o.Precisions = "float32,bfloat16",
     engines: o.Engines = "eager",
@@ -296,7 +320,15 @@ def benchmark(
     from .benchmarking import BenchmarkOptions, benchmark_command
 
     data = DataOptions(
-        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+        {"test": test_file},
+        dataset_name,
+        dataset_config,
+        no_header,
+        text_column,
+        image_column,
+        label_column,
+        labels,
+        trust_labels,
     )
     given = BenchmarkOptions(
         directory=directory,
@@ -356,6 +388,7 @@ def push(
 
 
 @app.command(
+    cls=o.WithLists,
     help="A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who "
     "answers, how sure it is and what was saved; or answer a whole file.\n\n"
     "It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.",
@@ -365,6 +398,7 @@ def demo(
     directory: o.Directory,
     example: o.Examples = None,
     pair: o.Pair = False,
+    labels: o.FileLabels = None,
     title: o.Title = None,
     host: o.Host = "127.0.0.1",
     port: o.Port = None,
@@ -372,7 +406,16 @@ def demo(
     """See `hf-sidenet demo --help`."""
     from .demonstrating import demo_command
 
-    work = partial(demo_command, directory, examples=example or [], is_pair=pair, title=title, host=host, port=port)
+    work = partial(
+        demo_command,
+        directory,
+        examples=example or [],
+        is_pair=pair,
+        labels=labels or None,
+        title=title,
+        host=host,
+        port=port,
+    )
     return show(work, False)
 
 

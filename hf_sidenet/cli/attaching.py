@@ -83,6 +83,7 @@ def attach_command(options: AttachOptions) -> Outcome:
             output_dir=options.output_dir,
             overwrite=options.overwrite,
             columns=columns,
+            **options.data.about_labels,
             max_length=options.max_length,
             exit_layers=exit_layers,
             poolings=poolings,

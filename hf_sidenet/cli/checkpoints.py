@@ -49,6 +49,7 @@ def evaluate_command(
         splits["test"],
         reference=compared,
         columns=columns,
+        **data.about_labels,
         **as_attached(report, max_length, batch_size),
     )
     document = {

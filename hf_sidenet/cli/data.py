@@ -29,6 +29,8 @@ class DataOptions:
     text_column: Sequence[str] | None
     image_column: str | None
     label_column: str | None
+    labels: Sequence[str] | None = None
+    trust_labels: bool = False
 
     def load(self, required: Sequence[str], optional: Sequence[str] = ()) -> "tuple[dict[str, Dataset], Columns]":
         """Splits and their columns; see [`load_splits`].
@@ -58,6 +60,11 @@ class DataOptions:
             splits=(*required, *optional),
             required=(*required, *(split for split in optional if split in files)),
         )
+
+    @property
+    def about_labels(self) -> dict[str, Any]:
+        """Arguments of the library that say what the labels mean."""
+        return {"labels": self.labels or None, "trust_labels": self.trust_labels}
 
     def spelt(self, split: str) -> str:
         """The option that the rows of a split came from."""

@@ -106,8 +106,9 @@ def _rows(
     with _calling_them_calibration_rows():
         splits, columns = data.load(("train",))
     length = as_attached(read_report(directory), max_length, None)["max_length"]
+    # Which class a row is does not matter here.
     prepared = prepare_rows(
-        {"train": splits["train"]},
+        {"train": splits["train"].remove_columns(columns.label)},
         model.config,
         processor,
         is_text=model.is_text,

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options that commands share: how each is spelt and what its help says."""
 
+import re
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
+from typer.core import TyperCommand
 
 
 DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
@@ -18,6 +20,8 @@ DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
     "The Hub",
     "The page",
 )
+LIST = "--labels"
+NEGATIVE = re.compile(r"-[0-9.]+")
 FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
 
 # Static twins of the library's own lists, which cost an import of torch.
@@ -26,6 +30,23 @@ Reference = Enum("Reference", {name: name for name in ("given", "tuned")}, type=
 TestMethod = Enum("TestMethod", {name: name for name in ("paired", "binomial", "betting")}, type=str)
 Dtype = Enum("Dtype", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 ExportFormat = Enum("ExportFormat", {name: name for name in ("onnx", "torch")}, type=str)
+
+
+class WithLists(TyperCommand):
+    """A command in which `--labels` takes all names up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Bring `--labels A B` to `--labels=A --labels=B`. A class may be called -1."""
+        found, inside = [], False
+        for arg in args:
+            if arg == LIST:
+                inside = True
+            elif inside and (not arg.startswith("-") or NEGATIVE.fullmatch(arg)):
+                found.append(f"{LIST}={arg}")
+            else:
+                inside = False
+                found.append(arg)
+        return super().parse_args(ctx, found)
 
 
 def _file(split: str, what: str):
@@ -90,6 +111,20 @@ ImageColumn = Annotated[
 ]
 LabelColumn = Annotated[
     str | None, _option("--label-column", DATA, "Column with the class, by name or index.", metavar="NAME")
+]
+Labels = Annotated[
+    list[str] | None,
+    _option(
+        "--labels",
+        DATA,
+        "What the data call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor "
+        "the data set say which output a class is.",
+        metavar="NAME NAME …",
+    ),
+]
+TrustLabels = Annotated[
+    bool,
+    _option("--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."),
 ]
 MaxLength = Annotated[
     int | None,
@@ -361,6 +396,10 @@ Examples = Annotated[
     _option("--example", PAGE, "A text, or a picture's path, to click on. May be repeated.", metavar="TEXT"),
 ]
 Pair = Annotated[bool, _option("--pair", PAGE, "A row is two texts.")]
+FileLabels = Annotated[
+    list[str] | None,
+    _option("--labels", PAGE, "What files call the outputs, in their order.", metavar="NAME NAME …"),
+]
 Title = Annotated[str | None, _option("--title", PAGE, "By default the name of DIRECTORY.", metavar="TEXT")]
 Host = Annotated[str, _option("--host", PAGE, "Address to listen at; 0.0.0.0 lets others in.", metavar="ADDRESS")]
 Port = Annotated[

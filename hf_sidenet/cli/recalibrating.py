@@ -66,6 +66,7 @@ def recalibrate_command(
             dtype=dtype,
             stages=stages,
             columns=columns,
+            **data.about_labels,
             **running,
         )
     attached = found.verdict == "attach"

@@ -90,6 +90,11 @@ def is_string(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
+def _is_plain(feature: Any) -> bool:
+    """Whether numbers or truth values are in this type of column, which may be classes."""
+    return any(name in str(getattr(feature, "dtype", "")) for name in ("int", "float", "bool"))
+
+
 def _label(features: "Features", given: str | None) -> str:
     class_label = require("datasets", "train").ClassLabel
     if given is not None:
@@ -103,7 +108,7 @@ def _label(features: "Features", given: str | None) -> str:
         found = found or [name for name, feature in features.items() if isinstance(feature, class_label)]
     label = _only("label_column", found, [name for names in LABELS for name in names], features)
     feature = features[label]
-    if not isinstance(feature, class_label) and not is_string(feature) and "int" not in getattr(feature, "dtype", ""):
+    if not isinstance(feature, class_label) and not is_string(feature) and not _is_plain(feature):
         raise ValueError(f"`label_column` must hold names or indices of classes, got {label!r} with {feature}.")
     return label
 

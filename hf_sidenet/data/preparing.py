@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a data set become inputs of a model: token ids or pixels, with `labels` in the MainNet's order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,6 +91,8 @@ def prepare_splits(
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    new_head: bool = False,
 ) -> "tuple[dict[str, Dataset], list[str]]":
     """[`prepare`] every split, with the classes in one order: see [`align_labels`].
 
@@ -100,6 +102,8 @@ def prepare_splits(
         config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
         max_length (`int`, *optional*): see [`prepare`].
+        labels (`Sequence[str]`, *optional*): see [`align_labels`], as for the next one.
+        new_head (`bool`, *optional*, defaults to `False`): whether the MainNet is still to learn its classes.
 
     Returns:
         `(inputs, names)`: the splits, and the names of the classes in the order of their indices.
@@ -108,7 +112,7 @@ def prepare_splits(
         ImportError: datasets is not installed.
         ValueError: see [`align_labels`] and [`prepare`].
     """
-    splits, names = align_labels(splits, columns.label, config)
+    splits, names = align_labels(splits, columns.label, config, labels=labels, new_head=new_head)
     inputs = {key: prepare(rows, columns, processor, max_length=max_length) for key, rows in splits.items()}
     return inputs, names
 

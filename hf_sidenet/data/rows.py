@@ -3,15 +3,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ..measurement.fingerprint import fingerprint_rows, row_keys
+from ..training.classes import ClassMap, class_names, indexed_classes
+from ..training.labels import find_classes, number_labels
 from .columns import Columns, find_columns
-from .preparing import collator, prepare_splits
+from .preparing import collator, prepare
 
 
 @dataclass(frozen=True)
@@ -22,20 +24,27 @@ class Rows:
         dataset (map-style data set): of dicts with the model's inputs and `labels`.
         keys (`list[str]`): what each row is; equal inputs have equal keys.
         fingerprint (`str`): stands for inputs, preprocessing and labels.
-        has_labels (`bool`): whether any row has a label.
+        labels (`list[int]`): index of each row's class, -100 where it has none.
         collate_fn (`Callable`): makes a batch of a list of rows.
-        names (`list[str]`, *optional*): of the classes, in the order of their indices, where raw rows told them.
+        classes ([`ClassMap`]): what the labels mean.
+        columns ([`Columns`], *optional*): that raw rows were read from.
     """
 
     dataset: Any
     keys: list[str]
     fingerprint: str
-    has_labels: bool
+    labels: list[int]
     collate_fn: Callable[[list[Any]], Mapping[str, Any]]
-    names: list[str] | None = None
+    classes: ClassMap
+    columns: Columns | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any row has a label."""
+        return any(label != -100 for label in self.labels)
 
 
 def prepare_rows(
@@ -46,6 +55,7 @@ def prepare_rows(
     is_text: bool,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
 ) -> dict[str, Rows]:
     """Bring splits to rows of model inputs; those that have `input_ids` or `pixel_values` already stay as they are.
 
@@ -56,30 +66,60 @@ def prepare_rows(
         is_text (`bool`): whether the MainNet reads texts.
         columns ([`Columns`], *optional*): of raw splits; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*):
+            What raw rows call the MainNet's outputs, in their order; by default see [`match_classes`].
 
     Raises:
-        ValueError: a processor is needed and there is none, or the rows are of another kind than the MainNet.
+        ValueError: a processor is needed and there is none, the rows are of another kind than the MainNet, or a label
+            is no class of it.
     """
     name = "input_ids" if is_text else "pixel_values"
     raw = {split: rows for split, rows in splits.items() if name not in (rows[0] if len(rows) else {})}
     if (raw or is_text) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
-    prepared, names = dict(splits), None
+    prepared, classes = dict(splits), indexed_classes(class_names(config))
+    if labels is not None and len(raw) < len(splits):
+        raise ValueError(f"`labels` must be None for rows that have indices of classes already, got {list(labels)}.")
     if raw:
         columns = columns or find_columns(next(iter(raw.values())).features)
         if columns.is_text != is_text:
             kinds = ("texts", "images") if is_text else ("images", "texts")
             raise ValueError(f"the MainNet reads {kinds[0]}, but the rows hold {kinds[1]}: {columns.inputs}.")
-        inputs, names = prepare_splits(raw, columns, config, processor, max_length=max_length)
-        prepared |= inputs
+        labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
+        if labelled:
+            classes = find_classes(labelled, columns.label, config, labels=labels)
+        for split, rows in raw.items():
+            numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
+            prepared[split] = prepare(numbered, columns, processor, max_length=max_length)
     collate = collator(processor, is_text)
-    return {
-        split: replace(_rows(rows, raw.get(split), columns, processor, is_text, collate), names=names)
+    made = {
+        split: _rows(rows, raw.get(split), columns, processor, is_text, collate, classes)
         for split, rows in prepared.items()
     }
+    for split, rows in made.items():
+        _check_indices(rows, split, config.num_labels)
+    return made
 
 
-def _rows(prepared: Any, raw: Any, columns: Columns | None, processor: Any, is_text: bool, collate: Callable) -> Rows:
+def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
+    wrong = (i for i, label in enumerate(rows.labels) if not (0 <= label < num_labels or label == -100))
+    row = next(wrong, None)
+    if row is not None:
+        raise ValueError(
+            f"`labels` of {split} must be in [0, {num_labels}), or -100 where there is none, got {rows.labels[row]} "
+            f"in row {row + 1:,}."
+        )
+
+
+def _rows(
+    prepared: Any,
+    raw: Any,
+    columns: Columns | None,
+    processor: Any,
+    is_text: bool,
+    collate: Callable,
+    classes: ClassMap,
+) -> Rows:
     if raw is None:
         keys, how = row_keys(prepared), ""
     elif is_text:
@@ -88,10 +128,11 @@ def _rows(prepared: Any, raw: Any, columns: Columns | None, processor: Any, is_t
     else:
         # As they are stored: pixels are made when a row is read.
         keys, how = row_keys(raw, columns.inputs), json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    found = None if raw is None else columns
     labels = [int(label) for label in _labels(prepared, raw, columns)]
     about = [fingerprint_rows(keys), json.dumps(labels), how]
     digest = hashlib.blake2b("\n".join(about).encode(), digest_size=16)
-    return Rows(prepared, keys, digest.hexdigest(), any(label != -100 for label in labels), collate)
+    return Rows(prepared, keys, digest.hexdigest(), labels, collate, classes, found)
 
 
 def _labels(prepared: Any, raw: Any, columns: Columns | None) -> list:
