@@ -121,6 +121,7 @@ def attach(
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
     trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 3,
@@ -157,6 +158,7 @@ def attach(
         trust_labels (`bool`, *optional*, defaults to `False`):
             Whether labels are taken as they are where the MainNet's answers speak against them; see
             [`check_class_order`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
@@ -217,6 +219,7 @@ def attach(
             columns=columns,
             max_length=max_length,
             labels=labels,
+            skip_bad_rows=skip_bad_rows,
         )
         classes = rows["train"].classes
         given = at_input_size(given, rows["train"])
@@ -356,7 +359,12 @@ def attach(
 def _about_data(shop: Workshop) -> dict[str, Any]:
     return {
         **{
-            name: {"num_rows": len(rows), "has_labels": rows.has_labels, "fingerprint": rows.fingerprint}
+            name: {
+                "num_rows": len(rows),
+                "num_bad_rows_left_out": rows.num_left_out,
+                "has_labels": rows.has_labels,
+                "fingerprint": rows.fingerprint,
+            }
             for name, rows in shop.rows.items()
         },
         "num_design_rows": len(shop.split.design),

@@ -129,6 +129,7 @@ def evaluate_checkpoint(
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
     trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     batch_size: int = 32,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -145,6 +146,7 @@ def evaluate_checkpoint(
         max_length (`int`, *optional*): longer texts are cut, in tokens.
         labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
@@ -155,7 +157,7 @@ def evaluate_checkpoint(
         ValueError: an argument is impossible, or a label is no class of the MainNet.
     """
     check_precision(model.config, precision_of(model))
-    rows = _prepared(model, processor, test, "test", columns, max_length, labels)
+    rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
     costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
     _check_labels(records, "test", rows, trust_labels)
@@ -199,6 +201,7 @@ def recalibrate(
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
     trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
@@ -226,6 +229,7 @@ def recalibrate(
         max_length (`int`, *optional*): longer texts are cut, in tokens.
         labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
@@ -242,7 +246,7 @@ def recalibrate(
     before = given.config.calibration or model.config.calibration or {}
     seed = before.get("seed", DEFAULT_SEED)
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
-    about_rows = (columns, max_length, labels)
+    about_rows = (columns, max_length, labels, skip_bad_rows)
     rows = _prepared(model, processor, validation, "validation", *about_rows)
     known = set() if train is None else set(_prepared(model, processor, train, "train", *about_rows).keys)
     split = split_rows(rows.keys, fraction, seed, known)
@@ -354,6 +358,7 @@ def _prepared(
     columns: Columns | None,
     max_length: int | None,
     labels: Sequence[str] | None,
+    skip_bad_rows: bool,
 ) -> Rows:
     prepared = prepare_rows(
         {name: rows},
@@ -363,6 +368,7 @@ def _prepared(
         columns=columns,
         max_length=max_length,
         labels=labels,
+        skip_bad_rows=skip_bad_rows,
     )
     return prepared[name]
 

@@ -64,6 +64,7 @@ def attach(
     label_column: o.LabelColumn = None,
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.MaxLength = None,
     target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -104,6 +105,7 @@ def attach(
             label_column,
             labels,
             trust_labels,
+            skip_bad_rows,
         ),
         target=target,
         confidence_level=confidence_level,
@@ -144,6 +146,7 @@ def evaluate(
     label_column: o.LabelColumn = None,
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     reference: o.ReferenceModel = None,
     batch_size: o.SameBatchSize = None,
@@ -164,6 +167,7 @@ def evaluate(
         label_column,
         labels,
         trust_labels,
+        skip_bad_rows,
     )
     work = partial(
         evaluate_command,
@@ -201,6 +205,7 @@ def recalibrate(
     label_column: o.LabelColumn = None,
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     target: o.Targets = ...,
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -217,7 +222,16 @@ def recalibrate(
 
     files = {"train": train_file, "validation": validation_file}
     data = DataOptions(
-        files, dataset_name, dataset_config, no_header, text_column, image_column, label_column, labels, trust_labels
+        files,
+        dataset_name,
+        dataset_config,
+        no_header,
+        text_column,
+        image_column,
+        label_column,
+        labels,
+        trust_labels,
+        skip_bad_rows,
     )
     work = partial(
         recalibrate_command,
@@ -252,6 +266,7 @@ def export(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     format: o.Format = o.ExportFormat.onnx,
     int8: o.Int8 = False,
@@ -263,7 +278,14 @@ def export(
     from .exporting import export_command
 
     data = DataOptions(
-        {"train": calibration_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
+        {"train": calibration_file},
+        dataset_name,
+        dataset_config,
+        no_header,
+        text_column,
+        image_column,
+        label_column,
+        skip_bad_rows=skip_bad_rows,
     )
     work = partial(
         export_command,
@@ -296,6 +318,7 @@ def benchmark(
     label_column: o.LabelColumn = None,
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     precision: o.Precisions = "float32,bfloat16",
     engines: o.Engines = "eager",
@@ -329,6 +352,7 @@ def benchmark(
         label_column,
         labels,
         trust_labels,
+        skip_bad_rows,
     )
     given = BenchmarkOptions(
         directory=directory,

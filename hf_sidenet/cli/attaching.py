@@ -70,7 +70,7 @@ def attach_command(options: AttachOptions) -> Outcome:
         shared["distillation_weight"] = options.distillation_weight
     with (
         enough_rows(options.data.spelt("validation"), options.certification_fraction),
-        blaming(options.data.spelt("validation"), when="`validation`"),
+        options.data.blaming(),
         blaming("MAINNET", when="`model_name_or_path`"),
     ):
         result = attach(

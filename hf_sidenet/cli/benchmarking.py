@@ -91,7 +91,8 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
         )
         catalog = Catalog(settings)
         model = catalog.base.model
-    prepared, max_length = _prepared(options, model)
+    with options.data.blaming():
+        prepared, max_length = _prepared(options, model)
     with blaming(options.data.spelt("test")):
         rows, labels = read_rows(Stages(model), prepared, options.rows, options.seed)
     answers, _ = catalog.reference.mainnet(rows)
@@ -146,6 +147,7 @@ def _prepared(options: BenchmarkOptions, model: "SideNetPreTrainedModel") -> "tu
         columns=columns,
         max_length=max_length,
         labels=options.data.labels or None,
+        skip_bad_rows=options.data.skip_bad_rows,
     )
     return prepared["test"], max_length
 

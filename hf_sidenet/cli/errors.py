@@ -37,8 +37,8 @@ NAMES = frozenset(
         "also", "batch_size", "cache_dir", "calibration_file", "certification_fraction", "confidence_level",
         "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
         "int8", "joint", "label_column", "labels", "max_exits", "max_length", "no_header", "output_dir", "overwrite",
-        "poolings", "port", "reference", "revision", "seed", "small_model", "target", "test_file", "test_method",
-        "thresholds", "token", "train_file", "truncated", "trust_labels", "tune", "validation_file",
+        "poolings", "port", "reference", "revision", "seed", "skip_bad_rows", "small_model", "target", "test_file",
+        "test_method", "thresholds", "token", "train_file", "truncated", "trust_labels", "tune", "validation_file",
     }
 )  # fmt: skip
 # A list of strings as Python writes it.

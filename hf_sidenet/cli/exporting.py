@@ -114,6 +114,7 @@ def _rows(
         is_text=model.is_text,
         columns=columns,
         max_length=length,
+        skip_bad_rows=data.skip_bad_rows,
     )["train"]
     return [prepared.dataset[i] for i in evenly_spaced(len(prepared), CALIBRATION_ROWS)]
 

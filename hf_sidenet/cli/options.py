@@ -126,6 +126,14 @@ TrustLabels = Annotated[
     bool,
     _option("--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."),
 ]
+SkipBadRows = Annotated[
+    bool,
+    _option(
+        "--skip-bad-rows",
+        DATA,
+        "Leave out, and count, rows without a text or a label, or with a picture that cannot be read.",
+    ),
+]
 MaxLength = Annotated[
     int | None,
     _option("--max-length", DATA, "Longer texts are cut, in tokens. By default the tokenizer's, at most 512.", min=1),

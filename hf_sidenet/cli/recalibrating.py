@@ -51,7 +51,7 @@ def recalibrate_command(
     fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
     with (
         enough_rows(data.spelt("validation"), fraction),
-        blaming(data.spelt("validation"), when="`validation`"),
+        data.blaming(),
         blaming("--checkpoint: must be what DIRECTORY was exported from", when="`stages` and `model`"),
     ):
         found = recalibrate(

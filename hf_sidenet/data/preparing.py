@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from ..training import align_labels
+from .bad_rows import without_bad_rows
 from .columns import Columns
 
 
@@ -110,8 +111,9 @@ def prepare_splits(
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: see [`align_labels`] and [`prepare`].
+        ValueError: see [`align_labels`] and [`prepare`], or a row has no text, no readable picture or no label.
     """
+    splits = {key: without_bad_rows(rows, key, columns, skip=False)[0] for key, rows in splits.items()}
     splits, names = align_labels(splits, columns.label, config, labels=labels, new_head=new_head)
     inputs = {key: prepare(rows, columns, processor, max_length=max_length) for key, rows in splits.items()}
     return inputs, names

@@ -4,7 +4,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -12,7 +12,8 @@ from transformers import PretrainedConfig
 from ..measurement.fingerprint import fingerprint_rows, row_keys
 from ..training.classes import ClassMap, class_names, indexed_classes
 from ..training.labels import find_classes, number_labels
-from .columns import Columns, find_columns
+from .bad_rows import without_bad_rows
+from .columns import Columns, find_columns, sample_cells
 from .preparing import collator, prepare
 
 
@@ -28,6 +29,7 @@ class Rows:
         collate_fn (`Callable`): makes a batch of a list of rows.
         classes ([`ClassMap`]): what the labels mean.
         columns ([`Columns`], *optional*): that raw rows were read from.
+        num_left_out (`int`): bad rows that are not among these.
     """
 
     dataset: Any
@@ -37,6 +39,7 @@ class Rows:
     collate_fn: Callable[[list[Any]], Mapping[str, Any]]
     classes: ClassMap
     columns: Columns | None = None
+    num_left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -56,6 +59,7 @@ def prepare_rows(
     columns: Columns | None = None,
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
+    skip_bad_rows: bool = False,
 ) -> dict[str, Rows]:
     """Bring splits to rows of model inputs; those that have `input_ids` or `pixel_values` already stay as they are.
 
@@ -68,23 +72,29 @@ def prepare_rows(
         max_length (`int`, *optional*): longer texts are cut, in tokens.
         labels (`Sequence[str]`, *optional*):
             What raw rows call the MainNet's outputs, in their order; by default see [`match_classes`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`):
+            Whether raw rows without a text or a label, or with a picture that cannot be read, are left out; else they
+            are an error.
 
     Raises:
-        ValueError: a processor is needed and there is none, the rows are of another kind than the MainNet, or a label
-            is no class of it.
+        ValueError: a processor is needed and there is none, the rows are of another kind than the MainNet, one is
+            bad, or a label is no class of the MainNet.
     """
     name = "input_ids" if is_text else "pixel_values"
     raw = {split: rows for split, rows in splits.items() if name not in (rows[0] if len(rows) else {})}
     if (raw or is_text) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
-    prepared, classes = dict(splits), indexed_classes(class_names(config))
+    prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(class_names(config))
     if labels is not None and len(raw) < len(splits):
         raise ValueError(f"`labels` must be None for rows that have indices of classes already, got {list(labels)}.")
     if raw:
-        columns = columns or find_columns(next(iter(raw.values())).features)
+        first = next(iter(raw.values()))
+        columns = columns or find_columns(first.features, sample=sample_cells(first))
         if columns.is_text != is_text:
             kinds = ("texts", "images") if is_text else ("images", "texts")
             raise ValueError(f"the MainNet reads {kinds[0]}, but the rows hold {kinds[1]}: {columns.inputs}.")
+        for split, rows in raw.items():
+            raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
         labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
         if labelled:
             classes = find_classes(labelled, columns.label, config, labels=labels)
@@ -98,7 +108,7 @@ def prepare_rows(
     }
     for split, rows in made.items():
         _check_indices(rows, split, config.num_labels)
-    return made
+    return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
 
 
 def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
@@ -106,7 +116,7 @@ def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
     row = next(wrong, None)
     if row is not None:
         raise ValueError(
-            f"`labels` of {split} must be in [0, {num_labels}), or -100 where there is none, got {rows.labels[row]} "
+            f"`{split}` must have `labels` in [0, {num_labels}), or -100 where there is none, got {rows.labels[row]} "
             f"in row {row + 1:,}."
         )
 

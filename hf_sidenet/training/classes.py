@@ -154,7 +154,7 @@ class UnknownClassError(ValueError):
         """The error with the place: the number of the row counts from 1."""
         advice = OTHER_NAMES if self.owner == MAINNET else ""
         return ValueError(
-            f"`label_column` of {split} must hold classes that {self.owner} has, {_shown(self.known)}, got "
+            f"`{split}` must hold classes that {self.owner} has, {_shown(self.known)}, got "
             f"{self.label!r} in row {row:,}.{advice}"
         )
 

@@ -61,7 +61,7 @@ def find_classes(
     for split, values in found.items():
         if None in values:
             row = _row(splits[split], label_column, None)
-            raise ValueError(f"`label_column` must hold a class in every row of {split}, got none in row {row:,}.")
+            raise ValueError(f"`{split}` must have a label in every row, but row {row:,} has none.")
     if new_head and len(found.get("train", ())) < 2:
         raise ValueError(f"`label_column` must hold at least two classes, got {found.get('train', [])}.")
     try:
