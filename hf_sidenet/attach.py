@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .attach_steps import (
     Clock,
@@ -45,6 +46,7 @@ from .data.class_check import check_class_order
 from .data.costs import row_costs
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware
+from .evaluation.recalls import certified_rows, recall_warnings
 from .hub import save_checkpoint
 from .inference.precision import precision_of
 from .measurement import ExitRecords, accuracy
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .evaluation import ExitEvaluation
+
+logger = logging.get_logger(__name__)
 
 TUNES = ("heads", "joint")
 REFERENCES = ("given", "tuned")
@@ -273,6 +277,7 @@ def attach(
             confidence_level=confidence_level,
             test=test_method,
         )
+    chosen_point = calibration.selection.chosen
     settings = {
         "target": [str(one) for one in targets],
         "confidence_level": confidence_level,
@@ -301,22 +306,25 @@ def attach(
         "reason": calibration.selection.reason,
         "settings": settings,
         "mainnet": about_mainnet,
-        "classes": {
-            "names": list(classes.names),
-            "labels": dict(classes.indices),
-            "how": classes.how,
-            "trusted": trust_labels,
-        },
+        "classes": {**classes.about(), "trusted": trust_labels},
         "data": _about_data(shop),
         "candidates": table,
         "placements": placement_table(placements),
         "costs": asdict(costs),
         "path": [asdict(point) for point in calibration.selection.points],
         "calibration": None,
+        "certification": certified_rows(
+            records.select(split.certification),
+            classes.names,
+            None if chosen_point is None else (chosen_point.thresholds, calibration.temperatures),
+            has_labels=rows["validation"].has_labels,
+        ),
         "evaluation": None,
         "versions": versions(),
         "hardware": hardware(),
     }
+    for warning in recall_warnings(report["certification"]["recalls"]):
+        logger.warning(warning)
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     about = {
         **settings,
@@ -358,15 +366,7 @@ def attach(
 
 def _about_data(shop: Workshop) -> dict[str, Any]:
     return {
-        **{
-            name: {
-                "num_rows": len(rows),
-                "num_bad_rows_left_out": rows.num_left_out,
-                "has_labels": rows.has_labels,
-                "fingerprint": rows.fingerprint,
-            }
-            for name, rows in shop.rows.items()
-        },
+        **{name: rows.about() for name, rows in shop.rows.items()},
         "num_design_rows": len(shop.split.design),
         "num_certification_rows": len(shop.split.certification),
         "num_known_rows_left_out": shop.split.num_known,

@@ -32,6 +32,7 @@ from .data.class_check import Answered, check_class_order
 from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
+from .evaluation.recalls import certified_rows
 from .inference.classes import model_class
 from .inference.collect import collect_stages
 from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
@@ -39,6 +40,7 @@ from .measurement import ExitCosts, ExitRecords, collect
 from .measurement.fingerprint import fingerprint_model, fingerprint_weights
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
+from .training.classes import class_names
 
 
 logger = logging.get_logger(__name__)
@@ -62,6 +64,8 @@ class Recalibration:
         costs ([`ExitCosts`]): measured anew, on these rows and this machine.
         config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
         precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+        rows ([`Rows`]): the validation rows.
+        certification (`dict[str, Any]`): what the certification rows say, as in the report.
     """
 
     verdict: str
@@ -71,6 +75,8 @@ class Recalibration:
     costs: ExitCosts
     config: SideNetConfig
     precision: str
+    rows: Rows
+    certification: dict[str, Any]
 
 
 def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
@@ -180,6 +186,7 @@ def evaluate_records(
         thresholds=config.thresholds,
         temperatures=config.temperatures,
         path=path,
+        names=class_names(config),
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -289,10 +296,15 @@ def recalibrate(
         about["stages"] = stages.manifest.sha256 if hasattr(stages, "manifest") else precision_of(stages)
     counted = count_calibration(default_cache() / "calibrations", rows.fingerprint, about)
     selection = calibration.selection
-    if selection.chosen is None:
-        return Recalibration(
-            "do not attach", selection.reason, model, calibration, costs, given.config, precision_of(served)
-        )
+    chosen = selection.chosen
+    certification = certified_rows(
+        records.select(split.certification),
+        class_names(given.config),
+        None if chosen is None else (chosen.thresholds, calibration.temperatures),
+    )
+    about_found = {"rows": rows, "certification": certification, "precision": precision_of(served)}
+    if chosen is None:
+        return Recalibration("do not attach", selection.reason, model, calibration, costs, given.config, **about_found)
     again = before.get("validation_fingerprint") == rows.fingerprint
     set_calibration(
         served,
@@ -306,7 +318,7 @@ def recalibrate(
         num_calibrations=max(counted, before.get("num_calibrations", 0) + 1 if again else 1),
     )
     changed = served if stages is None else model
-    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, precision_of(served))
+    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, **about_found)
 
 
 def default_cache() -> Path:

@@ -9,6 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..calibration import parse_targets
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
+from ..evaluation.evaluation_text import markdown_table
+from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 from ..models.configuration_sidenet import SideNetConfig
 from .guarantee import guarantee_text, reference_name
 from .metadata import CURRENCIES, TASKS, describe, eval_results, hub_id
@@ -110,6 +112,8 @@ def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
 
 def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> float | None:
     """On the certification rows; `None` where the report does not tell."""
+    if "certification" in report:
+        return report["certification"]["reference_accuracy"]
     evidence, settings = config.calibration, report["settings"]
     for entry in evidence["targets"]:
         if parse_targets(entry["target"])[0].name == "accuracy_drop":
@@ -212,7 +216,7 @@ def _results(
         return (
             f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
             "which θ was chosen, so they are on the bright side. Costs are fractions of the plain MainNet's."
-            f"{also}{unlabelled}\n\n{table([point])}"
+            f"{also}{unlabelled}\n\n{table([point])}{_recalls(report)}"
         )
     parts = ["## Results", f"On test rows, which chose nothing.{unlabelled}"]
     if report["settings"]["tune"] == "joint":
@@ -222,6 +226,14 @@ def _results(
     parts.append(evaluation.text())
     parts += [f"![{FIGURES[figure]}](figures/{figure})" for figure in figures]
     return "\n\n".join(parts)
+
+
+def _recalls(report: Mapping[str, Any]) -> str:
+    recalls = report.get("certification", {}).get("recalls")
+    if not recalls:
+        return ""
+    parts = [recall_introduction(recalls), markdown_table(*recall_rows(recalls)), *recall_warnings(recalls)]
+    return "\n\n" + "\n\n".join(parts)
 
 
 def _costs(report: Mapping[str, Any]) -> str:

@@ -72,15 +72,17 @@ def recalibrate_command(
     attached = found.verdict == "attach"
     where = output_dir or directory
     if exported:
-        about = recalibrated(found, running)
+        about = recalibrated(found, running, data.trust_labels)
         if attached:
             save_recalibrated(where, directory, found.config, overwrite=overwrite)
     else:
-        about = updated_report(report, found, len(splits["validation"]), compared is not None, running)
+        about = updated_report(report, found, compared is not None, running, data.trust_labels)
         if attached:
             save_checkpoint(where, found.model, processor, about, overwrite=overwrite)
+    shown = ("verdict", "reason", "settings", "costs", "path", "calibration", "certification", "classes")
     document = {
-        **{name: about[name] for name in ("verdict", "reason", "settings", "costs", "path", "calibration")},
+        **{name: about[name] for name in shown},
+        "data": {"validation": found.rows.about()},
         "precision": found.precision,
         "checkpoint": directory,
         "output_dir": where if attached else None,

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,24 @@ class Rows:
     def has_labels(self) -> bool:
         """Whether any row has a label."""
         return any(label != -100 for label in self.labels)
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of them."""
+        counts = Counter(self.labels)
+        return {
+            "num_rows": len(self),
+            "num_bad_rows_left_out": self.num_left_out,
+            "has_labels": self.has_labels,
+            "rows_per_class": [counts[index] for index in range(len(self.classes.names))],
+            "columns": None
+            if self.columns is None
+            else {
+                "inputs": list(self.columns.inputs),
+                "label": self.columns.label,
+                "unused": list(self.columns.unused),
+            },
+            "fingerprint": self.fingerprint,
+        }
 
 
 def prepare_rows(

@@ -50,6 +50,10 @@ class ClassMap:
     indices: Mapping[str, int]
     how: str
 
+    def about(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"names": list(self.names), "labels": dict(self.indices), "how": self.how}
+
     def text(self) -> str:
         """The mapping in a line: `"bad → 0 (negative), good → 1 (positive)"`, at most ten labels."""
         shown = [
