@@ -273,7 +273,8 @@ def recalibrate(
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
     _check_finite(records, precision_of(served))
-    _check_labels(records.select(split.design), "design", rows, trust_labels)
+    certifies = any(one.name != "disagreement" for one in targets)
+    _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
     calibration = calibrate(
         records.select(split.design),
         records.select(split.certification),
@@ -385,8 +386,9 @@ def _prepared(
     return prepared[name]
 
 
-def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: bool) -> None:
-    check_class_order([Answered.from_records(name, records)], rows.classes, trust_labels=trust_labels)
+def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: bool, *, certifies: bool = False) -> None:
+    answered = Answered.from_records(name, records)
+    check_class_order([answered], rows.classes, trust_labels=trust_labels, certifies=certifies)
 
 
 def _collected(

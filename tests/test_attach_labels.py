@@ -149,6 +149,8 @@ def test_a_mainnet_that_knows_nothing(mainnet, splits, tmp_path):
     with pytest.raises(ClassOrderError, match="accuracy on the train and design rows is not above the most frequent"):
         call(mainnet, made, tmp_path)
     assert call(mainnet, made, tmp_path, trust_labels=True).report["classes"]["trusted"] is True
+    # What needs no labels does not depend on them.
+    call(mainnet, made, tmp_path, target="disagreement<=0.2")
 
 
 def test_digits_and_missing_classes(many, tmp_path):

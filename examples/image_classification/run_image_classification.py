@@ -99,7 +99,7 @@ def main() -> None:
             if has_exits:
                 records[name] = ExitRecords.from_predictions(predictions)
         if has_exits and not new_head:
-            check_class_order([Answered.from_records("validation", records["validation"])], classes, accuracy=False)
+            check_class_order([Answered.from_records("validation", records["validation"])], classes)
         if has_exits and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             logger.warning("Costs are measured in one process: run --do_eval alone on %s.", training_args.output_dir)
         elif has_exits and trainer.is_world_process_zero():

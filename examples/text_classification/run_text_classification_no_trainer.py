@@ -185,7 +185,7 @@ def main() -> None:
 
     records = {name: record(accelerator, model, loader) for name, loader in shared.items()}
     if not new_head:
-        check_class_order([Answered.from_records("validation", records["validation"])], classes, accuracy=False)
+        check_class_order([Answered.from_records("validation", records["validation"])], classes)
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
         split = "test" if "test" in records else "validation"

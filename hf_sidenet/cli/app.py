@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands as they are typed. This file and `options.py` are the only ones that import typer."""
+"""The commands as they are typed. This file, `options.py` and `lists.py` are the only ones that import typer."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ import typer
 
 from . import options as o
 from .data import DataOptions
+from .lists import WithLists
 from .outcome import show
 
 
@@ -44,7 +45,7 @@ def _all(
 
 
 @app.command(
-    cls=o.WithLists,
+    cls=WithLists,
     help="Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.\n\n"
     "The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is "
     '"do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.',
@@ -95,18 +96,7 @@ def attach(
     joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
     given = AttachOptions(
         mainnet=mainnet,
-        data=DataOptions(
-            {"train": train_file, "validation": validation_file, "test": test_file},
-            dataset_name,
-            dataset_config,
-            no_header,
-            text_column,
-            image_column,
-            label_column,
-            labels,
-            trust_labels,
-            skip_bad_rows,
-        ),
+        data=DataOptions.given({"train": train_file, "validation": validation_file, "test": test_file}, locals()),
         target=target,
         confidence_level=confidence_level,
         test_method=test_method.value,
@@ -132,7 +122,7 @@ def attach(
 
 
 @app.command(
-    cls=o.WithLists,
+    cls=WithLists,
     epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures",
 )
 def evaluate(
@@ -157,18 +147,7 @@ def evaluate(
     """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
     from .checkpoints import evaluate_command
 
-    data = DataOptions(
-        {"test": test_file},
-        dataset_name,
-        dataset_config,
-        no_header,
-        text_column,
-        image_column,
-        label_column,
-        labels,
-        trust_labels,
-        skip_bad_rows,
-    )
+    data = DataOptions.given({"test": test_file}, locals())
     work = partial(
         evaluate_command,
         directory,
@@ -183,7 +162,7 @@ def evaluate(
 
 
 @app.command(
-    cls=o.WithLists,
+    cls=WithLists,
     help="New θ for another target or precision, on other rows or on another machine. Nothing is trained.\n\n"
     "A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder "
     "of `hf-sidenet export` is calibrated as it is, with --checkpoint.\n\n"
@@ -220,19 +199,7 @@ def recalibrate(
     """See `hf-sidenet recalibrate --help`."""
     from .recalibrating import recalibrate_command
 
-    files = {"train": train_file, "validation": validation_file}
-    data = DataOptions(
-        files,
-        dataset_name,
-        dataset_config,
-        no_header,
-        text_column,
-        image_column,
-        label_column,
-        labels,
-        trust_labels,
-        skip_bad_rows,
-    )
+    data = DataOptions.given({"train": train_file, "validation": validation_file}, locals())
     work = partial(
         recalibrate_command,
         directory,
@@ -277,16 +244,7 @@ def export(
     """See `hf-sidenet export --help`."""
     from .exporting import export_command
 
-    data = DataOptions(
-        {"train": calibration_file},
-        dataset_name,
-        dataset_config,
-        no_header,
-        text_column,
-        image_column,
-        label_column,
-        skip_bad_rows=skip_bad_rows,
-    )
+    data = DataOptions.given({"train": calibration_file}, locals())
     work = partial(
         export_command,
         directory,
@@ -301,7 +259,7 @@ def export(
 
 
 @app.command(
-    cls=o.WithLists,
+    cls=WithLists,
     help="Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.\n\n"
     "Plain MainNet, rivals and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to "
     'beat. The verdict is "worth it here" or "do not use here".',
@@ -342,18 +300,7 @@ def benchmark(
     """See `hf-sidenet benchmark --help`."""
     from .benchmarking import BenchmarkOptions, benchmark_command
 
-    data = DataOptions(
-        {"test": test_file},
-        dataset_name,
-        dataset_config,
-        no_header,
-        text_column,
-        image_column,
-        label_column,
-        labels,
-        trust_labels,
-        skip_bad_rows,
-    )
+    data = DataOptions.given({"test": test_file}, locals())
     given = BenchmarkOptions(
         directory=directory,
         data=data,
@@ -412,7 +359,7 @@ def push(
 
 
 @app.command(
-    cls=o.WithLists,
+    cls=WithLists,
     help="A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who "
     "answers, how sure it is and what was saved; or answer a whole file.\n\n"
     "It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.",

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError, in_flags
@@ -33,6 +33,12 @@ class DataOptions:
     labels: Sequence[str] | None = None
     trust_labels: bool = False
     skip_bad_rows: bool = False
+
+    @classmethod
+    def given(cls, files: "dict[str, str | None]", options: dict[str, Any]) -> "DataOptions":
+        """From the options of a command, by the names of the fields."""
+        names = [field.name for field in fields(cls) if field.name in options]
+        return cls(files, **{name: options[name] for name in names})
 
     def load(self, required: Sequence[str], optional: Sequence[str] = ()) -> "tuple[dict[str, Dataset], Columns]":
         """Splits and their columns; see [`load_splits`].

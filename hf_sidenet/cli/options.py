@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options that commands share: how each is spelt and what its help says."""
 
-import re
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, BadParameter, Option
-from typer.core import TyperCommand
 
 
 DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
@@ -20,8 +18,6 @@ DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
     "The Hub",
     "The page",
 )
-LIST = "--labels"
-NEGATIVE = re.compile(r"-[0-9.]+")
 FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
 
 # Static twins of the library's own lists, which cost an import of torch.
@@ -30,23 +26,6 @@ Reference = Enum("Reference", {name: name for name in ("given", "tuned")}, type=
 TestMethod = Enum("TestMethod", {name: name for name in ("paired", "binomial", "betting")}, type=str)
 Dtype = Enum("Dtype", {name: name for name in ("float32", "bfloat16", "float16")}, type=str)
 ExportFormat = Enum("ExportFormat", {name: name for name in ("onnx", "torch")}, type=str)
-
-
-class WithLists(TyperCommand):
-    """A command in which `--labels` takes all names up to the next option."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Bring `--labels A B` to `--labels=A --labels=B`. A class may be called -1."""
-        found, inside = [], False
-        for arg in args:
-            if arg == LIST:
-                inside = True
-            elif inside and (not arg.startswith("-") or NEGATIVE.fullmatch(arg)):
-                found.append(f"{LIST}={arg}")
-            else:
-                inside = False
-                found.append(arg)
-        return super().parse_args(ctx, found)
 
 
 def _file(split: str, what: str):

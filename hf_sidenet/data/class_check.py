@@ -70,7 +70,7 @@ class Answered:
 
 
 def check_class_order(
-    rows: Sequence[Answered], classes: ClassMap, *, trust_labels: bool = False, accuracy: bool = True
+    rows: Sequence[Answered], classes: ClassMap, *, trust_labels: bool = False, certifies: bool = False
 ) -> None:
     """Refuse labels that do not fit the answers.
 
@@ -79,19 +79,20 @@ def check_class_order(
             accuracy on all of them together.
         classes ([`ClassMap`]): the mapping that was taken.
         trust_labels (`bool`, *optional*, defaults to `False`): refuse nothing.
-        accuracy (`bool`, *optional*, defaults to `True`): whether the second question is asked too.
+        certifies (`bool`, *optional*, defaults to `False`):
+            Whether something that depends on the labels is to be certified. Then a MainNet that knows no more than the
+            most frequent class is refused; else a warning says so.
 
     Raises:
-        ClassOrderError: another order fits clearly better, or the MainNet knows no more than the most frequent class.
+        ClassOrderError: another order fits clearly better, or the MainNet knows too little.
         ImportError: scipy is not installed.
     """
     if trust_labels:
         return
     for each in rows:
         _check_order(each, classes)
-    if accuracy:
-        columns = (torch.cat([getattr(each, name) for each in rows]) for name in ("answers", "labels"))
-        _check_accuracy(Answered(" and ".join(each.name for each in rows), *columns), classes)
+    columns = (torch.cat([getattr(each, name) for each in rows]) for name in ("answers", "labels"))
+    _check_accuracy(Answered(" and ".join(each.name for each in rows), *columns), classes, certifies)
 
 
 def _check_order(rows: Answered, classes: ClassMap) -> None:
@@ -126,7 +127,7 @@ def _check_order(rows: Answered, classes: ClassMap) -> None:
     )
 
 
-def _check_accuracy(rows: Answered, classes: ClassMap) -> None:
+def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     counts = torch.bincount(rows.labels, minlength=len(classes.names))
     if len(rows) - counts.max() < FEWEST_OTHERS:
         return
@@ -144,6 +145,9 @@ def _check_accuracy(rows: Answered, classes: ClassMap) -> None:
     )
     if _tells_apart(rows.answers != majority, ~frequent) <= FISHER_LEVEL:
         logger.warning("Notice that %s. It does tell that class from the others.", found)
+        return
+    if not certifies:
+        logger.warning("Notice that %s.", found)
         return
     raise ClassOrderError(
         f"{found}. The classes are taken {classes.how}: {classes.text()}. Another order is given by `labels`, the "

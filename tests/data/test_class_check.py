@@ -1,11 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mapping held against what a MainNet answers."""
 
+import logging
+
 import pytest
 import torch
 
+from hf_sidenet.data import class_check
 from hf_sidenet.data.class_check import Answered, ClassOrderError, check_class_order
 from hf_sidenet.training.classes import indexed_classes, match_classes
+
+
+@pytest.fixture
+def warnings():
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    class_check.logger.addHandler(handler)
+    yield found
+    class_check.logger.removeHandler(handler)
 
 
 def unnamed(count):
@@ -61,7 +74,7 @@ def test_both_orders_are_printed():
 def test_a_right_order_passes_whatever_the_mainnet_is_worth(seed):
     """Few rows, many classes, classes that are missing."""
     for count, num_rows, accuracy in ((2, 8, 0.6), (3, 30, 0.4), (20, 60, 0.3), (77, 200, 0.2)):
-        check_class_order([answered(count, num_rows, accuracy, seed=seed)], unnamed(count), accuracy=False)
+        check_class_order([answered(count, num_rows, accuracy, seed=seed)], unnamed(count))
 
 
 def test_wrong_orders_are_refused_and_right_ones_pass_on_few_rows_of_few_classes():
@@ -78,7 +91,7 @@ def test_wrong_orders_are_refused_and_right_ones_pass_on_few_rows_of_few_classes
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.95, 0.05], [0.2, 0.3, 0.5]])
-def test_a_mainnet_that_knows_no_more_than_the_most_frequent_class(weights):
+def test_a_mainnet_that_knows_no_more_than_the_most_frequent_class(weights, warnings):
     count = len(weights)
     chance = answered(count, 1000, 0.0, weights=weights)
     constant = Answered("design", torch.full((1000,), chance.labels.mode().values.item()), chance.labels)
@@ -86,15 +99,18 @@ def test_a_mainnet_that_knows_no_more_than_the_most_frequent_class(weights):
         with pytest.raises(
             ClassOrderError, match=r"accuracy on the design rows is not above the most frequent .*`trust_labels`"
         ):
-            check_class_order([rows], unnamed(count))
-        check_class_order([rows], unnamed(count), accuracy=False)
+            check_class_order([rows], unnamed(count), certifies=True)
+        # Where nothing is certified, it is said.
+        check_class_order([rows], unnamed(count))
+        assert "is not above the most frequent" in warnings.pop()
     # Less often right than that, but of use.
-    check_class_order([answered(count, 1000, 0.85, weights=weights)], unnamed(count))
+    check_class_order([answered(count, 1000, 0.85, weights=weights)], unnamed(count), certifies=True)
+    assert [" It does tell that class" in warning for warning in warnings] == [True] * (weights[0] == 0.95)
 
 
 def test_every_split_has_its_own_order_and_all_of_them_one_accuracy():
     train, few = answered(2, 400, 0.9, name="train"), answered(2, 60, 0.55, weights=[0.9, 0.1], seed=1)
-    check_class_order([train, few], unnamed(2))
+    check_class_order([train, few], unnamed(2), certifies=True)
     with pytest.raises(ClassOrderError, match="on 60 test rows"):
         check_class_order([train, answered(2, 60, 0.9, [1, 0], name="test")], unnamed(2))
 
