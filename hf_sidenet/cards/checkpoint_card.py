@@ -11,6 +11,7 @@ from ..calibration import parse_targets
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.evaluation_text import markdown_table
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
+from ..measurement.pictures import MODES, num_channels_of
 from ..models.configuration_sidenet import SideNetConfig
 from .guarantee import guarantee_text, reference_name
 from .metadata import CURRENCIES, TASKS, describe, eval_results, hub_id
@@ -159,7 +160,8 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     is_text = task == TASKS["input_ids"]
     auto = "AutoModelForSequenceClassification" if is_text else "AutoModelForImageClassification"
     reader, variable = ("AutoTokenizer", "tokenizer") if is_text else ("AutoImageProcessor", "processor")
-    example = '"a text"' if is_text else 'Image.open("image.png").convert("RGB")'
+    mode = None if is_text else MODES.get(num_channels_of(config))
+    example = '"a text"' if is_text else 'Image.open("image.png")' + (f'.convert("{mode}")' if mode else "")
     # Pixels come in float32; token ids are no floats.
     cast = "" if is_text or config.calibration["precision"] == "float32" else ".to(model.dtype)"
     names = [auto, reader, "pipeline"] if has_processor else [auto]

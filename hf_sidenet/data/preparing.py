@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..measurement.pictures import in_channels, num_channels_of
 from ..training import align_labels
 from .bad_rows import without_bad_rows
 from .columns import Columns
@@ -63,6 +64,7 @@ def prepare(
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
     max_length: int | None = None,
+    num_channels: int = 3,
 ) -> "Dataset":
     """Inputs of the model, and `labels` where the rows have them as indices.
 
@@ -72,6 +74,7 @@ def prepare(
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
         max_length (`int`, *optional*): longer texts are cut, in tokens; by default what the tokenizer names, at most
             512. Images have none.
+        num_channels (`int`, *optional*, defaults to 3): of the images that the MainNet reads; see [`num_channels_of`].
 
     Returns:
         `datasets.Dataset`: of lists of `input_ids (length,)` and what else the tokenizer makes, not padded; or of
@@ -82,7 +85,9 @@ def prepare(
     """
     if max_length is not None and (max_length < 1 or not columns.is_text):
         raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
-    return _tokenize(rows, columns, processor, max_length) if columns.is_text else _pixels(rows, columns, processor)
+    if columns.is_text:
+        return _tokenize(rows, columns, processor, max_length)
+    return _pixels(rows, columns, processor, num_channels)
 
 
 def prepare_splits(
@@ -115,7 +120,11 @@ def prepare_splits(
     """
     splits = {key: without_bad_rows(rows, key, columns, skip=False)[0] for key, rows in splits.items()}
     splits, names = align_labels(splits, columns.label, config, labels=labels, new_head=new_head)
-    inputs = {key: prepare(rows, columns, processor, max_length=max_length) for key, rows in splits.items()}
+    channels = 3 if columns.is_text else num_channels_of(config)
+    inputs = {
+        key: prepare(rows, columns, processor, max_length=max_length, num_channels=channels)
+        for key, rows in splits.items()
+    }
     return inputs, names
 
 
@@ -154,9 +163,9 @@ def _tokenize(
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
 
-def _pixels(rows: "Dataset", columns: Columns, processor: BaseImageProcessor) -> "Dataset":
+def _pixels(rows: "Dataset", columns: Columns, processor: BaseImageProcessor, num_channels: int) -> "Dataset":
     def read(batch: dict[str, list]) -> dict[str, list]:
-        images = [image.convert("RGB") for image in batch[columns.inputs[0]]]
+        images = [in_channels(image, num_channels) for image in batch[columns.inputs[0]]]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": list(pixels), **_labels(batch, columns)}
 

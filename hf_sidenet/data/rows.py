@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..measurement.fingerprint import fingerprint_rows, row_keys
+from ..measurement.pictures import num_channels_of
 from ..training.classes import ClassMap, class_names, indexed_classes
 from ..training.labels import find_classes, number_labels
 from .bad_rows import without_bad_rows
@@ -119,7 +120,13 @@ def prepare_rows(
             classes = find_classes(labelled, columns.label, config, labels=labels)
         for split, rows in raw.items():
             numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
-            prepared[split] = prepare(numbered, columns, processor, max_length=max_length)
+            prepared[split] = prepare(
+                numbered,
+                columns,
+                processor,
+                max_length=max_length,
+                num_channels=3 if is_text else num_channels_of(config),
+            )
     collate = collator(processor, is_text)
     made = {
         split: _rows(rows, raw.get(split), columns, processor, is_text, collate, classes)
