@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .attach_steps import (
     Clock,
@@ -42,9 +43,11 @@ from .calibration import (
 )
 from .checkpoint import REPORT_VERSION, default_cache, evaluate_records
 from .data import Columns
+from .data.class_check import check_class_order
 from .data.costs import row_costs
 from .data.rows import prepare_rows
 from .evaluation.provenance import hardware, versions
+from .evaluation.recalls import certified_rows, recall_warnings
 from .hub import save_checkpoint
 from .inference.certificate import other_weights, set_calibration
 from .inference.precision import precision_of
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .evaluation import ExitEvaluation
+
+logger = logging.get_logger(__name__)
 
 TUNES = ("heads", "joint")
 REFERENCES = ("given", "tuned")
@@ -120,6 +125,9 @@ def attach(
     processor: Any = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 3,
@@ -150,6 +158,13 @@ def attach(
         processor (*optional*): tokenizer or image processor; by default the one saved with `mainnet`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*):
+            What raw rows call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor
+            a `ClassLabel` say which output a name is; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`):
+            Whether labels are taken as they are where the MainNet's answers speak against them; see
+            [`check_class_order`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
@@ -174,6 +189,7 @@ def attach(
 
     Raises:
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
+        ClassOrderError: the labels do not fit the MainNet's answers.
         ValueError: an argument is impossible, or the MainNet cannot take SideNets.
 
     Example:
@@ -202,8 +218,16 @@ def attach(
         given, processor = load_mainnet(mainnet, processor, hub_kwargs)
         splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
         rows = prepare_rows(
-            splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=max_length
+            splits,
+            given.mainnet.config,
+            processor,
+            is_text=given.is_text,
+            columns=columns,
+            max_length=max_length,
+            labels=labels,
+            skip_bad_rows=skip_bad_rows,
         )
+        classes = rows["train"].classes
         given = at_input_size(given, rows["train"])
         for name in ("train", "test"):
             if name in rows and rows["validation"].has_labels and not rows[name].has_labels:
@@ -217,6 +241,10 @@ def attach(
         mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
         features = {name: shop.features(given, name, candidates) for name in ("train", "validation")}
+    answered = [shop.answered(features["train"], "train"), shop.answered(features["validation"], "validation")]
+    # With whom a model agrees does not depend on the labels.
+    certifies = any(one.name != "disagreement" for one in targets)
+    check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
     with clock("heads"):
         trained = shop.train_heads(features, candidates, heads)
     with clock("placement"):
@@ -232,7 +260,7 @@ def attach(
         )
     chosen = placements[0].candidates
     model = attached_model(given, mainnet, chosen, trained, heads, own_mainnet=tune == "joint")
-    name_classes(model, rows["train"].names)
+    name_classes(model, classes.names)
     if tune == "joint":
         with clock("joint training"):
             teacher = features["train"].mainnet_logits
@@ -253,6 +281,7 @@ def attach(
             confidence_level=confidence_level,
             test=test_method,
         )
+    chosen_point = calibration.selection.chosen
     settings = {
         "target": [str(one) for one in targets],
         "confidence_level": confidence_level,
@@ -281,16 +310,25 @@ def attach(
         "reason": calibration.selection.reason,
         "settings": settings,
         "mainnet": about_mainnet,
+        "classes": {**classes.about(), "trusted": trust_labels},
         "data": _about_data(shop),
         "candidates": table,
         "placements": placement_table(placements),
         "costs": asdict(costs),
         "path": [asdict(point) for point in calibration.selection.points],
         "calibration": None,
+        "certification": certified_rows(
+            records.select(split.certification),
+            classes.names,
+            None if chosen_point is None else (chosen_point.thresholds, calibration.temperatures),
+            has_labels=rows["validation"].has_labels,
+        ),
         "evaluation": None,
         "versions": versions(),
         "hardware": hardware(),
     }
+    for warning in recall_warnings(report["certification"]["recalls"]):
+        logger.warning(warning)
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     source = fingerprint_weights(model)
     look = look_key(
@@ -323,6 +361,7 @@ def attach(
     if result.model is not None and "test" in rows:
         with clock("evaluation"):
             own = shop.features(model, "test", chosen)
+            check_class_order([shop.answered(own, "test")], classes, trust_labels=trust_labels)
             apart = tune == "joint" and reference == "given"
             test_records = shop.records(model, own, shop.features(given, "test", chosen) if apart else own)
             evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)
@@ -337,10 +376,7 @@ def attach(
 
 def _about_data(shop: Workshop) -> dict[str, Any]:
     return {
-        **{
-            name: {"num_rows": len(rows), "has_labels": rows.has_labels, "fingerprint": rows.fingerprint}
-            for name, rows in shop.rows.items()
-        },
+        **{name: rows.about() for name, rows in shop.rows.items()},
         "num_design_rows": len(shop.split.design),
         "num_certification_rows": len(shop.split.certification),
         "num_known_rows_left_out": shop.split.num_known,

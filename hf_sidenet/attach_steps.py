@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from .calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
 from .checkpoint import sidenet_class
 from .data import load_processor
+from .data.class_check import Answered
 from .data.costs import typical_batches
 from .data.rows import Rows
 from .measurement import ExitRecords, accuracy
@@ -22,6 +23,7 @@ from .measurement.inputs import model_inputs
 from .models.modeling_base import SideNetPreTrainedModel
 from .models.probe import evaluating
 from .models.sidenet_head import SideNet
+from .training.classes import class_names
 from .training.features import Candidate, Features, cache_features
 from .training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
 
@@ -105,6 +107,14 @@ class Workshop:
                 f"{len(features)} have none. `disagreement` needs none."
             )
         return features.mainnet_logits.argmax(-1)
+
+    def answered(self, features: Features, name: str) -> Answered:
+        """What the MainNet answers to the labelled rows of a split, without those that certify."""
+        labels = torch.tensor(self.rows[name].labels)
+        logits = features.mainnet_logits
+        if name == "validation":
+            return Answered.from_logits("design", logits[self.split.design], labels[self.split.design])
+        return Answered.from_logits(name, logits, labels)
 
     def train_heads(
         self, features: Mapping[str, Features], candidates: Sequence[Candidate], settings: HeadTraining
@@ -276,11 +286,10 @@ def _alone(costs: CostModel, candidate: Candidate) -> float:
     return costs.exits([candidate])[0]
 
 
-def name_classes(model: SideNetPreTrainedModel, names: Sequence[str] | None) -> None:
-    """Give a MainNet that calls its classes `LABEL_0`, `LABEL_1`, ... the names that the rows have."""
+def name_classes(model: SideNetPreTrainedModel, names: Sequence[str]) -> None:
+    """Give the classes the names of a [`ClassMap`], which are others where their own say nothing or are wrong."""
     config = model.config
-    own = [config.id2label[i] for i in range(config.num_labels)]
-    if names is None or len(names) != len(own) or own != [f"LABEL_{i}" for i in range(len(own))]:
+    if list(names) == class_names(config):
         return
     for each in (config, config.mainnet_config):
         each.id2label = dict(enumerate(names))

@@ -27,17 +27,27 @@ from .calibration import (
     split_rows,
 )
 from .data import Columns, load_processor
+from .data.class_check import Answered, check_class_order
 from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
+from .evaluation.recalls import certified_rows
 from .inference.certificate import other_weights, set_calibration, source_weights
 from .inference.classes import model_class
 from .inference.collect import collect_stages
-from .inference.precision import cast_copy, check_precision, parse_dtype, precision_of
+from .inference.precision import (
+    cast_copy,
+    check_finite,
+    check_precision,
+    parse_dtype,
+    precision_of,
+    tell_lost_reference,
+)
 from .measurement import ExitCosts, ExitRecords, collect
 from .measurement.fingerprint import fingerprint_weights
 from .models.configuration_sidenet import SideNetConfig
 from .models.modeling_base import SideNetPreTrainedModel
+from .training.classes import class_names
 
 
 logger = logging.get_logger(__name__)
@@ -61,6 +71,8 @@ class Recalibration:
         costs ([`ExitCosts`]): measured anew, on these rows and this machine.
         config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
         precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+        rows ([`Rows`]): the validation rows.
+        certification (`dict[str, Any]`): what the certification rows say, as in the report.
     """
 
     verdict: str
@@ -70,6 +82,8 @@ class Recalibration:
     costs: ExitCosts
     config: SideNetConfig
     precision: str
+    rows: Rows
+    certification: dict[str, Any]
 
 
 def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
@@ -126,6 +140,9 @@ def evaluate_checkpoint(
     reference: PreTrainedModel | None = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     batch_size: int = 32,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -140,15 +157,23 @@ def evaluate_checkpoint(
         reference (`PreTrainedModel`, *optional*): the classifier to compare with, by default the MainNet inside.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
+
+    Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
+        ValueError: an argument is impossible, or a label is no class of the MainNet.
     """
     check_precision(model.config, precision_of(model))
-    rows = _prepared(model, processor, test, "test", columns, max_length)
+    rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
     costs = row_costs(model, rows, batch_size, progress=progress)
     records = _collected(model, rows, reference, batch_size, progress)
+    _check_labels(records, "test", rows, trust_labels)
     return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
 
 
@@ -168,6 +193,7 @@ def evaluate_records(
         thresholds=config.thresholds,
         temperatures=config.temperatures,
         path=path,
+        names=class_names(config),
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -187,6 +213,9 @@ def recalibrate(
     stages: Any = None,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
@@ -212,10 +241,14 @@ def recalibrate(
             config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
         ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
     """
@@ -227,8 +260,9 @@ def recalibrate(
     before = given.config.calibration or model.config.calibration or {}
     seed = before.get("seed", DEFAULT_SEED)
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
-    rows = _prepared(model, processor, validation, "validation", columns, max_length)
-    known = set() if train is None else set(_prepared(model, processor, train, "train", columns, max_length).keys)
+    about_rows = (columns, max_length, labels, skip_bad_rows)
+    rows = _prepared(model, processor, validation, "validation", *about_rows)
+    known = set() if train is None else set(_prepared(model, processor, train, "train", *about_rows).keys)
     split = split_rows(rows.keys, fraction, seed, known)
     check_targets(targets, confidence_level, test_method, len(split.certification))
     if before and before.get("validation_fingerprint") != rows.fingerprint:
@@ -239,13 +273,15 @@ def recalibrate(
     served = given if dtype is None else cast_copy(model, dtype)
     compared = model.mainnet if reference is None and served is not model else reference
     reference_precision = precision_of(served if compared is None else compared)
-    _tell_lost_reference(before, reference, reference_precision)
+    tell_lost_reference(before, reference, reference_precision)
     if stages is None:
         costs = row_costs(served, rows, batch_size, which=split.design, progress=progress)
     else:
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
-    _check_finite(records, precision_of(served))
+    check_finite(records, precision_of(served))
+    certifies = any(one.name != "disagreement" for one in targets)
+    _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
     calibration = calibrate(
         records.select(split.design),
         records.select(split.certification),
@@ -266,10 +302,15 @@ def recalibrate(
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     counted = count_looks(default_cache() / "calibrations", rows.fingerprint, look)
     selection = calibration.selection
-    if selection.chosen is None:
-        return Recalibration(
-            "do not attach", selection.reason, model, calibration, costs, given.config, precision_of(served)
-        )
+    chosen = selection.chosen
+    certification = certified_rows(
+        records.select(split.certification),
+        class_names(given.config),
+        None if chosen is None else (chosen.thresholds, calibration.temperatures),
+    )
+    about_found = {"rows": rows, "certification": certification, "precision": precision_of(served)}
+    if chosen is None:
+        return Recalibration("do not attach", selection.reason, model, calibration, costs, given.config, **about_found)
     earlier = before.get("num_calibrations", 0) if before.get("validation_fingerprint") == rows.fingerprint else 0
     set_calibration(
         served,
@@ -286,7 +327,7 @@ def recalibrate(
         source_weights=source,
     )
     changed = served if stages is None else model
-    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, precision_of(served))
+    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, **about_found)
 
 
 def default_cache() -> Path:
@@ -301,11 +342,25 @@ def _prepared(
     name: str,
     columns: Columns | None,
     max_length: int | None,
+    labels: Sequence[str] | None,
+    skip_bad_rows: bool,
 ) -> Rows:
     prepared = prepare_rows(
-        {name: rows}, model.config, processor, is_text=model.is_text, columns=columns, max_length=max_length
+        {name: rows},
+        model.config,
+        processor,
+        is_text=model.is_text,
+        columns=columns,
+        max_length=max_length,
+        labels=labels,
+        skip_bad_rows=skip_bad_rows,
     )
     return prepared[name]
+
+
+def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: bool, *, certifies: bool = False) -> None:
+    answered = Answered.from_records(name, records)
+    check_class_order([answered], rows.classes, trust_labels=trust_labels, certifies=certifies)
 
 
 def _collected(
@@ -335,23 +390,3 @@ def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None
     if weights not in (None, fingerprint_weights(model)):
         raise ValueError("`stages` and `model` must have the same weights, got those of another model.")
     return None
-
-
-def _tell_lost_reference(before: dict[str, Any], reference: PreTrainedModel | None, precision: str) -> None:
-    last = before.get("reference_precision", precision)
-    if reference is None and last != precision:
-        logger.warning(
-            "θ was calibrated against a classifier in %s; now it is compared with the MainNet inside, in %s. Give the "
-            "former as `reference` to keep to it.",
-            last,
-            precision,
-        )
-
-
-def _check_finite(records: ExitRecords, precision: str) -> None:
-    broken = int((~records.exit_logits.isfinite()).any(-1).any(-1).sum())
-    if broken:
-        raise ValueError(
-            f"every exit must answer with finite numbers, but {broken} of {len(records)} rows have others in "
-            f"{precision}: this precision does not fit the model."
-        )

@@ -262,7 +262,7 @@ def test_info_without_evidence(tmp_path):
 
 
 def test_images(tmp_path):
-    """A MainNet that knows nothing, so SideNets that learn the shades mend its errors."""
+    """A MainNet that knows nothing, which has to be said, so SideNets that learn the shades mend its errors."""
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     tiny.resnet(num_labels=2, **names).save_pretrained(tmp_path / "mainnet")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "mainnet")
@@ -270,10 +270,10 @@ def test_images(tmp_path):
         save_pictures(tmp_path / split, 60, seed)
     files = [text for split in ("train", "validation", "test") for text in (f"--{split}-file", tmp_path / split)]
     arguments = ["--target", "accuracy_drop<=0.05", "--distillation-weight", 0, "--batch-size", 16]
-    arguments += ["--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out"]
+    arguments += ["--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out", "--trust-labels"]
     found = run_json("attach", tmp_path / "mainnet", *files, *arguments)
     assert found["evaluation"]["routed"]["accuracy_drop"]["value"] < 0
-    again = run_json("evaluate", tmp_path / "out", "--test-file", tmp_path / "test")
+    again = run_json("evaluate", tmp_path / "out", "--test-file", tmp_path / "test", "--trust-labels")
     assert again["evaluation"]["routed"]["accuracy"] == found["evaluation"]["routed"]["accuracy"]
 
 
@@ -351,3 +351,49 @@ def test_traceback(world, monkeypatch):
     assert done.err == "Error: RuntimeError: it broke (HF_SIDENET_TRACEBACK=1 shows where.)\n"
     monkeypatch.setenv("HF_SIDENET_TRACEBACK", "1")
     assert "Traceback" in run(*arguments).err
+
+
+def test_attach_says_what_rows_and_labels_were_taken_for(world, attached):
+    """Also how often the MainNet is right where θ was certified, and what each class loses, with test rows or not."""
+    from hf_sidenet.cli.texts import attach_text
+
+    found = attached[1]
+    assert found["classes"] == {
+        "names": ["bad", "good"],
+        "labels": {"bad": 0, "good": 1},
+        "how": "by name",
+        "trusted": False,
+    }
+    lines = (world / "validation.tsv").read_text().splitlines()[1:]
+    counts = [sum(line.endswith(f"\t{name}") for line in lines) for name in ("bad", "good")]
+    validation = found["data"]["validation"]
+    assert validation["rows_per_class"] == counts
+    assert validation["columns"] == {"inputs": ["text"], "label": "label", "unused": []}
+    assert found["certification"]["reference_accuracy"] == 1
+    recalls = found["certification"]["recalls"]
+    assert [each["name"] for each in recalls] == ["bad", "good"]
+    assert sum(each["num_rows"] for each in recalls) == found["certification"]["num_rows"] == 450
+    assert [each["reference"]["value"] for each in recalls] == [1, 1]
+    assert len(found["evaluation"]["recalls"]) == 2
+    text = attach_text(found)
+    routed = found["calibration"]["certification"]["accuracy"]
+    assert f"Accuracy there: {100 * routed:.2f} %, the MainNet's 100.00 %." in text
+    assert (
+        "Rows are read from 'text', their classes from 'label'. Classes are taken by name: bad → 0, good → 1." in text
+    )
+    table = text[text.index("rows of class") :].splitlines()
+    assert table[0].split() == ["rows", "of", "class", "train", "validation", "test"]
+    assert [line.split()[2] for line in table[1:3]] == [str(count) for count in counts]
+    assert text.count("Recall per class, with 95 % intervals") == 2
+    harmed = {**recalls[1], "loses": True}
+    assert "Warning: the class 'good' loses: " in attach_text(
+        {**found, "certification": {**found["certification"], "recalls": [harmed]}, "evaluation": None}
+    )
+
+
+def test_the_mainnets_accuracy_is_said_where_nothing_is_attached(world, tmp_path):
+    arguments = ["--target", "flops<=0.01", "--output-dir", tmp_path / "out"]
+    done = run(*attaching(world), *arguments)
+    assert done.code == 3
+    assert "The MainNet's accuracy on the certification rows: 100.00 %." in done.out
+    assert "Classes are taken by name" in done.out

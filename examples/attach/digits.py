@@ -53,7 +53,7 @@ def train_mainnet(folder: Path) -> None:
         label2id={name: i for i, name in enumerate(names)},
     )
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    rows, _ = prepare_splits(splits, find_columns(splits["train"].features), config, processor)
+    rows, _ = prepare_splits(splits, find_columns(splits["train"].features), config, processor, new_head=True)
     args = TrainingArguments(
         folder / "training",
         num_train_epochs=10,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from hf_sidenet import ExitRecords, SideNetForImageClassification, compute_exit_metrics
+from hf_sidenet.data.class_check import Answered, check_class_order
 from hf_sidenet.evaluation import ExitReport
 from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
@@ -21,9 +22,11 @@ from hf_sidenet.training import (
     MainNetArguments,
     SameStatisticsCallback,
     SideNetArguments,
-    align_labels,
     build_model,
+    find_classes,
+    learns_classes,
     load_config,
+    number_labels,
     trainer_optimizer,
 )
 
@@ -49,14 +52,18 @@ def main() -> None:
     processor = load_processor(mainnet_args, data_args.image_size)
     with training_args.main_process_first(desc="data"):
         splits = load_images(data_args, training_args.seed)
-        splits, names = align_labels(splits, data_args.label_column, config)
+        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        new_head = learns_classes(config, sidenet_args)
+        column = data_args.label_column
+        classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
+        splits = {name: number_labels(rows, column, classes) for name, rows in splits.items()}
     splits = {
         name: prepare(rows, data_args, processor, augment=data_args.augment and name == "train")
         for name, rows in splits.items()
     }
     input_size = list(splits["train"][0]["pixel_values"].shape)
     model = build_model(
-        SideNetForImageClassification, config, names, mainnet_args, sidenet_args, input_size=input_size
+        SideNetForImageClassification, config, list(classes.names), mainnet_args, sidenet_args, input_size=input_size
     )
 
     has_exits = isinstance(model, SideNetForImageClassification)
@@ -91,6 +98,8 @@ def main() -> None:
             trainer.save_metrics(name, predictions.metrics)
             if has_exits:
                 records[name] = ExitRecords.from_predictions(predictions)
+        if has_exits and not new_head:
+            check_class_order([Answered.from_records("validation", records["validation"])], classes)
         if has_exits and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             logger.warning("Costs are measured in one process: run --do_eval alone on %s.", training_args.output_dir)
         elif has_exits and trainer.is_world_process_zero():

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hf_sidenet import ExitRecords, SideNetForSequenceClassification, compute_exit_metrics
+from hf_sidenet.data.class_check import Answered, check_class_order
 from hf_sidenet.evaluation import ExitReport
 from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
@@ -28,9 +29,11 @@ from hf_sidenet.training import (
     MainNetArguments,
     SameStatisticsCallback,
     SideNetArguments,
-    align_labels,
     build_model,
+    find_classes,
+    learns_classes,
     load_config,
+    number_labels,
     trainer_optimizer,
 )
 
@@ -53,10 +56,14 @@ def main() -> None:
     config = load_config(mainnet_args)
     with training_args.main_process_first(desc="data"):
         splits = load_texts(data_args, training_args.seed)
-        splits, names = align_labels(splits, data_args.label_column, config)
+        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        new_head = learns_classes(config, sidenet_args)
+        column = data_args.label_column
+        classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
+        splits = {name: number_labels(rows, column, classes) for name, rows in splits.items()}
         tokenizer = load_tokenizer(mainnet_args)
         splits = {name: tokenize(rows, data_args, tokenizer) for name, rows in splits.items()}
-    model = build_model(SideNetForSequenceClassification, config, names, mainnet_args, sidenet_args)
+    model = build_model(SideNetForSequenceClassification, config, list(classes.names), mainnet_args, sidenet_args)
 
     has_exits = isinstance(model, SideNetForSequenceClassification)
     if has_exits:
@@ -90,6 +97,8 @@ def main() -> None:
             trainer.save_metrics(name, predictions.metrics)
             if has_exits:
                 records[name] = ExitRecords.from_predictions(predictions)
+        if has_exits and not new_head:
+            check_class_order([Answered.from_records("validation", records["validation"])], classes)
         if has_exits and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             logger.warning("Costs are measured in one process: run --do_eval alone on %s.", training_args.output_dir)
         elif has_exits and trainer.is_world_process_zero():

@@ -24,15 +24,18 @@ from transformers import (
 )
 
 from hf_sidenet import ExitRecords, SideNetForSequenceClassification
+from hf_sidenet.data.class_check import Answered, check_class_order
 from hf_sidenet.evaluation import ExitReport
 from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import measure_costs
 from hf_sidenet.training import (
     MainNetArguments,
     SideNetArguments,
-    align_labels,
     build_model,
+    find_classes,
+    learns_classes,
     load_config,
+    number_labels,
     parameter_groups,
 )
 
@@ -102,10 +105,14 @@ def main() -> None:
     config = load_config(mainnet_args)
     with accelerator.main_process_first():
         splits = load_texts(data_args, args.seed)
-        splits, names = align_labels(splits, data_args.label_column, config)
+        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        new_head = learns_classes(config, sidenet_args)
+        column = data_args.label_column
+        classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
+        splits = {name: number_labels(rows, column, classes) for name, rows in splits.items()}
         tokenizer = load_tokenizer(mainnet_args)
         splits = {name: tokenize(rows, data_args, tokenizer) for name, rows in splits.items()}
-    model = build_model(SideNetForSequenceClassification, config, names, mainnet_args, sidenet_args)
+    model = build_model(SideNetForSequenceClassification, config, list(classes.names), mainnet_args, sidenet_args)
     if not isinstance(model, SideNetForSequenceClassification):
         raise ValueError("`exit_layers` must be given, for example --exit_layers 2: this loop trains SideNets.")
 
@@ -177,6 +184,8 @@ def main() -> None:
     progress.close()
 
     records = {name: record(accelerator, model, loader) for name, loader in shared.items()}
+    if not new_head:
+        check_class_order([Answered.from_records("validation", records["validation"])], classes)
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
         split = "test" if "test" in records else "validation"

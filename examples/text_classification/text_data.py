@@ -31,6 +31,10 @@ class DataArguments:
         default_factory=lambda: ["text"], metadata={"help": "The column with the text, or two for pairs."}
     )
     label_column: str = field(default="label", metadata={"help": "The column with the class."})
+    labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "What the data call the MainNet's outputs, in their order, where its own names differ."},
+    )
     validation_split: float = field(
         default=0.1, metadata={"help": "Share of the training rows that become validation rows where there are none."}
     )

@@ -9,6 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..calibration import parse_targets
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
+from ..evaluation.evaluation_text import markdown_table
+from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
+from ..measurement.pictures import MODES, num_channels_of
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.requirements import REQUIRED
 from .guarantee import guarantee_text, reference_name
@@ -111,6 +114,8 @@ def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
 
 def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> float | None:
     """On the certification rows; `None` where the report does not tell."""
+    if "certification" in report:
+        return report["certification"]["reference_accuracy"]
     evidence, settings = config.calibration, report["settings"]
     for entry in evidence["targets"]:
         if parse_targets(entry["target"])[0].name == "accuracy_drop":
@@ -156,7 +161,8 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
     is_text = task == TASKS["input_ids"]
     auto = "AutoModelForSequenceClassification" if is_text else "AutoModelForImageClassification"
     reader, variable = ("AutoTokenizer", "tokenizer") if is_text else ("AutoImageProcessor", "processor")
-    example = '"a text"' if is_text else 'Image.open("image.png").convert("RGB")'
+    mode = None if is_text else MODES.get(num_channels_of(config))
+    example = '"a text"' if is_text else 'Image.open("image.png")' + (f'.convert("{mode}")' if mode else "")
     # Pixels come in float32; token ids are no floats.
     cast = "" if is_text or config.calibration["precision"] == "float32" else ".to(model.dtype)"
     names = [auto, reader, "pipeline"] if has_processor else [auto]
@@ -214,7 +220,7 @@ def _results(
         return (
             f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
             "which θ was chosen, so they are on the bright side. Costs are fractions of the plain MainNet's."
-            f"{also}{unlabelled}\n\n{table([point])}"
+            f"{also}{unlabelled}\n\n{table([point])}{_recalls(report)}"
         )
     parts = ["## Results", f"On test rows, which chose nothing.{unlabelled}"]
     if report["settings"]["tune"] == "joint":
@@ -224,6 +230,14 @@ def _results(
     parts.append(evaluation.text())
     parts += [f"![{FIGURES[figure]}](figures/{figure})" for figure in figures]
     return "\n\n".join(parts)
+
+
+def _recalls(report: Mapping[str, Any]) -> str:
+    recalls = report.get("certification", {}).get("recalls")
+    if not recalls:
+        return ""
+    parts = [recall_introduction(recalls), markdown_table(*recall_rows(recalls)), *recall_warnings(recalls)]
+    return "\n\n" + "\n\n".join(parts)
 
 
 def _costs(report: Mapping[str, Any]) -> str:

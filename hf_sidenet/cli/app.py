@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands as they are typed. This file and `options.py` are the only ones that import typer."""
+"""The commands as they are typed. This file, `options.py` and `lists.py` are the only ones that import typer."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ import typer
 
 from . import options as o
 from .data import DataOptions
+from .lists import WithLists
 from .outcome import show
 
 
@@ -44,6 +45,7 @@ def _all(
 
 
 @app.command(
+    cls=WithLists,
     help="Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.\n\n"
     "The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is "
     '"do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.',
@@ -61,6 +63,9 @@ def attach(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.MaxLength = None,
     target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -91,15 +96,7 @@ def attach(
     joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
     given = AttachOptions(
         mainnet=mainnet,
-        data=DataOptions(
-            {"train": train_file, "validation": validation_file, "test": test_file},
-            dataset_name,
-            dataset_config,
-            no_header,
-            text_column,
-            image_column,
-            label_column,
-        ),
+        data=DataOptions.given({"train": train_file, "validation": validation_file, "test": test_file}, locals()),
         target=target,
         confidence_level=confidence_level,
         test_method=test_method.value,
@@ -125,7 +122,8 @@ def attach(
 
 
 @app.command(
-    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures"
+    cls=WithLists,
+    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures",
 )
 def evaluate(
     directory: o.Directory,
@@ -136,6 +134,9 @@ def evaluate(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     reference: o.ReferenceModel = None,
     batch_size: o.SameBatchSize = None,
@@ -146,9 +147,7 @@ def evaluate(
     """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
     from .checkpoints import evaluate_command
 
-    data = DataOptions(
-        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
-    )
+    data = DataOptions.given({"test": test_file}, locals())
     work = partial(
         evaluate_command,
         directory,
@@ -163,6 +162,7 @@ def evaluate(
 
 
 @app.command(
+    cls=WithLists,
     help="New θ for another target or precision, on other rows or on another machine. Nothing is trained.\n\n"
     "A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder "
     "of `hf-sidenet export` is calibrated as it is, with --checkpoint.\n\n"
@@ -182,6 +182,9 @@ def recalibrate(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     target: o.Targets = ...,
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -196,8 +199,7 @@ def recalibrate(
     """See `hf-sidenet recalibrate --help`."""
     from .recalibrating import recalibrate_command
 
-    files = {"train": train_file, "validation": validation_file}
-    data = DataOptions(files, dataset_name, dataset_config, no_header, text_column, image_column, label_column)
+    data = DataOptions.given({"train": train_file, "validation": validation_file}, locals())
     work = partial(
         recalibrate_command,
         directory,
@@ -231,6 +233,7 @@ def export(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     format: o.Format = o.ExportFormat.onnx,
     int8: o.Int8 = False,
@@ -241,9 +244,7 @@ def export(
     """See `hf-sidenet export --help`."""
     from .exporting import export_command
 
-    data = DataOptions(
-        {"train": calibration_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
-    )
+    data = DataOptions.given({"train": calibration_file}, locals())
     work = partial(
         export_command,
         directory,
@@ -258,6 +259,7 @@ def export(
 
 
 @app.command(
+    cls=WithLists,
     help="Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.\n\n"
     "Plain MainNet, rivals and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to "
     'beat. The verdict is "worth it here" or "do not use here".',
@@ -272,6 +274,9 @@ def benchmark(
     text_column: o.TextColumn = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    labels: o.Labels = None,
+    trust_labels: o.TrustLabels = False,
+    skip_bad_rows: o.SkipBadRows = False,
     max_length: o.SameMaxLength = None,
     precision: o.Precisions = "float32,bfloat16",
     engines: o.Engines = "eager",
@@ -295,9 +300,7 @@ def benchmark(
     """See `hf-sidenet benchmark --help`."""
     from .benchmarking import BenchmarkOptions, benchmark_command
 
-    data = DataOptions(
-        {"test": test_file}, dataset_name, dataset_config, no_header, text_column, image_column, label_column
-    )
+    data = DataOptions.given({"test": test_file}, locals())
     given = BenchmarkOptions(
         directory=directory,
         data=data,
@@ -356,6 +359,7 @@ def push(
 
 
 @app.command(
+    cls=WithLists,
     help="A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who "
     "answers, how sure it is and what was saved; or answer a whole file.\n\n"
     "It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.",
@@ -365,6 +369,7 @@ def demo(
     directory: o.Directory,
     example: o.Examples = None,
     pair: o.Pair = False,
+    labels: o.FileLabels = None,
     title: o.Title = None,
     host: o.Host = "127.0.0.1",
     port: o.Port = None,
@@ -372,7 +377,16 @@ def demo(
     """See `hf-sidenet demo --help`."""
     from .demonstrating import demo_command
 
-    work = partial(demo_command, directory, examples=example or [], is_pair=pair, title=title, host=host, port=port)
+    work = partial(
+        demo_command,
+        directory,
+        examples=example or [],
+        is_pair=pair,
+        labels=labels or None,
+        title=title,
+        host=host,
+        port=port,
+    )
     return show(work, False)
 
 

@@ -70,7 +70,7 @@ def attach_command(options: AttachOptions) -> Outcome:
         shared["distillation_weight"] = options.distillation_weight
     with (
         enough_rows(options.data.spelt("validation"), options.certification_fraction),
-        blaming(options.data.spelt("validation"), when="`validation`"),
+        options.data.blaming(),
         blaming("MAINNET", when="`model_name_or_path`"),
     ):
         result = attach(
@@ -83,6 +83,7 @@ def attach_command(options: AttachOptions) -> Outcome:
             output_dir=options.output_dir,
             overwrite=options.overwrite,
             columns=columns,
+            **options.data.about_labels,
             max_length=options.max_length,
             exit_layers=exit_layers,
             poolings=poolings,

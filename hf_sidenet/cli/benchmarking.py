@@ -68,6 +68,7 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     from ..benchmark import run_benchmark
     from ..benchmark.catalog import Catalog, Settings
     from ..benchmark.reading import read_rows
+    from ..data.class_check import Answered, check_class_order
     from ..inference.stages import Stages
     from ..measurement.files import check_free
 
@@ -90,9 +91,14 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
         )
         catalog = Catalog(settings)
         model = catalog.base.model
-    prepared, max_length = _prepared(options, model)
+    with options.data.blaming():
+        prepared, max_length = _prepared(options, model)
     with blaming(options.data.spelt("test")):
         rows, labels = read_rows(Stages(model), prepared, options.rows, options.seed)
+    answers, _ = catalog.reference.mainnet(rows)
+    check_class_order(
+        [Answered("test", answers, torch.tensor(labels))], prepared.classes, trust_labels=options.data.trust_labels
+    )
     if options.small_model is not None and options.small_threshold is None:
         catalog = catalog.with_cascade(rows, labels)
     about = {
@@ -134,7 +140,14 @@ def _prepared(options: BenchmarkOptions, model: "SideNetPreTrainedModel") -> "tu
     splits, columns = options.data.load(("test",))
     processor = load_processor(options.directory, model.is_text)
     prepared = prepare_rows(
-        splits, model.config, processor, is_text=model.is_text, columns=columns, max_length=max_length
+        splits,
+        model.config,
+        processor,
+        is_text=model.is_text,
+        columns=columns,
+        max_length=max_length,
+        labels=options.data.labels or None,
+        skip_bad_rows=options.data.skip_bad_rows,
     )
     return prepared["test"], max_length
 

@@ -44,14 +44,16 @@ def evaluate_command(
     report = read_report(directory)
     compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
-    evaluation, records = evaluate_checkpoint(
-        model,
-        processor,
-        splits["test"],
-        reference=compared,
-        columns=columns,
-        **as_attached(report, max_length, batch_size),
-    )
+    with data.blaming():
+        evaluation, records = evaluate_checkpoint(
+            model,
+            processor,
+            splits["test"],
+            reference=compared,
+            columns=columns,
+            **data.about_labels,
+            **as_attached(report, max_length, batch_size),
+        )
     document = {
         "checkpoint": directory,
         "reference": reference,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows from the data options of a command."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from .errors import CommandError
+from .errors import CommandError, in_flags
 
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class DataOptions:
     text_column: Sequence[str] | None
     image_column: str | None
     label_column: str | None
+    labels: Sequence[str] | None = None
+    trust_labels: bool = False
+    skip_bad_rows: bool = False
+
+    @classmethod
+    def given(cls, files: "dict[str, str | None]", options: dict[str, Any]) -> "DataOptions":
+        """From the options of a command, by the names of the fields."""
+        names = [field.name for field in fields(cls) if field.name in options]
+        return cls(files, **{name: options[name] for name in names})
 
     def load(self, required: Sequence[str], optional: Sequence[str] = ()) -> "tuple[dict[str, Dataset], Columns]":
         """Splits and their columns; see [`load_splits`].
@@ -58,6 +68,29 @@ class DataOptions:
             splits=(*required, *optional),
             required=(*required, *(split for split in optional if split in files)),
         )
+
+    @property
+    def about_labels(self) -> dict[str, Any]:
+        """Arguments of the library that say what rows and labels are taken for."""
+        return {
+            "labels": self.labels or None,
+            "trust_labels": self.trust_labels,
+            "skip_bad_rows": self.skip_bad_rows,
+        }
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """An error about the rows of a split is the fault of the option that they came from, and names the file."""
+        try:
+            yield
+        except ValueError as error:
+            split = next((split for split in self.files if str(error).startswith(f"`{split}`")), None)
+            if split is None:
+                raise
+            what = str(error).removeprefix(f"`{split}`").strip()
+            path = self.files[split]
+            where = f" (in {path})" if path is not None else f" (in {split})"
+            raise CommandError(f"{self.spelt(split)}: {in_flags(what)}{where}") from error
 
     def spelt(self, split: str) -> str:
         """The option that the rows of a split came from."""

@@ -9,7 +9,14 @@ from .outcome import Outcome
 
 
 def demo_command(
-    directory: str, *, examples: Sequence[str], is_pair: bool, title: str | None, host: str, port: int | None
+    directory: str,
+    *,
+    examples: Sequence[str],
+    is_pair: bool,
+    labels: Sequence[str] | None,
+    title: str | None,
+    host: str,
+    port: int | None,
 ) -> Outcome:
     """Serve a page for a checkpoint until Ctrl-C; see [`build_demo`]."""
     if is_exported(directory):
@@ -20,6 +27,6 @@ def demo_command(
 
     given = list(zip(examples[::2], examples[1::2], strict=True)) if is_pair else examples
     with blaming("DIRECTORY", when="`model_name_or_path`"), blaming("DIRECTORY"):
-        page = build_demo(directory, is_pair=is_pair, title=title, examples=given)
+        page = build_demo(directory, is_pair=is_pair, title=title, examples=given, labels=labels)
     address = launch(page, host=host, port=port)
     return Outcome({"checkpoint": directory, "address": address}, f"{address} was stopped.")

@@ -3,8 +3,10 @@
 
 import os
 import re
+import shlex
 import sys
 import traceback
+from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,11 +36,13 @@ NAMES = frozenset(
     {
         "also", "batch_size", "cache_dir", "calibration_file", "certification_fraction", "confidence_level",
         "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
-        "int8", "joint", "label_column", "max_exits", "max_length", "no_header", "output_dir", "overwrite", "poolings",
-        "port", "reference", "revision", "seed", "small_model", "target", "test_file", "test_method", "thresholds",
-        "token", "train_file", "truncated", "tune", "validation_file",
+        "int8", "joint", "label_column", "labels", "max_exits", "max_length", "no_header", "output_dir", "overwrite",
+        "poolings", "port", "reference", "revision", "seed", "skip_bad_rows", "small_model", "target", "test_file",
+        "test_method", "thresholds", "token", "train_file", "truncated", "trust_labels", "tune", "validation_file",
     }
 )  # fmt: skip
+# A list of strings as Python writes it.
+LABELS = re.compile(r"""labels=(\[(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|, )*\])""")
 QUOTED = re.compile(r"`([a-z_]+)`")
 
 
@@ -67,6 +71,7 @@ def in_flags(message: str) -> str:
     first = QUOTED.match(text)
     if first and flag(first[1]):
         text = f"{flag(first[1])}: {text[first.end() :].lstrip(': ')}"
+    text = LABELS.sub(lambda found: f"--labels {shlex.join(literal_eval(found[1]))}", text)
     return QUOTED.sub(lambda found: flag(found[1]) or found[0], text)
 
 

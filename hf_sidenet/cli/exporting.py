@@ -106,13 +106,15 @@ def _rows(
     with _calling_them_calibration_rows():
         splits, columns = data.load(("train",))
     length = as_attached(read_report(directory), max_length, None)["max_length"]
+    # Which class a row is does not matter here.
     prepared = prepare_rows(
-        {"train": splits["train"]},
+        {"train": splits["train"].remove_columns(columns.label)},
         model.config,
         processor,
         is_text=model.is_text,
         columns=columns,
         max_length=length,
+        skip_bad_rows=data.skip_bad_rows,
     )["train"]
     return [prepared.dataset[i] for i in evenly_spaced(len(prepared), CALIBRATION_ROWS)]
 

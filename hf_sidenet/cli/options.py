@@ -91,6 +91,28 @@ ImageColumn = Annotated[
 LabelColumn = Annotated[
     str | None, _option("--label-column", DATA, "Column with the class, by name or index.", metavar="NAME")
 ]
+Labels = Annotated[
+    list[str] | None,
+    _option(
+        "--labels",
+        DATA,
+        "What the data call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor "
+        "the data set say which output a class is.",
+        metavar="NAME NAME …",
+    ),
+]
+TrustLabels = Annotated[
+    bool,
+    _option("--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."),
+]
+SkipBadRows = Annotated[
+    bool,
+    _option(
+        "--skip-bad-rows",
+        DATA,
+        "Leave out, and count, rows without a text or a label, or with a picture that cannot be read.",
+    ),
+]
 MaxLength = Annotated[
     int | None,
     _option("--max-length", DATA, "Longer texts are cut, in tokens. By default the tokenizer's, at most 512.", min=1),
@@ -361,6 +383,10 @@ Examples = Annotated[
     _option("--example", PAGE, "A text, or a picture's path, to click on. May be repeated.", metavar="TEXT"),
 ]
 Pair = Annotated[bool, _option("--pair", PAGE, "A row is two texts.")]
+FileLabels = Annotated[
+    list[str] | None,
+    _option("--labels", PAGE, "What files call the outputs, in their order.", metavar="NAME NAME …"),
+]
 Title = Annotated[str | None, _option("--title", PAGE, "By default the name of DIRECTORY.", metavar="TEXT")]
 Host = Annotated[str, _option("--host", PAGE, "Address to listen at; 0.0.0.0 lets others in.", metavar="ADDRESS")]
 Port = Annotated[

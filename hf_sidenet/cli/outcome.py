@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CommandError
+from .quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def show(work: Callable[[], Outcome], as_json: bool) -> int:
         `int`: the exit code.
     """
     # Some libraries print their progress.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), quiet():
         outcome = work()
     print(json_text(outcome.document) if as_json else outcome.text)
     return outcome.code

@@ -51,7 +51,7 @@ def recalibrate_command(
     fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
     with (
         enough_rows(data.spelt("validation"), fraction),
-        blaming(data.spelt("validation"), when="`validation`"),
+        data.blaming(),
         blaming("--checkpoint: must be what DIRECTORY was exported from", when="`stages` and `model`"),
     ):
         found = recalibrate(
@@ -66,20 +66,23 @@ def recalibrate_command(
             dtype=dtype,
             stages=stages,
             columns=columns,
+            **data.about_labels,
             **running,
         )
     attached = found.verdict == "attach"
     where = output_dir or directory
     if exported:
-        about = recalibrated(found, running)
+        about = recalibrated(found, running, data.trust_labels)
         if attached:
             save_recalibrated(where, directory, found.config, overwrite=overwrite)
     else:
-        about = updated_report(report, found, len(splits["validation"]), compared is not None, running)
+        about = updated_report(report, found, compared is not None, running, data.trust_labels)
         if attached:
             save_checkpoint(where, found.model, processor, about, overwrite=overwrite)
+    shown = ("verdict", "reason", "settings", "costs", "path", "calibration", "certification", "classes")
     document = {
-        **{name: about[name] for name in ("verdict", "reason", "settings", "costs", "path", "calibration")},
+        **{name: about[name] for name in shown},
+        "data": {"validation": found.rows.about()},
         "precision": found.precision,
         "checkpoint": directory,
         "output_dir": where if attached else None,

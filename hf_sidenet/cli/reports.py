@@ -39,12 +39,13 @@ def check_version(report: dict[str, Any], directory: str) -> None:
         )
 
 
-def recalibrated(found: "Recalibration", running: dict[str, Any]) -> dict[str, Any]:
+def recalibrated(found: "Recalibration", running: dict[str, Any], trusted: bool) -> dict[str, Any]:
     """What another calibration says, of a checkpoint or of an exported folder, which has no report.
 
     Args:
         found ([`Recalibration`]): what changed.
         running (`dict[str, Any]`): of [`as_attached`].
+        trusted (`bool`): whether labels were not held against the MainNet's answers.
     """
     calibration = found.calibration
     return {
@@ -59,33 +60,32 @@ def recalibrated(found: "Recalibration", running: dict[str, Any]) -> dict[str, A
         "costs": asdict(found.costs),
         "path": [asdict(point) for point in calibration.selection.points],
         "calibration": found.config.calibration if found.verdict == "attach" else None,
+        "certification": found.certification,
+        "classes": {**found.rows.classes.about(), "trusted": trusted},
     }
 
 
 def updated_report(
     report: dict[str, Any],
     found: "Recalibration",
-    num_rows: int,
     given_reference: bool,
     running: dict[str, Any],
+    trusted: bool,
 ) -> dict[str, Any]:
     """A report with another calibration. Results on test rows were for the old θ, so they go.
 
     Args:
         report (`dict[str, Any]`): of the checkpoint; it stays as it is.
         found ([`Recalibration`]): what changed.
-        num_rows (`int`): validation rows.
         given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
         running (`dict[str, Any]`): of [`as_attached`].
+        trusted (`bool`): see [`recalibrated`].
     """
     from ..evaluation.provenance import hardware, versions
 
     calibration, settings = found.calibration, report["settings"]
-    about = recalibrated(found, running)
+    about = recalibrated(found, running, trusted)
     evidence = about["calibration"]
-    validation = {**report["data"]["validation"], "num_rows": num_rows}
-    if evidence is not None:
-        validation["fingerprint"] = evidence["validation_fingerprint"]
     changed = {
         **about,
         "settings": {
@@ -95,7 +95,7 @@ def updated_report(
         },
         "data": {
             **{name: value for name, value in report["data"].items() if name != "test"},
-            "validation": validation,
+            "validation": found.rows.about(),
             "num_design_rows": calibration.num_design_rows,
             "num_certification_rows": calibration.num_certification_rows,
             "num_known_rows_left_out": evidence and evidence["num_known_rows_left_out"],

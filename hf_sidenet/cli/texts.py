@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .rows_text import rows_text
 from .tables import aligned
 
 
@@ -28,10 +29,13 @@ def attach_text(document: Mapping[str, Any]) -> str:
     parts = [_verdict(document)]
     if document["verdict"] == "attach":
         parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+        parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
         if document["evaluation"] is not None:
             parts.append(_test(document["evaluation"]))
+            parts += _recalls(document["evaluation"]["recalls"], "test rows")
     else:
         parts += _why_not(document)
+    parts.append(rows_text(document["data"], document["classes"]))
     parts.append(_seconds(document["seconds"]))
     parts.append(_folder(document["output_dir"]))
     return "\n\n".join(parts)
@@ -42,8 +46,15 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
     parts = [_verdict(document, "new θ")]
     if document["verdict"] == "attach":
         parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+        parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
     else:
-        parts += [f"Precision: {document['precision']}.", _tested(document["path"]), _exit_costs(document["costs"])]
+        accuracy = f"The MainNet's accuracy on the certification rows: {_certified_accuracy(document)} %."
+        parts += [
+            f"Precision: {document['precision']}. {accuracy}",
+            _tested(document["path"]),
+            _exit_costs(document["costs"]),
+        ]
+    parts.append(rows_text(document["data"], document["classes"]))
     parts.append(_folder(document["output_dir"], "Nothing was changed."))
     return "\n\n".join(parts)
 
@@ -242,8 +253,23 @@ def _certified_costs(document: Mapping[str, Any]) -> str:
     means = ", ".join(f"{text} {found[name]:.3f}" for name, text in CURRENCIES.items())
     return (
         f"Mean cost per row on the certification rows, as a fraction of the plain MainNet's: {means}. Accuracy there: "
-        f"{_percent(found['accuracy'], 2)} %.\n{_mainnet_costs(costs)}"
+        f"{_percent(found['accuracy'], 2)} %, the MainNet's {_certified_accuracy(document)} %.\n"
+        f"{_mainnet_costs(costs)}"
     )
+
+
+def _certified_accuracy(document: Mapping[str, Any]) -> str:
+    return _percent(document["certification"]["reference_accuracy"], 2)
+
+
+def _recalls(recalls: Sequence[Mapping[str, Any]], which: str) -> list[str]:
+    if not recalls:
+        return []
+    # Here, since it takes seconds to import.
+    from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
+
+    header, *rows = recall_rows(recalls)
+    return [f"On the {which}. {recall_introduction(recalls)}\n\n{aligned(header, rows)}", *recall_warnings(recalls)]
 
 
 def _mainnet_costs(costs: Mapping[str, Any]) -> str:
@@ -273,12 +299,11 @@ def _test(evaluation: Mapping[str, Any]) -> str:
 
 def _why_not(document: Mapping[str, Any]) -> list[str]:
     best = document["placements"][0]
-    accuracy = document["mainnet"]["validation_accuracy"]
     return [
         f"Best placement: {', '.join(best['exits'])} (blocks before each SideNet, pooling): expected cost "
         f"{best['expected_cost']:.3f} of the plain MainNet's, expected accuracy "
-        f"{_percent(best['expected_accuracy'], 2)} %. The MainNet's on the validation rows: "
-        f"{_percent(accuracy, 2)} %.",
+        f"{_percent(best['expected_accuracy'], 2)} %. The MainNet's accuracy on the certification rows: "
+        f"{_certified_accuracy(document)} %.",
         _tested(document["path"]),
         _exit_costs(document["costs"]),
     ]

@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which columns of a data set hold the texts or the image, and which the class."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from transformers.utils import logging
 
 from ..optional import require
 
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
+
+logger = logging.get_logger(__name__)
 
 TEXTS = ("text", "sentence", "review", "content")
 PAIRS = (
-    ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
-    ("question1", "question2"),
+    ("question", "answer"),
+    ("question", "context"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("query", "document"),
 )
+# Two of these that differ in their ends only: `text`, `text_pair`; `sentence1`, `sentence2`; `title_a`, `title_b`.
+PAIR_STEMS = (*TEXTS, "question", "query", "premise", "answer", "passage", "document", "title", "sent", "s", "q")
+USUAL_PAIRS = (("text", "text_pair"), ("sentence1", "sentence2"), *PAIRS)
+PAIR_ENDS = (("", "_pair"), ("1", "2"), ("_1", "_2"), ("_a", "_b"))
 IMAGES = ("image", "img")
+# Rows whose cells are looked at.
+SAMPLE = 100
 # The first two mean nothing else; a data set may have a category and a label.
 LABELS = (("label", "labels"), ("class", "target", "category"))
 
@@ -31,11 +44,13 @@ class Columns:
         inputs (`tuple[str, ...]`): the column with the text, the two columns of a pair, or the column with the image.
         label (`str`): the column with the class, by name or index.
         is_text (`bool`): whether the inputs are texts; else they are images.
+        unused (`tuple[str, ...]`): columns that look like texts and are no inputs.
     """
 
     inputs: tuple[str, ...]
     label: str
     is_text: bool
+    unused: tuple[str, ...] = field(default=(), compare=False)
 
 
 def find_columns(
@@ -44,6 +59,7 @@ def find_columns(
     text_columns: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    sample: Mapping[str, Sequence[Any]] | None = None,
 ) -> Columns:
     """Columns that are named, else those with a usual name or of the only fitting type.
 
@@ -52,6 +68,8 @@ def find_columns(
         text_columns (`Sequence[str]`, *optional*): one column, or the two of a pair.
         image_column (`str`, *optional*): instead of `text_columns`.
         label_column (`str`, *optional*): the class.
+        sample (`Mapping[str, Sequence]`, *optional*):
+            Some cells of every column, by which those with texts are told from those with numbers or names.
 
     Raises:
         ImportError: datasets is not installed.
@@ -68,7 +86,7 @@ def find_columns(
             raise ValueError(f"`image_column` must hold images or their paths, got {features[image_column]}.")
         inputs = (image_column,)
     else:
-        inputs = tuple(text_columns) if text_columns is not None else _texts(features, label)
+        inputs = tuple(text_columns) if text_columns is not None else _texts(features, label, sample or {})
         _must_exist("text_columns", inputs, features)
         if len(inputs) not in (1, 2):
             raise ValueError(f"`text_columns` must be one column, or two for pairs, got {list(inputs)}.")
@@ -77,7 +95,37 @@ def find_columns(
                 raise ValueError(f"`text_columns` must hold texts, got {name!r} with {features[name]}.")
     if label in inputs:
         raise ValueError(f"`label_column` must not be an input too, got {label!r}.")
-    return Columns(inputs, label, is_text=image_column is None)
+    unused = [name for name in features if is_string(features[name]) and name not in (*inputs, label)]
+    unused = tuple(name for name in unused if _has_words(name, sample or {})) if image_column is None else ()
+    if unused:
+        logger.warning(
+            "The texts are read from %s. %s looks like texts too and is not read: `text_columns` names what is.",
+            " and ".join(map(repr, inputs)),
+            " and ".join(map(repr, unused)),
+        )
+    return Columns(inputs, label, image_column is None, unused)
+
+
+def usual_inputs(names: Sequence[str], num_texts: int | None = None) -> list[tuple[str, ...]]:
+    """Columns whose names say that they are texts, in lower case.
+
+    Args:
+        names (`Sequence[str]`): of all columns, in any case.
+        num_texts (`int`, *optional*): 1 for single texts, 2 for pairs; by default both. Half of a pair is no text.
+    """
+    spelt = [name.lower() for name in names]
+    found = [pair for pair in PAIRS if all(name in spelt for name in pair)]
+    alike = [(stem + first, stem + second) for stem in PAIR_STEMS for first, second in PAIR_ENDS]
+    found += [pair for pair in alike if all(name in spelt for name in pair)]
+    in_pairs = {name for pair in found for name in pair}
+    found += [(name,) for name in TEXTS if name in spelt and name not in in_pairs]
+    return [each for each in found if num_texts in (None, len(each))]
+
+
+def sample_cells(rows: "Dataset") -> dict[str, list[Any]]:
+    """The texts of the first rows."""
+    strings = [name for name, feature in rows.features.items() if is_string(feature)]
+    return rows.with_format(None).select_columns(strings)[:SAMPLE] if strings else {}
 
 
 def is_image(feature: Any) -> bool:
@@ -88,6 +136,11 @@ def is_image(feature: Any) -> bool:
 def is_string(feature: Any) -> bool:
     """Whether this type of column is text."""
     return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether numbers or truth values are in this type of column, which may be classes."""
+    return any(name in str(getattr(feature, "dtype", "")) for name in ("int", "float", "bool"))
 
 
 def _label(features: "Features", given: str | None) -> str:
@@ -103,7 +156,7 @@ def _label(features: "Features", given: str | None) -> str:
         found = found or [name for name, feature in features.items() if isinstance(feature, class_label)]
     label = _only("label_column", found, [name for names in LABELS for name in names], features)
     feature = features[label]
-    if not isinstance(feature, class_label) and not is_string(feature) and "int" not in getattr(feature, "dtype", ""):
+    if not isinstance(feature, class_label) and not is_string(feature) and not _is_plain(feature):
         raise ValueError(f"`label_column` must hold names or indices of classes, got {label!r} with {feature}.")
     return label
 
@@ -115,14 +168,21 @@ def _image(features: "Features") -> str | None:
     return _only("image_column", found, IMAGES, features) if found else None
 
 
-def _texts(features: "Features", label: str) -> tuple[str, ...]:
-    spelt = {name.lower(): name for name in features}
-    found = [pair for pair in PAIRS if all(name in spelt for name in pair)]
-    in_pairs = {name for pair in found for name in pair}
-    found += [(name,) for name in TEXTS if name in spelt and name not in in_pairs]
+def _texts(features: "Features", label: str, sample: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    spelt = {name.lower(): name for name in features if name != label}
+    found = usual_inputs(list(spelt))
     if not found:
-        found = [(name.lower(),) for name, feature in features.items() if is_string(feature) and name != label]
-    return tuple(spelt[name] for name in _only("text_columns", found, [*TEXTS, *PAIRS], features))
+        strings = [name for name in spelt.values() if is_string(features[name])]
+        # In a table every cell is a text, numbers too.
+        worded = [name for name in strings if _has_words(name, sample)]
+        found = [(name.lower(),) for name in worded or strings]
+    return tuple(spelt[name] for name in _only("text_columns", found, [*TEXTS, *USUAL_PAIRS], features))
+
+
+def _has_words(name: str, sample: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether most cells are of several words; so it is where no cell is known."""
+    cells = [cell for cell in sample.get(name, ()) if isinstance(cell, str)]
+    return not cells or 2 * sum(len(cell.split()) > 1 for cell in cells) > len(cells)
 
 
 def _only(argument: str, found: list, usual: Sequence, features: "Features") -> Any:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from ..optional import require
-from .columns import Columns, find_columns, is_image
+from ..training.classes import spelled
+from .columns import Columns, find_columns, is_image, sample_cells
 from .reading import read_data_set, read_file
 
 
@@ -21,7 +22,8 @@ logger = logging.get_logger(__name__)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 TABLES = (".csv", ".tsv")
-HIDDEN = {-1, None}
+# As texts, like the cells of a table.
+HIDDEN = {"-1", None}
 
 
 def load_splits(
@@ -44,7 +46,7 @@ def load_splits(
         dataset_config (`str`, *optional*): its configuration, as `"sst2"` of glue.
         files (`dict[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test a csv,
             tsv, json, jsonl or parquet file, or a folder with one sub-folder of pictures per class. The kinds may
-            differ. Quotation marks in a tsv file are text.
+            differ. Every cell of a csv or tsv file is a text; quotation marks in a tsv file are part of it.
         header (`bool`, *optional*, defaults to `True`): whether the first line of csv and tsv files has the names of
             the columns. Else these are `text_columns`, by default `"text"`, then `label_column`, by default `"label"`.
         text_columns (`Sequence[str]`, *optional*): see [`find_columns`], as for the next two.
@@ -60,8 +62,8 @@ def load_splits(
     Raises:
         ImportError: datasets is not installed.
         ValueError: a file is missing, empty or of another kind, a required split is missing, a column is missing or
-            ambiguous, an input is missing in some row, or no row has a label. The message is one line and starts with
-            the name of the argument.
+            ambiguous, or no row has a label. The message is one line and starts with the name of the argument. What
+            is missing in single rows is seen by [`prepare_rows`].
     """
     unknown = sorted({*splits, *required, *(files or {})} - set(SPLITS))
     if unknown or not (splits or required):
@@ -83,7 +85,8 @@ def load_splits(
             raise ValueError(_needs(dataset_name, name, f"{name} rows, got {list(found) or 'no wanted split'}"))
     named = {"text_columns": text_columns, "image_column": image_column, "label_column": label_column}
     try:
-        columns = find_columns(next(iter(found.values())).features, **named)
+        first = next(iter(found.values()))
+        columns = find_columns(first.features, **named, sample=sample_cells(first))
     except ValueError as error:
         if dataset_name is None and header and any(Path(path).suffix in TABLES for path in files.values()):
             raise ValueError(f"{error} For a file without a header line: `header` False.") from error
@@ -113,20 +116,14 @@ def _is_labelled(
     """False, with a warning, where every label is hidden.
 
     Raises:
-        ValueError: a column or an input is missing, or hidden labels are needed.
+        ValueError: a column is missing, or hidden labels are needed.
     """
     for name in (*columns.inputs, columns.label):
         if name not in rows.column_names:
             raise ValueError(_needs(dataset_name, split, f"a column {name!r}, got {rows.column_names} in {split}"))
     if len(rows) == 0:
         raise ValueError(_needs(dataset_name, split, f"{split} rows, got 0"))
-    for name in columns.inputs:
-        empty = rows.data.column(name).null_count
-        if empty:
-            raise ValueError(
-                _needs(dataset_name, split, f"{name!r} in every row of {split}, {empty} of {len(rows)} have none")
-            )
-    if not set(rows.unique(columns.label)) <= HIDDEN:
+    if not {spelled(label) for label in rows.unique(columns.label)} <= HIDDEN:
         return True
     if split == "train" or split in required:
         raise ValueError(_needs(dataset_name, split, f"labels in {split}, all of them are hidden"))

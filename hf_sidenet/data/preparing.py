@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a data set become inputs of a model: token ids or pixels, with `labels` in the MainNet's order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..measurement.pictures import in_channels, num_channels_of
 from ..training import align_labels
+from .bad_rows import without_bad_rows
 from .columns import Columns
 
 
@@ -62,6 +64,7 @@ def prepare(
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
     max_length: int | None = None,
+    num_channels: int = 3,
 ) -> "Dataset":
     """Inputs of the model, and `labels` where the rows have them as indices.
 
@@ -71,6 +74,7 @@ def prepare(
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
         max_length (`int`, *optional*): longer texts are cut, in tokens; by default what the tokenizer names, at most
             512. Images have none.
+        num_channels (`int`, *optional*, defaults to 3): of the images that the MainNet reads; see [`num_channels_of`].
 
     Returns:
         `datasets.Dataset`: of lists of `input_ids (length,)` and what else the tokenizer makes, not padded; or of
@@ -81,7 +85,9 @@ def prepare(
     """
     if max_length is not None and (max_length < 1 or not columns.is_text):
         raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
-    return _tokenize(rows, columns, processor, max_length) if columns.is_text else _pixels(rows, columns, processor)
+    if columns.is_text:
+        return _tokenize(rows, columns, processor, max_length)
+    return _pixels(rows, columns, processor, num_channels)
 
 
 def prepare_splits(
@@ -91,6 +97,8 @@ def prepare_splits(
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    new_head: bool = False,
 ) -> "tuple[dict[str, Dataset], list[str]]":
     """[`prepare`] every split, with the classes in one order: see [`align_labels`].
 
@@ -100,16 +108,23 @@ def prepare_splits(
         config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
         max_length (`int`, *optional*): see [`prepare`].
+        labels (`Sequence[str]`, *optional*): see [`align_labels`], as for the next one.
+        new_head (`bool`, *optional*, defaults to `False`): whether the MainNet is still to learn its classes.
 
     Returns:
         `(inputs, names)`: the splits, and the names of the classes in the order of their indices.
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: see [`align_labels`] and [`prepare`].
+        ValueError: see [`align_labels`] and [`prepare`], or a row has no text, no readable picture or no label.
     """
-    splits, names = align_labels(splits, columns.label, config)
-    inputs = {key: prepare(rows, columns, processor, max_length=max_length) for key, rows in splits.items()}
+    splits = {key: without_bad_rows(rows, key, columns, skip=False)[0] for key, rows in splits.items()}
+    splits, names = align_labels(splits, columns.label, config, labels=labels, new_head=new_head)
+    channels = 3 if columns.is_text else num_channels_of(config)
+    inputs = {
+        key: prepare(rows, columns, processor, max_length=max_length, num_channels=channels)
+        for key, rows in splits.items()
+    }
     return inputs, names
 
 
@@ -148,9 +163,9 @@ def _tokenize(
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
 
-def _pixels(rows: "Dataset", columns: Columns, processor: BaseImageProcessor) -> "Dataset":
+def _pixels(rows: "Dataset", columns: Columns, processor: BaseImageProcessor, num_channels: int) -> "Dataset":
     def read(batch: dict[str, list]) -> dict[str, list]:
-        images = [image.convert("RGB") for image in batch[columns.inputs[0]]]
+        images = [in_channels(image, num_channels) for image in batch[columns.inputs[0]]]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": list(pixels), **_labels(batch, columns)}
 

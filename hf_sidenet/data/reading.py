@@ -19,6 +19,7 @@ READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".pa
 OPENED = {"encoding": "utf-8-sig", "newline": ""}
 # Only an empty cell is missing: "null" and "NA" are texts that people write.
 TEXT_CELLS = {"keep_default_na": False, "na_values": [""]}
+TABLES = (".csv", ".tsv")
 
 
 def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
@@ -32,9 +33,7 @@ def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
     with _one_line_errors(f"`dataset_name` {name!r} could not be read"):
         if (Path(name) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(name))
-        # Quotation marks are text in a tsv file. A folder of csv files keeps its own rule.
-        options = {"quoting": csv.QUOTE_NONE} if any(Path(name).glob("*.tsv")) else {}
-        return dict(datasets.load_dataset(name, config, **options))
+        return dict(datasets.load_dataset(name, config, **_folder_tables(Path(name))))
 
 
 def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | None = None) -> "Dataset":
@@ -69,6 +68,37 @@ def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | Non
         return require("datasets", "train").load_dataset(reader, data_files={"train": pattern}, **options)["train"]
 
 
+def _folder_tables(folder: Path) -> dict[str, Any]:
+    """Options for a folder of csv or of tsv files; none for other folders."""
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
+    if len({path.suffix.lower() for path in files}) != 1 or (folder / "README.md").exists():
+        return {}
+    # Quotation marks are text in a tsv file.
+    options = {"quoting": csv.QUOTE_NONE} if files[0].suffix.lower() == ".tsv" else {}
+    headers = []
+    for path in files:
+        with open(path, **OPENED) as file:
+            delimiter = {"delimiter": "\t"} if options else {}
+            headers.append(next((row for row in csv.reader(file, **options, **delimiter) if row), []))
+    # Files with other columns than the first are refused by datasets itself.
+    return (
+        {**options, **_as_texts(headers[0], header=0)} if all(header == headers[0] for header in headers) else options
+    )
+
+
+def _as_texts(columns: Sequence[str], header: int | None) -> dict[str, Any]:
+    """Every cell is a text: "01" is no number, "true" no truth value. Columns without a name, or with that of another,
+    get one."""
+    datasets, names = require("datasets", "train"), []
+    for number, column in enumerate(columns, 1):
+        name = column if column.strip() else f"column {number}"
+        while name in names:
+            name += "_"
+        names.append(name)
+    features = datasets.Features({name: datasets.Value("string") for name in names})
+    return {**TEXT_CELLS, "column_names": names, "header": header, "features": features}
+
+
 def _folder_options(argument: str, path: Path) -> dict[str, Any]:
     if any(path.glob("metadata.*")):
         return {}
@@ -92,7 +122,7 @@ def _table_options(argument: str, path: Path, names: Sequence[str] | None) -> di
         raise ValueError(
             f"`{argument}` must have a cell for each of the columns {columns}, got {len(first)} in the first row."
         )
-    return {**options, **TEXT_CELLS, **({"column_names": columns} if names is not None else {})}
+    return {**options, **_as_texts(columns, header=0 if names is None else None)}
 
 
 @contextmanager

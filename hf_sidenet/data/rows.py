@@ -3,15 +3,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ..measurement.fingerprint import fingerprint_rows, row_keys
-from .columns import Columns, find_columns
-from .preparing import collator, prepare_splits
+from ..measurement.pictures import num_channels_of
+from ..training.classes import ClassMap, class_names, indexed_classes
+from ..training.labels import find_classes, number_labels
+from .bad_rows import without_bad_rows
+from .columns import Columns, find_columns, sample_cells
+from .preparing import collator, prepare
 
 
 @dataclass(frozen=True)
@@ -22,20 +27,47 @@ class Rows:
         dataset (map-style data set): of dicts with the model's inputs and `labels`.
         keys (`list[str]`): what each row is; equal inputs have equal keys.
         fingerprint (`str`): stands for inputs, preprocessing and labels.
-        has_labels (`bool`): whether any row has a label.
+        labels (`list[int]`): index of each row's class, -100 where it has none.
         collate_fn (`Callable`): makes a batch of a list of rows.
-        names (`list[str]`, *optional*): of the classes, in the order of their indices, where raw rows told them.
+        classes ([`ClassMap`]): what the labels mean.
+        columns ([`Columns`], *optional*): that raw rows were read from.
+        num_left_out (`int`): bad rows that are not among these.
     """
 
     dataset: Any
     keys: list[str]
     fingerprint: str
-    has_labels: bool
+    labels: list[int]
     collate_fn: Callable[[list[Any]], Mapping[str, Any]]
-    names: list[str] | None = None
+    classes: ClassMap
+    columns: Columns | None = None
+    num_left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any row has a label."""
+        return any(label != -100 for label in self.labels)
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of them."""
+        counts = Counter(self.labels)
+        return {
+            "num_rows": len(self),
+            "num_bad_rows_left_out": self.num_left_out,
+            "has_labels": self.has_labels,
+            "rows_per_class": [counts[index] for index in range(len(self.classes.names))],
+            "columns": None
+            if self.columns is None
+            else {
+                "inputs": list(self.columns.inputs),
+                "label": self.columns.label,
+                "unused": list(self.columns.unused),
+            },
+            "fingerprint": self.fingerprint,
+        }
 
 
 def prepare_rows(
@@ -46,6 +78,8 @@ def prepare_rows(
     is_text: bool,
     columns: Columns | None = None,
     max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    skip_bad_rows: bool = False,
 ) -> dict[str, Rows]:
     """Bring splits to rows of model inputs; those that have `input_ids` or `pixel_values` already stay as they are.
 
@@ -56,30 +90,72 @@ def prepare_rows(
         is_text (`bool`): whether the MainNet reads texts.
         columns ([`Columns`], *optional*): of raw splits; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*):
+            What raw rows call the MainNet's outputs, in their order; by default see [`match_classes`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`):
+            Whether raw rows without a text or a label, or with a picture that cannot be read, are left out; else they
+            are an error.
 
     Raises:
-        ValueError: a processor is needed and there is none, or the rows are of another kind than the MainNet.
+        ValueError: a processor is needed and there is none, the rows are of another kind than the MainNet, one is
+            bad, or a label is no class of the MainNet.
     """
     name = "input_ids" if is_text else "pixel_values"
     raw = {split: rows for split, rows in splits.items() if name not in (rows[0] if len(rows) else {})}
     if (raw or is_text) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
-    prepared, names = dict(splits), None
+    prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(class_names(config))
+    if labels is not None and len(raw) < len(splits):
+        raise ValueError(f"`labels` must be None for rows that have indices of classes already, got {list(labels)}.")
     if raw:
-        columns = columns or find_columns(next(iter(raw.values())).features)
+        first = next(iter(raw.values()))
+        columns = columns or find_columns(first.features, sample=sample_cells(first))
         if columns.is_text != is_text:
             kinds = ("texts", "images") if is_text else ("images", "texts")
             raise ValueError(f"the MainNet reads {kinds[0]}, but the rows hold {kinds[1]}: {columns.inputs}.")
-        inputs, names = prepare_splits(raw, columns, config, processor, max_length=max_length)
-        prepared |= inputs
+        for split, rows in raw.items():
+            raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
+        labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
+        if labelled:
+            classes = find_classes(labelled, columns.label, config, labels=labels)
+        for split, rows in raw.items():
+            numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
+            prepared[split] = prepare(
+                numbered,
+                columns,
+                processor,
+                max_length=max_length,
+                num_channels=3 if is_text else num_channels_of(config),
+            )
     collate = collator(processor, is_text)
-    return {
-        split: replace(_rows(rows, raw.get(split), columns, processor, is_text, collate), names=names)
+    made = {
+        split: _rows(rows, raw.get(split), columns, processor, is_text, collate, classes)
         for split, rows in prepared.items()
     }
+    for split, rows in made.items():
+        _check_indices(rows, split, config.num_labels)
+    return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
 
 
-def _rows(prepared: Any, raw: Any, columns: Columns | None, processor: Any, is_text: bool, collate: Callable) -> Rows:
+def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
+    wrong = (i for i, label in enumerate(rows.labels) if not (0 <= label < num_labels or label == -100))
+    row = next(wrong, None)
+    if row is not None:
+        raise ValueError(
+            f"`{split}` must have `labels` in [0, {num_labels}), or -100 where there is none, got {rows.labels[row]} "
+            f"in row {row + 1:,}."
+        )
+
+
+def _rows(
+    prepared: Any,
+    raw: Any,
+    columns: Columns | None,
+    processor: Any,
+    is_text: bool,
+    collate: Callable,
+    classes: ClassMap,
+) -> Rows:
     if raw is None:
         keys, how = row_keys(prepared), ""
     elif is_text:
@@ -88,10 +164,11 @@ def _rows(prepared: Any, raw: Any, columns: Columns | None, processor: Any, is_t
     else:
         # As they are stored: pixels are made when a row is read.
         keys, how = row_keys(raw, columns.inputs), json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    found = None if raw is None else columns
     labels = [int(label) for label in _labels(prepared, raw, columns)]
     about = [fingerprint_rows(keys), json.dumps(labels), how]
     digest = hashlib.blake2b("\n".join(about).encode(), digest_size=16)
-    return Rows(prepared, keys, digest.hexdigest(), any(label != -100 for label in labels), collate)
+    return Rows(prepared, keys, digest.hexdigest(), labels, collate, classes, found)
 
 
 def _labels(prepared: Any, raw: Any, columns: Columns | None) -> list:

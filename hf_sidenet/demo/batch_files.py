@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data.columns import LABELS, PAIRS, TEXTS
+from ..data.columns import LABELS, TEXTS, USUAL_PAIRS, usual_inputs
 from ..data.reading import OPENED
 from ..measurement.files import replacing
 from ..optional import require
@@ -171,10 +171,10 @@ def _check_cells(name: str, columns: list[str], cells: list[list[str]]) -> None:
 
 def _input_columns(name: str, columns: list[str], is_pair: bool) -> list[int]:
     names = [column.strip().lower() for column in columns]
-    choices = PAIRS if is_pair else [(text,) for text in TEXTS]
-    for wanted in choices:
-        if all(column in names for column in wanted):
-            return [names.index(column) for column in wanted]
+    found = usual_inputs(names, 2 if is_pair else 1)
+    if found:
+        return [names.index(column) for column in found[0]]
+    choices = USUAL_PAIRS if is_pair else [(text,) for text in TEXTS]
     allowed = ", ".join(" and ".join(wanted) for wanted in choices)
     shown = ", ".join(repr(column[:40]) for column in columns[:SHOWN_COLUMNS])
     what = "two columns called" if is_pair else "a column called"

@@ -66,7 +66,12 @@ class Page:
 
 
 def build_demo(
-    checkpoint: str | os.PathLike, *, is_pair: bool = False, title: str | None = None, examples: Sequence[Any] = ()
+    checkpoint: str | os.PathLike,
+    *,
+    is_pair: bool = False,
+    title: str | None = None,
+    examples: Sequence[Any] = (),
+    labels: Sequence[str] | None = None,
 ) -> Page:
     """A gradio page for a checkpoint: one input and a slider for θ; a second tab takes files.
 
@@ -75,6 +80,7 @@ def build_demo(
         is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
         title (`str`, *optional*): by default the name of the checkpoint.
         examples (`Sequence`, *optional*): texts, pairs of texts or paths of pictures to click on.
+        labels (`Sequence[str]`, *optional*): what files call the outputs, in their order.
 
     Returns:
         [`Page`]: to be launched by [`launch`].
@@ -85,7 +91,7 @@ def build_demo(
     """
     gr = require("gradio", "space")
     require("matplotlib", "plots")
-    demo = Demo(str(checkpoint), is_pair)
+    demo = Demo(str(checkpoint), is_pair, labels)
     missing = [each for each in examples if not demo.is_text and not Path(each).is_file()]
     if missing:
         raise ValueError(f"`examples` must be pictures that are there, got {missing[0]!r}.")

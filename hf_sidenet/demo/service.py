@@ -8,13 +8,17 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+import torch
+
 from ..cards import load_report
 from ..checkpoint import load_checkpoint
+from ..data.class_check import Answered, ClassOrderError, check_class_order
 from ..inference import SideNetRunner
 from ..inference.certificate import why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..measurement import ExitCosts
+from ..training.classes import ClassMap, class_names, match_classes, spelled
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
 from .curve import curve_html
@@ -27,18 +31,24 @@ BATCH_SIZE, NUM_PICTURES = 32, 8
 NEW_COLUMNS = ("predicted", "confidence", "exit", "flops", "error")
 
 
+def _not_compared(error: ValueError) -> str:
+    return f"The file's own classes are not compared: {error}"
+
+
 class Demo:
     """A checkpoint that answers visitors.
 
     Args:
         checkpoint (`str`): folder or Hub id of a checkpoint with SideNets.
         is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+        labels (`Sequence[str]`, *optional*):
+            What files call the checkpoint's outputs, in their order; see [`match_classes`].
 
     Raises:
         ValueError: it has no SideNets, or is damaged, or reads no pairs.
     """
 
-    def __init__(self, checkpoint: str, is_pair: bool = False):
+    def __init__(self, checkpoint: str, is_pair: bool = False, labels: Sequence[str] | None = None):
         model, processor = load_checkpoint(checkpoint)
         if is_pair and not model.is_text:
             raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
@@ -47,7 +57,7 @@ class Demo:
         costs = report.get("costs")
         flops = None if costs is None else ExitCosts(**costs).fractions("flops")
         self.is_text, self.is_pair = model.is_text, is_pair
-        self.labels = {name: index for index, name in model.config.id2label.items()}
+        self.classes, self.labels = class_names(model.config), labels
         self.dial = read_dial(model.config, report)
         self.not_certified = why_not_certified(model, processor)
         self.answering = Answering(model, processor, flops, max_length)
@@ -100,7 +110,9 @@ class Demo:
         flops, names = self.answering.flops, self.answering.names
         answers: list[Sequence[Any]] = []
         exits: Counter[int] = Counter()
-        failed = num_right = num_known = 0
+        failed = 0
+        known: list[tuple[int, int]] = []
+        classes, note = self._classes(batch)
         for done, prediction in enumerate(self._predictions(batch, thresholds), 1):
             tick(done, len(batch.cells))
             if prediction.error is not None:
@@ -111,16 +123,23 @@ class Demo:
             exits[exit_index] += 1
             confidence = f"{prediction.confidence:.6f}"
             answers.append((prediction.label, confidence, names[exit_index], f"{flops[exit_index]:.4f}", ""))
-            true = self._class(batch, prediction.place)
-            if true is not None:
-                num_known += 1
-                num_right += true == prediction.label_id
+            label = spelled(batch.labels[prediction.place]) if classes is not None else None
+            if label is not None:
+                known.append((prediction.label_id, classes.indices[label]))
         path = folder / "answers.csv"
         write_answers(path, batch, answers, NEW_COLUMNS)
         answered = exits.total()
         mean = sum(flops[i] * count for i, count in exits.items()) / answered if answered else None
         counts = [exits[i] for i in range(len(names))]
-        return batch_html(names, counts, mean, failed, (num_right, num_known) if num_known else None), path
+        right = None
+        if known:
+            rows = Answered("answered", *torch.tensor(known).T)
+            try:
+                check_class_order([rows], classes)
+                right = int((rows.answers == rows.labels).sum()), len(rows)
+            except ClassOrderError as error:
+                note = _not_compared(error)
+        return batch_html(names, counts, mean, failed, right, note), path
 
     def _predictions(self, batch: Batch, thresholds: Sequence[float]) -> Iterator[Prediction]:
         with self._working:
@@ -129,14 +148,15 @@ class Demo:
                     raise UploadError("The server stops.")
                 yield prediction
 
-    def _class(self, batch: Batch, place: int) -> int | None:
-        """The true class, where the file names one of the checkpoint's, by name or by index."""
-        if batch.labels is None:
-            return None
-        given = batch.labels[place].strip()
-        if given in self.labels:
-            return self.labels[given]
-        return int(given) if given.isdecimal() and int(given) < len(self.labels) else None
+    def _classes(self, batch: Batch) -> tuple[ClassMap | None, str | None]:
+        """What the labels of a file mean, or why nobody knows."""
+        labels = {label for label in map(spelled, batch.labels or ()) if label is not None}
+        if not labels:
+            return None, None
+        try:
+            return match_classes(sorted(labels), self.classes, labels=self.labels), None
+        except ValueError as error:
+            return None, _not_compared(error)
 
     def _place(self, index: float) -> int:
         # Who calls the API may send anything.

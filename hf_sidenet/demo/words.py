@@ -102,7 +102,12 @@ def curve_text(dial: Dial, index: int) -> str:
 
 
 def batch_html(
-    names: Sequence[str], counts: Sequence[int], flops: float | None, failed: int, right: tuple[int, int] | None
+    names: Sequence[str],
+    counts: Sequence[int],
+    flops: float | None,
+    failed: int,
+    right: tuple[int, int] | None,
+    note: str | None = None,
 ) -> str:
     """What a file of rows came to.
 
@@ -112,6 +117,7 @@ def batch_html(
         flops (`float`, *optional*): mean per answered row; `None` where none was.
         failed (`int`): rows without an answer.
         right (`tuple[int, int]`, *optional*): rows that were answered rightly, of those whose class is known.
+        note (`str`, *optional*): why there is no such number.
     """
     answered = sum(counts)
     items = [
@@ -127,6 +133,8 @@ def batch_html(
         items.append(f"{flops:.2f} of the MainNet's FLOPs: {saved(flops)}")
     if right is not None:
         items.append(f"{right[0]:,} of {right[1]:,} right ({percent(right[0] / right[1])}), by the file's own classes")
+    if note is not None:
+        items.append(note)
     return "<ul role='status'>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 

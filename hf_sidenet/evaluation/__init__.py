@@ -8,12 +8,14 @@ from .exits import EvaluatedPoint, ExitEvaluation
 from .plots import plot_accuracy_cost, plot_accuracy_cost_bands, plot_comparison
 from .provenance import provenance
 from .quality import CalibrationError, ExitQuality
+from .recalls import ClassRecall, class_recalls
 from .report import ExitReport, cheapest
 
 
 __all__ = [
     "DEFAULT_THRESHOLDS",
     "CalibrationError",
+    "ClassRecall",
     "CurvePoint",
     "EvaluatedPoint",
     "ExitEvaluation",
@@ -22,6 +24,7 @@ __all__ = [
     "Interval",
     "bootstrap_intervals",
     "cheapest",
+    "class_recalls",
     "fixed_points",
     "format_thresholds",
     "plot_accuracy_cost",

@@ -23,7 +23,7 @@ CHUNK_ELEMENTS = 2**21
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its percentile bootstrap interval. NaN where it is not defined.
+    """A number with its interval, by default of the percentile bootstrap. NaN where it is not defined.
 
     Args:
         value (`float`): on the rows as they are.

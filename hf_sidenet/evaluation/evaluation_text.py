@@ -3,10 +3,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from .bootstrap import Interval
 from .curves import format_thresholds
+from .recalls import recall_introduction, recall_rows, recall_warnings
 
 
 if TYPE_CHECKING:
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def evaluation_text(evaluation: "ExitEvaluation") -> str:
-    """Four tables with a sentence each: routed, exits, calibration, curve."""
+    """Five tables with a sentence each: routed, classes, exits, calibration, curve."""
     costs = evaluation.costs
+    recalls = [asdict(each) for each in evaluation.recalls]
     theta = format_thresholds(evaluation.thresholds)
     return "\n\n".join(
         [
@@ -26,6 +29,9 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
             "are fractions of these.",
             f"Routed at θ = {theta}. The oracle leaves at the first exit that is right:",
             _routed_table(evaluation),
+            recall_introduction(recalls, evaluation.level),
+            markdown_table(*recall_rows(recalls)),
+            *recall_warnings(recalls),
             "Each exit by itself. Overthinking: rows that the SideNet gets right and the MainNet wrong:",
             _exit_table(evaluation),
             f"Mean of the probabilities of all exits: accuracy {percent(evaluation.ensemble_accuracy)} %.",
@@ -64,7 +70,7 @@ def _routed_table(evaluation: "ExitEvaluation") -> str:
         ["routed", *_accuracy_and_costs(evaluation.routed)],
         ["oracle", *_accuracy_and_costs(evaluation.oracle)],
     ]
-    return _table(header, rows)
+    return markdown_table(header, *rows)
 
 
 def _accuracy_and_costs(point: "EvaluatedPoint") -> list[str]:
@@ -86,7 +92,7 @@ def _exit_table(evaluation: "ExitEvaluation") -> str:
         ]
         for exit, share in zip(evaluation.exits, evaluation.routed.shares, strict=True)
     ]
-    return _table([*header, "with the MainNet %"], rows)
+    return markdown_table([*header, "with the MainNet %"], *rows)
 
 
 def _calibration_table(evaluation: "ExitEvaluation") -> str:
@@ -102,7 +108,7 @@ def _calibration_table(evaluation: "ExitEvaluation") -> str:
         ]
         for exit in evaluation.exits
     ]
-    return _table(header, rows)
+    return markdown_table(header, *rows)
 
 
 def _curve_table(evaluation: "ExitEvaluation") -> str:
@@ -116,9 +122,10 @@ def _curve_table(evaluation: "ExitEvaluation") -> str:
         ]
         for point in evaluation.curve
     ]
-    return _table(header, rows)
+    return markdown_table(header, *rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], *rows: Sequence[str]) -> str:
+    """The first column to the left, numbers to the right."""
     rule = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])

@@ -17,6 +17,7 @@ from .bootstrap import Interval, Statistic, bootstrap_intervals
 from .curves import DEFAULT_THRESHOLDS, sweep
 from .evaluation_text import evaluation_text
 from .quality import ExitQuality, ensemble_correct, exit_quality, exit_statistics
+from .recalls import ClassRecall, class_recalls
 from .weighted import weighted_means
 
 
@@ -66,6 +67,7 @@ class ExitEvaluation:
         exits (`list[ExitQuality]`): the SideNets, then the MainNet.
         ensemble_accuracy (`Interval`): of the mean of all exits' probabilities.
         curve (`list[EvaluatedPoint]`): along the path.
+        recalls (`list[ClassRecall]`): of each class that has rows, at `thresholds`.
     """
 
     thresholds: list[float]
@@ -81,6 +83,7 @@ class ExitEvaluation:
     exits: list[ExitQuality]
     ensemble_accuracy: Interval
     curve: list[EvaluatedPoint]
+    recalls: list[ClassRecall]
 
     @classmethod
     def from_records(
@@ -91,6 +94,7 @@ class ExitEvaluation:
         thresholds: list[float],
         temperatures: list[float] | None = None,
         path: Sequence[Sequence[float]] | None = None,
+        names: Sequence[str] | None = None,
         num_resamples: int = 1000,
         level: float = 0.95,
         seed: int = 0,
@@ -104,6 +108,7 @@ class ExitEvaluation:
             temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
             path (`Sequence[Sequence[float]]`, *optional*):
                 The points of the curve, θ of each SideNet; by default 19 values from 0 to 1, one for all SideNets.
+            names (`Sequence[str]`, *optional*): of the classes, by index; by default their numbers.
             num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap, and of the calibrated model.
             level (`float`, *optional*, defaults to 0.95): fraction of the resamples inside an interval.
             seed (`int`, *optional*, defaults to 0): the same seed gives the same intervals.
@@ -160,6 +165,7 @@ class ExitEvaluation:
             exits=exits,
             ensemble_accuracy=found["ensemble"][0],
             curve=curve,
+            recalls=class_recalls(records, settings[0], temperatures, names, level=level),
         )
 
     def to_dict(self) -> dict[str, Any]:

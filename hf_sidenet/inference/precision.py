@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..measurement import ExitRecords
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.modeling_base import SideNetPreTrainedModel
 
@@ -139,3 +141,39 @@ def number_format(precision: str) -> str:
         precision (`str`): of [`precision_of`].
     """
     return precision.partition(" ")[0]
+
+
+def tell_lost_reference(before: dict[str, Any], reference: PreTrainedModel | None, precision: str) -> None:
+    """Warn where θ was calibrated against a classifier in another precision than the one it is compared with now.
+
+    Args:
+        before (`dict[str, Any]`): the evidence so far.
+        reference (`PreTrainedModel`, *optional*): that was given; by default the MainNet inside.
+        precision (`str`): in which it answers.
+    """
+    last = before.get("reference_precision", precision)
+    if reference is None and last != precision:
+        logger.warning(
+            "θ was calibrated against a classifier in %s; now it is compared with the MainNet inside, in %s. Give the "
+            "former as `reference` to keep to it.",
+            last,
+            precision,
+        )
+
+
+def check_finite(records: ExitRecords, precision: str) -> None:
+    """Refuse a precision in which some numbers overflow.
+
+    Args:
+        records ([`ExitRecords`]): what every exit said.
+        precision (`str`): in which it did.
+
+    Raises:
+        ValueError: some logits are not finite.
+    """
+    broken = int((~records.exit_logits.isfinite()).any(-1).any(-1).sum())
+    if broken:
+        raise ValueError(
+            f"every exit must answer with finite numbers, but {broken} of {len(records)} rows have others in "
+            f"{precision}: this precision does not fit the model."
+        )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..measurement.inputs import TARGETS
+from ..measurement.pictures import in_channels, num_channels_of
 from ..models.exit_rule import check_thresholds
 from .engine import RowError
 from .rows import Row
@@ -78,7 +79,8 @@ class RowReader:
     def _processed(self, row: Any) -> Any:
         try:
             if not self.stages.is_text:
-                return {"pixel_values": self.processor(row, return_tensors="pt")["pixel_values"][0]}
+                picture = in_channels(row, num_channels_of(self.stages.config))
+                return {"pixel_values": self.processor(picture, return_tensors="pt")["pixel_values"][0]}
             texts = row if isinstance(row, tuple | list) else (row,)
             return dict(self.processor(*texts, truncation=True, max_length=self.max_length))
         except Exception as error:

@@ -33,6 +33,18 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
     return config
 
 
+def learns_classes(config: PretrainedConfig, sidenet_args: SideNetArguments) -> bool:
+    """Whether training teaches the MainNet's last layer which output is which class; else it has to know already.
+
+    Args:
+        config (`PretrainedConfig`): of [`load_config`].
+        sidenet_args ([`SideNetArguments`]): which SideNets.
+    """
+    if config.model_type == "sidenet":
+        return config.freeze_mainnet != "all"
+    return sidenet_args.exit_layers is None or sidenet_args.freeze_mainnet != "all"
+
+
 def build_model(
     sidenet_class: type[SideNetPreTrainedModel],
     config: PretrainedConfig,

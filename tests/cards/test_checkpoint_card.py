@@ -61,6 +61,11 @@ def test_results_without_test_rows_are_those_of_the_certification_rows(runs):
     text = section(made, "Results")
     assert "There were no test rows." in text
     assert "on the bright side" in text
+    assert "Recall per class, with 95 % intervals (Wilson)." in text
+    recalls = result.report["certification"]["recalls"]
+    assert [line.split(" | ")[1] for line in text.splitlines() if line.startswith(("| bad |", "| good |"))] == [
+        str(each["num_rows"]) for each in recalls
+    ]
 
 
 def test_after_joint_training(runs):

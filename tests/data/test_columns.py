@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+
 import pytest
 
-from hf_sidenet.data import Columns, find_columns
+from hf_sidenet.data import Columns, columns, find_columns
 
 
 datasets = pytest.importorskip("datasets")
@@ -20,6 +22,17 @@ def find(features, **given):
         ({"Text": STRING, "note": STRING, "Label": STRING}, Columns(("Text",), "Label", True)),
         ({"premise": STRING, "hypothesis": STRING, "label": INT}, Columns(("premise", "hypothesis"), "label", True)),
         ({"question": STRING, "sentence": STRING, "label": INT}, Columns(("question", "sentence"), "label", True)),
+        ({"text": STRING, "text_pair": STRING, "label": INT}, Columns(("text", "text_pair"), "label", True)),
+        ({"question": STRING, "answer": STRING, "label": INT}, Columns(("question", "answer"), "label", True)),
+        ({"Query": STRING, "passage": STRING, "label": INT}, Columns(("Query", "passage"), "label", True)),
+        ({"sentence1": STRING, "sentence2": STRING, "label": INT}, Columns(("sentence1", "sentence2"), "label", True)),
+        ({"text_a": STRING, "text_b": STRING, "label": INT}, Columns(("text_a", "text_b"), "label", True)),
+        (
+            {"Question_1": STRING, "Question_2": STRING, "label": INT},
+            Columns(("Question_1", "Question_2"), "label", True),
+        ),
+        # A column with the class is no half of a pair.
+        ({"text": STRING, "text_pair": CLASSES}, Columns(("text",), "text_pair", True)),
         ({"body": STRING, "target": STRING}, Columns(("body",), "target", True)),
         ({"text": STRING, "label": INT, "category": STRING}, Columns(("text",), "label", True)),
         ({"text": STRING, "coarse": CLASSES, "size": INT}, Columns(("text",), "coarse", True)),
@@ -27,10 +40,38 @@ def find(features, **given):
         ({"photo": IMAGE, "text": STRING, "label": CLASSES}, Columns(("photo",), "label", False)),
         ({"image": STRING, "label": STRING}, Columns(("image",), "label", False)),
         ({"text": datasets.Value("large_string"), "label": INT}, Columns(("text",), "label", True)),
+        ({"text": STRING, "label": FLOAT}, Columns(("text",), "label", True)),
+        ({"text": STRING, "label": datasets.Value("bool")}, Columns(("text",), "label", True)),
     ],
 )
 def test_columns_with_usual_names_or_the_only_fitting_type(features, expected):
     assert find(features) == expected
+
+
+WORDS = ["a film", "a dull film"]
+
+
+@pytest.mark.parametrize(
+    ("sample", "given", "inputs", "unused"),
+    [
+        ({"text": WORDS, "summary": WORDS, "id": ["x1", "x2"]}, {}, ("text",), ("summary",)),
+        ({"body": WORDS, "id": ["1", "2"], "score": ["0.5", "1"]}, {}, ("body",), ()),
+        ({"text": ["5", "10"], "date": ["2026-01-02", ""]}, {}, ("text",), ()),
+        ({"text": WORDS, "text_pair": WORDS}, {"text_columns": ["text"]}, ("text",), ("text_pair",)),
+        ({"text": WORDS, "text_pair": WORDS}, {}, ("text", "text_pair"), ()),
+    ],
+)
+def test_a_column_that_looks_like_texts_and_is_not_read_is_named(sample, given, inputs, unused):
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    columns.logger.addHandler(handler)
+    try:
+        chosen = find({**dict.fromkeys(sample, STRING), "label": INT}, **given, sample=sample)
+    finally:
+        columns.logger.removeHandler(handler)
+    assert (chosen.inputs, chosen.unused) == (inputs, unused)
+    assert [unused[0] in message for message in found] == [True] * len(unused)
 
 
 def test_given_names_win():
@@ -53,7 +94,6 @@ def test_given_names_win():
         ({"text": STRING, "stars": INT}, {}, r"`label_column` must be given .* got \['text', 'stars'\]"),
         ({"text": STRING, "class": INT, "target": INT}, {}, "`label_column` must be given where several"),
         ({"a": IMAGE, "b": IMAGE, "label": INT}, {}, "`image_column` must be given where several"),
-        ({"text": STRING, "label": FLOAT}, {}, r"`label_column` must hold names or indices of classes, got 'label'"),
         ({"text": STRING, "label": datasets.List(INT)}, {}, "`label_column` must hold names or indices"),
         ({"text": INT, "label": INT}, {}, "`text_columns` must hold texts, got 'text' with"),
         ({"text": STRING, "label": INT}, {"text_columns": ["txt"]}, r"`text_columns` must be among .* got \['txt'\]"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
     BertConfig,
@@ -16,9 +17,10 @@ from transformers import (
 )
 
 from hf_sidenet.data import collator, load_processor, load_splits, prepare, prepare_splits
+from hf_sidenet.data.rows import prepare_rows
 
 from ..models import tiny
-from .files import pictures, table
+from .files import datasets, pictures, table
 
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +85,7 @@ def test_only_test_rows_take_the_order_of_the_config(tmp_path, tokenizer):
     inputs, names = prepare_splits(splits, columns, named(BertConfig, "bad", "good"), tokenizer)
     assert inputs["test"]["labels"][:] == [1, 1]
     assert names == ["bad", "good"]
-    with pytest.raises(ValueError, match=r"must hold classes that the MainNet has, .* got \{'good'\}"):
+    with pytest.raises(ValueError, match=r"must hold classes that the MainNet has, .* got 'good' in row 1"):
         prepare_splits(splits, columns, named(BertConfig, "no", "yes"), tokenizer)
 
 
@@ -102,6 +104,21 @@ def test_pictures(tmp_path, image_processor):
     assert batch["labels"].tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"`max_length` must be .* None for images, got 8"):
         prepare(splits["train"], columns, image_processor, max_length=8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_pictures_come_in_the_mainnets_channels(mode, num_channels):
+    config = tiny.resnet(num_channels=num_channels, num_labels=2).config
+    values = [0.5] * num_channels
+    processor = ViTImageProcessor(size={"height": 4, "width": 4}, image_mean=values, image_std=values)
+    picture = Image.new("L", (8, 8), 255)
+    picture = Image.new("I;16", (8, 8), 255) if mode == "I;16" else picture.convert("RGB").convert(mode)
+    rows = datasets.Dataset.from_dict({"image": [picture, picture], "label": [0, 1]}).cast_column(
+        "image", datasets.Image()
+    )
+    prepared = prepare_rows({"test": rows}, config, processor, is_text=False)["test"]
+    assert torch.equal(prepared.dataset[0]["pixel_values"], torch.ones(num_channels, 4, 4))
 
 
 def test_rows_without_labels(tmp_path, tokenizer, image_processor):
@@ -135,7 +152,7 @@ def test_timm_models_carry_theirs_in_the_config(tmp_path):
     TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "timm")
     processor = load_processor(str(tmp_path / "timm"), False)
     splits, columns = load(train=pictures(tmp_path / "p"))
-    inputs, _ = prepare_splits(splits, columns, config, processor)
+    inputs, _ = prepare_splits(splits, columns, config, processor, labels=["dark", "light"])
     batch = collator(processor, is_text=False)([inputs["train"][0], inputs["train"][3]])
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "timm").eval()
     assert model(**batch).logits.shape == (2, 2)

@@ -41,9 +41,14 @@ def test_quotation_marks_are_text_in_a_tsv_file(tmp_path):
 
 
 def test_pairs(tmp_path):
+    path = write(tmp_path, "text,text_pair,label\na,b,0\n")
+    assert read_table(path, is_pair=True).rows == [("a", "b")]
+    # Half of a pair is no text.
+    with pytest.raises(UploadError, match="a column called one of: text, sentence"):
+        read_table(path)
     path = write(tmp_path, "premise,hypothesis,label\na,b,0\n")
     assert read_table(path, is_pair=True).rows == [("a", "b")]
-    with pytest.raises(UploadError, match="two columns called one of: sentence1 and sentence2, premise and"):
+    with pytest.raises(UploadError, match="two columns called one of: text and text_pair, sentence1 and"):
         read_table(write(tmp_path, "text\na\n"), is_pair=True)
 
 

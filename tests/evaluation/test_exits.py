@@ -266,7 +266,7 @@ def test_text_by_hand():
     assert lines[0] == ("5 rows. In brackets: 95 % percentile bootstrap intervals over rows (50 resamples, seed 0).")
     assert "Routed at θ = 0.8." in text
     tables = [line for line in lines if line.startswith("|")]
-    assert sum(line.startswith("| :--") for line in tables) == 4
+    assert sum(line.startswith("| :--") for line in tables) == 5
     by_name = {}
     for line in tables:
         cells = [cell.strip() for cell in line.strip("|").split("|")]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recall of every class: a mean over all rows hides what a rare class loses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+
+from ..measurement.metrics import correct_rows
+from ..measurement.records import ExitRecords
+from ..measurement.replay import replay
+from ..models.exit_rule import answers
+from .bootstrap import Interval
+
+
+# That no class is said to lose where none does.
+LOSS_LEVEL = 0.05
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """Of the rows of one class, how many are answered rightly.
+
+    Args:
+        label_id (`int`): index of the class.
+        name (`str`): of the class.
+        num_rows (`int`): rows of it.
+        reference (`Interval`): recall of the classifier to compare with; the interval is Wilson's.
+        routed (`Interval`): recall with exits; as the former.
+        num_harmed (`int`): rows that the reference answers rightly and the routed model wrongly.
+        num_helped (`int`): the other way round.
+        p_value (`float`): of "the class loses nothing": McNemar's exact test, one-sided.
+        loses (`bool`): whether that is refuted at 0.05, corrected for the number of classes.
+    """
+
+    label_id: int
+    name: str
+    num_rows: int
+    reference: Interval
+    routed: Interval
+    num_harmed: int
+    num_helped: int
+    p_value: float
+    loses: bool
+
+
+def class_recalls(
+    records: ExitRecords,
+    thresholds: list[float],
+    temperatures: list[float],
+    names: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+) -> list[ClassRecall]:
+    """Recall of each class that has rows, by index.
+
+    Args:
+        records ([`ExitRecords`]): with the reference's logits.
+        thresholds (`list[float]`): θ of each SideNet.
+        temperatures (`list[float]`): one per exit.
+        names (`Sequence[str]`, *optional*): of the classes, by index; by default their numbers.
+        level (`float`, *optional*, defaults to 0.95): of each interval.
+    """
+    exit_index = replay(records.exit_logits, thresholds, temperatures)
+    reference = correct_rows(records.mainnet_logits, records.labels)
+    routed = correct_rows(answers(records.exit_logits, exit_index), records.labels)
+    present = records.labels.unique().tolist()
+    found = []
+    for label in present:
+        rows = records.labels == label
+        harmed, helped = (int(each.sum()) for each in (rows & reference & ~routed, rows & ~reference & routed))
+        p_value = mcnemar(harmed, helped)
+        found.append(
+            ClassRecall(
+                label_id=label,
+                name=str(label) if names is None else names[label],
+                num_rows=int(rows.sum()),
+                reference=_share(reference[rows], level),
+                routed=_share(routed[rows], level),
+                num_harmed=harmed,
+                num_helped=helped,
+                p_value=p_value,
+                loses=p_value * len(present) <= LOSS_LEVEL,
+            )
+        )
+    return found
+
+
+def losing_most(recalls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """All classes by index, or, of more than ten, the ten that lose most, the greatest loss first.
+
+    Args:
+        recalls (`Sequence[Mapping]`): [`ClassRecall`] as dicts, as in a report.
+    """
+    if len(recalls) <= SHOWN:
+        return list(recalls)
+    return sorted(recalls, key=lambda each: each["routed"]["value"] - each["reference"]["value"])[:SHOWN]
+
+
+def recall_rows(recalls: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and rows of a table, in percent, of the classes of [`losing_most`]."""
+    header = ["class", "rows", "MainNet's recall %", "routed %", "harmed", "helped", "p"]
+    rows = [
+        [
+            _one_line(each["name"]),
+            f"{each['num_rows']:,}",
+            _percent(each["reference"]),
+            _percent(each["routed"]),
+            f"{each['num_harmed']:,}",
+            f"{each['num_helped']:,}",
+            f"{each['p_value']:.2g}",
+        ]
+        for each in losing_most(recalls)
+    ]
+    return [header, *rows]
+
+
+def recall_introduction(recalls: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
+    """What the table shows; `level` is that of the intervals."""
+    which = f"The {SHOWN} of {len(recalls):,} classes that lose most" if len(recalls) > SHOWN else "Recall per class"
+    return (
+        f"{which}, with {100 * level:g} % intervals (Wilson). p: McNemar's exact test of rows that are "
+        "harmed and helped, one-sided, not corrected for the number of classes."
+    )
+
+
+def recall_warnings(recalls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for every class that loses significantly."""
+    return [
+        f"Warning: the class {_one_line(each['name'])!r} loses: its recall is {_percent(each['routed'])} % instead of "
+        f"{_percent(each['reference'])} % ({each['num_harmed']:,} rows harmed, {each['num_helped']:,} helped, "
+        f"p = {each['p_value']:.2g}, significant at {LOSS_LEVEL:g} for {len(recalls):,} classes). A guarantee over "
+        "all rows does not cover it."
+        for each in losing_most([each for each in recalls if each["loses"]])
+    ]
+
+
+def certified_rows(
+    records: ExitRecords,
+    names: Sequence[str],
+    chosen: tuple[list[float], list[float]] | None,
+    *,
+    has_labels: bool = True,
+) -> dict[str, Any]:
+    """What the certification rows say beside the evidence, for a report.
+
+    Args:
+        records ([`ExitRecords`]): of these rows.
+        names (`Sequence[str]`): of the classes, by index.
+        chosen (`tuple[list[float], list[float]]`, *optional*): θ and temperatures, where some were chosen.
+        has_labels (`bool`, *optional*, defaults to `True`):
+            Whether labels are those of the data; else there is no recall to speak of.
+    """
+    recalls = [] if chosen is None or not has_labels else class_recalls(records, *chosen, names)
+    return {
+        "num_rows": len(records),
+        "reference_accuracy": correct_rows(records.mainnet_logits, records.labels).double().mean().item(),
+        "recalls": [asdict(each) for each in recalls],
+    }
+
+
+def mcnemar(num_harmed: int, num_helped: int) -> float:
+    """P(that few helped rows, or fewer) if a row that changes were harmed or helped with equal probability. Exact."""
+    changed = num_harmed + num_helped
+    ways = total = 1
+    for i in range(num_helped):
+        ways = ways * (changed - i) // (i + 1)
+        total += ways
+    return total / 2**changed
+
+
+def _share(right: torch.Tensor, level: float) -> Interval:
+    """With Wilson's interval, which is of use on few rows and where all are right."""
+    count, value = len(right), right.double().mean().item()
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (value + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(value * (1 - value) / count + z**2 / (4 * count**2))
+    return Interval(value, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _percent(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def _one_line(name: str) -> str:
+    return " ".join(name.split()).replace("|", "¦")
