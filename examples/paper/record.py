@@ -21,7 +21,7 @@ import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
 from hf_sidenet.data.costs import typical_batches
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.measurement import collect, measure_costs
-from hf_sidenet.measurement.costs import time_calls
+from hf_sidenet.measurement.costs import medians, time_calls
 from hf_sidenet.measurement.files import replacing
 from hf_sidenet.measurement.inputs import model_inputs
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
@@ -92,7 +92,7 @@ def costs_of(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
         for batch in inputs:
             model(**batch)
     with torch.no_grad(), evaluating(model):
-        seconds = time_calls([partial(model)], inputs[:TIMED], REPEATS, progress=False)[0]
+        seconds = medians(time_calls([partial(model)], inputs[:TIMED], REPEATS, progress=False))[0]
     return {
         "mainnet_params": sum(parameter.numel() for parameter in model.parameters()),
         "mainnet_flops": counter.get_total_flops() / num_rows,

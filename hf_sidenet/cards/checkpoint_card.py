@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..calibration import parse_targets
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
-from ..evaluation.evaluation_text import markdown_table
+from ..evaluation.evaluation_text import markdown_table, rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 from ..measurement.pictures import MODES, num_channels_of
 from ..models.configuration_sidenet import SideNetConfig
@@ -252,10 +252,16 @@ def _costs(report: Mapping[str, Any]) -> str:
         [
             "## Costs",
             f"Measured on {costs['device']} in batches of {settings['batch_size']} validation rows; "
-            f"{report['hardware']}. Milliseconds are of this machine, with all rows of a batch answered at one exit.",
+            f"{report['hardware']}. Milliseconds are of this machine, with all rows of a batch answered at one exit"
+            f"{_spread(costs.get('rounds', []))}.",
             "\n".join(lines),
         ]
     )
+
+
+def _spread(rounds: Sequence[Sequence[float]]) -> str:
+    text = rounds_text(rounds)
+    return f". The plain MainNet's{text.removeprefix(';')}" if text else ""
 
 
 def _making(config: SideNetConfig, report: Mapping[str, Any]) -> str:

@@ -249,8 +249,12 @@ def _exits(document: Mapping[str, Any]) -> str:
 
 
 def _certified_costs(document: Mapping[str, Any]) -> str:
+    from ..measurement import ExitCosts
+
     found, costs = document["calibration"]["certification"], document["costs"]
     means = ", ".join(f"{text} {found[name]:.3f}" for name, text in CURRENCIES.items())
+    spread = ExitCosts(**costs).spread(found["shares"])
+    means += "" if spread is None else f" ({spread[0]:.3f} to {spread[1]:.3f} in {len(costs['rounds'])} rounds)"
     return (
         f"Mean cost per row on the certification rows, as a fraction of the plain MainNet's: {means}. Accuracy there: "
         f"{_percent(found['accuracy'], 2)} %, the MainNet's {_certified_accuracy(document)} %.\n"
@@ -273,10 +277,12 @@ def _recalls(recalls: Sequence[Mapping[str, Any]], which: str) -> list[str]:
 
 
 def _mainnet_costs(costs: Mapping[str, Any]) -> str:
+    from ..evaluation.evaluation_text import rounds_text
+
     threads = "1 thread" if costs["num_threads"] == 1 else f"{costs['num_threads']} threads"
     return (
         f"The plain MainNet: {costs['mainnet_params']:,} parameters, {costs['mainnet_flops'] / 1e6:.3g} MFLOP and "
-        f"{costs['mainnet_milliseconds']:.3g} ms per row ({threads}, {costs['device']})."
+        f"{costs['mainnet_milliseconds']:.3g} ms per row ({threads}, {costs['device']}{rounds_text(costs['rounds'])})."
     )
 
 
@@ -358,6 +364,8 @@ def _folder(output_dir: str | None, nothing: str = "No checkpoint was written.")
 def _interval(interval: Mapping[str, float | None] | None, scale: float, digits: int = 2) -> str:
     if interval is None or interval["value"] is None:
         return "–"
+    if interval["low"] is None:
+        return f"{round(scale * interval['value'], digits) + 0.0:.{digits}f}"
     # Adding 0 makes -0.0 a plain 0.
     value, low, high = (f"{round(scale * interval[end], digits) + 0.0:.{digits}f}" for end in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

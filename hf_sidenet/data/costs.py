@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Subset
 
 from ..inference.collect import stage_milliseconds
 from ..inference.precision import precision_of
-from ..measurement.costs import ExitCosts, measure_costs
+from ..measurement.costs import ExitCosts, measure_costs, medians
 from ..models.modeling_base import SideNetPreTrainedModel
 from .rows import Rows
 
 
 # Batches to count, batches to time, repeats.
-COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 1)
+COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 3)
 
 
 def row_costs(
@@ -67,11 +67,13 @@ def stage_costs(
     count, timed, repeats = COSTS
     batches = typical_batches(rows, batch_size, count, which)
     costs = measure_costs(model, batches, repeats=1, timed_batches=1, progress=progress)
-    milliseconds = stage_milliseconds(stages, batches[:timed], repeats=repeats, progress=progress)
+    rounds = stage_milliseconds(stages, batches[:timed], repeats=repeats, progress=progress)
+    milliseconds = medians(rounds)
     return replace(
         costs,
         milliseconds=milliseconds,
         mainnet_milliseconds=milliseconds[-1],
+        rounds=[[*times, times[-1]] for times in rounds],
         device=f"{stages.device}, {precision_of(stages)}",
     )
 

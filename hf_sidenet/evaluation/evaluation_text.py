@@ -25,8 +25,8 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
             f"{evaluation.num_rows:,} rows. In brackets: {100 * evaluation.level:g} % percentile bootstrap intervals "
             f"over rows ({evaluation.num_resamples:,} resamples, seed {evaluation.seed}).",
             f"MainNet alone: {costs.mainnet_params:,} parameters, {costs.mainnet_flops / 1e6:.1f} MFLOP and "
-            f"{costs.mainnet_milliseconds:.3f} ms per row ({costs.num_threads} threads, {costs.device}). Costs below "
-            "are fractions of these.",
+            f"{costs.mainnet_milliseconds:.3f} ms per row ({costs.num_threads} threads, {costs.device}"
+            f"{rounds_text(costs.rounds)}). Costs below are fractions of these.",
             f"Routed at θ = {theta}. The oracle leaves at the first exit that is right:",
             _routed_table(evaluation),
             recall_introduction(recalls, evaluation.level),
@@ -42,6 +42,14 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
             _curve_table(evaluation),
         ]
     )
+
+
+def rounds_text(rounds: Sequence[Sequence[float]]) -> str:
+    """How far the MainNet's time moved while it was measured, in words that follow others in brackets."""
+    if len(rounds) < 2:
+        return ""
+    times = [each[-1] for each in rounds]
+    return f"; {min(times):.3f} to {max(times):.3f} in {len(times)} rounds"
 
 
 def percent(interval: Interval | None, digits: int = 2) -> str:
@@ -60,7 +68,7 @@ def _format(interval: Interval | None, scale: float, digits: int) -> str:
     value, low, high = (
         f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (interval.value, interval.low, interval.high)
     )
-    return f"{value} [{low}, {high}]"
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _routed_table(evaluation: "ExitEvaluation") -> str:

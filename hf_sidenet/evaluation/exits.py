@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..measurement.costs import CURRENCIES, ExitCosts
+from ..measurement.costs import ExitCosts
 from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
 from ..measurement.replay import check_temperatures, replay
@@ -18,7 +18,12 @@ from .curves import DEFAULT_THRESHOLDS, sweep
 from .evaluation_text import evaluation_text
 from .quality import ExitQuality, ensemble_correct, exit_quality, exit_statistics
 from .recalls import ClassRecall, class_recalls
+from .times import time_intervals
 from .weighted import weighted_means
+
+
+# Costs that do not change when they are measured again.
+COUNTED = ("params", "flops")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class EvaluatedPoint:
         shares (`list[Interval]`): fraction of rows answered at each exit.
         params (`Interval`): mean number of parameters used per row.
         flops (`Interval`): mean floating-point operations per row.
-        milliseconds (`Interval`): mean time per row.
+        milliseconds (`Interval`):
+            Mean time per row. Its interval covers other rows and other rounds of timing; none where there were fewer
+            than [`MIN_ROUNDS`].
     """
 
     thresholds: list[float] | None
@@ -137,7 +144,8 @@ class ExitEvaluation:
             of_exit = exit_statistics(records, i, temperatures, answered_at)
             statistics.update({(i, name): statistic for name, statistic in of_exit.items()})
         found = bootstrap_intervals(statistics, len(records), num_resamples=num_resamples, level=level, seed=seed)
-        routed, *curve, oracle = _points([*settings, None], found["points"], records.num_exits)
+        times = time_intervals(costs, indices, records.num_exits, num_resamples=num_resamples, level=level, seed=seed)
+        routed, *curve, oracle = _points([*settings, None], found["points"], times, records.num_exits)
         exits = [
             exit_quality(
                 records,
@@ -188,13 +196,13 @@ def oracle_index(records: ExitRecords) -> torch.Tensor:
 def _point_statistic(
     records: ExitRecords, costs: ExitCosts, indices: list[torch.Tensor], reference: torch.Tensor
 ) -> Statistic:
-    """For each way to answer: accuracy, accuracy drop, share of each exit, mean cost in each currency."""
+    """For each way to answer: accuracy, accuracy drop, share of each exit, mean parameters and FLOPs."""
     num_exits = records.num_exits
     right = [correct_rows(answers(records.exit_logits, index), records.labels) for index in indices]
     at_exits = torch.stack(indices, 1)[..., None] == torch.arange(num_exits)  # (num_rows, num_points, num_exits)
     columns = torch.cat([torch.stack(right, 1)[..., None], at_exits], 2)
     means = weighted_means(torch.cat([reference[:, None], columns.flatten(1)], 1))
-    fractions = torch.tensor([costs.fractions(currency) for currency in CURRENCIES], dtype=torch.float64)
+    fractions = torch.tensor([costs.fractions(currency) for currency in COUNTED], dtype=torch.float64)
 
     def statistic(weights: torch.Tensor) -> torch.Tensor:
         reference_accuracy, rest = means(weights).split([1, len(indices) * (1 + num_exits)], 1)
@@ -205,13 +213,15 @@ def _point_statistic(
     return statistic
 
 
-def _points(settings: list[list[float] | None], intervals: list[Interval], num_exits: int) -> list[EvaluatedPoint]:
-    width = 2 + num_exits + len(CURRENCIES)
+def _points(
+    settings: list[list[float] | None], intervals: list[Interval], times: list[Interval], num_exits: int
+) -> list[EvaluatedPoint]:
+    width = 2 + num_exits + len(COUNTED)
     points = []
-    for number, setting in enumerate(settings):
+    for number, (setting, time) in enumerate(zip(settings, times, strict=True)):
         accuracy, drop, *rest = intervals[number * width : (number + 1) * width]
-        costs = dict(zip(CURRENCIES, rest[num_exits:], strict=True))
-        points.append(EvaluatedPoint(setting, accuracy, drop, rest[:num_exits], **costs))
+        costs = dict(zip(COUNTED, rest[num_exits:], strict=True))
+        points.append(EvaluatedPoint(setting, accuracy, drop, rest[:num_exits], **costs, milliseconds=time))
     return points
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..measurement.costs import time_calls
+from ..measurement.costs import per_row, time_calls
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords, collect
 from ..models.outputs import SideNetOutput
@@ -54,22 +54,22 @@ def collect_stages(
 @torch.no_grad()
 def stage_milliseconds(
     stages: Any, batches: Sequence[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
-) -> list[float]:
-    """Time per row of an answer at each exit, with all rows of a batch answered there.
+) -> list[list[float]]:
+    """Milliseconds per row of an answer at each exit, with all rows of a batch answered there.
 
     Args:
         stages ([`Stages`] or the like): the chain.
         batches (`Sequence[Mapping[str, Any]]`): inputs as they will come; targets are ignored.
-        repeats (`int`, *optional*, defaults to 5): passes per exit, of which the median counts; exits take turns.
+        repeats (`int`, *optional*, defaults to 5): rounds, in which exits take turns.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Returns:
-        `list[float]`: one per exit, the MainNet's last, which pays for the SideNets before it.
+        `list[list[float]]`: of each round one per exit, the MainNet's last, which pays for the SideNets before it.
     """
     sample = [model_inputs(batch, stages.device, stages.dtype) for batch in batches]
     num_rows = sum(next(iter(inputs.values())).shape[0] for inputs in sample)
     calls = [partial(_call, stages, count) for count in range(1, len(stages) + 1)]
-    return [1e3 * seconds / num_rows for seconds in time_calls(calls, sample, repeats, progress)]
+    return per_row(time_calls(calls, sample, repeats, progress), num_rows)
 
 
 def _call(stages: Any, count: int, **inputs: torch.Tensor) -> None:

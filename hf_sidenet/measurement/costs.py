@@ -11,8 +11,8 @@ Milliseconds are those of this machine, batch size and precision with *all* rows
 price of splitting a batch is not in them. Parameters stored as integers (quantised models) are not counted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
@@ -43,6 +43,9 @@ class ExitCosts:
         mainnet_milliseconds (`float`): its time per row.
         num_threads (`int`): CPU threads of PyTorch during the measurement.
         device (`str`): where it was measured.
+        rounds (`list[list[float]]`, *optional*):
+            What the times are medians of: in each round, one after the other, the milliseconds of every exit, then of
+            the plain MainNet. How far they differ is what a machine does by itself.
     """
 
     params: list[int]
@@ -53,11 +56,14 @@ class ExitCosts:
     mainnet_milliseconds: float
     num_threads: int
     device: str
+    rounds: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self):
         lengths = [len(getattr(self, currency)) for currency in CURRENCIES]
         if len(set(lengths)) != 1 or lengths[0] < 2:
             raise ValueError(f"{CURRENCIES} must have one value per exit, the same number ≥ 2 each, got {lengths}.")
+        if any(len(times) != lengths[0] + 1 for times in self.rounds):
+            raise ValueError(f"`rounds` must have a time per exit and the MainNet's, got {self.rounds}.")
 
     @property
     def num_exits(self) -> int:
@@ -77,6 +83,19 @@ class ExitCosts:
             raise ValueError(f"`currency` must be one of {CURRENCIES}, got {currency!r}.")
         mainnet = getattr(self, f"mainnet_{currency}")
         return [cost / mainnet for cost in getattr(self, currency)]
+
+    def spread(self, shares: Sequence[float]) -> tuple[float, float] | None:
+        """Least and most that a mean row took in a round, as a fraction of the plain MainNet's time in that round;
+        `None` where there are fewer than two.
+
+        Args:
+            shares (`Sequence[float]`): fraction of the rows that each exit answers.
+        """
+        means = [
+            sum(share * time for share, time in zip(shares, times[:-1], strict=True)) / times[-1]
+            for times in self.rounds
+        ]
+        return (min(means), max(means)) if len(means) > 1 else None
 
     def average(self, exit_index: torch.Tensor, currency: str) -> float:
         """Mean cost per row, as a fraction of the plain MainNet's.
@@ -144,7 +163,8 @@ def measure_costs(
         params = [_count_parameters(model, {**few, **at_exit}, "exit_logits") for at_exit in at_exits]
         params.append(_count_parameters(model.mainnet, few, "logits"))
         num_timed_rows = sum(_num_rows(batch) for batch in sample)
-        milliseconds = [1e3 * seconds / num_timed_rows for seconds in time_calls(calls, sample, repeats, progress)]
+        rounds = per_row(time_calls(calls, sample, repeats, progress), num_timed_rows)
+    milliseconds = medians(rounds)
     return ExitCosts(
         params=params[:-1],
         flops=flops[:-1],
@@ -154,6 +174,7 @@ def measure_costs(
         mainnet_milliseconds=milliseconds[-1],
         num_threads=torch.get_num_threads(),
         device=_device_name(model.device),
+        rounds=rounds,
     )
 
 
@@ -170,8 +191,8 @@ def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: s
     return used_parameters(getattr(result, output), params)
 
 
-def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[float]:
-    """Seconds that each call takes for all batches, the median of `repeats`. Calls take turns.
+def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[list[float]]:
+    """Seconds that each call takes for all batches, in each of `repeats` rounds. Calls take turns.
 
     Args:
         calls (`list[Callable]`): take the inputs of a batch by name.
@@ -184,11 +205,20 @@ def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progres
 
     threads = torch.get_num_threads()
     timers = [Timer("run()", globals={"run": partial(_run, call, batches)}, num_threads=threads) for call in calls]
-    rounds = [
+    return [
         [timer.timeit(1).median for timer in timers]
         for _ in logging.tqdm(range(repeats), desc="Timing exits", disable=not progress)
     ]
-    return [median(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def per_row(rounds: list[list[float]], num_rows: int) -> list[list[float]]:
+    """Seconds of [`time_calls`] in milliseconds per row."""
+    return [[1e3 * seconds / num_rows for seconds in times] for times in rounds]
+
+
+def medians(rounds: list[list[float]]) -> list[float]:
+    """Of each call over the rounds."""
+    return [median(times) for times in zip(*rounds, strict=True)]
 
 
 def _run(call: Callable, batches: list[dict]) -> None:

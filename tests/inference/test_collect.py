@@ -100,7 +100,7 @@ def test_inputs_that_the_stages_do_not_take_are_named():
 def test_times_are_per_row_and_of_the_stages_that_ran():
     chain = Chain(seconds=(0.02, 0.01, 0.04))
     batches = [{"input_ids": torch.ones(4, 2), "labels": torch.zeros(4).long()}] * 2
-    found = stage_milliseconds(chain, batches, repeats=1)
+    (found,) = stage_milliseconds(chain, batches, repeats=1)
     # A batch of four rows takes 20, 30 and 70 ms up to each exit.
     assert found[0] == pytest.approx(5, rel=0.5)
     assert found[1] == pytest.approx(7.5, rel=0.5)

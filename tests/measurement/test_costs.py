@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -140,7 +142,7 @@ def test_the_timed_batches_are_typical(monkeypatch):
 
     def record(calls, batches, repeats, progress):
         timed.extend(batch["input_ids"].shape[1] for batch in batches)
-        return [float(len(batches))] * len(calls)
+        return [[float(len(batches))] * len(calls)] * repeats
 
     monkeypatch.setattr(costs_module, "time_calls", record)
     batches = [texts(2, length) for length in (3, 9, 4, 9, 5, 8, 3, 5, 4, 8)]
@@ -148,6 +150,19 @@ def test_the_timed_batches_are_typical(monkeypatch):
     # One of each pair in 3 3 4 4 5 5 8 8 9 9; seconds per batch of 2 rows become milliseconds per row.
     assert timed == [3, 4, 5, 8, 9]
     assert costs.milliseconds == [500.0] * 3
+
+
+def test_times_keep_what_they_are_medians_of(monkeypatch):
+    seconds = [[0.001, 0.002, 0.004, 0.004], [0.003, 0.004, 0.004, 0.008], [0.001, 0.001, 0.002, 0.002]]
+    monkeypatch.setattr(costs_module, "time_calls", lambda *_: seconds)
+    costs = measure_costs(tiny_bert(), [texts(2)], timed_batches=1)
+    assert costs.rounds == [[1e3 * each / 2 for each in times] for times in seconds]
+    assert (costs.milliseconds, costs.mainnet_milliseconds) == ([0.5, 1.0, 2.0], 2.0)
+    # A quarter leaves at the first exit, a half at the second: 0.625, 0.46875 and 0.625 of the MainNet's time.
+    assert costs.spread([0.25, 0.5, 0.25]) == pytest.approx((0.46875, 0.625))
+    assert replace(costs, rounds=costs.rounds[:1]).spread([1.0, 0.0, 0.0]) is None
+    with pytest.raises(ValueError, match="`rounds` must have a time per exit and the MainNet's"):
+        replace(costs, rounds=[[1.0, 2.0]])
 
 
 def test_flops_of_an_image_model():
