@@ -10,7 +10,7 @@ import torch
 
 from ..inference.engine import RowError
 from ..inference.reading import RowReader
-from ..inference.stages import Stages
+from ..inference.stages import Served
 from ..models.exit_rule import confidence
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.outputs import SideNetOutput
@@ -80,7 +80,7 @@ class Answering:
         max_length: int | None = None,
     ):
         self.model = model
-        self.reader = RowReader(Stages(model), processor, max_length)
+        self.reader = RowReader(Served(model), processor, max_length)
         layers = model.config.exit_layers
         points = model.exit_points()
         self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]

@@ -9,6 +9,7 @@ import torch
 from ..measurement.inputs import TARGETS
 from ..models.exit_rule import check_thresholds
 from .engine import RowError
+from .halving import halved
 from .rows import Row
 from .stages import TEXT_INPUTS
 
@@ -64,23 +65,35 @@ class RowReader:
 
     def _features(self, raw: Sequence[Any]) -> list[Any]:
         """Model inputs of each row, or the error of its processor."""
-        given = [not isinstance(row, Mapping) for row in raw]
-        if not any(given):
-            return list(raw)
+        features = list(raw)
+        new = [i for i, row in enumerate(raw) if not isinstance(row, Mapping)]
         if self.processor is None:
-            return [row if isinstance(row, Mapping) else _no_processor(row) for row in raw]
-        if self.stages.is_text and all(isinstance(row, str) for row in raw):
-            # Many at once are several times as fast.
-            encoded = self.processor(list(raw), truncation=True, max_length=self.max_length)
-            return [{name: values[i] for name, values in encoded.items()} for i in range(len(raw))]
-        return [self._processed(row) if new else row for row, new in zip(raw, given, strict=True)]
+            for i in new:
+                features[i] = _no_processor(raw[i])
+            return features
+        # Many texts at once are several times as fast.
+        texts = [i for i in new if self.stages.is_text and isinstance(raw[i], str)]
+        for part, found in halved(texts, lambda part: self._tokenized([raw[i] for i in part])):
+            for i, each in zip(part, [found] if isinstance(found, Exception) else found, strict=True):
+                features[i] = each
+        for i in new:
+            if features[i] is raw[i]:
+                features[i] = self._processed(raw[i])
+        return features
+
+    def _tokenized(self, texts: list[str]) -> list[dict[str, Any]]:
+        encoded = dict(self.processor(texts, truncation=True, max_length=self.max_length))
+        for name, values in encoded.items():
+            if len(values) != len(texts):
+                raise ValueError(f"`processor` must give one row per text, {len(texts)}, got {len(values)} `{name}`.")
+        return [{name: values[i] for name, values in encoded.items()} for i in range(len(texts))]
 
     def _processed(self, row: Any) -> Any:
         try:
             if not self.stages.is_text:
                 return {"pixel_values": self.processor(row, return_tensors="pt")["pixel_values"][0]}
-            texts = row if isinstance(row, tuple | list) else (row,)
-            return dict(self.processor(*texts, truncation=True, max_length=self.max_length))
+            _check_texts(row)
+            return dict(self.processor(*row, truncation=True, max_length=self.max_length))
         except Exception as error:
             return error
 
@@ -145,6 +158,14 @@ class RowReader:
         elif "attention_mask" in self.stages.input_names:
             inputs["attention_mask"] = torch.ones(length, dtype=torch.long)
         return length
+
+
+def _check_texts(row: Any) -> None:
+    if isinstance(row, tuple | list) and len(row) in (1, 2) and all(isinstance(text, str) for text in row):
+        return
+    # Of its types only: it may be long.
+    kinds = [type(value).__name__ for value in row[:4]] if isinstance(row, tuple | list) else type(row).__name__
+    raise ValueError(f"a row must be a text, a pair of texts or a dict of model inputs, got one of type {kinds}.")
 
 
 def _no_processor(row: Any) -> ValueError:

@@ -16,7 +16,7 @@ from .reading import RowReader
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
 from .rows import Prediction, Row, evenly_spaced
 from .serving import Worker
-from .stages import Stages
+from .stages import Served, Stages, StagesError
 
 
 logger = logging.get_logger(__name__)
@@ -45,7 +45,8 @@ class SideNetRunner:
             Rows of a full batch at a later stage. By default `batch_size`, at least 32; 1 for a batch size of 1.
         routing (`str`, *optional*, defaults to `"auto"`):
             `"pooled"`, as above; `"per_batch"`: those who stay go on at once; `"gates"`: the model's own forward;
-            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures.
+            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures, and
+            takes none that fails.
         compile (`bool` or `dict[str, Any]`, *optional*, defaults to `False`):
             Compile every stage by itself; a dict has arguments of `torch.compile`.
         dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must have been certified in it.
@@ -54,6 +55,7 @@ class SideNetRunner:
         max_waiting_rows (`int`, *optional*): rows inside at a time with [`submit`]; by default 16 batches.
 
     Raises:
+        StagesError: `routing` or `compile` needs stages, and this MainNet has none: `"gates"` is its only way.
         ValueError: an argument has an impossible value.
     """
 
@@ -95,7 +97,7 @@ class SideNetRunner:
         if torch_model is not None:
             if dtype not in (None, model.dtype):
                 torch_model = cast_copy(model, dtype)
-            model = Stages(torch_model)
+            model = self._stages_of(torch_model, needed=bool(compile) or routing not in (AUTO, GATES))
         if compile:
             model, torch_model = CompiledStages(model, compile if isinstance(compile, dict) else {}), None
         if routing == GATES and torch_model is None:
@@ -217,7 +219,18 @@ class SideNetRunner:
             return self.routing
         if self.times:
             return min(self.times, key=self.times.__getitem__)
-        return POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
+        first = POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
+        return first if first in self._makers else GATES
+
+    @staticmethod
+    def _stages_of(model: PreTrainedModel, needed: bool) -> Served:
+        try:
+            return Stages(model)
+        except StagesError as error:
+            if needed:
+                raise
+            logger.warning("Rows go the way %r only: %s", GATES, error)
+            return Served(model)
 
     def _measure(self, rows: list[Row], repeats: int = 3) -> dict[str, float]:
         if not rows:
@@ -238,12 +251,15 @@ class SideNetRunner:
         total: int | None,
         progress: bool,
     ) -> Iterator[Prediction]:
-        source, engine, place = iter(rows), None, 0
+        source, engine, place, broken = iter(rows), None, 0, None
         # Sorting is for texts; images are large, and wait one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
         upwards = True
         line = _Line(on_error, total, progress)
-        while raw := list(islice(source, window)):
+        while broken is None:
+            raw, broken = _window(source, window)
+            if not raw:
+                break
             start, place = place, place + len(raw)
             thresholds = [shared] * len(raw) if per_row is None else self._of_rows(per_row, start, place)
             read = self.reader.read(range(start, place), raw, thresholds)
@@ -264,6 +280,8 @@ class SideNetRunner:
             line.add(_stepped(engine.flush))
         yield from line.next()
         line.end()
+        if broken is not None:
+            raise broken
 
     def _engine_for(self, rows: list[Row], is_long: bool) -> Any:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
@@ -308,6 +326,16 @@ class _Line:
             logger.warning(
                 "%d of %d rows have no answer; `error` of their predictions says why.", self.failed, self.place
             )
+
+
+def _window(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
+    """The next rows, and the error at which their source broke off: those before it are answered first."""
+    raw = []
+    try:
+        raw.extend(islice(source, size))
+    except Exception as error:
+        return raw, error
+    return raw, None
 
 
 def _stepped(step: Any, *args: Any) -> list[Prediction]:

@@ -222,7 +222,7 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
     Raises:
         ValueError: the MainNet already carries gates on other blocks.
     """
-    gated = [name for name, module in mainnet.named_modules() if _is_gated(module)]
+    gated = [name for name, module in mainnet.named_modules() if is_gated(module)]
     if gated == blocks.names:
         return
     if gated:
@@ -234,10 +234,21 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
         if i == len(blocks.modules) - 1:
             block.register_forward_hook(_leave_last_block)
         elif blocks.gate_after:
-            block.register_forward_hook(partial(_leave_block, index=i))
+            leave_through_gate(block, i)
 
 
-def _is_gated(block: nn.Module) -> bool:
+def leave_through_gate(block: nn.Module, index: int) -> None:
+    """Put the gate after a block of a MainNet with `gate_after`.
+
+    Args:
+        block (`nn.Module`): the block, or what stands in its place.
+        index (`int`): its number.
+    """
+    block.register_forward_hook(partial(_leave_block, index=index))
+
+
+def is_gated(block: nn.Module) -> bool:
+    """Whether a block carries the hooks of this file."""
     return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
 
 
