@@ -79,6 +79,8 @@ class RowReader:
         for i in new:
             if features[i] is raw[i]:
                 features[i] = self._processed(raw[i])
+            if isinstance(features[i], Exception):
+                features[i] = _no_unicode(raw[i]) or features[i]
         return features
 
     def _tokenized(self, texts: list[str]) -> list[dict[str, Any]]:
@@ -166,6 +168,19 @@ def _check_texts(row: Any) -> None:
     # Of its types only: it may be long.
     kinds = [type(value).__name__ for value in row[:4]] if isinstance(row, tuple | list) else type(row).__name__
     raise ValueError(f"a row must be a text, a pair of texts or a dict of model inputs, got one of type {kinds}.")
+
+
+def _no_unicode(row: Any) -> ValueError | None:
+    """Why no tokenizer can read a text, in clearer words than it finds."""
+    for text in (row,) if isinstance(row, str) else row if isinstance(row, tuple | list) else ():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            found = text[error.start]
+            return ValueError(
+                f"a text must be valid Unicode, got {found!r} at {error.start}, half of a surrogate pair."
+            )
+    return None
 
 
 def _no_processor(row: Any) -> ValueError:
