@@ -234,6 +234,16 @@ def by_kind(rows: Sequence[Row]) -> list[list[Row]]:
     return list(kinds.values())
 
 
+def not_finite(place: int, exit_index: int) -> RowError:
+    """The error of a row whose confidence is NaN: the largest of such logits is no answer.
+
+    Args:
+        place (`int`): number of the row in its stream.
+        exit_index (`int`): the exit whose logits they are.
+    """
+    return RowError(f"row {place} has no answer: the logits of exit {exit_index} are NaN or infinite.")
+
+
 def predictions(
     names: list[str],
     rows: list[Row],
@@ -257,9 +267,7 @@ def predictions(
     for i in which:
         place = rows[i].place
         if math.isnan(sure[i]):
-            # The largest of such numbers is no answer.
-            failure = RowError(f"row {place} has no answer: the logits of exit {exits[i]} are NaN or infinite.")
-            found.append(Prediction(place, error=failure))
+            found.append(Prediction(place, error=not_finite(place, exits[i])))
         else:
             found.append(Prediction(place, names[labels[i]], labels[i], logits[i], sure[i], exits[i]))
     return found

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user gives as a row becomes a checked [`Row`]; what does not fit is refused before it meets a batch."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ..measurement.inputs import TARGETS
 from ..models.exit_rule import check_thresholds
@@ -18,21 +22,66 @@ DEFAULT_MAX_LENGTH = 512
 INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
 
 
+def check_rows(rows: Any, name: str = "rows") -> None:
+    """Refuse what is one row, or a table of columns, where an iterable of rows is meant: its letters, keys or columns
+    would be taken for rows.
+
+    Args:
+        rows (`Any`): that somebody gave.
+        name (`str`, *optional*, defaults to `"rows"`): of the argument.
+
+    Raises:
+        ValueError: it is no iterable of rows; the message says what to give instead.
+    """
+    if isinstance(rows, str | bytes | bytearray):
+        instead = "one text as `[text]`"
+    elif isinstance(rows, Mapping):
+        instead = "one row as `[row]`; of columns the one with the texts, or one dict per row"
+    elif hasattr(rows, "columns"):
+        instead = 'a column, `frame["text"]`; of pairs, `zip(frame["text"], frame["text_pair"])`'
+    elif isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind not in "OU"):
+        instead = 'one entry per row, `[{"pixel_values": image} for image in images]`'
+    elif not isinstance(rows, Iterable) and not hasattr(rows, "__getitem__"):
+        instead = "one row as `[row]`"
+    else:
+        return
+    raise ValueError(f"`{name}` must be an iterable of rows, got a {type(rows).__name__}. Give {instead}.")
+
+
+def own_tokenizer(processor: Any, **arguments: Any) -> Any:
+    """A copy of a tokenizer, for calls with these arguments only; anything else as it is. A fast tokenizer keeps
+    truncation and padding until a call asks for others, so that two which share one, in two threads, would get each
+    other's.
+
+    Args:
+        processor (tokenizer or image processor, *optional*): that somebody gave.
+        arguments (`Any`): of every call.
+    """
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return processor
+    tokenizer = copy.deepcopy(processor)
+    # Set before there are threads. One that reads more than texts cannot be asked here.
+    with suppress(Exception):
+        tokenizer("", **arguments)
+    return tokenizer
+
+
 class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
         stages ([`Stages`] or the like): says which inputs there are.
-        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images.
+        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
+            copied.
         max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
             most 512.
     """
 
     def __init__(self, stages, processor: Any = None, max_length: int | None = None):
         self.stages = stages
-        self.processor = processor
         named = getattr(processor, "model_max_length", None) or DEFAULT_MAX_LENGTH
         self.max_length = max_length or min(named, DEFAULT_MAX_LENGTH)
+        self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)
         self.num_sidenets = len(stages) - 1
         config = stages.config.mainnet_config
         self.limits = {

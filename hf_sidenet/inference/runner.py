@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..models.exit_rule import lets_rows_leave
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
-from .reading import RowReader
+from .reading import RowReader, check_rows
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
 from .rows import Prediction, Row, evenly_spaced
 from .serving import Worker
@@ -130,7 +130,8 @@ class SideNetRunner:
         """Answers, in the order of the rows. Memory does not grow with their number.
 
         Args:
-            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images.
+            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images. One
+                text, one dict or a DataFrame is refused: its letters, keys or columns are no rows.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(rows, num_sidenets)`, *optional*):
                 θ for these rows.
             on_error (`str`, *optional*, defaults to `"return"`):
@@ -141,6 +142,7 @@ class SideNetRunner:
             ValueError: an argument has an impossible value.
             RowError: a row cannot be answered, with `on_error="raise"`.
         """
+        check_rows(rows)
         if on_error not in ("return", "raise"):
             raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
@@ -208,6 +210,7 @@ class SideNetRunner:
         Raises:
             ValueError: there is no row that can be answered.
         """
+        check_rows(rows)
         raw = list(rows)
         read = self.reader.read(range(len(raw)), raw, [self.thresholds] * len(raw))
         return self._measure([row for row in read if isinstance(row, Row)], repeats)

@@ -11,7 +11,7 @@ import torch
 from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
 from .packet import Packet, pack, unpack
 from .pool import Pool
-from .reading import RowReader
+from .reading import RowReader, check_rows
 from .rows import Batch, Prediction, Row, merge
 
 
@@ -61,6 +61,8 @@ class SingleStage:
         Args:
             requests (`Sequence[tuple]`): raw rows of each, and its θ, of [`RowReader.thresholds`].
         """
+        for rows, _ in requests:
+            check_rows(rows)
         steps = [Step() for _ in requests]
         raw = [row for rows, _ in requests for row in rows]
         places = [place for rows, _ in requests for place in range(len(rows))]

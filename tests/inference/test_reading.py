@@ -2,9 +2,16 @@
 """A row that cannot be read gets an error, and no other row does, on every way in."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
+from PIL import Image
+from transformers import BatchEncoding
 
 from hf_sidenet import SideNetRunner
 from hf_sidenet.inference import RowError, SingleStage, Stages
@@ -144,3 +151,80 @@ def test_an_interruption_passes(model):
 
     with pytest.raises(KeyboardInterrupt):
         next(SideNetRunner(model, batch_size=2).predict(source()))
+
+
+# --- what is no iterable of rows
+
+
+NO_ROWS = {
+    "text": ("a great film", r"got a str. Give one text as `\[text\]`"),
+    "bytes": (b"film", "got a bytes. Give one text"),
+    "dict": ({"input_ids": [5, 6]}, r"got a dict. Give one row as `\[row\]`"),
+    "columns": ({"text": ["good", "bad"]}, "got a dict. .* of columns the one with the texts"),
+    "encoding": (BatchEncoding({"input_ids": [[5, 6]]}), "got a BatchEncoding"),
+    "frame": (pd.DataFrame({"text": ["good", "bad"]}), r'got a DataFrame. Give a column, `frame\["text"\]`'),
+    "table": (pa.table({"text": ["good"]}), "got a Table"),
+    "splits": (DatasetDict({"train": Dataset.from_dict({"text": ["good"]})}), "got a DatasetDict"),
+    "tensor": (torch.tensor([[5, 6]]), "got a Tensor. Give one entry per row"),
+    "array": (np.zeros((4, 4, 3)), "got a ndarray. Give one entry per row"),
+    "picture": (Image.new("RGB", (4, 4)), r"got a Image. Give one row as `\[row\]`"),
+    "number": (5, "got a int"),
+    "nothing": (None, "got a NoneType"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ROWS)
+def test_one_row_or_a_table_is_refused(model, tokenizer, kind):
+    rows, message = NO_ROWS[kind]
+    runner = SideNetRunner(model, tokenizer)
+    stage = SingleStage(runner.stages, 0, reader=runner.reader)
+    watched = WatchedRunner(runner, ShadowMonitor(0.5, share=1.0))
+    for take in (
+        runner.predict,
+        runner.measure,
+        lambda rows: runner.start(rows) if rows is not None else runner.measure(rows),
+        watched.predict,
+        lambda rows: stage.begin([(rows, (1.0, 1.0))]),
+    ):
+        with pytest.raises(ValueError, match=f"`rows` must be an iterable of rows, {message}"):
+            take(rows)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["good film", "bad"],
+        ("good film", "bad"),
+        pd.Series(["good film", "bad"]),
+        np.array(["good film", "bad"]),
+        Dataset.from_dict({"text": ["good film", "bad"]})["text"],
+        Dataset.from_dict({"input_ids": [[4, 8], [5]], "labels": [0, 1]}),
+        (text for text in ("good film", "bad")),
+        zip(["good", "bad"], ["film", "plot"], strict=True),
+    ],
+    ids=["list", "tuple", "series", "array", "column", "data set", "generator", "zip"],
+)
+def test_whatever_gives_rows_is_taken(model, tokenizer, rows):
+    assert [each.error for each in SideNetRunner(model, tokenizer).predict(rows)] == [None, None]
+
+
+# --- one tokenizer, several readers
+
+
+def test_readers_that_share_a_tokenizer_do_not_cut_each_others_texts(model, tokenizer):
+    stages, text = Stages(model), " ".join(["good"] * 40)
+    readers = {limit: RowReader(stages, tokenizer, limit) for limit in (8, 20, 64)}
+
+    def lengths(limit):
+        for _ in range(150):
+            found = readers[limit].read(range(4), [text, "bad", text, (text, "bad")], [(1.0, 1.0)] * 4)
+            yield [row.length for row in found]
+
+    with ThreadPoolExecutor(6) as pool:
+        seen = dict(pool.map(lambda i: (i, list(lengths((8, 20, 64)[i % 3]))), range(6)))
+    for i, found in seen.items():
+        longest = (8, 20, 42)[i % 3]
+        assert found == [[longest, 3, longest, min((8, 20, 64)[i % 3], 44)]] * 150
+    # Nor is what somebody gave another than before.
+    assert tokenizer.backend_tokenizer.truncation is None
+    assert len(tokenizer(text)["input_ids"]) == 42
