@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner: rows in, answers out, with the saving on the clock."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -118,6 +119,7 @@ class SideNetRunner:
             num_in_flight=1 if model.device.type == "cuda" else 0,
         )
         self._worker: Worker | None = None
+        self._process = os.getpid()
 
     def predict(
         self,
@@ -143,6 +145,7 @@ class SideNetRunner:
             RowError: a row cannot be answered, with `on_error="raise"`.
         """
         check_rows(rows)
+        self._enter_process()
         if on_error not in ("return", "raise"):
             raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
@@ -167,16 +170,18 @@ class SideNetRunner:
             RuntimeError: the runner is closed.
         """
         chosen = self.thresholds if thresholds is None else self.reader.thresholds(thresholds)
+        self._enter_process()
         if self._worker is None:
             self.start()
         return await self._worker.submit(row, chosen)
 
     def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
-        """Start the thread that [`submit`] uses.
+        """Start the thread that [`submit`] uses. A process that is forked afterwards starts its own.
 
         Args:
             sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
         """
+        self._enter_process()
         if sample is not None:
             self.measure(sample)
         if self._worker is None:
@@ -191,6 +196,7 @@ class SideNetRunner:
 
     def close(self) -> None:
         """Answer the rows that were taken, then end the thread of [`submit`]; it takes no more."""
+        self._enter_process()
         if self._worker is not None:
             self._worker.close()
 
@@ -199,6 +205,23 @@ class SideNetRunner:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _enter_process(self) -> None:
+        """Where the process was forked, leave the threads behind that are not in it."""
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        # Its rows are the other process's, which answers them.
+        self._worker = None
+        threads = torch.get_num_threads()
+        if threads > 1:
+            # OpenMP would wait for threads of the other process for ever.
+            torch.set_num_threads(1)
+            logger.warning(
+                "This process was forked from the one in which the runner was made, and torch's %d threads are not in "
+                "it: it computes with one from here on. A runner that is made in the process itself has all.",
+                threads,
+            )
 
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
         """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.
@@ -211,6 +234,7 @@ class SideNetRunner:
             ValueError: there is no row that can be answered.
         """
         check_rows(rows)
+        self._enter_process()
         raw = list(rows)
         read = self.reader.read(range(len(raw)), raw, [self.thresholds] * len(raw))
         return self._measure([row for row in read if isinstance(row, Row)], repeats)

@@ -15,6 +15,7 @@ original masks. The state of a call lives in a context variable, so threads do n
 """
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,6 +139,12 @@ class _Slot:
             self._num_runs += step
             self._in_use = self._num_runs > 0
 
+    def forget_other_threads(self) -> None:
+        """In a forked process, where there are none: one of them may have held the lock."""
+        self._lock = threading.Lock()
+        self._num_runs = int(self._context.get() is not None)
+        self._in_use = self._num_runs > 0
+
 
 @torch.compiler.disable
 def _from_context(context: ContextVar) -> Run | None:
@@ -145,6 +152,8 @@ def _from_context(context: ContextVar) -> Run | None:
 
 
 _RUN = _Slot()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_RUN.forget_other_threads)
 
 
 def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
