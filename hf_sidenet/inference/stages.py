@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models.gate import Blocks, Run, StopForward, run_mainnet
+from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet
 from ..models.probe import check_unchanged, example_inputs, name_of
 from ..models.sidenet_head import SideNet, read_exit
 from .precision import precision_of
-from .tail import gated, tail_of, watch
+from .tail import tail_of, watch
 
 
 # Inputs with one entry per row; of texts also one per token.

@@ -7,7 +7,6 @@ of the form of its output, so that the code between them, which belongs to no mo
 gate x_c takes its place.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..models.gate import Blocks, Run, find_blocks, install, is_gated, leave_through_gate, run_mainnet
+from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
 from ..models.probe import evaluating, example_inputs
 
 
@@ -144,23 +143,6 @@ class Watched:
         return [name for name in over if over.isdisjoint(_parents(name))]
 
 
-def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
-    """A MainNet with the gates of this package, and its blocks: itself where it has them. One of a checkpoint's own
-    code has the gates of that code; then it is a copy with the same weights.
-
-    Args:
-        mainnet (`nn.Module`): of a model with SideNets.
-        path (`str`, *optional*): see [`find_blocks`].
-    """
-    blocks = find_blocks(mainnet, path)
-    if all(map(is_gated, blocks.modules)):
-        return mainnet, blocks
-    mainnet = _sharing(mainnet)
-    blocks = find_blocks(mainnet, path)
-    install(mainnet, blocks)
-    return mainnet, blocks
-
-
 @torch.no_grad()
 def watch(mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None) -> Watched:
     """Watch one call of a MainNet on an example row.
@@ -171,7 +153,7 @@ def watch(mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None) -> W
         input_size (`list[int]`, *optional*): `[channels, height, width]` of images; `None` for text.
     """
     # A copy, because others may call the MainNet meanwhile.
-    twin = _sharing(mainnet)
+    twin = sharing_weights(mainnet)
     now = count().__next__
     began: list[int] = []
     calls: dict[str, list[Call]] = {}
@@ -208,7 +190,7 @@ def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
         watched ([`Watched`]): one call of it.
         start (`int`): number of blocks before the gate.
     """
-    tail, blocks = _sharing(mainnet), watched.blocks
+    tail, blocks = sharing_weights(mainnet), watched.blocks
     for name in watched.over_before(start):
         module = tail.get_submodule(name)
         is_text = watched.is_text
@@ -216,12 +198,6 @@ def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
     if blocks.gate_after:
         leave_through_gate(tail.get_submodule(blocks.names[start - 1]), start - 1)
     return tail
-
-
-def _sharing(mainnet: nn.Module) -> nn.Module:
-    """A copy that has the same parameters and buffers."""
-    shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
-    return copy.deepcopy(mainnet, memo=shared)
 
 
 def _parents(name: str) -> list[str]:

@@ -14,6 +14,7 @@ states; `run.rows` indexes the original batch and cuts everything else, because 
 original masks. The state of a call lives in a context variable, so threads do not see each other.
 """
 
+import copy
 import inspect
 import os
 import threading
@@ -231,7 +232,7 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
     Raises:
         ValueError: the MainNet already carries gates on other blocks.
     """
-    gated = [name for name, module in mainnet.named_modules() if is_gated(module)]
+    gated = [name for name, module in mainnet.named_modules() if _is_gated(module)]
     if gated == blocks.names:
         return
     if gated:
@@ -256,8 +257,31 @@ def leave_through_gate(block: nn.Module, index: int) -> None:
     block.register_forward_hook(partial(_leave_block, index=index))
 
 
-def is_gated(block: nn.Module) -> bool:
-    """Whether a block carries the hooks of this file."""
+def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
+    """A MainNet with the gates of this file, and its blocks: itself where it has them. Where a checkpoint's own code
+    was loaded first there are two copies of this file, and each knows its own runs only: the MainNet of the other gets
+    a copy that shares every weight.
+
+    Args:
+        mainnet (`nn.Module`): of a model with SideNets.
+        path (`str`, *optional*): see [`find_blocks`].
+    """
+    blocks = find_blocks(mainnet, path)
+    if all(map(_is_gated, blocks.modules)):
+        return mainnet, blocks
+    mainnet = sharing_weights(mainnet)
+    blocks = find_blocks(mainnet, path)
+    install(mainnet, blocks)
+    return mainnet, blocks
+
+
+def sharing_weights(mainnet: nn.Module) -> nn.Module:
+    """A copy of a MainNet with the same parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
+    return copy.deepcopy(mainnet, memo=shared)
+
+
+def _is_gated(block: nn.Module) -> bool:
     return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
 
 
