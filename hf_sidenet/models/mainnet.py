@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything about the MainNet as a whole: loading it, its last layer, what of it learns."""
 
+import copy
 from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.quantizers import AutoQuantizationConfig
 
 from .sidenet_head import SideNet
 
@@ -96,6 +98,23 @@ def share_quantization(giver: PreTrainedModel, taker: PreTrainedModel) -> None:
         # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not.
         taker.hf_quantizer = quantizer
         taker.config.quantization_config = giver.config.quantization_config
+
+
+def spare_sidenets(quantization_config: Any) -> Any:
+    """How to quantise a model with SideNets: they stay as they are, unless the config lists what is to be spared.
+
+    Args:
+        quantization_config (`QuantizationConfigMixin` or `dict`, *optional*): of `from_pretrained`; it is not changed.
+    """
+    if quantization_config is None:
+        return None
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    config = copy.deepcopy(quantization_config)
+    for field in ("modules_to_not_convert", "llm_int8_skip_modules"):
+        if getattr(config, field, ()) is None:
+            setattr(config, field, ["sidenets"])
+    return config
 
 
 def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of a checkpoint's own code, loaded before this package, runs every way: there are two copies of the gates."""
+"""A model of its own code, loaded before this package, runs every way: there are two copies of the gates."""
 
 import json
 import subprocess
