@@ -190,7 +190,7 @@ class Stages(Served):
                 check_unchanged(logits, expected)
             except Exception as error:
                 place = "at its beginning" if stage.start is None else f"after {blocks.names[stage.start - 1]}"
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).rstrip(".,")
                 raise StagesError(
                     f"{name_of(mainnet)} cannot be run stage by stage: started {place}, it fails ({reason}). Its own "
                     "forward works, which is `routing='gates'` of the runner."

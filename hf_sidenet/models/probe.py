@@ -208,19 +208,19 @@ def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: tor
     try:
         split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
     except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{name_of(mainnet)} cannot be split: it fails when a row leaves ({error}).") from error
+        raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row leaves ({error}).") from error
     if split.logits.shape != plain.shape:
         raise ValueError(
-            f"{name_of(mainnet)} cannot be split: its logits have shape {tuple(split.logits.shape)} after a row left, "
-            f"not {tuple(plain.shape)}, so more than the hidden states leaves its last block."
+            f"{type(mainnet).__name__} cannot be split: its logits have shape {tuple(split.logits.shape)} after a row "
+            f"left, not {tuple(plain.shape)}, so more than the hidden states leaves its last block."
         )
     kept = kept.to(plain.device)
     try:
         check_unchanged(split.logits[kept], plain[kept])
     except ValueError as error:
         raise ValueError(
-            f"{name_of(mainnet)} cannot be split: when another row leaves, {error} So some argument of its blocks is "
-            "not cut as it must be."
+            f"{type(mainnet).__name__} cannot be split: {error} when another row leaves, so some argument of its "
+            "blocks is not cut as it must be."
         ) from error
 
 
@@ -236,13 +236,13 @@ def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
         ValueError: they differ, also in shape.
     """
     if logits.shape != expected.shape:
-        raise ValueError(f"its logits have shape {tuple(logits.shape)}, not {tuple(expected.shape)}.")
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, not {tuple(expected.shape)},")
     same = (logits == expected) | (logits.isnan() & expected.isnan())
     difference = (logits - expected).masked_fill(same, 0).abs().max()
     scale = expected.nan_to_num(0, 0, 0).abs().max()
     tolerance = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
     if not difference <= tolerance * scale:
-        raise ValueError(f"its answers change by {difference:.2g} (of {scale:.2g}).")
+        raise ValueError(f"answers change by {difference:.2g} (of {scale:.2g})")
 
 
 def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, Any]) -> list[ExitPoint]:

@@ -152,7 +152,9 @@ def sidenet_test_shortcut(pretrained=False, **kwargs):
 
 
 def test_it_has_no_stages_and_says_why(uncut, tmp_path):
-    reason = r"\(sidenet_test_shortcut\) cannot be run stage by stage: started after timm_model.stage2, it fails \(its"
+    reason = (
+        r"\(sidenet_test_shortcut\) cannot be run stage by stage: started after timm_model.stage2, it fails \(answers"
+    )
     for make in (
         Stages,
         lambda model: SideNetRunner(model, routing="pooled"),
