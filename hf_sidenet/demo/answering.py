@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One row at one θ: who answers, how sure every exit is, and what that costs."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..inference.engine import RowError
-from ..inference.reading import RowReader
-from ..inference.stages import Stages
+from ..inference.engine import RowError, not_finite
+from ..inference.reading import RowReader, own_tokenizer
+from ..inference.stages import Served
 from ..models.exit_rule import confidence
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.outputs import SideNetOutput
@@ -80,7 +81,8 @@ class Answering:
         max_length: int | None = None,
     ):
         self.model = model
-        self.reader = RowReader(Stages(model), processor, max_length)
+        self.reader = RowReader(Served(model), processor, max_length)
+        self._whole_texts = own_tokenizer(processor, verbose=False)
         layers = model.config.exit_layers
         points = model.exit_points()
         self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]
@@ -106,8 +108,10 @@ class Answering:
         self._timed(inputs, [1.0] * len(read.thresholds))
         routed, milliseconds = self._timed(inputs, read.thresholds)
         every, all_milliseconds = self._timed(inputs, [1.0] * len(read.thresholds))
-        exits = self._exits(every.exit_logits[0].float().cpu(), read.thresholds)
-        return Answer(int(routed.exit_index[0]), exits, milliseconds, all_milliseconds, self._read_tokens(row))
+        exits, exit_index = self._exits(every.exit_logits[0].float().cpu(), read.thresholds), int(routed.exit_index[0])
+        if math.isnan(exits[exit_index].confidence):
+            raise not_finite(0, exit_index)
+        return Answer(exit_index, exits, milliseconds, all_milliseconds, self._read_tokens(row))
 
     def _timed(self, inputs: dict[str, torch.Tensor], thresholds: Sequence[float]) -> tuple[SideNetOutput, float]:
         with torch.inference_mode():
@@ -122,7 +126,7 @@ class Answering:
         if not self.model.is_text:
             return None
         texts = row if isinstance(row, tuple) else (row,)
-        num_tokens = len(self.reader.processor(*texts, verbose=False)["input_ids"])
+        num_tokens = len(self._whole_texts(*texts, verbose=False)["input_ids"])
         return self.reader.max_length if num_tokens > self.reader.max_length else None
 
     def _exits(self, logits: torch.Tensor, thresholds: Sequence[float]) -> list[ExitSays]:

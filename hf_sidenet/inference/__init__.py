@@ -10,7 +10,7 @@ from .onnx_export import export_onnx
 from .rows import Prediction
 from .runner import SideNetRunner
 from .single_stage import SingleStage
-from .stages import Stages
+from .stages import Stages, StagesError
 from .torch_export import TorchStages, export_torch
 
 
@@ -23,6 +23,7 @@ __all__ = [
     "SideNetRunner",
     "SingleStage",
     "Stages",
+    "StagesError",
     "TorchStages",
     "collect_stages",
     "export_onnx",

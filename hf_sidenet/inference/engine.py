@@ -4,15 +4,20 @@
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..models.exit_rule import confidence, leaves
+from .halving import halved
 from .pool import Pool
 from .rows import Batch, Prediction, Row, collate
 
+
+# Rows with x_c where the next stage starts, and their answers `(rows, num_labels + 1)`: logits and confidence.
+Ran = list[tuple[Batch, torch.Tensor]]
+Failed = list[tuple[Row, "RowError"]]
 
 # Texts wait until there are so many full batches of them, which are then sorted by length.
 SORTED = 4
@@ -83,7 +88,7 @@ class Engine:
             `list[Prediction]`: all answers that there are now, also of rows that came earlier.
         """
         for alike in by_kind(rows):
-            self._run(0, collate(alike, self.pad, self.stages.device))
+            self._started(0, *begin(self.stages, alike, self.pad))
             self._advance(self.num_in_flight)
         return self._take_done()
 
@@ -96,7 +101,7 @@ class Engine:
         self._advance(0)
         for stage, pool in enumerate(self.pools, start=1):
             for batch in pool.take_due(before):
-                self._run(stage, batch)
+                self._started(stage, *go_on(self.stages, stage, batch))
             self._advance(0)
         return self._take_done()
 
@@ -106,10 +111,9 @@ class Engine:
             self._settle(self._flying.popleft())
             for stage, pool in enumerate(self.pools, start=1):
                 for batch in pool.take_full():
-                    self._run(stage, batch)
+                    self._started(stage, *go_on(self.stages, stage, batch))
 
-    def _run(self, stage: int, batch: Batch) -> None:
-        ran, failed = run_stage(self.stages, stage, batch)
+    def _started(self, stage: int, ran: Ran, failed: Failed) -> None:
         self._done += [Prediction(row.place, error=error) for row, error in failed]
         for following, answers in ran:
             arrived = None
@@ -145,9 +149,22 @@ class Engine:
         return done
 
 
-def run_stage(stages, stage: int, batch: Batch) -> tuple[list[tuple[Batch, torch.Tensor]], list[tuple[Row, RowError]]]:
-    """Run one stage. A batch that cannot run is halved until the row stands alone that does not fit; one that is too
-    large fits then.
+def begin(stages, rows: list[Row], pad: dict[str, float]) -> tuple[Ran, Failed]:
+    """Run the first stage.
+
+    Args:
+        stages ([`Stages`] or the like): the chain.
+        rows (`list[Row]`): of one kind.
+        pad (`dict[str, float]`): see [`collate`].
+
+    Returns:
+        The rows that ran, and those that could not, with the reason.
+    """
+    return _run_stage(stages, 0, rows, lambda keep: collate([rows[i] for i in keep], pad, stages.device))
+
+
+def go_on(stages, stage: int, batch: Batch) -> tuple[Ran, Failed]:
+    """Run a later stage.
 
     Args:
         stages ([`Stages`] or the like): the chain.
@@ -155,26 +172,44 @@ def run_stage(stages, stage: int, batch: Batch) -> tuple[list[tuple[Batch, torch
         batch ([`Batch`]): its rows.
 
     Returns:
-        The rows that ran, with x_c where the next stage starts, and their answers of shape `(rows, num_labels + 1)`:
-        logits and confidence; and the rows that did not, with the reason.
+        The rows that ran, and those that could not, with the reason.
     """
-    try:
+    count = len(batch.rows)
+    return _run_stage(
+        stages, stage, batch.rows, lambda keep: batch if len(keep) == count else batch.select(list(keep))
+    )
+
+
+def _run_stage(stages, stage: int, rows: list[Row], batch_of: Callable[[Sequence[int]], Batch]) -> tuple[Ran, Failed]:
+    def run(keep: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+        batch = batch_of(keep)
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
         logits = logits.float()
         sure = confidence(logits, stages.config.temperatures[stage])
-        answers = torch.cat([logits, sure.unsqueeze(1)], dim=1)
-    except Exception as error:
-        count = len(batch.rows)
-        if count > 1:
-            halves = batch.select(list(range(count // 2))), batch.select(list(range(count // 2, count)))
-            (ran, failed), (more_ran, more_failed) = (run_stage(stages, stage, half) for half in halves)
-            return ran + more_ran, failed + more_failed
-        row = batch.rows[0]
-        failure = RowError(f"row {row.place} failed at stage {stage}: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        return [], [(row, failure)]
-    following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
-    return [(following, answers)], []
+        following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
+        return following, torch.cat([logits, sure.unsqueeze(1)], dim=1)
+
+    ran, failed = [], []
+    for keep, outcome in halved(range(len(rows)), run):
+        if isinstance(outcome, Exception):
+            row = rows[keep[0]]
+            failed.append((row, row_error(row.place, f"failed at stage {stage}", outcome)))
+        else:
+            ran.append(outcome)
+    return ran, failed
+
+
+def row_error(place: int, what: str, cause: Exception) -> RowError:
+    """The error of a row for which something failed.
+
+    Args:
+        place (`int`): number of the row in its stream.
+        what (`str`): what failed.
+        cause (`Exception`): of that.
+    """
+    failure = RowError(f"row {place} {what}: {type(cause).__name__}: {cause}")
+    failure.__cause__ = cause
+    return failure
 
 
 def leaving(rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
@@ -199,6 +234,16 @@ def by_kind(rows: Sequence[Row]) -> list[list[Row]]:
     return list(kinds.values())
 
 
+def not_finite(place: int, exit_index: int) -> RowError:
+    """The error of a row whose confidence is NaN: the largest of such logits is no answer.
+
+    Args:
+        place (`int`): number of the row in its stream.
+        exit_index (`int`): the exit whose logits they are.
+    """
+    return RowError(f"row {place} has no answer: the logits of exit {exit_index} are NaN or infinite.")
+
+
 def predictions(
     names: list[str],
     rows: list[Row],
@@ -207,7 +252,7 @@ def predictions(
     logits: torch.Tensor,
     sure: torch.Tensor,
 ) -> list[Prediction]:
-    """Answers to some rows of a batch.
+    """Answers to some rows of a batch; where the confidence is NaN, an error.
 
     Args:
         names (`list[str]`): of the classes.
@@ -218,7 +263,14 @@ def predictions(
         sure (`torch.Tensor` of shape `(rows,)`): confidences.
     """
     labels, sure, logits = logits.argmax(-1).tolist(), sure.tolist(), logits.unbind()
-    return [Prediction(rows[i].place, names[labels[i]], labels[i], logits[i], sure[i], exits[i]) for i in which]
+    found = []
+    for i in which:
+        place = rows[i].place
+        if math.isnan(sure[i]):
+            found.append(Prediction(place, error=not_finite(place, exits[i])))
+        else:
+            found.append(Prediction(place, names[labels[i]], labels[i], logits[i], sure[i], exits[i]))
+    return found
 
 
 def padding_of(stages) -> dict[str, float]:

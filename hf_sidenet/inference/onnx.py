@@ -91,6 +91,8 @@ class OnnxStages(ExportedStages):
         super().__init__(directory)
         if only is not None and not 0 <= only < len(self):
             raise ValueError(f"`only` must be from 0 to {len(self) - 1}, got {only}.")
+        self._process = os.getpid()
+        self._has_threads = (num_threads or torch.get_num_threads()) > 1
         self._sessions = {}
         for index, stage in enumerate(self.manifest.stages):
             if only not in (None, index):
@@ -136,6 +138,12 @@ class OnnxStages(ExportedStages):
     def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         if index not in self._sessions:
             raise ValueError(f"`index` must be {list(self._sessions)}, which was opened, got {index}.")
+        if self._has_threads and os.getpid() != self._process:
+            # A call would wait for them for ever.
+            raise RuntimeError(
+                "this process was forked from the one in which the stages were opened, whose threads are not in it: "
+                "open them in the process itself, or with `num_threads=1`."
+            )
         feed = {}
         for name, tensor in tensors.items():
             shape = self._shapes[index][name]

@@ -23,7 +23,7 @@ from .onnx import OnnxStages
 from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
 from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
 from .precision import refuse_quantized
-from .reading import RowReader
+from .reading import RowReader, check_rows
 from .rows import Row, collate
 from .stages import Stages
 
@@ -145,6 +145,7 @@ def _write_int8(
 
 def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:
     """Padded batches of rows."""
+    check_rows(rows, "calibration_rows")
     rows = list(rows)
     reader = RowReader(stages, processor)
     read = reader.read(range(len(rows)), rows, [reader.thresholds(None)] * len(rows))

@@ -38,17 +38,21 @@ def precision_of(served: Any) -> str:
 
 def quantization_of(model: nn.Module) -> tuple[str, str] | None:
     """How the weights of a model are quantised, and by what, as `("Int8WeightOnlyConfig", "torchao")`; `None` of an
-    ordinary model. Where no config tells, the class of the weights does."""
+    ordinary model. Where no config tells, the class of the weights or of the modules does."""
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is not None:
         method = getattr(config.quant_method, "value", config.quant_method)
         chosen = getattr(config, "quant_type", method)
         return (chosen if isinstance(chosen, str) else type(chosen).__name__), method
     kinds = {type(parameter) for parameter in model.parameters() if _is_quantized(parameter)}
-    if not kinds:
-        return None
+    names = {kind.__name__ for kind in kinds}
     makers = {kind.__module__.partition(".")[0] for kind in kinds}
-    return "+".join(sorted(kind.__name__ for kind in kinds)), ", ".join(sorted(makers))
+    for module in model.modules():
+        # Their weights are no parameters, but packed in a module of their own, which nothing is converted to.
+        if type(module).__module__.startswith("torch.ao.nn.quantized.") and hasattr(module, "from_float"):
+            names.add(module._get_name())
+            makers.add("torch")
+    return ("+".join(sorted(names)), ", ".join(sorted(makers))) if names else None
 
 
 def _is_quantized(parameter: torch.Tensor) -> bool:

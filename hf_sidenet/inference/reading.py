@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user gives as a row becomes a checked [`Row`]; what does not fit is refused before it meets a batch."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ..measurement.inputs import TARGETS
 from ..measurement.pictures import in_channels, num_channels_of
 from ..models.exit_rule import check_thresholds
 from .engine import RowError
+from .halving import halved
 from .rows import Row
 from .stages import TEXT_INPUTS
 
@@ -18,21 +23,66 @@ DEFAULT_MAX_LENGTH = 512
 INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
 
 
+def check_rows(rows: Any, name: str = "rows") -> None:
+    """Refuse what is one row, or a table of columns, where an iterable of rows is meant: its letters, keys or columns
+    would be taken for rows.
+
+    Args:
+        rows (`Any`): that somebody gave.
+        name (`str`, *optional*, defaults to `"rows"`): of the argument.
+
+    Raises:
+        ValueError: it is no iterable of rows; the message says what to give instead.
+    """
+    if isinstance(rows, str | bytes | bytearray):
+        instead = "one text as `[text]`"
+    elif isinstance(rows, Mapping):
+        instead = "one row as `[row]`; of columns the one with the texts, or one dict per row"
+    elif hasattr(rows, "columns"):
+        instead = 'a column, `frame["text"]`; of pairs, `zip(frame["text"], frame["text_pair"])`'
+    elif isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind not in "OU"):
+        instead = 'one entry per row, `[{"pixel_values": image} for image in images]`'
+    elif not isinstance(rows, Iterable) and not hasattr(rows, "__getitem__"):
+        instead = "one row as `[row]`"
+    else:
+        return
+    raise ValueError(f"`{name}` must be an iterable of rows, got a {type(rows).__name__}. Give {instead}.")
+
+
+def own_tokenizer(processor: Any, **arguments: Any) -> Any:
+    """A copy of a tokenizer, for calls with these arguments only; anything else as it is. A fast tokenizer keeps
+    truncation and padding until a call asks for others, so that two which share one, in two threads, would get each
+    other's.
+
+    Args:
+        processor (tokenizer or image processor, *optional*): that somebody gave.
+        arguments (`Any`): of every call.
+    """
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return processor
+    tokenizer = copy.deepcopy(processor)
+    # Set before there are threads. One that reads more than texts cannot be asked here.
+    with suppress(Exception):
+        tokenizer("", **arguments)
+    return tokenizer
+
+
 class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
         stages ([`Stages`] or the like): says which inputs there are.
-        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images.
+        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
+            copied.
         max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
             most 512.
     """
 
     def __init__(self, stages, processor: Any = None, max_length: int | None = None):
         self.stages = stages
-        self.processor = processor
         named = getattr(processor, "model_max_length", None) or DEFAULT_MAX_LENGTH
         self.max_length = max_length or min(named, DEFAULT_MAX_LENGTH)
+        self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)
         self.num_sidenets = len(stages) - 1
         config = stages.config.mainnet_config
         self.limits = {
@@ -65,24 +115,38 @@ class RowReader:
 
     def _features(self, raw: Sequence[Any]) -> list[Any]:
         """Model inputs of each row, or the error of its processor."""
-        given = [not isinstance(row, Mapping) for row in raw]
-        if not any(given):
-            return list(raw)
+        features = list(raw)
+        new = [i for i, row in enumerate(raw) if not isinstance(row, Mapping)]
         if self.processor is None:
-            return [row if isinstance(row, Mapping) else _no_processor(row) for row in raw]
-        if self.stages.is_text and all(isinstance(row, str) for row in raw):
-            # Many at once are several times as fast.
-            encoded = self.processor(list(raw), truncation=True, max_length=self.max_length)
-            return [{name: values[i] for name, values in encoded.items()} for i in range(len(raw))]
-        return [self._processed(row) if new else row for row, new in zip(raw, given, strict=True)]
+            for i in new:
+                features[i] = _no_processor(raw[i])
+            return features
+        # Many texts at once are several times as fast.
+        texts = [i for i in new if self.stages.is_text and isinstance(raw[i], str)]
+        for part, found in halved(texts, lambda part: self._tokenized([raw[i] for i in part])):
+            for i, each in zip(part, [found] if isinstance(found, Exception) else found, strict=True):
+                features[i] = each
+        for i in new:
+            if features[i] is raw[i]:
+                features[i] = self._processed(raw[i])
+            if isinstance(features[i], Exception):
+                features[i] = _no_unicode(raw[i]) or features[i]
+        return features
+
+    def _tokenized(self, texts: list[str]) -> list[dict[str, Any]]:
+        encoded = dict(self.processor(texts, truncation=True, max_length=self.max_length))
+        for name, values in encoded.items():
+            if len(values) != len(texts):
+                raise ValueError(f"`processor` must give one row per text, {len(texts)}, got {len(values)} `{name}`.")
+        return [{name: values[i] for name, values in encoded.items()} for i in range(len(texts))]
 
     def _processed(self, row: Any) -> Any:
         try:
             if not self.stages.is_text:
                 picture = in_channels(row, num_channels_of(self.stages.config))
                 return {"pixel_values": self.processor(picture, return_tensors="pt")["pixel_values"][0]}
-            texts = row if isinstance(row, tuple | list) else (row,)
-            return dict(self.processor(*texts, truncation=True, max_length=self.max_length))
+            _check_texts(row)
+            return dict(self.processor(*row, truncation=True, max_length=self.max_length))
         except Exception as error:
             return error
 
@@ -147,6 +211,27 @@ class RowReader:
         elif "attention_mask" in self.stages.input_names:
             inputs["attention_mask"] = torch.ones(length, dtype=torch.long)
         return length
+
+
+def _check_texts(row: Any) -> None:
+    if isinstance(row, tuple | list) and len(row) in (1, 2) and all(isinstance(text, str) for text in row):
+        return
+    # Of its types only: it may be long.
+    kinds = [type(value).__name__ for value in row[:4]] if isinstance(row, tuple | list) else type(row).__name__
+    raise ValueError(f"a row must be a text, a pair of texts or a dict of model inputs, got one of type {kinds}.")
+
+
+def _no_unicode(row: Any) -> ValueError | None:
+    """Why no tokenizer can read a text, in clearer words than it finds."""
+    for text in (row,) if isinstance(row, str) else row if isinstance(row, tuple | list) else ():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            found = text[error.start]
+            return ValueError(
+                f"a text must be valid Unicode, got {found!r} at {error.start}, half of a surrogate pair."
+            )
+    return None
 
 
 def _no_processor(row: Any) -> ValueError:

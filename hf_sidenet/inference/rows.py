@@ -28,8 +28,9 @@ class Row:
 
     @property
     def kind(self) -> tuple:
-        """Rows of one batch have the same: which inputs there are, and the size of an image."""
-        return tuple(self.inputs) if self.length else tuple(self.inputs["pixel_values"].shape)
+        """Rows of one batch have the same: which inputs there are, and what of their sizes cannot be padded."""
+        padded = 1 if self.length else 0
+        return tuple((name, *value.shape[padded:]) for name, value in self.inputs.items())
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner: rows in, answers out, with the saving on the clock."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -12,11 +13,11 @@ from transformers.utils import logging
 from ..models.exit_rule import lets_rows_leave
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
-from .reading import RowReader
+from .reading import RowReader, check_rows
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
 from .rows import Prediction, Row, evenly_spaced
 from .serving import Worker
-from .stages import Stages
+from .stages import Served, Stages, StagesError
 
 
 logger = logging.get_logger(__name__)
@@ -45,7 +46,8 @@ class SideNetRunner:
             Rows of a full batch at a later stage. By default `batch_size`, at least 32; 1 for a batch size of 1.
         routing (`str`, *optional*, defaults to `"auto"`):
             `"pooled"`, as above; `"per_batch"`: those who stay go on at once; `"gates"`: the model's own forward;
-            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures.
+            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures, and
+            takes none that fails.
         compile (`bool` or `dict[str, Any]`, *optional*, defaults to `False`):
             Compile every stage by itself; a dict has arguments of `torch.compile`.
         dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must have been certified in it.
@@ -54,6 +56,7 @@ class SideNetRunner:
         max_waiting_rows (`int`, *optional*): rows inside at a time with [`submit`]; by default 16 batches.
 
     Raises:
+        StagesError: `routing` or `compile` needs stages, and this MainNet has none: `"gates"` is its only way.
         ValueError: an argument has an impossible value.
     """
 
@@ -95,7 +98,7 @@ class SideNetRunner:
         if torch_model is not None:
             if dtype not in (None, model.dtype):
                 torch_model = cast_copy(model, dtype)
-            model = Stages(torch_model)
+            model = self._stages_of(torch_model, needed=bool(compile) or routing not in (AUTO, GATES))
         if compile:
             model, torch_model = CompiledStages(model, compile if isinstance(compile, dict) else {}), None
         if routing == GATES and torch_model is None:
@@ -116,6 +119,7 @@ class SideNetRunner:
             num_in_flight=1 if model.device.type == "cuda" else 0,
         )
         self._worker: Worker | None = None
+        self._process = os.getpid()
 
     def predict(
         self,
@@ -128,7 +132,8 @@ class SideNetRunner:
         """Answers, in the order of the rows. Memory does not grow with their number.
 
         Args:
-            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images.
+            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images. One
+                text, one dict or a DataFrame is refused: its letters, keys or columns are no rows.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(rows, num_sidenets)`, *optional*):
                 θ for these rows.
             on_error (`str`, *optional*, defaults to `"return"`):
@@ -139,6 +144,8 @@ class SideNetRunner:
             ValueError: an argument has an impossible value.
             RowError: a row cannot be answered, with `on_error="raise"`.
         """
+        check_rows(rows)
+        self._enter_process()
         if on_error not in ("return", "raise"):
             raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
@@ -163,16 +170,18 @@ class SideNetRunner:
             RuntimeError: the runner is closed.
         """
         chosen = self.thresholds if thresholds is None else self.reader.thresholds(thresholds)
+        self._enter_process()
         if self._worker is None:
             self.start()
         return await self._worker.submit(row, chosen)
 
     def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
-        """Start the thread that [`submit`] uses.
+        """Start the thread that [`submit`] uses. A process that is forked afterwards starts its own.
 
         Args:
             sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
         """
+        self._enter_process()
         if sample is not None:
             self.measure(sample)
         if self._worker is None:
@@ -187,6 +196,7 @@ class SideNetRunner:
 
     def close(self) -> None:
         """Answer the rows that were taken, then end the thread of [`submit`]; it takes no more."""
+        self._enter_process()
         if self._worker is not None:
             self._worker.close()
 
@@ -195,6 +205,23 @@ class SideNetRunner:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _enter_process(self) -> None:
+        """Where the process was forked, leave the threads behind that are not in it."""
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        # Its rows are the other process's, which answers them.
+        self._worker = None
+        threads = torch.get_num_threads()
+        if threads > 1:
+            # OpenMP would wait for threads of the other process for ever.
+            torch.set_num_threads(1)
+            logger.warning(
+                "This process was forked from the one in which the runner was made, and torch's %d threads are not in "
+                "it: it computes with one from here on. A runner that is made in the process itself has all.",
+                threads,
+            )
 
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
         """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.
@@ -206,6 +233,8 @@ class SideNetRunner:
         Raises:
             ValueError: there is no row that can be answered.
         """
+        check_rows(rows)
+        self._enter_process()
         raw = list(rows)
         read = self.reader.read(range(len(raw)), raw, [self.thresholds] * len(raw))
         return self._measure([row for row in read if isinstance(row, Row)], repeats)
@@ -217,7 +246,18 @@ class SideNetRunner:
             return self.routing
         if self.times:
             return min(self.times, key=self.times.__getitem__)
-        return POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
+        first = POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
+        return first if first in self._makers else GATES
+
+    @staticmethod
+    def _stages_of(model: PreTrainedModel, needed: bool) -> Served:
+        try:
+            return Stages(model)
+        except StagesError as error:
+            if needed:
+                raise
+            logger.warning("Rows go the way %r only: %s", GATES, error)
+            return Served(model)
 
     def _measure(self, rows: list[Row], repeats: int = 3) -> dict[str, float]:
         if not rows:
@@ -238,12 +278,15 @@ class SideNetRunner:
         total: int | None,
         progress: bool,
     ) -> Iterator[Prediction]:
-        source, engine, place = iter(rows), None, 0
+        source, engine, place, broken = iter(rows), None, 0, None
         # Sorting is for texts; images are large, and wait one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
         upwards = True
         line = _Line(on_error, total, progress)
-        while raw := list(islice(source, window)):
+        while broken is None:
+            raw, broken = _window(source, window)
+            if not raw:
+                break
             start, place = place, place + len(raw)
             thresholds = [shared] * len(raw) if per_row is None else self._of_rows(per_row, start, place)
             read = self.reader.read(range(start, place), raw, thresholds)
@@ -264,6 +307,8 @@ class SideNetRunner:
             line.add(_stepped(engine.flush))
         yield from line.next()
         line.end()
+        if broken is not None:
+            raise broken
 
     def _engine_for(self, rows: list[Row], is_long: bool) -> Any:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
@@ -308,6 +353,16 @@ class _Line:
             logger.warning(
                 "%d of %d rows have no answer; `error` of their predictions says why.", self.failed, self.place
             )
+
+
+def _window(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
+    """The next rows, and the error at which their source broke off: those before it are answered first."""
+    raw = []
+    try:
+        raw.extend(islice(source, size))
+    except Exception as error:
+        return raw, error
+    return raw, None
 
 
 def _stepped(step: Any, *args: Any) -> list[Prediction]:

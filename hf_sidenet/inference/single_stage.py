@@ -2,17 +2,17 @@
 """One stage of a chain by itself, for servers in which every stage has processes of its own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from .engine import RowError, by_kind, leaving, padding_of, predictions, run_stage
+from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
 from .packet import Packet, pack, unpack
 from .pool import Pool
-from .reading import RowReader
-from .rows import Batch, Prediction, Row, collate, merge
+from .reading import RowReader, check_rows
+from .rows import Batch, Prediction, Row, merge
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +21,7 @@ class Step:
 
     Args:
         answered (`list[Prediction]`): rows that left, or that were refused when they were read.
-        failed (`list[Prediction]`): rows that the stage could not run.
+        failed (`list[Prediction]`): rows that the stage could not run, or whose logits are NaN.
         staying (`list[Packet]`): the others, for the next stage: one packet, but for images of several sizes.
     """
 
@@ -61,6 +61,8 @@ class SingleStage:
         Args:
             requests (`Sequence[tuple]`): raw rows of each, and its θ, of [`RowReader.thresholds`].
         """
+        for rows, _ in requests:
+            check_rows(rows)
         steps = [Step() for _ in requests]
         raw = [row for rows, _ in requests for row in rows]
         places = [place for rows, _ in requests for place in range(len(rows))]
@@ -75,7 +77,7 @@ class SingleStage:
         for alike in by_kind(list(owner_of)):
             ordered = sorted(alike, key=lambda row: row.length)
             parts = (ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size))
-            self._run([collate(part, self._pad, self.stages.device) for part in parts], owner_of)
+            self._run((begin(self.stages, part, self._pad) for part in parts), owner_of)
         return steps
 
     def go_on(self, packets: Sequence[Packet]) -> list[Step]:
@@ -91,15 +93,14 @@ class SingleStage:
             batch = unpack(packet, self.stages.device)
             owner_of.update(dict.fromkeys(batch.rows, step))
             pool.add(batch, 0.0)
-        self._run(pool.take_due(math.inf), owner_of)
+        self._run((go_on(self.stages, self.index, batch) for batch in pool.take_due(math.inf)), owner_of)
         return steps
 
     @torch.inference_mode()
-    def _run(self, batches: Sequence[Batch], owner_of: dict[Row, Step]) -> None:
+    def _run(self, batches: Iterable[tuple[Ran, Failed]], owner_of: dict[Row, Step]) -> None:
         """Run batches of one kind or several; what stays is put together again for each request."""
         staying: dict[tuple[Step, tuple], list[Batch]] = {}
-        for batch in batches:
-            ran, failed = run_stage(self.stages, self.index, batch)
+        for ran, failed in batches:
             for row, error in failed:
                 owner_of[row].failed.append(Prediction(row.place, error=error))
             for following, answers in ran:
@@ -117,7 +118,8 @@ class SingleStage:
         which = [i for i, gone in enumerate(left) if gone]
         answered = predictions(self._names, rows, which, [self.index] * len(rows), logits, sure)
         for i, prediction in zip(which, answered, strict=True):
-            owner_of[rows[i]].answered.append(prediction)
+            owner = owner_of[rows[i]]
+            (owner.answered if prediction.error is None else owner.failed).append(prediction)
         groups: dict[tuple[Step, tuple], list[int]] = {}
         for i, row in enumerate(rows):
             if not left[i]:

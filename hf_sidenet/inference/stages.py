@@ -5,8 +5,9 @@ Stage 0 goes from the inputs to (x_c, logits of SideNet 0); stage k from x_c of 
 its logits; the last from x_c of the last SideNet to the MainNet's logits. No row leaves inside a stage: who goes on
 to the next one is for the caller to decide, who may bring rows of different batches together.
 
-A later stage is the whole MainNet again, on a copy that shares every weight: the blocks that ran before are replaced
-by ones that pass their input on, so that masks, positions and the head are made by the MainNet's own forward.
+A later stage is the whole MainNet again, on a copy that shares every weight and skips what ran before, so that masks,
+positions and the head are made by the MainNet's own forward. Whether that gives the MainNet's answers is tried when
+the chain is made.
 """
 
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models.gate import Run, StopForward, find_blocks, run_mainnet
+from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet
+from ..models.probe import check_unchanged, example_inputs, name_of
 from ..models.sidenet_head import SideNet, read_exit
 from .precision import precision_of
-from .tail import tail_of
+from .tail import tail_of, watch
 
 
 # Inputs with one entry per row; of texts also one per token.
@@ -26,6 +28,10 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", 
 IMAGE_INPUTS = ("pixel_values",)
 # What MainNets call their table of positions.
 POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
+
+
+class StagesError(ValueError):
+    """A MainNet cannot be run stage by stage; its own forward, in which rows leave, is not affected."""
 
 
 class Stage(nn.Module):
@@ -87,14 +93,23 @@ class Stage(nn.Module):
         out = run_mainnet(self.mainnet, run, **inputs, **self.fixed, return_dict=True)
         if self.end is None:
             return out.logits
-        return seen[0], read_exit(self.sidenet, self.pooling, seen[0], mask)
+        return seen[0], self.read(seen[0], mask)
+
+    def read(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Logits of the SideNet of this stage.
+
+        Args:
+            hidden (`torch.Tensor` of shape `(rows, ...)`): x_c where the stage ends.
+            mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): the `attention_mask`.
+        """
+        return read_exit(self.sidenet, self.pooling, hidden, mask)
 
 
-class Stages:
-    """The chain of stages of a model.
+class Served:
+    """What a runner has to know of a model: its rows and exits, and where it runs.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device. Its weights are shared, not copied.
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device.
 
     Raises:
         ValueError: the model is in training mode, or spread over several devices.
@@ -106,27 +121,45 @@ class Stages:
         places = set(getattr(model, "hf_device_map", {}).values())
         if len(places) > 1:
             raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
-        config = model.config
         self.is_text = model.is_text
-        self.config = config
+        self.config = model.config
         self.device = model.device
         self.dtype = model.dtype
         self.precision = precision_of(model)
         known = TEXT_INPUTS if model.is_text else IMAGE_INPUTS
         self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
         self.max_length = longest_text(model.mainnet) if model.is_text else None
+
+    def __len__(self) -> int:
+        """Number of exits."""
+        return len(self.config.exit_layers) + 1
+
+
+class Stages(Served):
+    """The chain of stages of a model.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device. Its weights are shared, not copied.
+
+    Raises:
+        StagesError: this MainNet cannot be run stage by stage.
+        ValueError: the model is in training mode, or spread over several devices.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        config = self.config
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = None if model.is_text else config.input_size
-        blocks = find_blocks(model.mainnet, config.blocks)
+        mainnet, blocks = gated(model.mainnet, config.blocks)
+        watched = watch(mainnet, blocks, size)
         starts, ends = [None, *config.exit_layers], [*config.exit_layers, None]
         self.modules = []
         for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            mainnet = model.mainnet if start is None else tail_of(model.mainnet, blocks, start, size)
+            part = mainnet if start is None else tail_of(mainnet, watched, start)
             head = (None, None) if end is None else (model.sidenets[k], config.pooling[k])
-            self.modules.append(Stage(mainnet, start, end, *head, fixed, size).eval())
-
-    def __len__(self) -> int:
-        return len(self.modules)
+            self.modules.append(Stage(part, start, end, *head, fixed, size).eval())
+        self._check(mainnet, blocks)
 
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
@@ -141,6 +174,28 @@ class Stages:
         """
         result = self.modules[index](**inputs) if hidden is None else self.modules[index](hidden, **inputs)
         return result if index < len(self.modules) - 1 else (None, result)
+
+    @torch.no_grad()
+    def _check(self, mainnet: nn.Module, blocks: Blocks) -> None:
+        """Run example rows stage by stage, and compare every exit with one call of the MainNet."""
+        inputs = example_inputs(mainnet, None if self.is_text else self.config.input_size)
+        mask, hidden = inputs.get("attention_mask"), None
+        seen: dict[int, torch.Tensor] = {}
+        run = Run(lambda index, state, rows: seen.__setitem__(index, state))
+        out = run_mainnet(mainnet, run, **inputs, **self.modules[0].fixed, return_dict=True)
+        for k, stage in enumerate(self.modules):
+            expected = out.logits if stage.end is None else stage.read(seen[stage.end], mask)
+            try:
+                hidden, logits = self(k, hidden, inputs)
+                check_unchanged(logits, expected)
+            except Exception as error:
+                place = "at its beginning" if stage.start is None else f"after {blocks.names[stage.start - 1]}"
+                reason = " ".join(str(error).split()).rstrip(".,")
+                raise StagesError(
+                    f"{name_of(mainnet)} cannot be run stage by stage: started {place}, it fails ({reason}). Its own "
+                    "forward works, which is `routing='gates'` of the runner."
+                ) from error
+            inputs = inputs if self.is_text else {name: value[:1] for name, value in inputs.items()}
 
 
 def longest_text(mainnet: nn.Module) -> int | None:

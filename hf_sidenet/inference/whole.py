@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models.exit_rule import answers, confidence, route
-from .engine import RowError, by_kind, padding_of, predictions
+from .engine import by_kind, padding_of, predictions, row_error
+from .halving import halved
 from .rows import Batch, Prediction, Row, collate
 
 
@@ -35,7 +36,13 @@ class WholeEngine:
         """Answer some rows."""
         done = []
         for alike in by_kind(rows):
-            done += self._answered(alike)
+            for part, outcome in halved(alike, self._answered):
+                failed = isinstance(outcome, Exception)
+                done += (
+                    [Prediction(part[0].place, error=row_error(part[0].place, "failed", outcome))]
+                    if failed
+                    else outcome
+                )
         return done
 
     def flush(self, before: float = math.inf) -> list[Prediction]:
@@ -44,16 +51,7 @@ class WholeEngine:
 
     def _answered(self, rows: list[Row]) -> list[Prediction]:
         batch = collate(rows, self.pad, self.stages.device)
-        thresholds = torch.tensor([row.thresholds for row in rows])
-        try:
-            logits, exit_index = self.answer(batch, thresholds)
-        except Exception as error:
-            if len(rows) > 1:
-                half = len(rows) // 2
-                return self._answered(rows[:half]) + self._answered(rows[half:])
-            failure = RowError(f"row {rows[0].place} failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return [Prediction(rows[0].place, error=failure)]
+        logits, exit_index = self.answer(batch, torch.tensor([row.thresholds for row in rows]))
         logits, exit_index = logits.float().cpu(), exit_index.cpu()
         sure = confidence(logits, self.temperatures[exit_index].unsqueeze(1))
         return predictions(self.names, rows, range(len(rows)), exit_index.tolist(), logits, sure)

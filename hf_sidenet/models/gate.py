@@ -14,7 +14,9 @@ states; `run.rows` indexes the original batch and cuts everything else, because 
 original masks. The state of a call lives in a context variable, so threads do not see each other.
 """
 
+import copy
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,6 +140,12 @@ class _Slot:
             self._num_runs += step
             self._in_use = self._num_runs > 0
 
+    def forget_other_threads(self) -> None:
+        """In a forked process, where there are none: one of them may have held the lock."""
+        self._lock = threading.Lock()
+        self._num_runs = int(self._context.get() is not None)
+        self._in_use = self._num_runs > 0
+
 
 @torch.compiler.disable
 def _from_context(context: ContextVar) -> Run | None:
@@ -145,6 +153,8 @@ def _from_context(context: ContextVar) -> Run | None:
 
 
 _RUN = _Slot()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_RUN.forget_other_threads)
 
 
 def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
@@ -234,7 +244,41 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
         if i == len(blocks.modules) - 1:
             block.register_forward_hook(_leave_last_block)
         elif blocks.gate_after:
-            block.register_forward_hook(partial(_leave_block, index=i))
+            leave_through_gate(block, i)
+
+
+def leave_through_gate(block: nn.Module, index: int) -> None:
+    """Put the gate after a block of a MainNet with `gate_after`.
+
+    Args:
+        block (`nn.Module`): the block, or what stands in its place.
+        index (`int`): its number.
+    """
+    block.register_forward_hook(partial(_leave_block, index=index))
+
+
+def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
+    """A MainNet with the gates of this file, and its blocks: itself where it has them. Where a checkpoint's own code
+    was loaded first there are two copies of this file, and each knows its own runs only: the MainNet of the other gets
+    a copy that shares every weight.
+
+    Args:
+        mainnet (`nn.Module`): of a model with SideNets.
+        path (`str`, *optional*): see [`find_blocks`].
+    """
+    blocks = find_blocks(mainnet, path)
+    if all(map(_is_gated, blocks.modules)):
+        return mainnet, blocks
+    mainnet = sharing_weights(mainnet)
+    blocks = find_blocks(mainnet, path)
+    install(mainnet, blocks)
+    return mainnet, blocks
+
+
+def sharing_weights(mainnet: nn.Module) -> nn.Module:
+    """A copy of a MainNet with the same parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
+    return copy.deepcopy(mainnet, memo=shared)
 
 
 def _is_gated(block: nn.Module) -> bool:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything about the MainNet as a whole: loading it, its last layer, what of it learns."""
 
+import copy
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, PreTrainedModel
+from transformers.quantizers import AutoQuantizationConfig
 
 from .sidenet_head import SideNet
 
@@ -107,6 +109,23 @@ def set_learning(module: nn.Module, learns: bool) -> None:
         # Without statistics of its own (they are None) it never tracks any.
         if isinstance(child, _BatchNorm) and child.running_mean is not None:
             child.track_running_stats = learns
+
+
+def spare_sidenets(quantization_config: Any) -> Any:
+    """How to quantise a model with SideNets: they stay as they are, unless the config lists what is to be spared.
+
+    Args:
+        quantization_config (`QuantizationConfigMixin` or `dict`, *optional*): of `from_pretrained`; it is not changed.
+    """
+    if quantization_config is None:
+        return None
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    config = copy.deepcopy(quantization_config)
+    for field in ("modules_to_not_convert", "llm_int8_skip_modules"):
+        if getattr(config, field, ()) is None:
+            setattr(config, field, ["sidenets"])
+    return config
 
 
 def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:

@@ -21,6 +21,7 @@ from .mainnet import (
     replace_head,
     set_learning,
     share_quantization,
+    spare_sidenets,
 )
 from .probe import ExitPoint, block_shape, example_inputs, input_size_of, measure_exit_points, probe
 from .sidenet_head import SideNet, pooled_size
@@ -132,6 +133,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             kwargs["output_loading_info"] = output_loading_info
             return named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         kwargs.setdefault("use_safetensors", True)
+        if "quantization_config" in kwargs:
+            kwargs["quantization_config"] = spare_sidenets(kwargs["quantization_config"])
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         mismatched = {name for name, *_ in info["mismatched_keys"]}
         missing = sorted(set(info["missing_keys"]) - mismatched)

@@ -70,6 +70,13 @@ def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str
     return {"input_ids": input_ids.to(mainnet.device), "attention_mask": attention_mask.to(mainnet.device)}
 
 
+def name_of(mainnet: nn.Module) -> str:
+    """The class of a MainNet; of timm's, which are all wrapped in one class, the architecture too."""
+    architecture = getattr(mainnet.config, "architecture", None)
+    kind = type(mainnet).__name__
+    return f"{kind} ({architecture})" if isinstance(architecture, str) else kind
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards every submodule has its own former mode again."""
@@ -149,6 +156,11 @@ def _check_logits(mainnet: nn.Module, logits: torch.Tensor | None) -> None:
             f"a MainNet must be a classifier with logits of shape (batch, num_labels), here {expected}; "
             f"{type(mainnet).__name__} gives {got}."
         )
+    if not logits.isfinite().all():
+        raise ValueError(
+            f"{name_of(mainnet)} cannot be checked: its logits are not finite on {len(PROBE_LENGTHS)} example rows. "
+            "Its weights hold NaN, or overflow in its precision."
+        )
 
 
 def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, int]]) -> None:
@@ -203,14 +215,34 @@ def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: tor
             f"left, not {tuple(plain.shape)}, so more than the hidden states leaves its last block."
         )
     kept = kept.to(plain.device)
-    difference = (split.logits[kept] - plain[kept]).abs().max()
-    scale = plain[kept].abs().max()
-    tolerance = 1e-4 if plain.dtype in (torch.float32, torch.float64) else 5e-2
-    if not difference <= tolerance * scale:
+    try:
+        check_unchanged(split.logits[kept], plain[kept])
+    except ValueError as error:
         raise ValueError(
-            f"{type(mainnet).__name__} cannot be split: answers change by {difference:.2g} (of {scale:.2g}) when "
-            "another row leaves, so some argument of its blocks is not cut as it must be."
-        )
+            f"{type(mainnet).__name__} cannot be split: {error} when another row leaves, so some argument of its "
+            "blocks is not cut as it must be."
+        ) from error
+
+
+def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Refuse logits that differ from those expected by more than rounding.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, num_labels)`): found another way.
+        expected (`torch.Tensor` of shape `(rows, num_labels)`): of the MainNet or a SideNet. NaN and infinity are
+            expected where they are.
+
+    Raises:
+        ValueError: they differ, also in shape.
+    """
+    if logits.shape != expected.shape:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, not {tuple(expected.shape)},")
+    same = (logits == expected) | (logits.isnan() & expected.isnan())
+    difference = (logits - expected).masked_fill(same, 0).abs().max()
+    scale = expected.nan_to_num(0, 0, 0).abs().max()
+    tolerance = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+    if not difference <= tolerance * scale:
+        raise ValueError(f"answers change by {difference:.2g} (of {scale:.2g})")
 
 
 def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, Any]) -> list[ExitPoint]:

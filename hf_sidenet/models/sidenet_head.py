@@ -20,6 +20,11 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
 
+class Linear(nn.Linear):
+    """`nn.Linear` by another name: `quantize_dynamic(model, {nn.Linear})` goes by the exact class and leaves SideNets,
+    which are small, as they are."""
+
+
 class SideNet(nn.Module):
     """One-hidden-layer head: Linear → BatchNorm → ReLU → Linear.
 
@@ -34,9 +39,9 @@ class SideNet(nn.Module):
 
     def __init__(self, in_features: int, hidden_size: int, num_labels: int):
         super().__init__()
-        self.dense = nn.Linear(in_features, hidden_size)
+        self.dense = Linear(in_features, hidden_size)
         self.norm = BatchNorm(hidden_size)
-        self.out_proj = nn.Linear(hidden_size, num_labels)
+        self.out_proj = Linear(hidden_size, num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits of shape `(batch, num_labels)` from pooled features of shape `(batch, in_features)`."""
@@ -68,7 +73,8 @@ def read_exit(
             "`pooling='flatten'` reads images of the recorded size only (`config.input_size`, "
             f"{sidenet.dense.in_features} features), got {features.shape[1]} features."
         )
-    weight = sidenet.dense.weight
+    # Not of the linear layers: where these are quantised, their weights are packed integers, or no tensor at all.
+    weight = sidenet.norm.weight
     # An offloaded weight is on "meta" until its own hook fetches it.
     return sidenet(features.to(weight.dtype if weight.is_meta else weight))
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does what was certified still hold? A share of the rows also goes through the MainNet."""
 
+import os
 import random
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -97,6 +100,9 @@ class ShadowMonitor:
         self._open: deque[Ticket] = deque()
         self._kept: deque[tuple[Any, str | int]] = deque(maxlen=keep)
         self._random, self._lock = random.Random(seed), Lock()
+        if hasattr(os, "register_at_fork"):
+            # A thread that is not in the forked process may have held it.
+            os.register_at_fork(after_in_child=partial(_renew_lock, weakref.ref(self)))
         self._num_rows = self._num_early = self._num_failed = 0
 
     @classmethod
@@ -216,6 +222,11 @@ class ShadowMonitor:
         with self._lock:
             kept = list(self._kept)
         return [{**_columns(row, names), "label": label} for row, label in kept]
+
+
+def _renew_lock(monitor: "weakref.ref[ShadowMonitor]") -> None:
+    if (alive := monitor()) is not None:
+        alive._lock = Lock()
 
 
 def _columns(row: Any, names: Sequence[str]) -> dict[str, Any]:

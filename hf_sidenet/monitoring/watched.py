@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..inference.engine import RowError
+from ..inference.reading import check_rows
 from ..inference.rows import Prediction
 from ..inference.runner import SideNetRunner
 from .shadow import ShadowMonitor, Ticket
@@ -34,8 +35,9 @@ class WatchedRunner:
             kwargs (`Any`): `on_error`, `progress`.
 
         Raises:
-            ValueError: `thresholds` is given.
+            ValueError: `thresholds` is given, or `rows` are no iterable of rows.
         """
+        check_rows(rows)
         if "thresholds" in kwargs:
             raise ValueError("`thresholds` must not be given where the certified ones are watched.")
         return self._predict(rows, kwargs)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ..measurement.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
 from ..models.classify import check_names
-from ..models.gate import Run, run_mainnet
+from ..models.gate import Run, gated, run_mainnet
 from ..models.losses import check_labels
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.probe import evaluating
@@ -213,12 +214,13 @@ def cache_features(
     )
     bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
     with evaluating(model.mainnet), bar:
+        mainnet, _ = gated(model.mainnet, model.config.blocks)
         batches = iter(loader)
         for number in own:
             rows = plan[number]
             parts = []
             for batch in islice(batches, len(_batches(rows, batch_size))):
-                parts.append(_read_batch(model, batch, candidates, shards.widths))
+                parts.append(_read_batch(model, mainnet, batch, candidates, shards.widths))
                 bar.update(len(parts[-1][LOGITS]))
             shards.write(number, rows, _joined(parts, len(rows)))
     wait()
@@ -307,7 +309,11 @@ def _check_room(model: SideNetPreTrainedModel, shards: ShardFolder, num_rows: in
 
 
 def _read_batch(
-    model: SideNetPreTrainedModel, batch: Mapping[str, Any], candidates: Sequence[Candidate], widths: dict[str, int]
+    model: SideNetPreTrainedModel,
+    mainnet: nn.Module,
+    batch: Mapping[str, Any],
+    candidates: Sequence[Candidate],
+    widths: dict[str, int],
 ) -> dict[str, torch.Tensor]:
     """What every candidate reads of one batch, the MainNet's logits, and the labels."""
     inputs = {name: x for name, x in model_inputs(batch, model.device, model.dtype).items() if x is not None}
@@ -323,7 +329,7 @@ def _read_batch(
                 # Contiguous, since a view of one token would keep all tokens in memory.
                 found[_column(candidate)] = pool(hidden, candidate.pooling, mask).to(model.dtype).contiguous()
 
-    found[LOGITS] = run_mainnet(model.mainnet, Run(visit), **inputs, return_dict=True).logits
+    found[LOGITS] = run_mainnet(mainnet, Run(visit), **inputs, return_dict=True).logits
     for name, tensor in found.items():
         if tensor.shape[1] != widths[name]:
             raise ValueError(

@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from hf_sidenet.inference import Stages, export_stage
 from hf_sidenet.inference.export import example_rows
-from hf_sidenet.inference.tail import SkippedBlock
+from hf_sidenet.inference.tail import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 from hf_sidenet.models.gate import find_blocks
@@ -315,7 +315,7 @@ class SideNetTester:
         for k, stage in enumerate(stages.modules):
             assert {p.data_ptr() for p in stage.parameters()} <= weights
             for i, block in enumerate(find_blocks(stage.mainnet, model.config.blocks).modules):
-                if not isinstance(block, SkippedBlock):
+                if not isinstance(block, Skipped):
                     block.register_forward_pre_hook(lambda *_, k=k, i=i: calls.append((k, i)))
         inputs, hidden = self.inputs(3), None
         last = len(find_blocks(model.mainnet, model.config.blocks).modules)

@@ -95,7 +95,15 @@ def test_stages_of_a_quantised_model_are_compiled(folder):
     torch.testing.assert_close((state, logits), (hidden, expected), rtol=0, atol=1e-5)
 
 
-def test_sidenets_are_quantised_unless_they_are_named(folder):
+def test_sidenets_are_spared_where_nothing_is_named(folder):
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2))
+    names = quantized_names(load(folder, quantization_config=config))
+    assert len(names) == 4 * 6 + 2
+    assert not any(name.startswith("sidenets") for name in names)
+    assert config.modules_to_not_convert is None
+
+
+def test_sidenets_are_quantised_where_others_are_named(folder):
     model = load(folder, quantization_config=config_of(keep=["mainnet.classifier"]))
     names = quantized_names(model)
     assert {"sidenets.0.dense.weight", "sidenets.1.out_proj.weight"} < names
