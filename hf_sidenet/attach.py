@@ -27,6 +27,7 @@ from .attach_steps import (
     name_classes,
     place_sidenets,
     placement_table,
+    tell_where_it_runs,
 )
 from .calibration import (
     TESTS,
@@ -49,7 +50,7 @@ from .data.rows import prepare_rows
 from .evaluation.provenance import hardware, versions
 from .evaluation.recalls import certified_rows, recall_warnings
 from .hub import save_checkpoint
-from .inference.certificate import other_weights, set_calibration
+from .inference.certificate import length_of, other_weights, set_calibration
 from .inference.precision import precision_of
 from .measurement import ExitRecords, accuracy
 from .measurement.files import check_free
@@ -260,6 +261,7 @@ def attach(
         )
     chosen = placements[0].candidates
     model = attached_model(given, mainnet, chosen, trained, heads, own_mainnet=tune == "joint")
+    tell_where_it_runs(model)
     name_classes(model, classes.names)
     if tune == "joint":
         with clock("joint training"):
@@ -346,6 +348,7 @@ def attach(
             model,
             calibration,
             processor,
+            length_of(model, processor, max_length),
             reference=settings["reference"],
             reference_precision=precision_of(given if settings["reference"] == "given" else model),
             seed=seed,

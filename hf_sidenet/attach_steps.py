@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
 from .checkpoint import sidenet_class
@@ -18,6 +19,7 @@ from .data import load_processor
 from .data.class_check import Answered
 from .data.costs import typical_batches
 from .data.rows import Rows
+from .inference.stages import Stages
 from .measurement import ExitRecords, accuracy
 from .measurement.inputs import model_inputs
 from .models.modeling_base import SideNetPreTrainedModel
@@ -30,6 +32,8 @@ from .training.heads import HeadData, HeadTraining, cached_records, sidenet_logi
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.get_logger(__name__)
 
 SHOWN_PLACEMENTS = 10
 
@@ -284,6 +288,14 @@ def attached_model(
 
 def _alone(costs: CostModel, candidate: Candidate) -> float:
     return costs.exits([candidate])[0]
+
+
+def tell_where_it_runs(model: SideNetPreTrainedModel) -> None:
+    """Try the model stage by stage, as a runner will, and say where that is impossible."""
+    try:
+        Stages(model)
+    except ValueError as error:
+        logger.warning("A runner can only use the model's own forward (`routing='gates'`): %s", error)
 
 
 def name_classes(model: SideNetPreTrainedModel, names: Sequence[str]) -> None:

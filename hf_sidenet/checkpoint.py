@@ -32,7 +32,7 @@ from .data.costs import row_costs, stage_costs
 from .data.rows import Rows, prepare_rows
 from .evaluation import ExitEvaluation
 from .evaluation.recalls import certified_rows
-from .inference.certificate import other_weights, set_calibration, source_weights
+from .inference.certificate import length_of, other_weights, set_calibration, source_weights
 from .inference.classes import model_class
 from .inference.collect import collect_stages
 from .inference.precision import (
@@ -316,6 +316,7 @@ def recalibrate(
         served,
         calibration,
         processor,
+        length_of(model, processor, max_length),
         reference="other" if reference is not None else "inside" if served is model else "stored",
         reference_precision=reference_precision,
         seed=seed,

@@ -2,6 +2,7 @@
 """The HTTP side: reads requests, sends their rows from stage to stage, and answers."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,6 +21,7 @@ from hf_sidenet.models.exit_rule import check_thresholds
 from hf_sidenet.optional import require
 
 
+logger = logging.getLogger(__name__)
 serve = require("ray.serve", "ray")
 metrics = require("ray.serve.metrics", "ray")
 ray_errors = require("ray.exceptions", "ray")
@@ -94,6 +96,9 @@ class Api:
         self.thresholds = (
             tuple(check_thresholds(settings.own_thresholds, self.num_sidenets)) if self.num_sidenets else ()
         )
+        self.not_certified = None if self.config.calibration is None else settings.not_certified()
+        if self.not_certified is not None:
+            logger.warning("Not certified: %s.", self.not_certified)
         self._random = random.Random()
         self._tasks: set[asyncio.Task] = set()
         self._rows = metrics.Counter("sidenet_rows", "rows that an exit has answered", ("exit",))
@@ -132,8 +137,9 @@ class Api:
             "exit_layers": [] if self.settings.plain else config.exit_layers,
             "thresholds": list(self.thresholds),
             "certified": [each["target"] for each in evidence.get("targets", [])]
-            if list(self.thresholds) == list(config.thresholds)
+            if list(self.thresholds) == list(config.thresholds) and self.not_certified is None
             else [],
+            "not_certified": self.not_certified,
         }
 
     async def watch(self) -> dict[str, Any]:

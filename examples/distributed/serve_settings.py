@@ -9,7 +9,10 @@ from functools import cached_property
 from serve_inputs import MAX_INPUTS
 
 from hf_sidenet.benchmark.onnx_variant import is_exported
+from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.inference.certificate import length_of, why_not_certified
 from hf_sidenet.inference.exported import read_config
+from hf_sidenet.inference.onnx import OnnxStages
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.exit_rule import check_thresholds
 from hf_sidenet.monitoring import ShadowMonitor
@@ -135,6 +138,14 @@ class Settings:
     def config(self) -> SideNetConfig:
         """Of the checkpoint."""
         return read_config(self.checkpoint) if self.is_exported else SideNetConfig.from_pretrained(self.checkpoint)
+
+    def not_certified(self) -> str | None:
+        """Why the evidence behind θ is not about what is served; `None` where it is, or where there is none. The
+        weights are read."""
+        if self.is_exported:
+            return why_not_certified(OnnxStages.load(self.checkpoint, only=0))
+        model, processor = load_checkpoint(self.checkpoint)
+        return why_not_certified(model, processor, length_of(model, processor, self.max_length))
 
     @property
     def num_stages(self) -> int:

@@ -28,7 +28,7 @@ def main(words: list[str]) -> None:
     trainer = Trainer(
         model,
         training_args,
-        train_dataset=data.tokenize(splits["train"], data_args, tokenizer),
+        train_dataset=data.tokenize(splits["train"], data_args, tokenizer, config),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),

@@ -111,7 +111,7 @@ def main() -> None:
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
         splits = {name: number_labels(rows, column, classes) for name, rows in splits.items()}
         tokenizer = load_tokenizer(mainnet_args)
-        splits = {name: tokenize(rows, data_args, tokenizer) for name, rows in splits.items()}
+        splits = {name: tokenize(rows, data_args, tokenizer, config) for name, rows in splits.items()}
     model = build_model(SideNetForSequenceClassification, config, list(classes.names), mainnet_args, sidenet_args)
     if not isinstance(model, SideNetForSequenceClassification):
         raise ValueError("`exit_layers` must be given, for example --exit_layers 2: this loop trains SideNets.")

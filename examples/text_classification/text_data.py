@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_sidenet.data import Columns, load_processor, prepare
+from hf_sidenet.measurement.lengths import positions_of
 from hf_sidenet.training import MainNetArguments
 
 
@@ -96,10 +97,12 @@ def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
     return load_processor(mainnet_args.model_name_or_path, is_text=True, **mainnet_args.loading())
 
 
-def tokenize(rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Token ids and `labels`; batches pad them."""
+def tokenize(
+    rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> Dataset:
+    """Token ids and `labels`; batches pad them. Texts are cut to what the MainNet has positions for."""
     columns = Columns(tuple(args.text_columns), args.label_column, is_text=True)
-    return prepare(rows, columns, tokenizer, max_length=args.max_seq_length)
+    return prepare(rows, columns, tokenizer, max_length=args.max_seq_length, positions=positions_of(config))
 
 
 def _read(args: DataArguments) -> DatasetDict:

@@ -35,7 +35,7 @@ def evaluate_command(
         refuse_source(output_dir, DIRECTORY=directory, **{"--test-file": data.files["test"]})
     from ..checkpoint import evaluate_checkpoint
     from ..evaluation import save_figures
-    from ..inference.certificate import why_not_certified
+    from ..inference.certificate import length_of, why_not_certified
     from ..measurement.files import check_free, writing_folder
 
     if output_dir is not None:
@@ -44,6 +44,7 @@ def evaluate_command(
     report = read_report(directory)
     compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
+    running = as_attached(report, max_length, batch_size)
     with data.blaming():
         evaluation, records = evaluate_checkpoint(
             model,
@@ -52,12 +53,12 @@ def evaluate_command(
             reference=compared,
             columns=columns,
             **data.about_labels,
-            **as_attached(report, max_length, batch_size),
+            **running,
         )
     document = {
         "checkpoint": directory,
         "reference": reference,
-        "not_certified": why_not_certified(model, processor),
+        "not_certified": why_not_certified(model, processor, length_of(model, processor, running["max_length"])),
         "output_dir": output_dir,
         "evaluation": evaluation.to_dict(),
     }

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..measurement.lengths import positions_of, text_limit
 from ..measurement.pictures import in_channels, num_channels_of
 from ..training import align_labels
 from .bad_rows import without_bad_rows
@@ -22,8 +23,6 @@ from .columns import Columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-MAX_LENGTH = 512
 
 
 def load_processor(
@@ -64,6 +63,7 @@ def prepare(
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
     max_length: int | None = None,
+    positions: int | None = None,
     num_channels: int = 3,
 ) -> "Dataset":
     """Inputs of the model, and `labels` where the rows have them as indices.
@@ -74,6 +74,7 @@ def prepare(
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
         max_length (`int`, *optional*): longer texts are cut, in tokens; by default what the tokenizer names, at most
             512. Images have none.
+        positions (`int`, *optional*): of the MainNet, where it has no more than that; see [`text_limit`].
         num_channels (`int`, *optional*, defaults to 3): of the images that the MainNet reads; see [`num_channels_of`].
 
     Returns:
@@ -86,7 +87,7 @@ def prepare(
     if max_length is not None and (max_length < 1 or not columns.is_text):
         raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
     if columns.is_text:
-        return _tokenize(rows, columns, processor, max_length)
+        return _tokenize(rows, columns, processor, text_limit(processor, positions, max_length))
     return _pixels(rows, columns, processor, num_channels)
 
 
@@ -120,11 +121,8 @@ def prepare_splits(
     """
     splits = {key: without_bad_rows(rows, key, columns, skip=False)[0] for key, rows in splits.items()}
     splits, names = align_labels(splits, columns.label, config, labels=labels, new_head=new_head)
-    channels = 3 if columns.is_text else num_channels_of(config)
-    inputs = {
-        key: prepare(rows, columns, processor, max_length=max_length, num_channels=channels)
-        for key, rows in splits.items()
-    }
+    about = {"positions": positions_of(config)} if columns.is_text else {"num_channels": num_channels_of(config)}
+    inputs = {key: prepare(rows, columns, processor, max_length=max_length, **about) for key, rows in splits.items()}
     return inputs, names
 
 
@@ -151,11 +149,7 @@ def stack_images(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _tokenize(
-    rows: "Dataset", columns: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> "Dataset":
-    length = max_length or min(tokenizer.model_max_length, MAX_LENGTH)
-
+def _tokenize(rows: "Dataset", columns: Columns, tokenizer: PreTrainedTokenizerBase, length: int) -> "Dataset":
     def encode(batch: dict[str, list]) -> dict[str, list]:
         encoded = tokenizer(*(batch[name] for name in columns.inputs), truncation=True, max_length=length)
         return {**encoded, **_labels(batch, columns)}

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..measurement.fingerprint import fingerprint_rows, row_keys
+from ..measurement.lengths import positions_of
 from ..measurement.pictures import num_channels_of
 from ..training.classes import ClassMap, class_names, indexed_classes
 from ..training.labels import find_classes, number_labels
@@ -115,6 +116,7 @@ def prepare_rows(
             raise ValueError(f"the MainNet reads {kinds[0]}, but the rows hold {kinds[1]}: {columns.inputs}.")
         for split, rows in raw.items():
             raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
+        about = {"positions": positions_of(config)} if is_text else {"num_channels": num_channels_of(config)}
         labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
         if labelled:
             classes = find_classes(labelled, columns.label, config, labels=labels)
@@ -125,7 +127,7 @@ def prepare_rows(
                 columns,
                 processor,
                 max_length=max_length,
-                num_channels=3 if is_text else num_channels_of(config),
+                **about,
             )
     collate = collator(processor, is_text)
     made = {

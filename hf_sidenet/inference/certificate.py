@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..calibration import Calibration
 from ..evaluation.provenance import versions
 from ..measurement.fingerprint import fingerprint_processor, fingerprint_weights
+from ..measurement.lengths import longest_text, text_limit
 from .precision import number_format, precision_of
 
 
@@ -86,6 +87,18 @@ def why_not_certified(
     return None if weights == certified["weights"] else "its weights are not those for which θ was certified"
 
 
+def length_of(model: Any, processor: Any, max_length: int | None = None) -> int | None:
+    """Tokens at which a model's texts are cut; `None` for images, and where model inputs come.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): that answers.
+        processor (tokenizer or image processor, *optional*): that reads rows.
+        max_length (`int`, *optional*): what was asked for.
+    """
+    is_read = model.is_text and processor is not None
+    return text_limit(processor, longest_text(model.mainnet), max_length) if is_read else None
+
+
 def source_weights(model: nn.Module) -> str:
     """Fingerprint of the weights that all precisions of a model come from: of a cast, those that it was cast from.
 
@@ -97,13 +110,16 @@ def source_weights(model: nn.Module) -> str:
     return evidence.get("source_weights", own) if is_certified else own
 
 
-def set_calibration(served: Any, calibration: Calibration, processor: Any, **about: Any) -> None:
+def set_calibration(
+    served: Any, calibration: Calibration, processor: Any, max_length: int | None, **about: Any
+) -> None:
     """Write temperatures, θ and the evidence into the config of what was calibrated.
 
     Args:
         served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): its config is changed in place.
         calibration ([`Calibration`]): with a chosen point.
         processor (tokenizer or image processor, *optional*): that read the rows.
+        max_length (`int`, *optional*): tokens at which texts were cut; `None` for images.
         about (`Any`): what the evidence says beside it: the rows, the reference.
     """
     config = served.config
@@ -111,7 +127,7 @@ def set_calibration(served: Any, calibration: Calibration, processor: Any, **abo
     config.temperatures = calibration.temperatures
     config.calibration = calibration.evidence(
         **about,
-        certified=certificate(served, processor),
+        certified=certificate(served, processor, max_length),
         precision=precision_of(served),
         device=served.device.type,
         attn_implementation=config._attn_implementation,

@@ -113,8 +113,8 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
     return copy.to(model.device).eval()
 
 
-def check_precision(config: SideNetConfig, precision: str) -> None:
-    """Warn, once, where θ was calibrated in another precision than the one that serves.
+def check_precision(config: SideNetConfig, precision: str) -> bool:
+    """Whether θ was calibrated in the precision that serves; a warning says, once, where it was another.
 
     The same number format in another runtime is no other precision here: its answers are the same up to the rounding
     that a batch of another shape brings too.
@@ -125,7 +125,7 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
     """
     calibrated = (config.calibration or {}).get("precision")
     if calibrated is None or number_format(calibrated) == number_format(precision):
-        return
+        return True
     if QUANTIZED in precision:
         command = "hf_sidenet.checkpoint.recalibrate(model, processor, rows, target=...)"
     elif "(" in precision:
@@ -136,6 +136,7 @@ def check_precision(config: SideNetConfig, precision: str) -> None:
         f"θ was calibrated in {calibrated}, but {precision} is what serves: what was certified does not hold for it. "
         f"To certify θ in {number_format(precision)}: {command}"
     )
+    return False
 
 
 def number_format(precision: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..measurement.inputs import TARGETS
+from ..measurement.lengths import text_limit
 from ..measurement.pictures import in_channels, num_channels_of
 from ..models.exit_rule import check_thresholds
 from .engine import RowError
@@ -19,7 +20,6 @@ from .rows import Row
 from .stages import TEXT_INPUTS
 
 
-DEFAULT_MAX_LENGTH = 512
 INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
 
 
@@ -80,8 +80,7 @@ class RowReader:
 
     def __init__(self, stages, processor: Any = None, max_length: int | None = None):
         self.stages = stages
-        named = getattr(processor, "model_max_length", None) or DEFAULT_MAX_LENGTH
-        self.max_length = max_length or min(named, DEFAULT_MAX_LENGTH)
+        self.max_length = text_limit(processor, stages.max_length, max_length)
         self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)
         self.num_sidenets = len(stages) - 1
         config = stages.config.mainnet_config

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.exit_rule import lets_rows_leave
+from .certificate import why_not_certified
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
 from .reading import RowReader, check_rows
@@ -99,6 +101,7 @@ class SideNetRunner:
             if dtype not in (None, model.dtype):
                 torch_model = cast_copy(model, dtype)
             model = self._stages_of(torch_model, needed=bool(compile) or routing not in (AUTO, GATES))
+        self._certified = model if torch_model is None else torch_model
         if compile:
             model, torch_model = CompiledStages(model, compile if isinstance(compile, dict) else {}), None
         if routing == GATES and torch_model is None:
@@ -111,7 +114,7 @@ class SideNetRunner:
         self.thresholds = self.reader.thresholds(thresholds)
         self.max_wait = max_wait_ms / 1e3
         self.max_waiting_rows = max_waiting_rows or 16 * batch_size
-        check_precision(model.config, precision_of(model))
+        self._is_certified_precision = check_precision(model.config, precision_of(model))
         self._makers = engines_of(
             model,
             torch_model,
@@ -120,6 +123,13 @@ class SideNetRunner:
         )
         self._worker: Worker | None = None
         self._process = os.getpid()
+
+    @cached_property
+    def not_certified(self) -> str | None:
+        """Why the evidence behind the model's θ is not about what answers here; `None` where it is, or where there is
+        none. The weights are read when it is first asked for, by [`predict`] or [`start`]."""
+        is_read = self.stages.is_text and self.reader.processor is not None
+        return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
 
     def predict(
         self,
@@ -146,6 +156,7 @@ class SideNetRunner:
         """
         check_rows(rows)
         self._enter_process()
+        self._tell_not_certified()
         if on_error not in ("return", "raise"):
             raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
@@ -182,6 +193,7 @@ class SideNetRunner:
             sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
         """
         self._enter_process()
+        self._tell_not_certified()
         if sample is not None:
             self.measure(sample)
         if self._worker is None:
@@ -222,6 +234,11 @@ class SideNetRunner:
                 "it: it computes with one from here on. A runner that is made in the process itself has all.",
                 threads,
             )
+
+    def _tell_not_certified(self) -> None:
+        # What was said of another precision when the runner was made explains the rest.
+        if self._is_certified_precision and self.not_certified is not None:
+            logger.warning_once(f"Not certified: {self.not_certified}.")
 
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
         """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..measurement.lengths import longest_text
 from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet
 from ..models.probe import check_unchanged, example_inputs, name_of
 from ..models.sidenet_head import SideNet, read_exit
@@ -26,8 +27,6 @@ from .tail import tail_of, watch
 # Inputs with one entry per row; of texts also one per token.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 IMAGE_INPUTS = ("pixel_values",)
-# What MainNets call their table of positions.
-POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
 
 
 class StagesError(ValueError):
@@ -196,13 +195,3 @@ class Stages(Served):
                     "forward works, which is `routing='gates'` of the runner."
                 ) from error
             inputs = inputs if self.is_text else {name: value[:1] for name, value in inputs.items()}
-
-
-def longest_text(mainnet: nn.Module) -> int | None:
-    """Tokens of the longest text that a MainNet has positions for; `None` where it has no table of positions."""
-    for name, module in mainnet.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[-1] in POSITION_TABLES:
-            # RoBERTa counts from the padding index on.
-            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - skipped
-    return None

@@ -6,7 +6,10 @@ import copy
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
+from transformers.utils import logging as transformers_logging
 
+from hf_sidenet.inference import SideNetRunner
+from hf_sidenet.inference import runner as runner_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
@@ -133,3 +136,26 @@ def test_a_tokenizer_made_from_its_vocabulary(tmp_path):
     reloaded(model, tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert why_not_certified(model, AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)) is None
+
+
+@pytest.mark.parametrize("change", ["nothing", "weights", "length", "tokenizer"])
+def test_a_runner_says_what_is_not_certified(change):
+    transformers_logging.warning_once.cache_clear()
+    tokenizer = tiny.tokenizer()
+    model = certified(tokenizer, 512)
+    if change == "weights":
+        nudged(model.sidenets[0])
+    if change == "tokenizer":
+        tokenizer.add_tokens(["dreadful"])
+    runner = SideNetRunner(model, tokenizer, routing="gates", max_length=32 if change == "length" else None)
+    seen = []
+    handler = tiny.Collecting(seen)
+    runner_module.logger.addHandler(handler)
+    try:
+        for _ in range(2):
+            assert [answer.error for answer in runner.predict(["a good film"])] == [None]
+    finally:
+        runner_module.logger.removeHandler(handler)
+    told = [line for line in seen if line.startswith("Not certified")]
+    assert told == ([] if change == "nothing" else [f"Not certified: {runner.not_certified}."])
+    assert (runner.not_certified is None) == (change == "nothing")

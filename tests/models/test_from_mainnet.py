@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
-import logging
 
 import pytest
 import torch
@@ -179,7 +178,7 @@ def test_frozen_distillation_runs_the_tail_without_gradients():
 def test_an_uncalibrated_model_says_so_once():
     model = tiny.bert_with_sidenets()
     seen = []
-    handler = Collecting(seen)
+    handler = tiny.Collecting(seen)
     transformers_logging.warning_once.cache_clear()
     classify.logger.addHandler(handler)
     try:
@@ -189,15 +188,6 @@ def test_an_uncalibrated_model_says_so_once():
     finally:
         classify.logger.removeHandler(handler)
     assert len([line for line in seen if "No row will leave early" in line]) == 1
-
-
-class Collecting(logging.Handler):
-    def __init__(self, lines):
-        super().__init__()
-        self.lines = lines
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
 
 
 def test_resized_embeddings_are_saved_and_loaded(tmp_path):
@@ -231,7 +221,7 @@ def test_exits_off_by_a_tensor_are_off():
 def test_training_without_labels_says_so():
     model = tiny.bert_with_sidenets().train()
     seen = []
-    handler = Collecting(seen)
+    handler = tiny.Collecting(seen)
     transformers_logging.warning_once.cache_clear()
     classify.logger.addHandler(handler)
     try:

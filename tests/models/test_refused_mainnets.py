@@ -57,11 +57,6 @@ TEXTS = {
         None,
         r"run once each, in order, but .* ran as \[\]",
     ),
-    "layoutlmv3": (
-        {**TEXT, "visual_embed": False, "coordinate_size": 4, "shape_size": 8},
-        None,
-        ARGUMENT.format("rel_pos"),
-    ),
     "longformer": ({**TEXT, "attention_window": 4}, None, ARGUMENT.format("is_index_masked")),
     "openai-gpt": (
         {"n_embd": 32, "n_layer": 4, "n_head": 2, "vocab_size": 99, "n_positions": 64, "pad_token_id": 0},
