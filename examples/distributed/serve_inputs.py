@@ -80,7 +80,9 @@ def _images(inputs: Sequence[str | Pair]) -> list[Any]:
     images = []
     for place, image in enumerate(opened):
         try:
-            images.append(image.convert("RGB"))
+            # Unpacked here, where a damaged one is the caller's; the reader brings it to the MainNet's channels.
+            image.load()
+            images.append(image)
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"input {place} must be base64 of an image, got a damaged one.") from error
     return images

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from torchvision.transforms import v2
 from transformers import AutoImageProcessor, BaseImageProcessor, ViTImageProcessor
 
+from hf_sidenet.measurement.pictures import in_channels
 from hf_sidenet.training import MainNetArguments
 
 
@@ -91,8 +92,10 @@ def load_processor(mainnet_args: MainNetArguments, image_size: int | None) -> Ba
     return ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
-def prepare(rows: Dataset, args: DataArguments, processor: BaseImageProcessor, augment: bool) -> Dataset:
-    """`pixel_values` and `labels`, made when a row is read.
+def prepare(
+    rows: Dataset, args: DataArguments, processor: BaseImageProcessor, augment: bool, num_channels: int = 3
+) -> Dataset:
+    """`pixel_values` and `labels`, made when a row is read, in the channels that the MainNet reads.
 
     Raises:
         ValueError: `image_size` is given for a timm model, whose processor has a size of its own.
@@ -102,7 +105,7 @@ def prepare(rows: Dataset, args: DataArguments, processor: BaseImageProcessor, a
     before = _augmentation(args.image_size or _size_of(processor)) if augment else None
 
     def read(batch: dict[str, list]) -> dict[str, Any]:
-        images = [image.convert("RGB") for image in batch[args.image_column]]
+        images = [in_channels(image, num_channels) for image in batch[args.image_column]]
         if before is not None:
             images = [before(image) for image in images]
         size = {"size": {"height": args.image_size, "width": args.image_size}} if args.image_size else {}

@@ -18,6 +18,7 @@ from hf_sidenet.data.class_check import Answered, check_class_order
 from hf_sidenet.evaluation import ExitReport
 from hf_sidenet.hub import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
+from hf_sidenet.measurement.pictures import num_channels_of
 from hf_sidenet.training import (
     MainNetArguments,
     SameStatisticsCallback,
@@ -58,7 +59,7 @@ def main() -> None:
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
         splits = {name: number_labels(rows, column, classes) for name, rows in splits.items()}
     splits = {
-        name: prepare(rows, data_args, processor, augment=data_args.augment and name == "train")
+        name: prepare(rows, data_args, processor, data_args.augment and name == "train", num_channels_of(config))
         for name, rows in splits.items()
     }
     input_size = list(splits["train"][0]["pixel_values"].shape)

@@ -64,7 +64,7 @@ def check_text(text: str | None, called: str = "the text") -> str:
 
 
 def read_picture(path: str | Path | None) -> Any:
-    """A picture in RGB.
+    """A picture, in the channels that its file has.
 
     Raises:
         UploadError: there is none, or the file is no picture, or has too many pixels.
@@ -73,7 +73,7 @@ def read_picture(path: str | Path | None) -> Any:
         raise UploadError("Choose a picture first.")
     with _opened(path) as picture:
         # Telephones turn the picture by a note in it.
-        return require("PIL.ImageOps", "space").exif_transpose(picture).convert("RGB")
+        return require("PIL.ImageOps", "space").exif_transpose(picture)
 
 
 def read_pictures(paths: Sequence[str] | None) -> Batch:

@@ -56,9 +56,9 @@ def picture_html(picture: Any) -> str:
     """A small copy of a picture.
 
     Args:
-        picture (`PIL.Image.Image`): in RGB.
+        picture (`PIL.Image.Image`): of any mode.
     """
-    small, buffer = picture.copy(), BytesIO()
+    small, buffer = picture.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(buffer, format="png")
     source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -21,10 +21,7 @@ def num_channels_of(config: PretrainedConfig) -> int:
     recorded = getattr(config, "input_size", None)
     if recorded is not None:
         return recorded[0]
-    mainnet = getattr(config, "mainnet_config", config)
-    # timm's own argument.
-    named = (getattr(mainnet, "model_args", None) or {}).get("in_chans")
-    return named or input_size_of(mainnet)[0]
+    return input_size_of(getattr(config, "mainnet_config", config))[0]
 
 
 def in_channels(picture: Any, num_channels: int) -> Any:

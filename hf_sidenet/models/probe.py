@@ -46,12 +46,15 @@ class ExitPoint:
 def input_size_of(config: PretrainedConfig) -> list[int]:
     """`[channels, height, width]` that a MainNet for images was made for, 224 px where it does not say."""
     pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
+    # What timm's models are built with, whatever their weights were made for.
+    channels = (getattr(config, "model_args", None) or {}).get("in_chans")
     if "input_size" in pretrained_cfg:
-        return list(pretrained_cfg["input_size"])
+        size = list(pretrained_cfg["input_size"])
+        return [channels or size[0], *size[1:]]
     config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
     height, width = (size, size) if isinstance(size, int) else size
-    return [getattr(config, "num_channels", 3), height, width]
+    return [channels or getattr(config, "num_channels", 3), height, width]
 
 
 def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:

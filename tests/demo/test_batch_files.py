@@ -19,6 +19,7 @@ from hf_sidenet.demo.batch_files import (
     read_table,
     write_answers,
 )
+from hf_sidenet.demo.words import picture_html
 
 
 def write(folder, content, name="rows.csv"):
@@ -121,7 +122,10 @@ def test_pictures(tmp_path):
     Image.new("RGBA", (4, 3), (255, 0, 0, 10)).save(tmp_path / "a.png")
     Image.new("L", (5, 5)).save(tmp_path / "b.jpg")
     batch = read_pictures([str(tmp_path / "a.png"), str(tmp_path / "b.jpg")])
-    assert [(picture.mode, picture.size) for picture in batch.rows] == [("RGB", (4, 3)), ("RGB", (5, 5))]
+    # As they are: the runner brings them to the channels that the MainNet reads.
+    assert [(picture.mode, picture.size) for picture in batch.rows] == [("RGBA", (4, 3)), ("L", (5, 5))]
+    shown = [picture_html(picture) for picture in [*batch.rows, Image.new("CMYK", (3, 3))]]
+    assert all(text.startswith("<img class='sidenet-picture' src='data:image/png;base64,") for text in shown)
     assert (batch.columns, batch.cells, batch.labels) == (["file"], [["a.png"], ["b.jpg"]], None)
     with pytest.raises(UploadError, match="at most 200 pictures at once, got 201"):
         read_pictures([str(tmp_path / "a.png")] * 201)

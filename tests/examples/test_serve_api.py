@@ -264,9 +264,9 @@ def test_the_watcher_counts_in_order_and_gives_up_what_was_lost(text_checkpoint,
     assert [json.loads(line) for line in rows.read_text().splitlines()] == [{"text": "a", "label": "good"}]
 
 
-def png(color, size=(32, 32)):
+def png(color, size=(32, 32), mode="RGB"):
     file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "png")
+    Image.new("RGB", size, color).convert(mode).save(file, "png")
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -277,6 +277,9 @@ def test_images(tmp_path):
     with client(str(tmp_path / "images")) as server:
         found = server.post("/classify", json={"inputs": [png(color) for color in ("red", "blue", "white")]})
         assert [each["label"] for each in found.json()] == expected
+        for mode in ("RGBA", "P"):
+            found = server.post("/classify", json={"inputs": [png(color, mode=mode) for color in ("red", "blue")]})
+            assert [each["label"] for each in found.json()] == expected[:2]
         for bad, message in (
             ("not base64!", "input 0 must be base64 of an image, one of PNG"),
             (base64.b64encode(b"no image").decode(), "input 0 must be base64 of an image, one of PNG"),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ResNetConfig, TimmWrapperConfig, ViTImageProcessor
+from transformers import ResNetConfig, TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
 from hf_sidenet import SideNetForImageClassification, SideNetRunner
 from hf_sidenet.measurement.pictures import in_channels, num_channels_of
@@ -18,10 +18,27 @@ from ..models import tiny
         (ResNetConfig(num_channels=1), 1),
         (TimmWrapperConfig(architecture="resnet10t", model_args={"in_chans": 1}), 1),
         (TimmWrapperConfig(architecture="resnet10t", pretrained_cfg={"input_size": [4, 8, 8]}), 4),
+        (
+            TimmWrapperConfig(
+                architecture="resnet10t", model_args={"in_chans": 1}, pretrained_cfg={"input_size": [3, 8, 8]}
+            ),
+            1,
+        ),
     ],
 )
 def test_what_a_config_says(config, expected):
     assert num_channels_of(config) == expected
+
+
+def test_a_grey_timm_mainnet_is_attached():
+    config = TimmWrapperConfig(
+        architecture="resnet10t", model_args={"in_chans": 1, "channels": [8] * 4}, num_labels=3,
+        pretrained_cfg={"input_size": [3, 32, 32]},
+    )  # fmt: skip
+    mainnet = TimmWrapperForImageClassification(config).eval()
+    model = SideNetForImageClassification.from_mainnet(mainnet, exit_layers=[1])
+    assert model.config.input_size == [1, 32, 32]
+    assert model(torch.randn(2, 1, 32, 32)).logits.shape == (2, 3)
 
 
 def test_what_is_no_picture_stays_as_it_is():
