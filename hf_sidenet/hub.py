@@ -24,6 +24,7 @@ from .inference.certificate import why_not_certified
 from .inference.manifest import MANIFEST
 from .measurement import ExitRecords
 from .measurement.files import replacing, writing_folder
+from .measurement.lengths import longest_text, with_limit
 from .models.configuration_sidenet import SideNetConfig
 
 
@@ -112,6 +113,8 @@ def save_checkpoint(
     with writing_folder(directory, overwrite=overwrite) as temporary:
         model.save_pretrained(temporary)
         if processor is not None:
+            if model.is_text:
+                processor = with_limit(processor, longest_text(model.mainnet))
             processor.save_pretrained(temporary)
         figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
         (temporary / "report.json").write_text(report_json(report), encoding="utf-8")

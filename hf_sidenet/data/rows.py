@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,10 +99,12 @@ def prepare_rows(
             are an error.
 
     Raises:
-        ValueError: a processor is needed and there is none, the rows are of another kind than the MainNet, one is
-            bad, or a label is no class of the MainNet.
+        ValueError: a split is no data set, a processor is needed and there is none, the rows are of another kind than
+            the MainNet, one is bad, or a label is no class of the MainNet.
     """
     name = "input_ids" if is_text else "pixel_values"
+    for split, rows in splits.items():
+        _check_container(split, rows, name)
     raw = {split: rows for split, rows in splits.items() if name not in (rows[0] if len(rows) else {})}
     if (raw or is_text) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
@@ -137,6 +140,25 @@ def prepare_rows(
     for split, rows in made.items():
         _check_indices(rows, split, config.num_labels)
     return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
+
+
+def _check_container(split: str, rows: Any, name: str) -> None:
+    """Refuse what is no data set, with what makes one of it."""
+    if isinstance(rows, str | os.PathLike):
+        instead = "of a file `datasets.load_dataset(...)`, or the file itself to the command `hf-sidenet`"
+    elif isinstance(rows, Mapping) and rows and hasattr(next(iter(rows.values())), "features"):
+        instead = f"one of its splits, as `rows[{next(iter(rows))!r}]`"
+    elif isinstance(rows, Mapping):
+        instead = "`datasets.Dataset.from_dict(rows)`"
+    elif hasattr(rows, "columns"):
+        instead = "`datasets.Dataset.from_pandas(rows)`"
+    elif not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
+        instead = "`datasets.Dataset.from_list(list(rows))`, since rows are read more than once"
+    elif len(rows) and not (isinstance(rows[0], Mapping) and (name in rows[0] or hasattr(rows, "features"))):
+        instead = f"of dicts `datasets.Dataset.from_list(rows)`, or dicts with {name!r}"
+    else:
+        return
+    raise ValueError(f"`{split}` must be a `datasets.Dataset`, got a {type(rows).__name__}. Give {instead}.")
 
 
 def _check_indices(rows: Rows, split: str, num_labels: int) -> None:

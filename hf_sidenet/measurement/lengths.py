@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a text may be: the shortest of what is asked for, what the tokenizer names, and the MainNet's positions."""
 
+import copy
+
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
@@ -29,6 +31,21 @@ def text_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None, max_le
         return wanted
     logger.warning_once(f"Texts are cut to {positions} tokens instead of {wanted}: the MainNet has no more positions.")
     return positions
+
+
+def with_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None) -> PreTrainedTokenizerBase:
+    """A tokenizer that knows the MainNet's positions, so that `truncation=True` cuts to them: a copy where the one
+    given names more.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): it is not changed.
+        positions (`int`, *optional*): of the MainNet.
+    """
+    if positions is None or tokenizer.model_max_length <= positions:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = positions
+    return tokenizer
 
 
 def longest_text(mainnet: nn.Module) -> int | None:

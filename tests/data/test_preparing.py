@@ -3,8 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
@@ -167,3 +169,24 @@ def test_a_tokenizer_that_cannot_pad(tokenizer):
 def test_the_room_is_imported_without_datasets():
     code = "import sys; sys.modules['datasets'] = None; import hf_sidenet.data"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+ROWS = [{"text": "good", "label": 0}, {"text": "bad", "label": 1}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "instead"),
+    [
+        (pandas.DataFrame(ROWS), r"a DataFrame. Give `datasets.Dataset.from_pandas\(rows\)`"),
+        (ROWS, r"a list. Give of dicts `datasets.Dataset.from_list\(rows\)`"),
+        (["good", "bad"], "a list. Give of dicts"),
+        ({"text": ["good"], "label": [0]}, r"a dict. Give `datasets.Dataset.from_dict\(rows\)`"),
+        (DatasetDict(train=Dataset.from_list(ROWS)), r"a DatasetDict. Give one of its splits, as `rows\['train'\]`"),
+        (Dataset.from_list(ROWS).to_iterable_dataset(), r"an? IterableDataset. Give `datasets.Dataset.from_list"),
+        (iter(ROWS), "a list_iterator. Give .*, since rows are read more than once"),
+        ("train.csv", "a str. Give of a file `datasets.load_dataset"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_what_to_give(rows, instead, tokenizer):
+    with pytest.raises(ValueError, match=f"`train` must be a `datasets.Dataset`, got {instead}"):
+        prepare_rows({"train": rows}, BertConfig(), tokenizer, is_text=True)

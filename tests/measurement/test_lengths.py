@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from hf_sidenet import SideNetConfig, SideNetForSequenceClassification, SideNetRunner
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.measurement import lengths
-from hf_sidenet.measurement.lengths import longest_text, positions_of, text_limit
+from hf_sidenet.measurement.lengths import longest_text, positions_of, text_limit, with_limit
 
 from ..models import tiny
 
@@ -92,3 +92,13 @@ def test_a_tokenizer_without_a_limit(mainnet):
     with torch.no_grad():
         expected = model(torch.tensor([ready.dataset[0]["input_ids"]]), thresholds=1.0).logits[0]
     torch.testing.assert_close(found[0].logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tokenizer_that_is_saved_knows_the_positions():
+    tokenizer = tiny.tokenizer()
+    limited = with_limit(tokenizer, 40)
+    assert (limited.model_max_length, len(limited(LONG, truncation=True)["input_ids"])) == (40, 40)
+    assert tokenizer.model_max_length > 10**20
+    assert limited("good film") == tokenizer("good film")
+    for knows in (with_limit(tokenizer, None), with_limit(limited, 40), with_limit(limited, 50)):
+        assert knows in (tokenizer, limited)
