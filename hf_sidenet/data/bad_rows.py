@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..optional import require
 from ..training.classes import spelled
-from .columns import Columns, is_image
+from .columns import Columns, is_image, unformatted
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: bool) -> "tuple[Dataset, int]":
-    """Rows that are whole, and how many were left out.
+    """Rows that are whole, without a format, and how many were left out.
 
     Args:
         rows (`datasets.Dataset`): texts or pictures; every picture is decoded once.
@@ -28,6 +28,7 @@ def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: boo
     Raises:
         ValueError: there are bad rows, or no others.
     """
+    rows = unformatted(rows)
     wrong: dict[int, str] = {}
     for name in columns.inputs:
         problems = _texts(rows, name) if columns.is_text else _pictures(rows, name)

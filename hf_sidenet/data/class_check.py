@@ -8,7 +8,8 @@ Two questions, both answered by exact tests:
   sign test is on the rows that one assignment gets right and the other wrong.
 * Does the MainNet know more than which class is the most frequent one? It is right more often than that class is the
   label (sign test), or its answers tell that class from the others (Fisher's test), as where rare classes are found at
-  the price of some errors.
+  the price of some errors. Few rows show neither of a weak MainNet: it is refused where it is not right more often, or
+  where the rows show that it is hardly so.
 """
 
 import math
@@ -32,6 +33,9 @@ ORDER_LEVEL = 0.01
 MAJORITY_LEVEL, FISHER_LEVEL = 0.05, 0.01
 # More assignments are only tried on halves of the rows.
 MOST_OTHERS = 10**15
+# Of the rows on which the MainNet and the most frequent class are not both right or both wrong, the share that the
+# MainNet must be able to win: one that knows nothing wins half of them.
+WORTH = 0.6
 # Fewer rows of other classes than the most frequent one say nothing about the second question.
 FEWEST_OTHERS = 20
 
@@ -104,7 +108,7 @@ def _check_order(rows: Answered, classes: ClassMap) -> None:
     # The halves are chosen without looking at the answers.
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     others = math.perm(count, len(present)) - 1
-    p_values = [_better(best, rows.answers, rows.labels) * others if others <= MOST_OTHERS else 1.0]
+    p_values = [_better(best, rows.answers, rows.labels) * others] if others <= MOST_OTHERS else []
     for chosen, tested in ((order[::2], order[1::2]), (order[1::2], order[::2])):
         other = _best_order(rows.answers[chosen], rows.labels[chosen], count)
         p_values.append(_better(other, rows.answers[tested], rows.labels[tested]))
@@ -138,15 +142,18 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     p_value = binomial(lost, won + lost, 0.5)
     if p_value <= MAJORITY_LEVEL:
         return
+    how = "not" if won <= lost else "not clearly"
     found = (
-        f"the MainNet's accuracy on the {rows.name} rows is not above the most frequent class's: it is right on "
+        f"the MainNet's accuracy on the {rows.name} rows is {how} above the most frequent class's: it is right on "
         f"{_percent(right.double().mean())} % of {len(rows):,} rows, and {_spellings(classes)[majority]!r} is the "
         f"label of {_percent(frequent.double().mean())} % (exact test, p = {p_value:.2g})"
     )
     if _tells_apart(rows.answers != majority, ~frequent) <= FISHER_LEVEL:
         logger.warning("Notice that %s. It does tell that class from the others.", found)
         return
-    if not certifies:
+    # Too few rows to tell are no reason to refuse one that is right more often.
+    may_be_worth_it = won > lost and binomial(won, won + lost, WORTH) > MAJORITY_LEVEL
+    if may_be_worth_it or not certifies:
         logger.warning("Notice that %s.", found)
         return
     raise ClassOrderError(

@@ -128,6 +128,11 @@ def sample_cells(rows: "Dataset") -> dict[str, list[Any]]:
     return rows.with_format(None).select_columns(strings)[:SAMPLE] if strings else {}
 
 
+def unformatted(rows: "Dataset") -> "Dataset":
+    """The rows with cells as they are stored, whatever format the caller set; a transform of theirs stays."""
+    return rows if rows.format["type"] in (None, "custom") else rows.with_format(None)
+
+
 def is_image(feature: Any) -> bool:
     """Whether this type of column is decoded to pictures."""
     return isinstance(feature, require("datasets", "train").Image)

@@ -14,10 +14,10 @@ from transformers import PretrainedConfig
 from ..measurement.fingerprint import fingerprint_rows, row_keys
 from ..measurement.lengths import positions_of
 from ..measurement.pictures import num_channels_of
-from ..training.classes import ClassMap, class_names, indexed_classes
+from ..training.classes import ClassMap, class_names, indexed_classes, moved_names
 from ..training.labels import find_classes, number_labels
 from .bad_rows import without_bad_rows
-from .columns import Columns, find_columns, sample_cells
+from .columns import Columns, find_columns, sample_cells, unformatted
 from .preparing import collator, prepare
 
 
@@ -105,7 +105,7 @@ def prepare_rows(
     name = "input_ids" if is_text else "pixel_values"
     for split, rows in splits.items():
         _check_container(split, rows, name)
-    raw = {split: rows for split, rows in splits.items() if name not in (rows[0] if len(rows) else {})}
+    raw = {split: rows for split, rows in splits.items() if name not in _first(rows)}
     if (raw or is_text) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
     prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(class_names(config))
@@ -133,8 +133,10 @@ def prepare_rows(
                 **about,
             )
     collate = collator(processor, is_text)
+    for split in set(splits) - set(raw):
+        _check_order(splits[split], split, class_names(config))
     made = {
-        split: _rows(rows, raw.get(split), columns, processor, is_text, collate, classes)
+        split: _rows(rows, split, raw.get(split), columns, processor, is_text, collate, classes)
         for split, rows in prepared.items()
     }
     for split, rows in made.items():
@@ -154,11 +156,27 @@ def _check_container(split: str, rows: Any, name: str) -> None:
         instead = "`datasets.Dataset.from_pandas(rows)`"
     elif not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
         instead = "`datasets.Dataset.from_list(list(rows))`, since rows are read more than once"
-    elif len(rows) and not (isinstance(rows[0], Mapping) and (name in rows[0] or hasattr(rows, "features"))):
+    elif len(rows) and not (isinstance(_first(rows), Mapping) and (name in _first(rows) or hasattr(rows, "features"))):
         instead = f"of dicts `datasets.Dataset.from_list(rows)`, or dicts with {name!r}"
     else:
         return
     raise ValueError(f"`{split}` must be a `datasets.Dataset`, got a {type(rows).__name__}. Give {instead}.")
+
+
+def _first(rows: Any) -> Any:
+    """The first row, which says what kind they are; nothing of none."""
+    return (unformatted(rows) if hasattr(rows, "with_format") else rows)[0] if len(rows) else {}
+
+
+def _check_order(rows: Any, split: str, own: Sequence[str]) -> None:
+    """Indices are taken as they are: where the data name them, it must not be as other outputs of the MainNet."""
+    feature = (getattr(rows, "features", None) or {}).get("labels")
+    names = getattr(feature, "names", None) or []
+    if moved_names(names, own):
+        raise ValueError(
+            f"`{split}` must have `labels` in the order of the MainNet's outputs, {list(own)}, got a ClassLabel in "
+            f"another order, {list(names)}. `align_labels` brings raw rows to the MainNet's order."
+        )
 
 
 def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
@@ -173,6 +191,7 @@ def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
 
 def _rows(
     prepared: Any,
+    split: str,
     raw: Any,
     columns: Columns | None,
     processor: Any,
@@ -189,10 +208,25 @@ def _rows(
         # As they are stored: pixels are made when a row is read.
         keys, how = row_keys(raw, columns.inputs), json.dumps(processor.to_dict(), sort_keys=True, default=str)
     found = None if raw is None else columns
-    labels = [int(label) for label in _labels(prepared, raw, columns)]
+    labels = [_as_index(label, split, row) for row, label in enumerate(_labels(prepared, raw, columns), 1)]
     about = [fingerprint_rows(keys), json.dumps(labels), how]
     digest = hashlib.blake2b("\n".join(about).encode(), digest_size=16)
     return Rows(prepared, keys, digest.hexdigest(), labels, collate, classes, found)
+
+
+def _as_index(label: Any, split: str, row: int) -> int:
+    try:
+        index = int(label)
+        # Not 0.7, which `int` makes 0.
+        whole = index == float(label)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"`{split}` must have `labels` that are indices of classes, or -100 where there is none, got {label!r} in "
+            f"row {row:,}."
+        )
+    return index
 
 
 def _labels(prepared: Any, raw: Any, columns: Columns | None) -> list:

@@ -16,7 +16,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,12 @@ def indexed_classes(names: Sequence[str]) -> ClassMap:
     return ClassMap(tuple(names), {str(index): index for index in range(len(names))}, INDEX)
 
 
+def moved_names(names: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Names of the MainNet's classes, in any spelling, that stand at another place than its own."""
+    find = _find(own)
+    return [name for place, name in enumerate(names) if find(name) not in (None, place)]
+
+
 def spelled(value: Any) -> str | None:
     """A label as text, `None` where there is none. Numbers that are whole have no fraction."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -117,6 +123,8 @@ def match_classes(
     """
     values = list(dict.fromkeys(values))
     if labels is not None:
+        if isinstance(labels, str | bytes | Mapping | Set):
+            raise ValueError(f"`labels` must be a list of names, got {labels!r}.")
         return _given(values, own, [str(label) for label in labels], new_head)
     known = [name for name in values if _find(own)(name) is not None]
     find, ordered = _find_or_index(own), list(ordered or ())

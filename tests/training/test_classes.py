@@ -208,3 +208,9 @@ def test_what_names_nothing():
 def test_the_mapping_in_a_line():
     classes = match_classes(["no", "bad"], ["bad", "good"], labels=["bad", "no"])
     assert classes.text() == "bad → 0, no → 1 (good)"
+
+
+@pytest.mark.parametrize("labels", ["01", b"01", {"0": 1, "1": 0}, {"0", "1"}])
+def test_names_that_are_no_list(labels):
+    with pytest.raises(ValueError, match="`labels` must be a list of names, got"):
+        match_classes(["0", "1"], unnamed(2), labels=labels)
