@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from .config_fields import is_count
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelt
 from .gate import find_blocks, install
 from .mainnet import (
@@ -187,7 +188,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         return self.mainnet.resize_token_embeddings(*args, **kwargs)
 
     def add_exits(self, exit_layers: list[int], pooling: str = "auto") -> None:
-        """Add untrained SideNets. Those that are there keep their weights and θ; the new ones start at θ = 1.
+        """Add untrained SideNets. Nothing else of the model changes: those that are there keep their weights and θ.
+        The new ones start at θ = 1, in the training mode of the model.
 
         Args:
             exit_layers (`list[int]`): blocks before each new SideNet.
@@ -197,6 +199,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             ValueError: a SideNet is already there, or the place is impossible.
         """
         old = self.config
+        if not isinstance(exit_layers, list | tuple) or not all(map(is_count, exit_layers)):
+            raise ValueError(f"`exit_layers` must be a list of block counts, integers ≥ 1, got {exit_layers!r}.")
         taken = sorted(set(exit_layers) & set(old.exit_layers))
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
@@ -210,17 +214,18 @@ class SideNetPreTrainedModel(PreTrainedModel):
             merged = [values[at[layer]] if layer in at else value for layer in config.exit_layers]
             # The MainNet's temperature stays the last.
             setattr(config, name, merged + values[len(at) :])
-        sidenets = nn.ModuleList(
+        sidenets = {
             # Not by `init_weights`, which would take whatever a user put into the model for new as well.
-            self.sidenets[at[layer]] if layer in at else self._new_sidenet(config, i).apply(self._initialize_weights)
+            i: self._new_sidenet(config, i).apply(self._initialize_weights).train(self.training)
             for i, layer in enumerate(config.exit_layers)
-        )
+            if layer not in at
+        }
         # Nothing was written until here, so an error changes nothing.
         for name in ("exit_layers", *new):
             setattr(old, name, getattr(config, name))
         old.calibration = None
-        self.sidenets = sidenets
-        self.train(self.training)
+        for i, sidenet in sidenets.items():
+            self.sidenets.insert(i, sidenet)
 
     def set_freeze_mainnet(self, mode: str) -> None:
         """Choose what of the MainNet learns, and write it to the config.

@@ -76,3 +76,43 @@ def test_what_learns_stays_as_it_is():
     after = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert {name: after[name] for name in before} == before
     assert all(parameter.requires_grad for parameter in model.sidenets.parameters())
+
+
+def set_modes(model, kind, mode):
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.train(mode)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_modes_stay_as_they_are(training):
+    """Dropout that samples in evaluation, BatchNorm that is fixed in training."""
+    model = tiny.bert_with_sidenets(exit_layers=(1,), freeze_mainnet="none").train(training)
+    set_modes(model, nn.Dropout, not training)
+    set_modes(model, nn.BatchNorm1d, not training)
+    before = {name: module.training for name, module in model.named_modules()}
+    model.add_exits([2])
+    after = {name: module.training for name, module in model.named_modules()}
+    assert {name: after[name] for name in before} == before
+    assert all(module.training == training for module in model.sidenets[1].modules())
+
+
+def test_the_list_of_sidenets_stays_the_same_object():
+    """With the hooks and notes that somebody put on it and on what is in it."""
+    model = tiny.bert_with_sidenets(exit_layers=(2,))
+    sidenets, first, calls = model.sidenets, model.sidenets[0], []
+    first.register_forward_hook(lambda *args: calls.append(args))
+    model.add_exits([3, 1])
+    assert model.sidenets is sidenets
+    assert [sidenet is first for sidenet in model.sidenets] == [False, True, False]
+    model(**tiny.texts(4), thresholds=1.0)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("exit_layers", [["a"], [1.5], [True], [0], [-1], [99], 2, None, {"2": 3}, [[2]], [2, 2], [1]])
+def test_impossible_places_change_nothing(exit_layers):
+    model = tiny.bert_with_sidenets(exit_layers=(1,), thresholds=0.5, calibration={"test": "paired"})
+    config, names = model.config.to_dict(), list(model.state_dict())
+    with pytest.raises(ValueError, match="`exit_layers` must"):
+        model.add_exits(exit_layers)
+    assert (model.config.to_dict(), list(model.state_dict())) == (config, names)
