@@ -14,7 +14,7 @@ from ..cards import load_report
 from ..checkpoint import load_checkpoint
 from ..data.class_check import Answered, ClassOrderError, check_class_order
 from ..inference import SideNetRunner
-from ..inference.certificate import why_not_certified
+from ..inference.certificate import length_of, why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..measurement import ExitCosts
@@ -59,7 +59,7 @@ class Demo:
         self.is_text, self.is_pair = model.is_text, is_pair
         self.classes, self.labels = class_names(model.config), labels
         self.dial = read_dial(model.config, report)
-        self.not_certified = why_not_certified(model, processor)
+        self.not_certified = why_not_certified(model, processor, length_of(model, processor, max_length))
         self.answering = Answering(model, processor, flops, max_length)
         batch_size = BATCH_SIZE if model.is_text else NUM_PICTURES
         self.runner = SideNetRunner(model, processor, batch_size, max_length=max_length)

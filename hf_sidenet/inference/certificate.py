@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..calibration import Calibration
 from ..evaluation.provenance import versions
-from ..measurement.fingerprint import fingerprint_processor, fingerprint_weights
+from ..measurement.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
 from ..measurement.lengths import longest_text, text_limit
 from .precision import number_format, precision_of
 
@@ -44,6 +44,7 @@ def certificate(served: Any, processor: Any = None, max_length: int | None = Non
     """
     return {
         **_settings(served, max_length),
+        "mainnet": answering_fields(served.config.mainnet_config),
         "processor": None if processor is None else fingerprint_processor(processor),
         "weights": _weights(served),
     }
@@ -76,6 +77,11 @@ def why_not_certified(
             continue
         if certified.get(name) != now[name] and not (name == "precision" and same_format):
             return f"{what} changed: {certified.get(name)} when θ was certified, {now[name]} now"
+    fields, mainnet = certified.get("mainnet"), answering_fields(served.config.mainnet_config)
+    # Another version of transformers has some fields more or less.
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        if mainnet.get(name, value) != value:
+            return f"`{name}` of its MainNet changed: {value} when θ was certified, {mainnet[name]} now"
     if processor is not None and certified.get("processor") not in (None, fingerprint_processor(processor)):
         return "the tokenizer or image processor is not the one that read rows when θ was certified"
     try:

@@ -40,6 +40,23 @@ VOLATILE = frozenset(
         "transformers_version",
     }
 )
+# Beside these and what is for training, what of a classifier's config changes no answer.
+UNREAD = frozenset(
+    {
+        "finetuning_task",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "label_descriptions",
+        "label_names",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "task_specific_params",
+        "use_cache",
+    }
+)
 # What of a tokenizer changes its answers beside its vocabulary and rules; where texts are cut is the caller's choice.
 TOKENIZER_SETTINGS = ("pad_token_id", "padding_side", "truncation_side", "model_input_names")
 # 128 bits: enough for no two rows to meet by accident.
@@ -122,6 +139,18 @@ def fingerprint_weights(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     _feed_tensors(digest, "weight", model.state_dict().items())
     return digest.hexdigest()
+
+
+def answering_fields(config: Any) -> dict[str, str]:
+    """The fields of a classifier's config that its answers may depend on beside its weights, such as the activation or
+    the id of the padding token, each as JSON; not its classes.
+
+    Args:
+        config (`PretrainedConfig`): of a plain classifier.
+    """
+    fields = _lasting(config.to_dict())
+    kept = {name: value for name, value in fields.items() if name not in UNREAD and "drop" not in name}
+    return {name: _json(value).decode() for name, value in sorted(kept.items())}
 
 
 def fingerprint_processor(processor: Any) -> str:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A visitor's file and its own classes, by the rule for labels."""
 
+import json
+import shutil
+
 import pytest
 
 from hf_sidenet.demo.service import Demo
@@ -45,3 +48,12 @@ def test_some_rows_without_a_label_are_not_counted(answer):
     assert "80 rows" in text
     assert " right (" in text
     assert "of 80 right (" not in text
+
+
+def test_texts_cut_at_another_length_are_not_certified(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "cut")
+    assert Demo(str(folder)).not_certified is None
+    report = json.loads((folder / "report.json").read_text())
+    report["settings"]["max_length"] = 4
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "the length at which texts are cut changed" in Demo(str(folder)).not_certified

@@ -12,6 +12,7 @@ from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.inference import runner as runner_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified
 from hf_sidenet.inference.precision import cast_copy
+from hf_sidenet.measurement.fingerprint import answering_fields
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
 from ..models import tiny
@@ -72,6 +73,14 @@ CHANGES = {
         lambda model: model.config.pooling.__setitem__(0, "cls"),
         "the pooling of its SideNets changed: ['auto', 'auto'] when θ was certified, ['cls', 'auto'] now",
     ),
+    "activation": (
+        lambda model: setattr(model.config, "hidden_act", "relu"),
+        '`hidden_act` of its MainNet changed: "gelu" when θ was certified, "relu" now',
+    ),
+    "padding token": (
+        lambda model: setattr(model.mainnet.config, "pad_token_id", 7),
+        "`pad_token_id` of its MainNet changed: 0 when θ was certified, 7 now",
+    ),
     "precision": (
         lambda model: model.to(torch.bfloat16),
         "its precision changed: float32 when θ was certified, bfloat16 now",
@@ -87,6 +96,23 @@ def test_what_became_another_model_is_not_certified(change, tmp_path):
     assert why_not_certified(model) == reason
     if change != "precision":
         assert why_not_certified(reloaded(model, tmp_path)) == why_not_certified(model)
+
+
+def test_fields_that_change_no_answer(tmp_path):
+    """Of training, of the call, or that only another version of transformers has."""
+    model = certified()
+    model.config.update({"hidden_dropout_prob": 0.5, "use_cache": False, "output_hidden_states": True})
+    del model.config.calibration["certified"]["mainnet"]["hidden_act"]
+    model.config.calibration["certified"]["mainnet"]["no_longer"] = "1"
+    assert why_not_certified(model) is None
+    assert why_not_certified(reloaded(model, tmp_path)) is None
+
+
+@pytest.mark.parametrize("mainnet", [tiny.bert, tiny.resnet])
+def test_a_config_is_the_same_when_it_was_saved(mainnet, tmp_path):
+    config = mainnet().config
+    config.save_pretrained(tmp_path)
+    assert answering_fields(type(config).from_pretrained(tmp_path)) == answering_fields(config)
 
 
 def test_loading_in_another_precision(tmp_path):
