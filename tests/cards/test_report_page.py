@@ -45,7 +45,7 @@ def test_the_version_of_the_page(reports):
 
 def test_the_check_itself_sees_differences(reports):
     report = json.loads(report_json(reports["text"]))
-    assert len(tables()) == 25
+    assert len(tables()) == 26
     report["evaluation"]["routed"]["news"] = 1
     del report["data"]["train"]["num_rows"]
     report["mainnet"]["num_labels"] = "two"
