@@ -17,6 +17,8 @@ TESTS = {
     "binomial": "an exact binomial test",
     "betting": "a betting test of the paired differences",
 }
+# Heading of a card that promises something.
+GUARANTEE = "## Guarantee"
 
 
 def reference_name(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -51,7 +53,7 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     if not risks:
         return _no_guarantee(evidence, budgets)
     reference = reference_name(evidence, settings)
-    parts = ["## Guarantee", f"**{_sentence(evidence, [target for target, _ in risks])}**"]
+    parts = [GUARANTEE, f"**{_sentence(evidence, [target for target, _ in risks])}**"]
     parts += [f"The {_words(target)} is {RISKS[target.name].format(reference=reference)}." for target, _ in risks]
     if other_precision(evidence):
         parts.append(

@@ -3,7 +3,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from .outcome import Outcome
@@ -39,7 +38,7 @@ def exported_info(directory: str) -> Outcome:
     """What is in an exported folder."""
     from ..calibration import check_evidence
     from ..inference.certificate import why_not_certified
-    from ..inference.exported import read_config
+    from ..inference.exported import ExportedAbout, read_config
     from ..inference.manifest import Manifest
     from ..inference.onnx import OnnxStages
     from ..inference.torch_export import TorchStages
@@ -76,7 +75,5 @@ def exported_info(directory: str) -> Outcome:
         ],
         "calibration": config.calibration,
     }
-    # What `why_not_certified` reads of stages, which are not loaded.
-    stages = SimpleNamespace(config=config, manifest=manifest, precision=document["precision"])
-    document["not_certified"] = why_not_certified(stages)
+    document["not_certified"] = why_not_certified(ExportedAbout(config, manifest))
     return Outcome(document, exported_text(document))

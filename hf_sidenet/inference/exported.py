@@ -129,6 +129,24 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
     return config
 
 
+@dataclass(frozen=True)
+class ExportedAbout:
+    """What an exported folder says of itself: enough for [`why_not_certified`], and nothing of it is run.
+
+    Args:
+        config ([`SideNetConfig`]): with θ and the evidence.
+        manifest ([`Manifest`]): checked against the files.
+    """
+
+    config: SideNetConfig
+    manifest: Manifest
+
+    @property
+    def precision(self) -> str:
+        """Of its numbers, whatever the runtime."""
+        return self.manifest.precision
+
+
 def write_about(
     folder: Path,
     format: str,

@@ -13,6 +13,7 @@ from ..inference.manifest import MANIFEST, ONNX, TORCH, Manifest
 from ..inference.torch_export import SUFFIX, check_archive
 from ..models.configuration_sidenet import SideNetConfig
 from .code import check_code
+from .evidence import check_certified, check_promises
 from .findings import Shareable
 from .weights import check_weights
 from .words import check_card, check_report, check_secrets, read_json
@@ -25,7 +26,8 @@ IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 def check_shareable(directory: str | os.PathLike) -> Shareable:
     """Say what of a checkpoint or an exported folder would not load elsewhere, would be missed, or must not travel.
-    Nothing is loaded, run, sent or changed.
+    Where there is evidence behind θ, weights are loaded, by this package's own classes, to see whether it is about
+    them. Nothing else is run, and nothing sent or changed.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -54,13 +56,19 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
     names, left_out = shared_files(folder)
     found.files.update({name: (folder / name).stat().st_size for name in names})
     found.left_out.extend(left_out)
-    check = _check_exported if (folder / MANIFEST).is_file() else _check_checkpoint
-    config = check(folder, found)
+    manifest = None
+    if (folder / MANIFEST).is_file():
+        config, manifest = _check_exported(folder, found)
+    else:
+        config = _check_checkpoint(folder, found)
     if config is not None:
         _check_config(config, found)
     check_card(folder, found)
     check_report(folder, found)
     check_secrets(folder, found)
+    if config is not None and found.ok:
+        check_promises(folder, config, found)
+        check_certified(folder, config, manifest, found)
     return found
 
 
@@ -78,17 +86,16 @@ def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
     return config
 
 
-def _check_exported(folder: Path, found: Shareable) -> SideNetConfig | None:
+def _check_exported(folder: Path, found: Shareable) -> tuple[SideNetConfig | None, Manifest | None]:
     """What [`export_onnx`] or [`export_torch`] wrote."""
     document = read_json(folder / MANIFEST)
     format = TORCH if isinstance(document, dict) and document.get("format") == TORCH else ONNX
-    config = None
     try:
         manifest = Manifest.read(folder, format)
         config = read_config(folder)
     except ValueError as error:
         found.errors.append(str(error))
-        return config
+        return None, None
     found.errors.extend(
         f"{name} belongs to {MANIFEST}, but files of this name are never uploaded."
         for name in manifest.sha256
@@ -104,7 +111,7 @@ def _check_exported(folder: Path, found: Shareable) -> SideNetConfig | None:
         )
     if format == TORCH:
         found.notes.append("programs of torch.export can run code where they are loaded: others have to trust you.")
-    return config
+    return config, manifest
 
 
 def _check_program(path: Path, found: Shareable) -> None:

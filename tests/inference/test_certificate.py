@@ -2,6 +2,7 @@
 """Evidence is about one set of weights and one way to read rows, and about nothing that came of them since."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from transformers.utils import logging as transformers_logging
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.inference import runner as runner_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified
+from hf_sidenet.inference.exported import ExportedAbout
+from hf_sidenet.inference.manifest import ONNX, VERSION, Manifest
 from hf_sidenet.inference.precision import cast_copy
-from hf_sidenet.measurement.fingerprint import answering_fields
+from hf_sidenet.measurement.fingerprint import answering_fields, fingerprint_weights
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
 from ..models import tiny
@@ -132,6 +135,31 @@ def test_another_tokenizer_and_another_length():
         why_not_certified(model, tokenizer, 32)
         == "the length at which texts are cut changed: 64 when θ was certified, 32 now"
     )
+
+
+@pytest.mark.parametrize(("precision", "certified_in"), [("float32", True), ("int8", False)])
+def test_an_exported_folder_is_as_certified_as_what_it_was_exported_from(precision, certified_in):
+    model = certified()
+    manifest = Manifest(
+        format=ONNX,
+        format_version=VERSION,
+        precision=precision,
+        dtype="float32",
+        is_text=True,
+        input_names=["input_ids"],
+        max_length=None,
+        stages=[],
+        sha256={"stage_0.onnx": "ab"},
+        versions={},
+        weights=fingerprint_weights(model),
+    )
+    assert (why_not_certified(ExportedAbout(model.config, manifest)) is None) == certified_in
+    # Its files may have been calibrated themselves.
+    folder = ExportedAbout(model.config, manifest)
+    model.config.calibration = {"certified": certificate(folder)}
+    assert why_not_certified(folder) is None
+    other = replace(manifest, sha256={"stage_0.onnx": "cd"}, weights="ef")
+    assert "its weights are not those" in why_not_certified(ExportedAbout(model.config, other))
 
 
 def test_evidence_that_names_no_weights():

@@ -10,6 +10,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from hf_sidenet.inference.certificate import certificate
+
 from ..models import tiny
 
 
@@ -75,8 +77,10 @@ def save_folder(folder: Path, *, thresholds=(0.4, 0.6), **kwargs) -> Path:
     torch.manual_seed(0)
     options = {"thresholds": list(thresholds), "calibration": EVIDENCE, **kwargs}
     model = tiny.bert_with_sidenets(**options)
+    tokenizer = save_tokenizer(folder)
+    if model.config.calibration is not None:
+        model.config.calibration = {**model.config.calibration, "certified": certificate(model, tokenizer, 512)}
     model.save_pretrained(folder)
-    save_tokenizer(folder)
     (folder / "README.md").write_text(CARD, encoding="utf-8")
     (folder / "report.json").write_text(json.dumps({"verdict": "attach"}))
     (folder / "figures").mkdir()
@@ -84,12 +88,13 @@ def save_folder(folder: Path, *, thresholds=(0.4, 0.6), **kwargs) -> Path:
     return folder
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Whole words."""
     words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1, **{word: i + 5 for i, word in enumerate(WORDS)}}, "[UNK]"))
     words.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def change_json(path: Path, **changes) -> None:

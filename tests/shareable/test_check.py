@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from hf_sidenet.shareable import check_shareable
 
@@ -53,9 +54,9 @@ def shard(folder, lost=None):
     parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
     for file, part in parts.items():
         if file != lost:
-            save_file({name: tensors[name] for name in part}, folder / file)
+            save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
     weight_map = {name: file for file, part in parts.items() for name in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def nested_path(folder):
@@ -269,6 +270,8 @@ def test_classes_that_look_like_paths(folder, tmp_path, monkeypatch):
     labels = {"0": "/m/04rlf", "1": "/", "2": "~"}
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = config["mainnet_config"]["id2label"] = labels
+    # With other classes it is another model.
+    config["calibration"] = None
     config["label2id"] = config["mainnet_config"]["label2id"] = {label: int(i) for i, label in labels.items()}
     (folder / "config.json").write_text(json.dumps(config))
     assert check_shareable(folder).errors == []
@@ -284,3 +287,74 @@ def test_images(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="`directory` must be a folder, got "):
         check_shareable(tmp_path / "nowhere")
+
+
+def nudge(folder, prefix):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if name.startswith(prefix) and tensors[name].is_floating_point())
+    save_file({**tensors, name: tensors[name] + 0.01}, path, {"format": "pt"})
+
+
+def set_config(folder, **changes):
+    change_json(folder / "config.json", **changes)
+
+
+def other_tokenizer(folder):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["dreadful"])
+    tokenizer.save_pretrained(folder)
+
+
+def activate_otherwise(folder):
+    config = json.loads((folder / "config.json").read_text())
+    set_config(folder, mainnet_config={**config["mainnet_config"], "hidden_act": "relu"})
+
+
+OTHERS = {
+    "MainNet": (lambda folder: nudge(folder, "mainnet."), "its weights are not those for which θ was certified"),
+    "SideNet": (lambda folder: nudge(folder, "sidenets.1."), "its weights are not those for which θ was certified"),
+    "θ": (lambda folder: set_config(folder, thresholds=[0.3, 0.6]), "θ changed: [0.4, 0.6] when"),
+    "temperatures": (lambda folder: set_config(folder, temperatures=[2.0, 1.0, 1.0]), "its temperatures changed"),
+    "tokenizer": (other_tokenizer, "the tokenizer or image processor is not the one"),
+    "config": (activate_otherwise, "`hidden_act` of its MainNet changed"),
+    "unbound": (
+        lambda folder: set_config(folder, calibration=EVIDENCE),
+        "the evidence does not say for which weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_evidence_of_another_model_is_not_shared(folder, change):
+    call, reason = OTHERS[change]
+    call(folder)
+    (error,) = check_shareable(folder).errors
+    assert error.startswith(f"config.json has evidence that is not about this folder: {reason}")
+    assert "hf-sidenet recalibrate" in error
+    # What promises nothing may be anything.
+    change_json(folder / "config.json", calibration=None)
+    assert check_shareable(folder).errors == []
+
+
+def test_a_report_or_a_card_that_promises_what_ended(folder):
+    evidence = json.loads((folder / "config.json").read_text())["calibration"]
+    change_json(folder / "report.json", calibration=evidence)
+    assert check_shareable(folder).errors == []
+    append(folder, "README.md", "\n## Guarantee\n\nWith probability 0.95.\n")
+    assert check_shareable(folder).errors == []
+    change_json(folder / "config.json", calibration=None)
+    (error,) = check_shareable(folder).errors
+    assert error.startswith("report.json has evidence behind θ that config.json has not")
+    change_json(folder / "report.json", calibration=None)
+    (error,) = check_shareable(folder).errors
+    assert error.startswith("README.md has a guarantee, but config.json no evidence for it")
+
+
+def test_weights_that_do_not_load(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["mainnet.classifier.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    (error,) = check_shareable(folder).errors
+    assert "mainnet.classifier.weight" in error

@@ -69,7 +69,7 @@ def test_everything_arrives(hub, folder):
 
 def test_private_is_not_what_exists_and_is_public(hub, folder):
     assert run("push", folder, REPO).code == 0
-    change_json(folder / "config.json", thresholds=[0.9, 0.9])
+    change_json(folder / "config.json", alpha=[0.9, 0.9])
     done = run("push", folder, REPO, "--private", "--revision", "try")
     refused(done, "REPO: must be a private repository", "'me/mine' exists and is public", "Nothing was uploaded")
     assert (len(hub.commits[REPO]), set(hub.heads[REPO])) == (1, {"main"})
@@ -97,10 +97,10 @@ def test_json(hub, folder):
 
 def test_a_second_push_sends_what_changed(hub, folder):
     assert run("push", folder, REPO).code == 0
-    change_json(folder / "config.json", thresholds=[0.9, 0.9])
+    change_json(folder / "config.json", alpha=[0.9, 0.9])
     hub.bodies.clear()
     assert run("push", folder, REPO).code == 0
-    assert json.loads(hub.files(REPO)["config.json"])["thresholds"] == [0.9, 0.9]
+    assert json.loads(hub.files(REPO)["config.json"])["alpha"] == [0.9, 0.9]
     assert json.loads(hub.commits[REPO][0]["config.json"])["thresholds"] == [0.4, 0.6]
     assert not [body for body in hub.bodies if len(body) > 50_000]
     # Nothing changed: no empty commit.
@@ -122,11 +122,11 @@ def test_weights_of_an_earlier_push_go(hub, folder):
 
 def test_a_branch(hub, folder):
     assert run("push", folder, REPO).code == 0
-    change_json(folder / "config.json", thresholds=[0.9, 0.9])
+    change_json(folder / "config.json", alpha=[0.9, 0.9])
     for _ in range(2):
         assert run("push", folder, REPO, "--revision", "try/one").code == 0
     assert json.loads(hub.files(REPO)["config.json"])["thresholds"] == [0.4, 0.6]
-    assert json.loads(hub.files(REPO, "try/one")["config.json"])["thresholds"] == [0.9, 0.9]
+    assert json.loads(hub.files(REPO, "try/one")["config.json"])["alpha"] == [0.9, 0.9]
     assert set(hub.heads[REPO]) == {"main", "try/one"}
 
 
@@ -188,7 +188,7 @@ def test_no_token(hub, folder, monkeypatch):
 
 def test_a_token_that_may_only_read(hub, folder):
     assert run("push", folder, REPO).code == 0
-    change_json(folder / "config.json", thresholds=[0.9, 0.9])
+    change_json(folder / "config.json", alpha=[0.9, 0.9])
     for more in ([], ["--revision", "other"]):
         done = run("push", folder, REPO, "--token", READER, *more)
         refused(done, "--token: must be allowed to write to 'me/mine', but is not (403)")

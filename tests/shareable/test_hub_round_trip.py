@@ -51,19 +51,19 @@ def world(tmp_path_factory):
     # Two of the four texts leave at the first SideNet, the others at the second.
     sure = ours(mine, [1.0, 1.0]).exit_logits[:, 0].softmax(-1).max(-1).values.sort().values
     chosen = [sure[1:3].mean().item(), 0.0]
-    change_json(mine / "config.json", thresholds=chosen)
+    change_json(mine / "config.json", thresholds=chosen, calibration=None)
     with hub_server() as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.endpoint)
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setenv("HF_TOKEN", "x")
         first = push_checkpoint(mine, REPO)
-        change_json(mine / "config.json", thresholds=[0.0, 0.0])
+        change_json(mine / "config.json", thresholds=[0.0, 0.0], calibration=None)
         code = (mine / "modeling_sidenet.py").read_text(encoding="utf-8")
         (mine / "modeling_sidenet.py").write_text(code + '\n\nMARK = "of a branch"\n', encoding="utf-8")
         push_checkpoint(mine, REPO, revision="try")
         (mine / "modeling_sidenet.py").write_text(code, encoding="utf-8")
-        change_json(mine / "config.json", thresholds=[1.0, 1.0])
+        change_json(mine / "config.json", thresholds=[1.0, 1.0], calibration=None)
         latest = push_checkpoint(mine, REPO)
         used = stranger(hub, folder, "used", "use", REPO, first.commit)
         again = stranger(hub, folder, "again", "again", "you/model", "you/trained")
