@@ -206,8 +206,12 @@ class SideNetConfig(PretrainedConfig):
             # The evidence was for the checkpoint's own values.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
-        if not isinstance(config_dict.get("auto_map", {}), dict):
-            raise ValueError(f"`auto_map` must be a dict, got {config_dict['auto_map']!r}.")
+        auto_map = config_dict.get("auto_map", {})
+        # Of tokenizers there may be two classes.
+        if not isinstance(auto_map, dict) or not all(
+            isinstance(kind, str) or name == "AutoTokenizer" for name, kind in auto_map.items()
+        ):
+            raise ValueError(f"`auto_map` must be a dict of names of classes, got {auto_map!r}.")
         lost = [name for name in NEEDED if config_dict.get(name) is None]
         if lost:
             raise ValueError(f"config.json must have `{lost[0]}`, got {config_dict.get(lost[0])!r}.")
