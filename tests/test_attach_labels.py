@@ -146,7 +146,7 @@ def test_a_mainnet_that_knows_nothing(mainnet, splits, tmp_path):
     for name, rows in splits.items():
         values = torch.randint(0, 2, (len(rows),), generator=chance).tolist()
         made[name] = rows.remove_columns("label").add_column("label", values)
-    with pytest.raises(ClassOrderError, match="accuracy on the train and design rows is not above the most frequent"):
+    with pytest.raises(ClassOrderError, match=r"accuracy on the train and design rows is not (clearly )?above the"):
         call(mainnet, made, tmp_path)
     assert call(mainnet, made, tmp_path, trust_labels=True).report["classes"]["trusted"] is True
     # What needs no labels does not depend on them.

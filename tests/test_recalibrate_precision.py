@@ -115,7 +115,7 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
     )  # fmt: skip
     assert found.costs.flops == again(target="flops<=0.95").costs.flops
     # The folder: in that precision, and saying so.
-    report = updated_report(runs.text().report, found, len(rows), False, {})
+    report = updated_report(runs.text().report, found, False, {}, False)
     save_checkpoint(tmp_path / "out", found.model, processor, report)
     loaded, _ = load_checkpoint(tmp_path / "out")
     assert loaded.dtype == found.model.dtype
@@ -147,7 +147,7 @@ def test_risks_are_measured_against_the_classifier_as_it_was(made, again):
     assert again(model, target="accuracy_drop<=0.1").verdict == "attach"
     evidence = copy.deepcopy(model.config.calibration)
     # In bfloat16 the MainNet knows one answer, so that nobody may go to it.
-    refused = again(model, target="accuracy_drop<=0.1", dtype="bfloat16")
+    refused = again(model, target="accuracy_drop<=0.1", dtype="bfloat16", trust_labels=True)
     assert (refused.verdict, refused.precision) == ("do not attach", "bfloat16")
     assert refused.reason.startswith("no threshold is certified")
     assert refused.model is model
@@ -155,7 +155,7 @@ def test_risks_are_measured_against_the_classifier_as_it_was(made, again):
     assert model.config.calibration == evidence
     # Beside itself it does well.
     cast = cast_copy(model, "bfloat16")
-    found = again(model, target="accuracy_drop<=0.1", dtype="bfloat16", reference=cast.mainnet)
+    found = again(model, target="accuracy_drop<=0.1", dtype="bfloat16", reference=cast.mainnet, trust_labels=True)
     assert found.verdict == "attach"
     evidence = found.config.calibration
     assert (evidence["reference"], evidence["reference_precision"]) == ("other", "bfloat16")
@@ -294,7 +294,7 @@ def test_pictures_in_bfloat16(runs, tmp_path):
         result.model, result.processor, rows, target=target, dtype="bfloat16", batch_size=16, progress=False
     )
     assert (found.verdict, found.config.calibration["precision"]) == ("attach", "bfloat16")
-    report = updated_report(result.report, found, len(rows), False, {})
+    report = updated_report(result.report, found, False, {}, False)
     save_checkpoint(tmp_path / "out", found.model, result.processor, report)
     rows[0]["image"].save(tmp_path / "image.png")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
