@@ -29,8 +29,9 @@ NAMED_ARCHITECTURES = {
     "vit": "ViTWithSideNetForImageClassification",
     "timm_wrapper": "TimmWithSideNetForImageClassification",
 }
-# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name.
-OUTER = ("auto_map", "quantization_config")
+# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name. peft compares a
+# `vocab_size` with that of the checkpoint in `name_or_path`, which it would read as one with SideNets.
+OUTER = ("auto_map", "quantization_config", "vocab_size")
 # Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
 

@@ -105,7 +105,7 @@ NAMED = {0: "a", 1: "b", 2: "c"}
         ("output_hidden_states", True),
         ("chunk_size_feed_forward", 2),
         ("is_encoder_decoder", True),
-        ("vocab_size", 100),
+        ("layer_norm_eps", 1e-3),
         ("hidden_dropout_prob", 0.25),
         ("initializer_range", 0.5),
     ],
