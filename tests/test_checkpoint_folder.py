@@ -205,7 +205,7 @@ def test_killed_while_writing(existing, runs, saved, tmp_path):
     command = [sys.executable, str(HERE / "write_folder_slowly.py"), str(saved / "text"), str(folder), str(started)]
     process = subprocess.Popen(command, cwd=HERE.parent, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not started.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert started.exists()

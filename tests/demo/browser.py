@@ -54,7 +54,7 @@ class Server:
         self._addresses = Queue()
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.address = self._addresses.get(timeout=120)
+        self.address = self._addresses.get(timeout=600)
         assert self.address, self.text
 
     @property
@@ -64,7 +64,7 @@ class Server:
     def stop(self, how=signal.SIGINT):
         """Its exit code."""
         self.process.send_signal(how)
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=600)
         self._reader.join()
         return code
 

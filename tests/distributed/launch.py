@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def launch(script, folder, processes=2, timeout=300):
+def launch(script, folder, processes=2, timeout=900):
     """Run `tests.distributed.<script>` with `folder` as its argument; more than one process under torchrun.
 
     Raises:

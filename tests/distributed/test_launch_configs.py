@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 CONFIGS = ROOT / "examples" / "distributed"
 SCRIPTS = ROOT / "examples" / "text_classification"
 TRAINER, LOOP = SCRIPTS / "run_text_classification.py", SCRIPTS / "run_text_classification_no_trainer.py"
-TIMEOUT = 240
+TIMEOUT = 900
 STEPS = 4
 
 

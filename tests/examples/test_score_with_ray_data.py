@@ -33,7 +33,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.slow
 
 ROWS, CHUNK = 900, 10
-LONG = 240
+LONG = 900
 NULLS = (3, 500, 501)
 NEW = ["label", "label_id", "confidence", "exit_index", "error"]
 

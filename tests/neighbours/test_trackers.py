@@ -27,7 +27,7 @@ def logged(tmp_path_factory):
         env={**os.environ, "OMP_NUM_THREADS": "1", **places},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("shares ")]

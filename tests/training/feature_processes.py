@@ -8,7 +8,7 @@ import sys
 from ..distributed.launch import ROOT, stop
 
 
-TIMEOUT = 200
+TIMEOUT = 900
 
 
 def launch(what, folder, processes=1):
