@@ -12,6 +12,9 @@ import os
 
 # Ray's own switch for less work per request. Its processes here inherit it; on a cluster every node has to set it.
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+# On a busy machine Ray's proxy takes longer to start than the 5 s after which it would be killed and started again.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
 # Nothing is reported to anybody, unless that was asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
