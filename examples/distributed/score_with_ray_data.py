@@ -103,6 +103,8 @@ def start_ray(args: argparse.Namespace) -> Any:
     """
     # Before the import, which reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers are nice to others, who on a busy machine leave them nothing.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     needed = {"CPU": args.actors * args.cpus_per_actor, "GPU": args.actors * args.gpus_per_actor}
