@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far would a mean time move on other rows, and where it is measured again?
 
-A machine is never equally fast twice, so that an interval over rows alone says too much: six measurements of one model
-at one θ have given 0.34 to 0.86 of the MainNet's time. Here a resample draws rows and rounds of timing.
+A machine is never equally fast twice, so that an interval over rows alone says too much. Here a resample draws rows
+and rounds of timing.
 """
 
 from collections.abc import Sequence

@@ -50,20 +50,17 @@ def certificate(served: Any, processor: Any = None, max_length: int | None = Non
     }
 
 
-def why_not_certified(
-    served: Any, processor: Any = None, max_length: int | None = None, *, evidence: dict[str, Any] | None = None
-) -> str | None:
+def why_not_certified(served: Any, processor: Any = None, max_length: int | None = None) -> str | None:
     """Why the evidence behind θ is not about what answers now. `None` where it is, or where there is none.
 
-    The weights are read, which takes about half a second for 100 million of them.
+    All weights are read.
 
     Args:
         served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): what answers, with its config.
         processor (tokenizer or image processor, *optional*): that reads rows; not compared where it is `None`.
         max_length (`int`, *optional*): tokens at which texts are cut; not compared where it is `None`.
-        evidence (`dict[str, Any]`, *optional*): by default `calibration` of the config.
     """
-    evidence = served.config.calibration if evidence is None else evidence
+    evidence = served.config.calibration
     if evidence is None:
         return None
     certified = evidence.get("certified")
@@ -145,7 +142,8 @@ def set_calibration(
 
 def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -> str | None:
     """Fingerprint of a classifier to compare with, where it is another one than the MainNet inside."""
-    if reference is None:
+    # Most often it is that very module, which need not be read.
+    if reference is None or reference is mainnet:
         return None
     found = fingerprint_weights(reference)
     return None if found == fingerprint_weights(mainnet) else found

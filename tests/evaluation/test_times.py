@@ -46,7 +46,7 @@ def test_a_machine_that_is_always_equally_fast_leaves_the_rows():
 
 
 def test_rounds_that_differ_widen_it():
-    """The six runs of one checkpoint at one θ that were told apart by rows alone."""
+    """Intervals over rows alone would tell such rounds apart."""
     ratios = [0.34, 0.41, 0.48, 0.55, 0.7, 0.86]
     found = interval([[ratio, 1.0, 1.0, 1.0] for ratio in ratios], ALL_AT_0)
     assert found.low < 0.42
