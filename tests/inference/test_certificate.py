@@ -168,7 +168,7 @@ def test_evidence_that_names_no_weights():
     assert why_not_certified(model) == "the evidence does not say for which weights it was found"
 
 
-def test_weights_that_are_not_loaded(tmp_path):
+def test_weights_that_are_not_loaded():
     model = certified().to("meta")
     assert "not loaded" in why_not_certified(model)
 
