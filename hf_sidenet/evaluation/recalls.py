@@ -165,6 +165,7 @@ def certified_rows(
 
 def mcnemar(num_harmed: int, num_helped: int) -> float:
     """P(that few helped rows, or fewer) if a row that changes were harmed or helped with equal probability. Exact."""
+    # In whole numbers, since evaluation works without scipy, which has the binomial distribution.
     changed = num_harmed + num_helped
     ways = total = 1
     for i in range(num_helped):
