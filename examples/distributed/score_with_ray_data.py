@@ -103,7 +103,7 @@ def start_ray(args: argparse.Namespace) -> Any:
     """
     # Before the import, which reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's workers are nice to others, who on a busy machine leave them nothing.
+    # Ray starts its workers at nice 15: on a busy machine they would get next to nothing.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray = require("ray", "ray")
     data = require("ray.data", "ray")

@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
 # On a busy machine Ray's proxy takes longer to start than the 5 s after which it would be killed and started again.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
-# Ray's workers are nice to others, who on a busy machine leave them nothing.
+# Ray starts its workers at nice 15: on a busy machine they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Nothing is reported to anybody, unless that was asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
