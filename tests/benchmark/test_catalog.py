@@ -197,8 +197,8 @@ def test_theta_by_hand(text_checkpoint):
 def calibrated(directory, folder, precision, **kwargs):
     """The same checkpoint with evidence behind θ, stored in a precision."""
     model, processor = load_checkpoint(directory, dtype=getattr(torch, precision))
-    model.config.calibration = {"precision": precision}
     model.config.thresholds = [0.6, 0.7]
+    model.config.calibration = {"precision": precision}
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

@@ -52,7 +52,7 @@ def missing(space):
     needed = set(re.findall(r"^[\w-]+", (space / "requirements.txt").read_text(), flags=re.MULTILINE))
     # A Space installs gradio by itself, which brings typer.
     needed |= {"gradio", "typer"}
-    assert {"scipy", "datasets", "onnx"} <= names - needed
+    assert {"datasets", "onnx", "peft"} <= names - needed
     return [{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in sorted(names - needed)]
 
 

@@ -40,7 +40,8 @@ def flags(tmp_path_factory):
     # Large weights, so that rows differ.
     settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5}
     mainnet = save_text_mainnet(folder / "mainnet", **settings)
-    arguments = ["--model_name_or_path", mainnet]
+    # In the order in which `sentences` numbers them.
+    arguments = ["--model_name_or_path", mainnet, "--labels", "bad", "good"]
     for seed, (name, count) in enumerate((("train", 64), ("validation", 37))):
         path = folder / f"{name}.tsv"
         path.write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)))

@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hf_sidenet.inference import OnnxStages, SideNetRunner, export_onnx
+from hf_sidenet.inference.onnx import ENTRIES
 from hf_sidenet.inference.onnx_int8 import quantize_convolutions, quantize_linears
 from hf_sidenet.models import SideNetForSequenceClassification, ViTWithSideNetForImageClassification
 
@@ -29,7 +30,11 @@ def model_of(nodes, shapes, weights):
 
 
 def run(model, x):
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    """In a session as ours are, which are exact without VNNI too."""
+    options = onnxruntime.SessionOptions()
+    for name, value in ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})[0]
 
 

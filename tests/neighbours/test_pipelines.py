@@ -8,13 +8,13 @@ import torch
 from transformers import ViTImageProcessor, pipeline
 
 from ..models import tiny
-from ..models.test_pipeline import WORDS, pictures, tokenizer
+from ..models.test_pipeline import pictures
 from .cases import every_exit_of, middle_threshold, rows_per_block
 
 
 def sentences(count):
     chance = random.Random(0)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(1, 9))) for _ in range(count)]
+    return [" ".join(chance.choices(tiny.WORDS, k=chance.randint(1, 9))) for _ in range(count)]
 
 
 def scores_of(answers):
@@ -42,11 +42,11 @@ def check(make, model, rows, inputs):
 
 def test_texts():
     model, rows = tiny.bert_with_sidenets(exit_layers=[1]), sentences(24)
-    inputs = dict(tokenizer()(rows, padding=True, return_tensors="pt"))
+    inputs = dict(tiny.tokenizer()(rows, padding=True, return_tensors="pt"))
     model.config.thresholds = [middle_threshold(model, inputs)]
 
     def make(**kwargs):
-        return pipeline("text-classification", model=model, tokenizer=tokenizer(), **kwargs)
+        return pipeline("text-classification", model=model, tokenizer=tiny.tokenizer(), **kwargs)
 
     check(make, model, rows, inputs)
 
