@@ -35,6 +35,7 @@ from .calibration import (
     Target,
     calibrate,
     check_confidence_level,
+    check_fresh,
     check_targets,
     count_looks,
     level_per_target,
@@ -42,11 +43,11 @@ from .calibration import (
     parse_targets,
     split_rows,
 )
-from .checkpoint import REPORT_VERSION, default_cache, evaluate_records
+from .checkpoint import LEDGER, REPORT_VERSION, default_cache, evaluate_records
 from .data import Columns
 from .data.class_check import check_class_order
 from .data.costs import row_costs
-from .data.rows import prepare_rows
+from .data.rows import check_labeled, prepare_rows
 from .evaluation.provenance import hardware, versions
 from .evaluation.recalls import certified_rows, recall_warnings
 from .hub import save_checkpoint
@@ -129,6 +130,7 @@ def attach(
     labels: Sequence[str] | None = None,
     trust_labels: bool = False,
     skip_bad_rows: bool = False,
+    trust_rows: bool = False,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 3,
@@ -166,6 +168,9 @@ def attach(
             Whether labels are taken as they are where the MainNet's answers speak against them; see
             [`check_class_order`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
+        trust_rows (`bool`, *optional*, defaults to `False`):
+            Whether validation rows are taken for fresh ones that repeat training rows more often than fresh rows
+            would; see [`check_fresh`].
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
@@ -191,6 +196,7 @@ def attach(
     Raises:
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
         ClassOrderError: the labels do not fit the MainNet's answers.
+        RepeatedRowsError: more validation rows than fresh ones would repeat training rows.
         ValueError: an argument is impossible, or the MainNet cannot take SideNets.
 
     Example:
@@ -230,11 +236,10 @@ def attach(
         )
         classes = rows["train"].classes
         given = at_input_size(given, rows["train"])
-        for name in ("train", "test"):
-            if name in rows and rows["validation"].has_labels and not rows[name].has_labels:
-                raise ValueError(f"`{name}` must have labels where the validation rows have them, got none.")
-        split = split_rows(rows["validation"].keys, certification_fraction, seed, frozenset(rows["train"].keys))
+        check_labeled(rows, targets)
+        split = split_rows(len(rows["validation"]), certification_fraction, seed)
         # Before the work.
+        repeats = check_fresh(split, rows["validation"].contents, rows["train"].contents, trust_rows=trust_rows)
         check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
         shop = Workshop(rows, split, targets, cache, batch_size, accelerator, progress)
@@ -282,6 +287,7 @@ def attach(
             targets,
             confidence_level=confidence_level,
             test=test_method,
+            mainnet_temperature=None if rows["validation"].has_labels else model.config.temperatures[-1],
         )
     chosen_point = calibration.selection.chosen
     settings = {
@@ -323,6 +329,7 @@ def attach(
             records.select(split.certification),
             classes.names,
             None if chosen_point is None else (chosen_point.thresholds, calibration.temperatures),
+            repeats.about(trust_rows),
             has_labels=rows["validation"].has_labels,
         ),
         "evaluation": None,
@@ -341,7 +348,7 @@ def attach(
         reference=other_weights(given.mainnet if settings["reference"] == "given" else None, model.mainnet),
         split=(seed, certification_fraction),
     )
-    num_calibrations = count_looks(cache / "calibrations", rows["validation"].fingerprint, look)
+    num_calibrations = count_looks(cache / LEDGER, split.certifying(rows["validation"].contents), look)
     result = AttachResult(report["verdict"], report["reason"], None, processor, report)
     if calibration.selection.chosen is not None:
         set_calibration(
@@ -354,7 +361,7 @@ def attach(
             seed=seed,
             certification_fraction=certification_fraction,
             validation_fingerprint=rows["validation"].fingerprint,
-            num_known_rows_left_out=split.num_known,
+            repeated_rows=report["certification"]["repeated_rows"],
             num_calibrations=num_calibrations,
             look=look,
             source_weights=source,
@@ -382,7 +389,6 @@ def _about_data(shop: Workshop) -> dict[str, Any]:
         **{name: rows.about() for name, rows in shop.rows.items()},
         "num_design_rows": len(shop.split.design),
         "num_certification_rows": len(shop.split.certification),
-        "num_known_rows_left_out": shop.split.num_known,
     }
 
 

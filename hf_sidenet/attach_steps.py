@@ -14,11 +14,11 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
-from .checkpoint import sidenet_class
 from .data import load_processor
 from .data.class_check import Answered
 from .data.costs import typical_batches
 from .data.rows import Rows
+from .inference.classes import sidenet_class
 from .inference.stages import Stages
 from .measurement import ExitRecords, accuracy
 from .measurement.inputs import model_inputs
@@ -95,22 +95,9 @@ class Workshop:
         )
 
     def labels(self, features: Features) -> torch.Tensor:
-        """Class indices; where there are none, the MainNet's answers stand in, for targets that need no labels.
-
-        Raises:
-            ValueError: a target needs labels and some are missing.
-        """
+        """Class indices; where there are none, the MainNet's answers stand in."""
         labels = features.labels
-        missing = len(features) if labels is None else int((labels == -100).sum())
-        if missing == 0:
-            return labels
-        needing = [str(target) for target in self.targets if target.name in ("accuracy_drop", "selective_error")]
-        if needing or missing < len(features):
-            raise ValueError(
-                f"rows must have labels for {', '.join(needing) or 'all or none of a split'}, but {missing} of "
-                f"{len(features)} have none. `disagreement` needs none."
-            )
-        return features.mainnet_logits.argmax(-1)
+        return features.mainnet_logits.argmax(-1) if labels is None or (labels == -100).all() else labels
 
     def answered(self, features: Features, name: str) -> Answered:
         """What the MainNet answers to the labelled rows of a split, without those that certify."""

@@ -4,22 +4,22 @@ other rows, without training."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from . import models
 from .calibration import (
     TESTS,
     Calibration,
     Target,
     calibrate,
+    check_fresh,
     check_targets,
     count_looks,
     look_key,
@@ -29,11 +29,11 @@ from .calibration import (
 from .data import Columns, load_processor
 from .data.class_check import Answered, check_class_order
 from .data.costs import row_costs, stage_costs
-from .data.rows import Rows, prepare_rows
+from .data.rows import Rows, check_labeled, prepare_rows
 from .evaluation import ExitEvaluation
 from .evaluation.recalls import certified_rows
-from .inference.certificate import length_of, other_weights, set_calibration, source_weights
-from .inference.classes import model_class
+from .inference.certificate import length_of, other_weights, set_calibration, source_weights, why_not_certified
+from .inference.classes import load_model
 from .inference.collect import collect_stages
 from .inference.precision import (
     cast_copy,
@@ -56,6 +56,8 @@ logger = logging.get_logger(__name__)
 REPORT_VERSION = 1
 # Of a calibration that says neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
+# In the cache: how often rows have certified.
+LEDGER = "looks"
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,16 @@ class Recalibration:
     certification: dict[str, Any]
 
 
-def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
-    """The class of models with SideNets for a MainNet, the one that carries its name where there is one.
-
-    Args:
-        config (`PretrainedConfig`): of the MainNet.
-    """
-    return getattr(models, SideNetConfig(config).architectures[0])
-
-
-def load_checkpoint(path: str | os.PathLike, **hub_kwargs: Any) -> tuple[SideNetPreTrainedModel, Any]:
+def load_checkpoint(
+    path: str | os.PathLike, *, check: bool = True, **hub_kwargs: Any
+) -> tuple[SideNetPreTrainedModel, Any]:
     """A checkpoint with SideNets, by this package's own classes, and its tokenizer or image processor.
 
     Args:
         path (`str`): folder or Hub id.
+        check (`bool`, *optional*, defaults to `True`):
+            Whether to warn where the evidence behind θ is not about what was loaded, for which all weights are read;
+            see [`why_not_certified`].
         hub_kwargs (`Any`): of `from_pretrained`: `revision`, `token`, `dtype`, ...
 
     Raises:
@@ -107,29 +105,11 @@ def load_checkpoint(path: str | os.PathLike, **hub_kwargs: Any) -> tuple[SideNet
     """
     names = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     model = load_model(path, SideNetConfig.from_pretrained(path, **names), **hub_kwargs)
-    return model.eval(), load_processor(str(path), model.is_text, **names)
-
-
-def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:
-    """The model of a checkpoint, by this package's own classes.
-
-    Args:
-        path (`str`): folder or Hub id.
-        config ([`SideNetConfig`]): of the same.
-        hub_kwargs (`Any`): of `from_pretrained`.
-
-    Raises:
-        ValueError: config and weights do not fit each other, or one of them is damaged.
-    """
-    kind = model_class(config)
-    try:
-        return kind.from_pretrained(path, **hub_kwargs)
-    # What a MainNet does that is built from numbers which cannot be.
-    except (RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(
-            f"{str(path)!r} cannot be built from its config.json and weights: {type(error).__name__}: {what}"
-        ) from error
+    processor = load_processor(str(path), model.is_text, **names)
+    reason = why_not_certified(model, processor) if check else None
+    if reason is not None:
+        logger.warning("Not certified: %s.", reason)
+    return model.eval(), processor
 
 
 def evaluate_checkpoint(
@@ -172,6 +152,8 @@ def evaluate_checkpoint(
     check_precision(model.config, precision_of(model))
     rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
     costs = row_costs(model, rows, batch_size, progress=progress)
+    if not rows.has_labels:
+        raise ValueError("`test` must have labels, got none.")
     records = _collected(model, rows, reference, batch_size, progress)
     _check_labels(records, "test", rows, trust_labels)
     return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
@@ -216,6 +198,7 @@ def recalibrate(
     labels: Sequence[str] | None = None,
     trust_labels: bool = False,
     skip_bad_rows: bool = False,
+    trust_rows: bool = False,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
@@ -231,7 +214,7 @@ def recalibrate(
         target (`str` or `list[str]`): see [`Target`].
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
         test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
-        train (`datasets.Dataset`, *optional*): the training rows, so that equal ones are left out.
+        train (`datasets.Dataset`, *optional*): the training rows, of which the others must not be copies.
         reference (`PreTrainedModel`, *optional*):
             The classifier to compare with, in its own precision; by default the MainNet inside `model`, as it is.
         dtype (`str` or `torch.dtype`, *optional*):
@@ -244,11 +227,13 @@ def recalibrate(
         labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
+        trust_rows (`bool`, *optional*, defaults to `False`): see [`attach`].
         batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
         ClassOrderError: the labels do not fit the MainNet's answers.
+        RepeatedRowsError: more validation rows than fresh ones would repeat training or design rows.
         TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
         ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
     """
@@ -262,9 +247,11 @@ def recalibrate(
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
     about_rows = (columns, max_length, labels, skip_bad_rows)
     rows = _prepared(model, processor, validation, "validation", *about_rows)
-    known = set() if train is None else set(_prepared(model, processor, train, "train", *about_rows).keys)
-    split = split_rows(rows.keys, fraction, seed, known)
+    check_labeled({"validation": rows}, targets)
+    known = [] if train is None else _prepared(model, processor, train, "train", *about_rows).contents
+    split = split_rows(len(rows), fraction, seed)
     check_targets(targets, confidence_level, test_method, len(split.certification))
+    repeats = check_fresh(split, rows.contents, known, trust_rows=trust_rows)
     if before and before.get("validation_fingerprint") != rows.fingerprint:
         logger.warning(
             "These are not the validation rows of the last calibration: they must hold none of the rows that the "
@@ -280,7 +267,7 @@ def recalibrate(
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
     check_finite(records, precision_of(served))
-    certifies = any(one.name != "disagreement" for one in targets)
+    certifies = any(one.needs_labels or not one.is_risk for one in targets) and rows.has_labels
     _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
     calibration = calibrate(
         records.select(split.design),
@@ -289,6 +276,8 @@ def recalibrate(
         targets,
         confidence_level=confidence_level,
         test=test_method,
+        # Labels may be the MainNet's own answers, as those of a monitor's rows are.
+        mainnet_temperature=None if certifies else given.config.temperatures[-1],
     )
     source = source_weights(model)
     look = look_key(
@@ -300,13 +289,15 @@ def recalibrate(
         split=(seed, fraction),
     )
     # A try that finds nothing counts as well: looking again and again is what has to be known.
-    counted = count_looks(default_cache() / "calibrations", rows.fingerprint, look)
+    counted = count_looks(default_cache() / LEDGER, split.certifying(rows.contents), look)
     selection = calibration.selection
     chosen = selection.chosen
     certification = certified_rows(
         records.select(split.certification),
         class_names(given.config),
         None if chosen is None else (chosen.thresholds, calibration.temperatures),
+        repeats.about(trust_rows),
+        has_labels=rows.has_labels,
     )
     about_found = {"rows": rows, "certification": certification, "precision": precision_of(served)}
     if chosen is None:
@@ -322,7 +313,7 @@ def recalibrate(
         seed=seed,
         certification_fraction=fraction,
         validation_fingerprint=rows.fingerprint,
-        num_known_rows_left_out=split.num_known,
+        repeated_rows=certification["repeated_rows"],
         num_calibrations=max(counted, earlier + (look != before.get("look"))),
         look=look,
         source_weights=source,
@@ -367,9 +358,15 @@ def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: boo
 def _collected(
     served: Any, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
 ) -> ExitRecords:
-    loader = DataLoader(rows.dataset, batch_size, collate_fn=rows.collate_fn)
+    def batch_of(items: list[Any]) -> dict[str, Any]:
+        batch = dict(rows.collate_fn(items))
+        # Any class will do until the MainNet has answered.
+        return batch if rows.has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
+
     run = collect if isinstance(served, PreTrainedModel) else collect_stages
-    return run(served, loader, reference=reference, progress=progress)
+    loader = DataLoader(rows.dataset, batch_size, collate_fn=batch_of)
+    records = run(served, loader, reference=reference, progress=progress)
+    return records if rows.has_labels else replace(records, labels=records.mainnet_logits.argmax(-1))
 
 
 def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:

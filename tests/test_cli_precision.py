@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.shareable import check_shareable
 
 from .attached import Runs, sentences
 from .test_cli import contents, run, run_json
@@ -153,6 +154,12 @@ def test_info_of_an_exported_folder(world, exported, tmp_path):
     assert [each["exit_layer"] for each in info["exits"]] == found["exit_layers"]
     assert info["calibration"] == found["calibration"]
     assert "Certified in int8 (ONNX Runtime) against the float32 classifier" in run("info", tmp_path / "out").out
+    assert info["not_certified"] is None
+    path = tmp_path / "out" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"good"', '"fine"'))
+    assert "the tokenizer or image processor is not the one" in run_json("info", tmp_path / "out")["not_certified"]
+    errors = check_shareable(tmp_path / "out").errors
+    assert any("the tokenizer or image processor is not the one" in error for error in errors)
 
 
 def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):

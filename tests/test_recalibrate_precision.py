@@ -75,7 +75,7 @@ def certified_rows(model, processor, rows):
     """The certification rows of the last calibration as batches."""
     prepared = prepare_rows({"validation": rows}, model.config, processor, is_text=True)["validation"]
     evidence = model.config.calibration
-    split = split_rows(prepared.keys, evidence["certification_fraction"], evidence["seed"], frozenset())
+    split = split_rows(len(prepared), evidence["certification_fraction"], evidence["seed"])
     chosen = [prepared.dataset[i] for i in split.certification.tolist()]
     return DataLoader(chosen, 16, collate_fn=prepared.collate_fn)
 

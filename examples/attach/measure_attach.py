@@ -73,10 +73,9 @@ def main() -> None:
     )
     given = at_input_size(given, rows["train"])
     targets = [parse_targets(text) for text in args.targets]
-    known = frozenset(rows["train"].keys)
     shop = Workshop(
         rows,
-        split_rows(rows["validation"].keys, 0.75, 0, known),
+        split_rows(len(rows["validation"]), 0.75, 0),
         targets[0],
         args.cache_dir,
         args.batch_size,
@@ -103,7 +102,7 @@ def main() -> None:
         for currency in ("flops", "params")
     }
     for seed in range(args.splits):
-        split = split_rows(rows["validation"].keys, 0.75, seed, known)
+        split = split_rows(len(rows["validation"]), 0.75, seed)
         shop = replace(shop, split=split)
         settings = HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
         train = partial(shop.train_heads, given_features, candidates, settings)

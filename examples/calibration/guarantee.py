@@ -6,6 +6,9 @@ most 33 of 500 runs may (the 95 % point of a binomial with 0.05). Beside it, the
 good enough on the same rows. Never letting a row leave is no solution, so the cost is held against the oracle's: the
 cheapest point of the path that meets the target on the pool.
 
+Where one text makes up a part of all rows, another control leaves certification rows out that are design rows too:
+without that text they stand for other rows than those that will come.
+
 usage: guarantee.py [--records NAME=FILE.safetensors ...] [--runs 500] [--rows 1200] [--csv FILE]
 """
 
@@ -28,6 +31,11 @@ from hf_sidenet.models.exit_rule import answers
 
 TARGETS = ("accuracy_drop<=0.01", "selective_error<=0.1", "disagreement<=0.03")
 DESIGN_ROWS = 400
+# Of all rows, that say one and the same.
+REPEATED = (0.02, 0.05, 0.08)
+KNOWN_LEFT_OUT = "paired, known rows left out"
+# Choices that nobody guarantees.
+CONTROLS = ("naive", KNOWN_LEFT_OUT)
 # A coarser path than the library's own, for speed.
 NUM_STEPS = 25
 
@@ -39,7 +47,7 @@ class Outcome:
     Args:
         pool (`str`): where the rows are from.
         target (`str`): what was asked for.
-        method (`str`): the test, or "naive".
+        method (`str`): the test, or a control.
         runs (`int`): how many.
         violations (`int`): runs whose true risk is above the limit.
         refused (`int`): runs without a threshold; their cost is 1.
@@ -77,6 +85,18 @@ def synthetic_pool(num_rows: int, confident_errors: float, seed: int, mended: fl
     return ExitRecords(torch.stack([*columns, mainnet], dim=1), labels, mainnet.clone())
 
 
+def repeating_pool(num_rows: int, share: float, seed: int) -> tuple[ExitRecords, torch.Tensor]:
+    """The pool without confident errors, in which one text makes up a share of the rows, and which rows these are: the
+    MainNet answers it rightly, the SideNets are sure and wrong."""
+    pool = synthetic_pool(num_rows, 0.0, seed, mended=1.0)
+    repeated = torch.rand(num_rows, generator=torch.Generator().manual_seed(seed + 1)) < share
+    exit_logits, mainnet_logits, labels = pool.exit_logits.clone(), pool.mainnet_logits.clone(), pool.labels.clone()
+    labels[repeated] = 0
+    exit_logits[repeated] = torch.tensor([[-3.0, 3.0], [-3.0, 3.0], [1.0, -1.0]])
+    mainnet_logits[repeated] = torch.tensor([1.0, -1.0])
+    return ExitRecords(exit_logits, labels, mainnet_logits), repeated
+
+
 def equal_costs(num_sidenets: int) -> ExitCosts:
     """Exits at equal distances."""
     flops = [(i + 1) / (num_sidenets + 1) for i in range(num_sidenets + 1)]
@@ -84,10 +104,19 @@ def equal_costs(num_sidenets: int) -> ExitCosts:
 
 
 def try_pool(
-    name: str, pool: ExitRecords, target: Target, *, runs: int, rows: int, tests: tuple[str, ...], seed: int = 0
+    name: str,
+    pool: ExitRecords,
+    target: Target,
+    *,
+    runs: int,
+    rows: int,
+    tests: tuple[str, ...],
+    repeated: torch.Tensor | None = None,
+    seed: int = 0,
 ) -> list[Outcome]:
     """Design once on rows of their own, then draw certification rows from the others, with replacement."""
     design, pool = pool.select(range(DESIGN_ROWS)), pool.select(range(DESIGN_ROWS, len(pool)))
+    repeated = None if repeated is None else repeated[DESIGN_ROWS:]
     costs = equal_costs(pool.num_exits - 1)
     temperatures = fit_temperatures(design.exit_logits, design.labels)
     path = find_path(design, costs.fractions("flops"), temperatures, target, num_steps=NUM_STEPS)
@@ -98,13 +127,19 @@ def try_pool(
 
     points = [truth(tuple(vector)) for vector in path]
     oracle = min((cost for risk, cost in points if risk <= target.limit), default=1.0)
-    chosen: dict[str, list[tuple[float, ...] | None]] = {method: [] for method in (*tests, "naive")}
+    controls = CONTROLS if repeated is not None else CONTROLS[:1]
+    chosen: dict[str, list[tuple[float, ...] | None]] = {method: [] for method in (*tests, *controls)}
     generator = torch.Generator().manual_seed(seed)
     for _ in logging.tqdm(range(runs), desc=f"{name}, {target}"):
-        drawn = pool.select(torch.randint(len(pool), (rows,), generator=generator))
-        for test in tests:
-            selection = select_thresholds(drawn, costs, path, temperatures, [target], test=test, design=design)
-            chosen[test].append(tuple(selection.chosen.thresholds) if selection.chosen else None)
+        indices = torch.randint(len(pool), (rows,), generator=generator)
+        drawn = pool.select(indices)
+        certifying = dict.fromkeys(tests, drawn)
+        if repeated is not None:
+            certifying[KNOWN_LEFT_OUT] = pool.select(indices[~repeated[indices]])
+        for method, certification in certifying.items():
+            test = "paired" if method == KNOWN_LEFT_OUT else method
+            selection = select_thresholds(certification, costs, path, temperatures, [target], test=test, design=design)
+            chosen[method].append(tuple(selection.chosen.thresholds) if selection.chosen else None)
         good = [vector for vector in path if _risk(drawn, vector, temperatures, target) <= target.limit]
         chosen["naive"].append(min(map(tuple, good), key=lambda vector: truth(vector)[1], default=None))
     outcomes = []
@@ -163,21 +198,24 @@ def main() -> None:
         "synthetic, 0.5 % confident errors": synthetic_pool(20_000, 0.005, seed=1, mended=1.0),
         "synthetic, 3 % confident errors": synthetic_pool(20_000, 0.03, seed=2, mended=0.3),
     }
+    pools = {name: (pool, None) for name, pool in pools.items()}
+    for share in REPEATED:
+        pools[f"synthetic, one text is {share:.0%} of the rows"] = repeating_pool(20_000, share, seed=3)
     for item in args.records:
         name, _, path = item.partition("=")
-        pools[name] = ExitRecords.load(path)
+        pools[name] = (ExitRecords.load(path), None)
     header = ["pool", "target", "method", "runs", "violations", "refused", "median cost", "oracle's cost"]
     lines = [header, [":--", ":--", ":--", *["--:"] * 5]]
     outcomes = []
-    for name, pool in pools.items():
-        for target in parse_targets(",".join(TARGETS)):
+    for name, (pool, repeated) in pools.items():
+        for target in parse_targets(",".join(TARGETS[:1] if repeated is not None else TARGETS)):
             tests = TESTS if target.name == "accuracy_drop" else ("binomial",)
-            outcomes += try_pool(name, pool, target, runs=args.runs, rows=args.rows, tests=tests)
+            outcomes += try_pool(name, pool, target, runs=args.runs, rows=args.rows, tests=tests, repeated=repeated)
     for outcome in outcomes:
         cells = list(vars(outcome).values())
         lines.append([*map(str, cells[:6]), *(f"{value:.3f}" for value in cells[6:])])
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    guaranteed = [outcome for outcome in outcomes if outcome.method != "naive"]
+    guaranteed = [outcome for outcome in outcomes if outcome.method not in CONTROLS]
     worst = max(guaranteed, key=lambda outcome: outcome.violations)
     print(
         f"\nAt most {allowed(args.runs)} of {args.runs} runs may violate; the worst is {worst.violations} "

@@ -144,7 +144,7 @@ class Settings:
         weights are read."""
         if self.is_exported:
             return why_not_certified(OnnxStages.load(self.checkpoint, only=0))
-        model, processor = load_checkpoint(self.checkpoint)
+        model, processor = load_checkpoint(self.checkpoint, check=False)
         return why_not_certified(model, processor, length_of(model, processor, self.max_length))
 
     @property

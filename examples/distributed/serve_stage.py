@@ -45,7 +45,7 @@ def load_stage(settings: Settings, index: int) -> SingleStage:
         chain = OnnxStages.load(settings.checkpoint, num_threads=threads, only=index)
         processor = load_processor(settings.checkpoint, chain.is_text) if index == 0 else None
     else:
-        model, processor = load_checkpoint(settings.checkpoint)
+        model, processor = load_checkpoint(settings.checkpoint, check=False)
         model.to("cuda" if settings.gpus else "cpu")
         chain = PlainChain(plain_mainnet(model)) if settings.plain else Stages(model)
     reader = RowReader(chain, processor, settings.max_length) if index == 0 else None

@@ -8,6 +8,7 @@ from .ledger import count_looks, level_of_all, look_key
 from .path import find_path
 from .placement import Placement, place, records_of
 from .pvalues import TESTS, betting, binomial, paired
+from .repeats import RepeatedRowsError, Repeats, check_fresh, find_repeats
 from .risks import RiskEstimate, expected_losses, expected_risk, paired_differences, risk
 from .split import Split, split_rows
 from .targets import BUDGETS, RISKS, Target, parse_targets
@@ -33,6 +34,8 @@ __all__ = [
     "CostModel",
     "PathPoint",
     "Placement",
+    "RepeatedRowsError",
+    "Repeats",
     "RiskEstimate",
     "Selection",
     "Split",
@@ -44,12 +47,14 @@ __all__ = [
     "check_confidence_level",
     "check_enough",
     "check_evidence",
+    "check_fresh",
     "check_targets",
     "cost_model",
     "count_looks",
     "expected_losses",
     "expected_risk",
     "find_path",
+    "find_repeats",
     "fit_temperature",
     "fit_temperatures",
     "level_of_all",

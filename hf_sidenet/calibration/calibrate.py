@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets in; temperatures, thresholds and the evidence behind them out. Tensors only."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
@@ -29,6 +31,7 @@ class Calibration:
         selection ([`Selection`]): what the certification rows said.
         num_design_rows (`int`): rows that certify nothing.
         num_certification_rows (`int`): rows that certify.
+        num_groups (`int`, *optional*): groups of these rows, where they were given.
     """
 
     targets: list[Target]
@@ -39,6 +42,7 @@ class Calibration:
     selection: Selection
     num_design_rows: int
     num_certification_rows: int
+    num_groups: int | None = None
 
     def evidence(self, **more: Any) -> dict[str, Any]:
         """What [`SideNetConfig.calibration`] holds: JSON, without tensors.
@@ -63,7 +67,7 @@ class Calibration:
             ],
             "confidence_level": self.confidence_level if risks else None,
             "level_per_target": level_per_target(self.targets, self.confidence_level) if risks else None,
-            "test": self.test if any(target.name == "accuracy_drop" for target in risks) else "binomial",
+            "test": self._test(risks),
             "num_design_rows": self.num_design_rows,
             "num_certification_rows": self.num_certification_rows,
             "num_points_tested": len(self.selection.points),
@@ -74,8 +78,14 @@ class Calibration:
                 "flops": chosen.flops,
                 "milliseconds": chosen.milliseconds,
             },
+            **({} if self.num_groups is None else {"num_groups": self.num_groups}),
             **more,
         }
+
+    def _test(self, risks: Sequence[Target]) -> str:
+        if self.num_groups is not None:
+            return "betting"
+        return self.test if any(target.name == "accuracy_drop" for target in risks) else "binomial"
 
 
 def calibrate(
@@ -86,8 +96,14 @@ def calibrate(
     *,
     confidence_level: float = 0.95,
     test: str = "paired",
+    groups: Sequence[Hashable] | None = None,
+    mainnet_temperature: float | None = None,
 ) -> Calibration:
     """Temperatures and a path from the design rows, thresholds from the certification rows.
+
+    What is certified holds for rows that are drawn independently of each other, as the certification rows must have
+    been. Rows that come together, such as the sentences of one document, are given with `groups`: then the groups must
+    have been drawn independently, and no group may have rows among `design` too.
 
     Args:
         design ([`ExitRecords`]): rows that certify nothing.
@@ -96,13 +112,22 @@ def calibrate(
         targets (`Sequence[Target]`): see [`parse_targets`].
         confidence_level (`float`, *optional*, defaults to 0.95): of the guarantee.
         test (`str`, *optional*, defaults to `"paired"`): of `accuracy_drop`; see [`pvalues`].
+        groups (`Sequence[Hashable]`, *optional*):
+            Which group each certification row belongs to. Then risks are means over groups of the mean of their rows,
+            and are tested by betting on these means; `test` says nothing.
+        mainnet_temperature (`float`, *optional*):
+            Kept for the MainNet where the labels are its own answers, which say nothing about its temperature. By
+            default it is found like the others.
 
     Raises:
         TooFewRowsError: the certification rows cannot certify a target, whatever they say.
         ValueError: an argument is impossible.
     """
     targets = list(targets)
+    numbers = None if groups is None else _numbered(groups, len(certification))
     temperatures = fit_temperatures(design.exit_logits, design.labels)
+    if mainnet_temperature is not None:
+        temperatures[-1] = mainnet_temperature
     leading = next((target for target in targets if target.is_risk), targets[0])
     unit = next((BUDGETS[target.name] for target in targets if not target.is_risk), "flops")
     path = find_path(design, costs.fractions(unit), temperatures, leading)
@@ -115,5 +140,18 @@ def calibrate(
         confidence_level=confidence_level,
         test=test,
         design=design,
+        groups=numbers,
     )
-    return Calibration(targets, confidence_level, test, temperatures, path, selection, len(design), len(certification))
+    num_groups = None if numbers is None else len(numbers.unique())
+    counts = len(design), len(certification), num_groups
+    return Calibration(targets, confidence_level, test, temperatures, path, selection, *counts)
+
+
+def _numbered(groups: Sequence[Hashable], num_rows: int) -> torch.Tensor:
+    """Numbers of groups, in the order in which they come first, which says nothing of their answers."""
+    if isinstance(groups, str) or len(groups) != num_rows:
+        got = f"{len(groups)} for {num_rows} rows" if not isinstance(groups, str) else repr(groups)
+        raise ValueError(f"`groups` must name the group of every certification row, got {got}.")
+    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(group, len(numbers)) for group in listed])

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evidence behind θ as it stands in `config.json`: checked before anybody is told what it guarantees."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..measurement.fields import Rule, check_fields, is_count, is_list, is_number, is_object, is_text
-from .pvalues import TESTS
-from .targets import parse_targets
+from .pvalues import TESTS, binomial, paired
+from .targets import Target, parse_targets
 
 
 REFERENCES = ("given", "tuned", "inside", "stored", "other")
 
 
 def check_evidence(evidence: Mapping[str, Any]) -> None:
-    """Refuse evidence that is damaged: what is said of it would be wrong.
+    """Refuse evidence that is damaged or contradicts itself: what is said of it would be wrong.
 
     Args:
         evidence (`Mapping[str, Any]`): `calibration` of a [`SideNetConfig`].
@@ -28,6 +29,52 @@ def check_evidence(evidence: Mapping[str, Any]) -> None:
             "config.json, `calibration`: `confidence_level` must be a number in (0, 1) beside targets that have a "
             "`p_value`, got None."
         )
+    wrong = contradiction(evidence)
+    if wrong is not None:
+        raise ValueError(f"config.json, `calibration`: must not contradict itself, but {wrong}.")
+
+
+def contradiction(evidence: Mapping[str, Any]) -> str | None:
+    """Where the numbers of some evidence cannot all be true. `None` where they can.
+
+    Levels, estimates and p-values are computed again from the counts; those of a betting test depend on every row, and
+    only have to be small enough. Without scipy the p-values are not computed either.
+
+    Args:
+        evidence (`Mapping[str, Any]`): that [`check_evidence`] has found whole.
+    """
+    risks = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"] if "p_value" in entry]
+    if not risks:
+        return None
+    level = (1 - evidence["confidence_level"]) / len(risks)
+    if not math.isclose(evidence["level_per_target"] or 0.0, level, rel_tol=1e-6):
+        return f"its level per target is {evidence['level_per_target']}, but {level:.6g} follows from the others"
+    for target, entry in risks:
+        name, rows, p_value = entry["target"], entry["num_rows"], entry["p_value"]
+        if rows > evidence["num_certification_rows"]:
+            return f"{name} counts {rows} rows of {evidence['num_certification_rows']}"
+        if p_value > level:
+            return f"{name} has a p-value of {p_value:.3g}, which is above its level of {level:.3g}"
+        if evidence.get("num_groups") is not None:
+            continue
+        estimate = (entry["num_bad"] - entry["num_helped"]) / rows if rows else math.nan
+        if entry["estimate"] is None or not math.isclose(entry["estimate"], estimate, rel_tol=1e-6, abs_tol=1e-9):
+            return f"{name} is estimated at {entry['estimate']}, but its counts give {estimate:.6g}"
+        expected = _p_value(target, evidence["test"], entry)
+        if expected is not None and not math.isclose(p_value, expected, rel_tol=1e-2, abs_tol=1e-9):
+            return f"{name} has a p-value of {p_value:.3g}, but its counts give {expected:.3g}"
+    return None
+
+
+def _p_value(target: Target, test: str, entry: Mapping[str, Any]) -> float | None:
+    """From the counts; `None` where they do not tell."""
+    harmed, helped, rows = entry["num_bad"], entry["num_helped"], entry["num_rows"]
+    try:
+        if target.name != "accuracy_drop" or test == "binomial":
+            return binomial(harmed, rows, target.limit)
+        return paired(harmed, helped, rows, target.limit) if test == "paired" else None
+    except ImportError:
+        return None
 
 
 def _is_target(value: Any) -> bool:
@@ -50,6 +97,16 @@ def _is_target(value: Any) -> bool:
     )
 
 
+def _is_repeated(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(is_count(value.get(name)) for name in ("num_rows", "num_repeated"))
+        and 0 < value["num_rows"] >= value["num_repeated"]
+        and is_number(value.get("expected"))
+        and isinstance(value.get("trusted"), bool)
+    )
+
+
 def _between_0_and_1(value: Any) -> bool:
     return is_number(value) and 0 < value < 1
 
@@ -64,6 +121,7 @@ RULES = {
     "num_design_rows": Rule(COUNT, is_count),
     "num_certification_rows": Rule(COUNT, is_count),
     "num_points_tested": Rule(COUNT, is_count),
+    "num_groups": Rule(COUNT, is_count, required=False),
     "certification": Rule("an object", is_object),
     "certification.accuracy": Rule("a number in [0, 1]", lambda x: is_number(x) and 0 <= x <= 1),
     "certification.shares": Rule("a list of numbers", lambda x: is_list(x, is_number)),
@@ -74,7 +132,9 @@ RULES = {
     "seed": Rule(COUNT, is_count),
     "certification_fraction": Rule("a number in (0, 1)", _between_0_and_1),
     "validation_fingerprint": Rule("a string", is_text),
-    "num_known_rows_left_out": Rule(COUNT, is_count),
+    "repeated_rows": Rule("an object with counts of rows", _is_repeated, required=False),
+    # Of earlier versions, which left out rows that were also training or design rows.
+    "num_known_rows_left_out": Rule(COUNT, is_count, required=False),
     "num_calibrations": Rule("a whole number ≥ 1", lambda x: is_count(x) and x >= 1),
     "look": Rule("a string", is_text, required=False),
     "source_weights": Rule("a string", is_text, required=False),

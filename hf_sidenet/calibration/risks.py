@@ -49,7 +49,12 @@ def paired_differences(records: ExitRecords, exit_index: torch.Tensor) -> torch.
 
 
 def risk(
-    records: ExitRecords, thresholds: list[float], temperatures: list[float], target: Target, test: str
+    records: ExitRecords,
+    thresholds: list[float],
+    temperatures: list[float],
+    target: Target,
+    test: str,
+    groups: torch.Tensor | None = None,
 ) -> RiskEstimate:
     """Estimate and p-value of a risk at one θ.
 
@@ -59,21 +64,55 @@ def risk(
         temperatures (`list[float]`): one per exit.
         target ([`Target`]): the risk and its limit.
         test (`str`): for `accuracy_drop`, one of `"paired"`, `"binomial"`, `"betting"`; the others are binomial.
+        groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
+            Number of each row's group. Then the risk is a mean over groups of the mean of their rows, and every test
+            is a betting test on these means.
     """
     exit_index = replay(records.exit_logits, thresholds, temperatures)
     if target.name == "accuracy_drop":
-        return _accuracy_drop(paired_differences(records, exit_index), target.limit, test)
+        differences = paired_differences(records, exit_index)
+        if groups is not None:
+            return _grouped(differences, torch.ones_like(differences), target, groups)
+        return _accuracy_drop(differences, target.limit, test)
     routed = answers(records.exit_logits, exit_index)
-    left = exit_index < records.num_exits - 1
+    counted = torch.ones(len(records), dtype=torch.bool)
     if target.name == "selective_error":
-        bad = ~correct_rows(routed, records.labels)[left]
+        bad, counted = ~correct_rows(routed, records.labels), exit_index < records.num_exits - 1
     else:
         reference = records.mainnet_logits
         broken = routed.isnan().any(-1) | reference.isnan().any(-1)
         bad = (routed.argmax(-1) != reference.argmax(-1)) | broken
-    num_bad, num_rows = int(bad.sum()), len(bad)
+    if groups is not None:
+        return _grouped((bad & counted).long(), counted, target, groups)
+    num_bad, num_rows = int(bad[counted].sum()), int(counted.sum())
     estimate = num_bad / num_rows if num_rows else float("nan")
     return RiskEstimate(estimate, binomial(num_bad, num_rows, target.limit), num_rows, num_bad, 0)
+
+
+def _grouped(losses: torch.Tensor, counted: torch.Tensor, target: Target, groups: torch.Tensor) -> RiskEstimate:
+    """A risk of groups, by its losses of rows in {−1, 0, 1} and by which rows count."""
+    loss, share = group_means(losses, groups), group_means(counted, groups)
+    # A ratio of two means is below its limit where the mean of this difference is below 0.
+    p_value = (
+        betting(loss - target.limit * share, 0.0) if target.name == "selective_error" else betting(loss, target.limit)
+    )
+    estimate = (loss.sum() / share.sum()).item()
+    num_bad, num_helped = int((losses == 1).sum()), int((losses == -1).sum())
+    return RiskEstimate(estimate, p_value, int(counted.sum()), num_bad, num_helped)
+
+
+def group_means(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Mean of each group, in the order of the numbers of the groups.
+
+    Args:
+        values (`torch.Tensor` of shape `(num_rows,)`): of the rows.
+        groups (`torch.LongTensor` of shape `(num_rows,)`): number of each row's group, from 0 on.
+
+    Returns:
+        `torch.Tensor` of shape `(num_groups,)`: float64.
+    """
+    sums = torch.bincount(groups, values.double())
+    return sums / torch.bincount(groups)
 
 
 def _accuracy_drop(differences: torch.Tensor, limit: float, test: str) -> RiskEstimate:

@@ -44,6 +44,11 @@ class Target:
         """Whether it is a risk, which is guaranteed, and not a budget."""
         return self.name in RISKS
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it is about right and wrong answers."""
+        return self.name in ("accuracy_drop", "selective_error")
+
     def __str__(self) -> str:
         return f"{self.name}<={self.limit:g}"
 

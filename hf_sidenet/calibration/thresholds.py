@@ -81,26 +81,29 @@ class Selection:
     reason: str
 
 
-def needed_rows(target: Target, level: float, test: str = "binomial") -> int:
+def needed_rows(target: Target, level: float, test: str = "binomial", grouped: bool = False) -> int:
     """The smallest number of rows without any loss that certifies a risk: ⌈ln δ / ln(1 − ε)⌉ for the binomial tests.
 
     Args:
         target ([`Target`]): the risk and its limit ε.
         level (`float`): δ, the probability of being wrong that is allowed.
         test (`str`): for `accuracy_drop`, which test.
+        grouped (`bool`, *optional*, defaults to `False`): whether it is groups of rows that count, not rows.
     """
     exact = math.ceil(math.log(level) / math.log1p(-target.limit))
-    if target.name != "accuracy_drop" or test == "binomial":
+    if not grouped and (target.name != "accuracy_drop" or test == "binomial"):
         return exact
 
-    if test == "paired" and level <= 2 * NUISANCE_LEVEL:
+    if not grouped and test == "paired" and level <= 2 * NUISANCE_LEVEL:
         raise ValueError(
             f"`confidence_level` must leave each target a level above {2 * NUISANCE_LEVEL:g} with test 'paired', got "
             f"{level:.3g}. Use 'binomial'."
         )
 
     def suffices(num_rows: int) -> bool:
-        if test == "paired":
+        if grouped and target.name == "selective_error":
+            return betting(torch.full((num_rows,), -target.limit), 0.0) <= level
+        if not grouped and test == "paired":
             return paired(0, 0, num_rows, target.limit) <= level
         return betting(torch.zeros(num_rows), target.limit) <= level
 
@@ -123,6 +126,7 @@ def select_thresholds(
     confidence_level: float = 0.95,
     test: str = "paired",
     design: ExitRecords | None = None,
+    groups: torch.Tensor | None = None,
 ) -> Selection:
     """Choose the thresholds of a path that meet every target.
 
@@ -139,6 +143,7 @@ def select_thresholds(
         test (`str`, *optional*, defaults to `"paired"`): for `accuracy_drop`; see [`pvalues`].
         design ([`ExitRecords`], *optional*):
             Rows that certify nothing; `selective_error` needs them, to fix beforehand where its sequence starts.
+        groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*): number of each row's group; see [`risk`].
 
     Raises:
         TooFewRowsError: no result on so few rows could certify a target.
@@ -150,12 +155,13 @@ def select_thresholds(
         raise ValueError(f"`path` and `records` must not be empty, got {len(path)} points and {len(records)} rows.")
     risks = [target for target in targets if target.is_risk]
     budgets = [target for target in targets if not target.is_risk]
-    check_targets(targets, confidence_level, test, len(records))
+    num_independent = len(records) if groups is None else len(groups.unique())
+    check_targets(targets, confidence_level, test, num_independent, grouped=groups is not None)
     level = level_per_target(targets, confidence_level)
     start = max((_start(target, level, path, temperatures, design, len(records)) for target in risks), default=0)
     points = []
     for thresholds in path[start:]:
-        estimates = {str(target): risk(records, thresholds, temperatures, target, test) for target in risks}
+        estimates = {str(target): risk(records, thresholds, temperatures, target, test, groups) for target in risks}
         certified = bool(risks) and all(estimate.p_value <= level for estimate in estimates.values())
         points.append(_point(records, costs, thresholds, temperatures, estimates, certified))
         if risks and not certified:
@@ -204,7 +210,9 @@ def level_per_target(targets: Sequence[Target], confidence_level: float) -> floa
     return (1 - confidence_level) / max(1, sum(target.is_risk for target in targets))
 
 
-def check_targets(targets: Sequence[Target], confidence_level: float, test: str, num_rows: int) -> None:
+def check_targets(
+    targets: Sequence[Target], confidence_level: float, test: str, num_rows: int, *, grouped: bool = False
+) -> None:
     """[`check_enough`] for every guaranteed target, at its part of δ.
 
     Raises:
@@ -213,10 +221,10 @@ def check_targets(targets: Sequence[Target], confidence_level: float, test: str,
     """
     check_confidence_level(confidence_level)
     for target in targets:
-        check_enough(target, level_per_target(targets, confidence_level), test, num_rows)
+        check_enough(target, level_per_target(targets, confidence_level), test, num_rows, grouped=grouped)
 
 
-def check_enough(target: Target, level: float, test: str, num_rows: int) -> None:
+def check_enough(target: Target, level: float, test: str, num_rows: int, *, grouped: bool = False) -> None:
     """Refuse a number of certification rows on which no result could certify a risk.
 
     Raises:
@@ -224,11 +232,12 @@ def check_enough(target: Target, level: float, test: str, num_rows: int) -> None
     """
     if not target.is_risk:
         return
-    needed = needed_rows(target, level, test)
+    needed = needed_rows(target, level, test, grouped)
     if num_rows < needed:
+        what = "groups of certification rows" if grouped else "certification rows"
         raise TooFewRowsError(
-            f"{target} at level {level:.3g} needs at least {needed} certification rows even if none shows a loss, got "
-            f"{num_rows}. Give more validation rows, or a looser target or confidence level.",
+            f"{target} at level {level:.3g} needs at least {needed} {what} even if none shows a loss, got {num_rows}. "
+            "Give more validation rows, or a looser target or confidence level.",
             num_rows,
             needed,
         )

@@ -16,6 +16,7 @@ TESTS = {
     "paired": "an exact test of paired proportions (harmed and helped rows)",
     "binomial": "an exact binomial test",
     "betting": "a betting test of the paired differences",
+    "groups": "a betting test of the means of {:,} groups of rows",
 }
 # Heading of a card that promises something.
 GUARANTEE = "## Guarantee"
@@ -95,18 +96,38 @@ def _table(evidence: Mapping[str, Any], risks: list[tuple[Target, Mapping[str, A
 
 
 def _test(evidence: Mapping[str, Any], target: Target) -> str:
-    return evidence["test"] if target.name == "accuracy_drop" else "binomial"
+    is_named = target.name == "accuracy_drop" or evidence.get("num_groups") is not None
+    return evidence["test"] if is_named else "binomial"
 
 
 def _method(evidence: Mapping[str, Any]) -> str:
-    left_out = evidence["num_known_rows_left_out"]
-    without = f", after {left_out:,} that were also training or design rows had been left out" if left_out else ""
     return (
-        f"{evidence['method']}, by {TESTS[evidence['test']]}, chosen beforehand. The path of thresholds and the "
+        f"{evidence['method']}, by {_named_test(evidence)}, chosen beforehand. The path of thresholds and the "
         f"temperatures come from {evidence['num_design_rows']:,} design rows; {evidence['num_certification_rows']:,} "
-        f"other rows certify and are used for nothing else{without}. {evidence['num_points_tested']:,} points of the "
-        "path were tested, in their order, up to the first that failed, if any. Number of calibrations that these "
-        f"rows have seen, this one included, as counted where it was made: {evidence['num_calibrations']:,}."
+        f"other rows certify and are used for nothing else{_repeated(evidence)}. "
+        f"{evidence['num_points_tested']:,} points of the path were tested, in their order, up to the first that "
+        "failed, if any. Number of calibrations that these rows have seen, this one included, as counted where it was "
+        f"made: {evidence['num_calibrations']:,}."
+    )
+
+
+def _named_test(evidence: Mapping[str, Any]) -> str:
+    if evidence.get("num_groups") is not None:
+        return TESTS["groups"].format(evidence["num_groups"])
+    return TESTS[evidence["test"]]
+
+
+def _repeated(evidence: Mapping[str, Any]) -> str:
+    left_out, repeated = evidence.get("num_known_rows_left_out"), evidence.get("repeated_rows")
+    if left_out:
+        return f", after {left_out:,} that were also training or design rows had been left out"
+    if not repeated or not repeated["num_repeated"]:
+        return ""
+    share = repeated["num_repeated"] / repeated["num_rows"]
+    trusted = ", and whether they were trained on was not tested" if repeated["trusted"] else ""
+    return (
+        f" ({share:.1%} of them say what a training or design row says, as {repeated['expected']:.1%} of fresh rows "
+        f"are expected to{trusted})"
     )
 
 

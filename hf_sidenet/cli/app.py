@@ -66,6 +66,7 @@ def attach(
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
     skip_bad_rows: o.SkipBadRows = False,
+    trust_rows: o.TrustRows = False,
     max_length: o.MaxLength = None,
     target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
     confidence_level: o.ConfidenceLevel = 0.95,
@@ -185,6 +186,7 @@ def recalibrate(
     labels: o.Labels = None,
     trust_labels: o.TrustLabels = False,
     skip_bad_rows: o.SkipBadRows = False,
+    trust_rows: o.TrustRows = False,
     max_length: o.SameMaxLength = None,
     target: o.Targets = ...,
     confidence_level: o.ConfidenceLevel = 0.95,

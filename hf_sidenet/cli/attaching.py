@@ -84,6 +84,7 @@ def attach_command(options: AttachOptions) -> Outcome:
             overwrite=options.overwrite,
             columns=columns,
             **options.data.about_labels,
+            trust_rows=options.data.trust_rows,
             max_length=options.max_length,
             exit_layers=exit_layers,
             poolings=poolings,

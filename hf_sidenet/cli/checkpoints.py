@@ -76,8 +76,9 @@ def info_command(directory: str) -> Outcome:
     if is_exported(directory):
         return exported_info(directory)
     from ..calibration import check_evidence
-    from ..checkpoint import load_model
+    from ..data import processor_in
     from ..inference.certificate import why_not_certified
+    from ..inference.classes import load_model
     from ..models.configuration_sidenet import SideNetConfig
 
     with blaming("DIRECTORY"):
@@ -115,20 +116,10 @@ def info_command(directory: str) -> Outcome:
             for index, layer in enumerate(config.exit_layers)
         ],
         "calibration": config.calibration,
-        "not_certified": why_not_certified(model, _processor(directory, model.is_text)),
+        "not_certified": why_not_certified(model, processor_in(directory, model.is_text)),
         "has_evaluation": report.get("evaluation") is not None,
     }
     return Outcome(document, info_text(document))
-
-
-def _processor(directory: str, is_text: bool) -> Any:
-    """The tokenizer or image processor in a checkpoint; `None` where it has none."""
-    from ..data import load_processor
-
-    try:
-        return load_processor(directory, is_text)
-    except ValueError:
-        return None
 
 
 def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:
@@ -155,7 +146,7 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
     from ..checkpoint import load_checkpoint
 
     with blaming(called, when="`model_name_or_path`"), blaming(called):
-        model, processor = load_checkpoint(directory)
+        model, processor = load_checkpoint(directory, check=False)
         if model.config.calibration is not None:
             check_evidence(model.config.calibration)
     return model, processor

@@ -33,6 +33,7 @@ class DataOptions:
     labels: Sequence[str] | None = None
     trust_labels: bool = False
     skip_bad_rows: bool = False
+    trust_rows: bool = False
 
     @classmethod
     def given(cls, files: "dict[str, str | None]", options: dict[str, Any]) -> "DataOptions":

@@ -38,11 +38,14 @@ NAMES = frozenset(
         "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
         "int8", "joint", "label_column", "labels", "max_exits", "max_length", "no_header", "output_dir", "overwrite",
         "poolings", "port", "reference", "revision", "seed", "skip_bad_rows", "small_model", "target", "test_file",
-        "test_method", "thresholds", "token", "train_file", "truncated", "trust_labels", "tune", "validation_file",
+        "test_method", "thresholds", "token", "train_file", "truncated", "trust_labels", "trust_rows", "tune",
+        "validation_file",
     }
 )  # fmt: skip
 # A list of strings as Python writes it.
 LABELS = re.compile(r"""labels=(\[(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|, )*\])""")
+# All but tabs and ends of lines; also those that turn the direction of writing.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 QUOTED = re.compile(r"`([a-z_]+)`")
 
 
@@ -95,7 +98,12 @@ def report_error(error: Exception) -> None:
     """One line on standard error; with `HF_SIDENET_TRACEBACK=1` the traceback before it."""
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
-    print(f"Error: {error_line(error)}", file=sys.stderr)
+    print(f"Error: {printable(error_line(error))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text without characters that a terminal would obey: names of classes and files are other people's."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def error_line(error: Exception) -> str:

@@ -37,6 +37,7 @@ def load_exported(directory: str) -> "OnnxStages":
 def exported_info(directory: str) -> Outcome:
     """What is in an exported folder."""
     from ..calibration import check_evidence
+    from ..data import processor_in
     from ..inference.certificate import why_not_certified
     from ..inference.exported import ExportedAbout, read_config
     from ..inference.manifest import Manifest
@@ -75,5 +76,7 @@ def exported_info(directory: str) -> Outcome:
         ],
         "calibration": config.calibration,
     }
-    document["not_certified"] = why_not_certified(ExportedAbout(config, manifest))
+    document["not_certified"] = why_not_certified(
+        ExportedAbout(config, manifest), processor_in(directory, manifest.is_text)
+    )
     return Outcome(document, exported_text(document))

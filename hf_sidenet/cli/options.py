@@ -62,7 +62,7 @@ Checkpoint = Annotated[
 ]
 
 TrainFile = Annotated[str | None, _file("train", "Rows to learn from:")]
-KnownFile = Annotated[str | None, _file("train", "Training rows, so that equal validation rows are left out:")]
+KnownFile = Annotated[str | None, _file("train", "Training rows, of which the others must not be copies:")]
 ValidationFile = Annotated[str | None, _file("validation", "Rows that neither trained nor selected the MainNet:")]
 TestFile = Annotated[str | None, _file("test", "Rows to report on, which choose nothing:")]
 DatasetName = Annotated[
@@ -104,6 +104,10 @@ Labels = Annotated[
 TrustLabels = Annotated[
     bool,
     _option("--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."),
+]
+TrustRows = Annotated[
+    bool,
+    _option("--trust-rows", DATA, "Certify with rows that repeat training rows more often than fresh ones would."),
 ]
 SkipBadRows = Annotated[
     bool,

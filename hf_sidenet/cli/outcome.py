@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CommandError
+from .errors import CommandError, printable
 from .quiet import quiet
 
 
@@ -38,7 +38,7 @@ def show(work: Callable[[], Outcome], as_json: bool) -> int:
     # Some libraries print their progress.
     with redirect_stdout(sys.stderr), quiet():
         outcome = work()
-    print(json_text(outcome.document) if as_json else outcome.text)
+    print(json_text(outcome.document) if as_json else printable(outcome.text))
     return outcome.code
 
 

@@ -67,6 +67,7 @@ def recalibrate_command(
             stages=stages,
             columns=columns,
             **data.about_labels,
+            trust_rows=data.trust_rows,
             **running,
         )
     attached = found.verdict == "attach"

@@ -85,7 +85,6 @@ def updated_report(
 
     calibration, settings = found.calibration, report["settings"]
     about = recalibrated(found, running, trusted)
-    evidence = about["calibration"]
     changed = {
         **about,
         "settings": {
@@ -98,7 +97,6 @@ def updated_report(
             "validation": found.rows.about(),
             "num_design_rows": calibration.num_design_rows,
             "num_certification_rows": calibration.num_certification_rows,
-            "num_known_rows_left_out": evidence and evidence["num_known_rows_left_out"],
         },
         "evaluation": None,
         "versions": versions(),

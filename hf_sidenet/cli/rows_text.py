@@ -11,8 +11,8 @@ from .tables import aligned
 MOST_CLASSES = 20
 
 
-def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any]) -> str:
-    """Columns, mapping and rows per class, of a report's `data` and `classes`."""
+def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
+    """Columns, mapping, repeated rows and rows per class, of a report's `data`, `classes` and `repeated_rows`."""
     splits = {name: split for name, split in data.items() if isinstance(split, Mapping)}
     columns = next((split["columns"] for split in splits.values() if split.get("columns")), None)
     parts = []
@@ -29,6 +29,12 @@ def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any]) -> str:
     for name, split in splits.items():
         if split.get("num_bad_rows_left_out"):
             parts.append(f"Bad {name} rows that were left out: {split['num_bad_rows_left_out']:,}.")
+    if repeated["num_repeated"]:
+        parts.append(
+            f"{repeated['num_repeated']:,} of {repeated['num_rows']:,} certification rows say what a training or "
+            f"design row says ({repeated['num_repeated'] / repeated['num_rows']:.1%}; of fresh rows "
+            f"{repeated['expected']:.1%} are expected to)."
+        )
     counted = {name: split["rows_per_class"] for name, split in splits.items() if "rows_per_class" in split}
     return "\n".join([" ".join(parts), "", _counts(spelled, classes["names"], counted)])
 

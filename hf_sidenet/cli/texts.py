@@ -35,7 +35,7 @@ def attach_text(document: Mapping[str, Any]) -> str:
             parts += _recalls(document["evaluation"]["recalls"], "test rows")
     else:
         parts += _why_not(document)
-    parts.append(rows_text(document["data"], document["classes"]))
+    parts.append(rows_text(document["data"], document["classes"], document["certification"]["repeated_rows"]))
     parts.append(_seconds(document["seconds"]))
     parts.append(_folder(document["output_dir"]))
     return "\n\n".join(parts)
@@ -54,7 +54,7 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
             _tested(document["path"]),
             _exit_costs(document["costs"]),
         ]
-    parts.append(rows_text(document["data"], document["classes"]))
+    parts.append(rows_text(document["data"], document["classes"], document["certification"]["repeated_rows"]))
     parts.append(_folder(document["output_dir"], "Nothing was changed."))
     return "\n\n".join(parts)
 

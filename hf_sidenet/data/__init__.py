@@ -3,7 +3,7 @@
 
 from .columns import Columns, find_columns
 from .loading import SPLITS, load_splits
-from .preparing import collator, load_processor, prepare, prepare_splits
+from .preparing import collator, load_processor, prepare, prepare_splits, processor_in
 
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load_splits",
     "prepare",
     "prepare_splits",
+    "processor_in",
 ]

@@ -57,6 +57,14 @@ def load_processor(
     return processor
 
 
+def processor_in(directory: str, is_text: bool) -> PreTrainedTokenizerBase | BaseImageProcessor | None:
+    """[`load_processor`] without code of the folder's own; `None` where there is none."""
+    try:
+        return load_processor(directory, is_text, trust_remote_code=False)
+    except ValueError:
+        return None
+
+
 def prepare(
     rows: "Dataset",
     columns: Columns,

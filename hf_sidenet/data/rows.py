@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..measurement.fingerprint import fingerprint_rows, row_keys
+from ..calibration import Target
+from ..measurement.fingerprint import content_keys, fingerprint_rows, row_keys
 from ..measurement.lengths import positions_of
 from ..measurement.pictures import num_channels_of
 from ..training.classes import ClassMap, class_names, indexed_classes, moved_names
@@ -27,7 +28,8 @@ class Rows:
 
     Args:
         dataset (map-style data set): of dicts with the model's inputs and `labels`.
-        keys (`list[str]`): what each row is; equal inputs have equal keys.
+        contents (`list[str]`): what each row says, in hashes; see [`content_keys`]. Of rows that are no raw texts,
+            what they are.
         fingerprint (`str`): stands for inputs, preprocessing and labels.
         labels (`list[int]`): index of each row's class, -100 where it has none.
         collate_fn (`Callable`): makes a batch of a list of rows.
@@ -37,7 +39,7 @@ class Rows:
     """
 
     dataset: Any
-    keys: list[str]
+    contents: list[str]
     fingerprint: str
     labels: list[int]
     collate_fn: Callable[[list[Any]], Mapping[str, Any]]
@@ -46,7 +48,7 @@ class Rows:
     num_left_out: int = 0
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.contents)
 
     @property
     def has_labels(self) -> bool:
@@ -144,6 +146,27 @@ def prepare_rows(
     return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
 
 
+def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
+    """Refuse splits of which only some rows have labels, and those without any where a target needs them.
+
+    Args:
+        rows (`Mapping[str, Rows]`): by the name of the split.
+        targets (`Sequence[Target]`): what is asked for.
+
+    Raises:
+        ValueError: names the split.
+    """
+    needing = ", ".join(str(target) for target in targets if target.needs_labels)
+    labeled = any(each.has_labels for each in rows.values())
+    for split, each in rows.items():
+        missing = sum(label == -100 for label in each.labels)
+        if missing and (needing or labeled):
+            raise ValueError(
+                f"`{split}` must have labels {f'for {needing}' if needing else 'in every row or in none'}, but "
+                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs none, of any row."
+            )
+
+
 def _check_container(split: str, rows: Any, name: str) -> None:
     """Refuse what is no data set, with what makes one of it."""
     if isinstance(rows, str | os.PathLike):
@@ -199,19 +222,20 @@ def _rows(
     collate: Callable,
     classes: ClassMap,
 ) -> Rows:
-    if raw is None:
-        keys, how = row_keys(prepared), ""
-    elif is_text:
-        # What the tokenizer made of them, so that its settings count too.
+    if raw is None or is_text:
+        # Of texts what the tokenizer made of them, so that its settings count too.
         keys, how = row_keys(prepared), ""
     else:
         # As they are stored: pixels are made when a row is read.
         keys, how = row_keys(raw, columns.inputs), json.dumps(processor.to_dict(), sort_keys=True, default=str)
     found = None if raw is None else columns
+    contents = keys
+    if raw is not None and is_text:
+        contents = content_keys(*(raw.with_format(None)[name] for name in columns.inputs))
     labels = [_as_index(label, split, row) for row, label in enumerate(_labels(prepared, raw, columns), 1)]
     about = [fingerprint_rows(keys), json.dumps(labels), how]
     digest = hashlib.blake2b("\n".join(about).encode(), digest_size=16)
-    return Rows(prepared, keys, digest.hexdigest(), labels, collate, classes, found)
+    return Rows(prepared, contents, digest.hexdigest(), labels, collate, classes, found)
 
 
 def _as_index(label: Any, split: str, row: int) -> int:

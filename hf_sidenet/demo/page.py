@@ -23,6 +23,7 @@ from .batch_files import (
     UploadError,
 )
 from .service import Demo
+from .uploads import MAX_TOTAL_BYTES, UploadLimit
 
 
 MAX_WAITING = 64
@@ -141,6 +142,8 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, bloc
         OSError: the port is taken.
     """
     gr = require("gradio", "space")
+    middleware = require("starlette.middleware", "space")
+    limit = middleware.Middleware(UploadLimit, folder=Path(page.blocks.GRADIO_CACHE), most=MAX_TOTAL_BYTES)
     try:
         _, address, _ = page.blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
             server_name=host,
@@ -152,6 +155,7 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, bloc
             css=CSS,
             footer_links=["api"],
             ssr_mode=False,
+            app_kwargs={"middleware": [limit]},
         )
     except OSError as error:
         raise OSError(f"`port` must be free on {host}, got {port or 'none from 7860'}: {error}") from error

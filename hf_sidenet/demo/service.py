@@ -49,7 +49,7 @@ class Demo:
     """
 
     def __init__(self, checkpoint: str, is_pair: bool = False, labels: Sequence[str] | None = None):
-        model, processor = load_checkpoint(checkpoint)
+        model, processor = load_checkpoint(checkpoint, check=False)
         if is_pair and not model.is_text:
             raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
         report = load_report(checkpoint)

@@ -143,6 +143,7 @@ def certified_rows(
     records: ExitRecords,
     names: Sequence[str],
     chosen: tuple[list[float], list[float]] | None,
+    repeated_rows: Mapping[str, Any],
     *,
     has_labels: bool = True,
 ) -> dict[str, Any]:
@@ -152,12 +153,14 @@ def certified_rows(
         records ([`ExitRecords`]): of these rows.
         names (`Sequence[str]`): of the classes, by index.
         chosen (`tuple[list[float], list[float]]`, *optional*): θ and temperatures, where some were chosen.
+        repeated_rows (`Mapping[str, Any]`): of [`Repeats`].
         has_labels (`bool`, *optional*, defaults to `True`):
             Whether labels are those of the data; else there is no recall to speak of.
     """
     recalls = [] if chosen is None or not has_labels else class_recalls(records, *chosen, names)
     return {
         "num_rows": len(records),
+        "repeated_rows": dict(repeated_rows),
         "reference_accuracy": correct_rows(records.mainnet_logits, records.labels).double().mean().item(),
         "recalls": [asdict(each) for each in recalls],
     }

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_evidence
 from ..evaluation.provenance import versions
 from ..measurement.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
 from ..measurement.lengths import longest_text, text_limit
@@ -63,6 +63,10 @@ def why_not_certified(served: Any, processor: Any = None, max_length: int | None
     evidence = served.config.calibration
     if evidence is None:
         return None
+    try:
+        check_evidence(evidence)
+    except ValueError as error:
+        return f"the evidence is damaged: {error}".rstrip(".")
     certified = evidence.get("certified")
     if not isinstance(certified, dict):
         return "the evidence does not say for which weights it was found"

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The class that a config names."""
+"""The class that a config names, and its model."""
+
+import os
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PretrainedConfig
 
 from .. import models
 from ..models.configuration_sidenet import SideNetConfig
@@ -20,3 +26,42 @@ def model_class(config: SideNetConfig) -> type[SideNetPreTrainedModel]:
     if not (isinstance(kind, type) and issubclass(kind, SideNetPreTrainedModel)):
         raise ValueError(f"`architectures` must name a class of hf_sidenet, got {config.architectures!r}.")
     return kind
+
+
+def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
+    """The class of models with SideNets for a MainNet, the one that carries its name where there is one.
+
+    Args:
+        config (`PretrainedConfig`): of the MainNet.
+    """
+    return getattr(models, SideNetConfig(config).architectures[0])
+
+
+def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:
+    """The model of a checkpoint, by this package's own classes.
+
+    Args:
+        path (`str`): folder or Hub id.
+        config ([`SideNetConfig`]): of the same.
+        hub_kwargs (`Any`): of `from_pretrained`.
+
+    Raises:
+        ValueError: config and weights do not fit each other, or one of them is damaged.
+    """
+    kind = model_class(config)
+    try:
+        return kind.from_pretrained(path, **hub_kwargs)
+    # Of damaged weights, and what a MainNet does that is built from numbers which cannot be.
+    except (
+        SafetensorError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(
+            f"{str(path)!r} cannot be built from its config.json and weights: {type(error).__name__}: {what}"
+        ) from error

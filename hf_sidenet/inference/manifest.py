@@ -156,6 +156,8 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
     for index, stage in enumerate(stages):
         if not _is_stage(stage, names, hashes, is_first=index == 0, is_last=index == len(stages) - 1):
             return f"stage {index}"
+    if len({stage["file"] for stage in stages}) < len(stages):
+        return "list of stages, which names one file twice"
     return None
 
 

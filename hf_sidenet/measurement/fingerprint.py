@@ -9,6 +9,8 @@ bytes of its file.
 import hashlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -62,6 +64,7 @@ TOKENIZER_SETTINGS = ("pad_token_id", "padding_side", "truncation_side", "model_
 # 128 bits: enough for no two rows to meet by accident.
 DIGEST_SIZE = 16
 ROWS_PER_READ = 1000
+WORDS = re.compile(r"\w+")
 
 
 def row_keys(dataset: Any, columns: Sequence[str] | None = None) -> list[str]:
@@ -95,6 +98,23 @@ def row_keys(dataset: Any, columns: Sequence[str] | None = None) -> list[str]:
         digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         for name in names:
             _feed_value(digest, row[name], name)
+        keys.append(digest.hexdigest())
+    return keys
+
+
+def content_keys(*texts: Sequence[str]) -> list[str]:
+    """A hash of what every row of texts says: the same for copies that differ in case, spaces or punctuation.
+
+    Args:
+        texts (`Sequence[str]`): of every row; two of them for pairs.
+    """
+    keys = []
+    for row in zip(*texts, strict=True):
+        digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+        for text in row:
+            folded = unicodedata.normalize("NFKC", text).casefold()
+            # A row may be signs alone.
+            _feed(digest, "text", (" ".join(WORDS.findall(folded)) or folded.strip()).encode(errors="surrogatepass"))
         keys.append(digest.hexdigest())
     return keys
 

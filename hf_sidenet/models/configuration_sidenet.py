@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .config_fields import by_index, checked_exit_layers, is_count, is_shape, numbers, one_of, one_per
 from .exit_rule import check_thresholds
-from .mainnet_config import OUTER, REPEATED, MainNetField, as_config, default_architecture
+from .mainnet_config import OUTER, REPEATED, MainNetField, as_config, check_size, default_architecture
 from .requirements import check_versions
 from .sidenet_head import POOLINGS
 
@@ -25,7 +25,7 @@ FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_he
 # What answers depend on: a checkpoint that lost one of them must not be read with a default.
 NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
 # Fields that evidence is for: another value makes it void.
-CERTIFIED = ("thresholds", "temperatures")
+CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
 
 
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:
@@ -206,6 +206,7 @@ class SideNetConfig(PretrainedConfig):
             # The evidence was for the checkpoint's own values.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
+        check_size(config_dict)
         auto_map = config_dict.get("auto_map", {})
         # Of tokenizers there may be two classes.
         if not isinstance(auto_map, dict) or not all(
@@ -274,7 +275,7 @@ class SideNetConfig(PretrainedConfig):
         elif self._is_mainnets(name):
             setattr(self.mainnet_config, name, value)
             return
-        if name in CERTIFIED and self.__dict__.get(name, value) != value:
+        if name in CERTIFIED and self._is_other(name, value):
             # The evidence was for the former value.
             self.calibration = None
         super().__setattr__(name, value)
@@ -284,6 +285,12 @@ class SideNetConfig(PretrainedConfig):
         if self._is_mainnets(name):
             return getattr(self.mainnet_config, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _is_other(self, name: str, value: Any) -> bool:
+        if name == "id2label":
+            former = self.__dict__["mainnet_config"].id2label
+            return value is not None and former is not None and by_index(value) != by_index(former)
+        return self.__dict__.get(name, value) != value
 
     def _is_mainnets(self, name: str) -> bool:
         # Not set yet while a copy is made.

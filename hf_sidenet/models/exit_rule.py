@@ -79,7 +79,8 @@ def check_thresholds(
     wait for its device.
 
     Raises:
-        ValueError: θ is NaN, negative, a string, has the wrong length, or is a tensor that is not 2-D.
+        ValueError: θ is NaN, negative, a string or a bool, has the wrong length, or is a tensor that is not 2-D.
+        RuntimeError: in compiled code, a tensor of θ on the CPU has a NaN or a negative value.
     """
     if isinstance(thresholds, torch.Tensor):
         return _check_threshold_tensor(thresholds, num_sidenets, batch_size)
@@ -113,8 +114,14 @@ def _check_threshold_tensor(
             f"`thresholds` must have shape (batch={batch_size}, num_sidenets={num_sidenets}), got shape "
             f"{tuple(thresholds.shape)}."
         )
+    if thresholds.dtype == torch.bool or thresholds.is_complex():
+        raise ValueError(f"`thresholds` must hold numbers that are ≥ 0, got a tensor of {thresholds.dtype}.")
     columns = list(thresholds.float().unbind(1))
-    if thresholds.device.type != "cpu" or torch.compiler.is_compiling():
+    if thresholds.device.type != "cpu":
+        return columns
+    if torch.compiler.is_compiling():
+        # Traced code cannot read what it holds; this looks when it runs.
+        torch._assert_async((thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN.")
         return columns
     if not bool((thresholds >= 0).all()):
         raise ValueError("`thresholds` must hold numbers that are ≥ 0 and not NaN, got a tensor with others.")

@@ -34,6 +34,10 @@ NAMED_ARCHITECTURES = {
 OUTER = ("auto_map", "quantization_config", "vocab_size")
 # Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
+# More than any classifier has.
+MOST_LAYERS, MOST_LABELS = 1_000, 100_000
+# As MainNets' configs call it.
+NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
 
 
 class MainNetField:
@@ -75,6 +79,35 @@ def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfi
     # Each MainNet's config checks its fields in its own way.
     except Exception as error:
         raise ValueError(f"`mainnet_config` is impossible: {' '.join(str(error).split())}") from error
+
+
+def check_size(config_dict: dict[str, Any]) -> None:
+    """Refuse what config.json may ask for and no classifier has: to build it would take hours, or all memory.
+
+    Args:
+        config_dict (`dict[str, Any]`): of a [`SideNetConfig`].
+
+    Raises:
+        ValueError: too many blocks or classes.
+    """
+    mainnet = config_dict.get("mainnet_config")
+    for fields in (config_dict, mainnet.to_dict() if isinstance(mainnet, PretrainedConfig) else mainnet):
+        if not isinstance(fields, dict):
+            continue
+        depths = fields.get("depths")
+        numbers = [fields.get(name) for name in NUMBERS_OF_LAYERS]
+        numbers += [sum(_counts(depths))] if isinstance(depths, list | tuple) else []
+        for number in _counts(numbers):
+            if number > MOST_LAYERS:
+                raise ValueError(f"config.json must have at most {MOST_LAYERS:,} layers, got {number:,}.")
+        labels = [len(fields[name]) for name in ("id2label", "label2id") if isinstance(fields.get(name), dict)]
+        for number in _counts([*labels, fields.get("num_labels"), fields.get("num_classes")]):
+            if number > MOST_LABELS:
+                raise ValueError(f"config.json must have at most {MOST_LABELS:,} classes, got {number:,}.")
+
+
+def _counts(values: Any) -> list[int]:
+    return [value for value in values if isinstance(value, int)]
 
 
 def default_architecture(mainnet_config: PretrainedConfig) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards.guarantee import GUARANTEE
-from ..data import load_processor
+from ..data import processor_in
 from ..inference.certificate import why_not_certified
 from ..inference.classes import model_class
 from ..inference.exported import ExportedAbout
@@ -34,7 +34,7 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
     if config.calibration is None:
         return
     if manifest is not None:
-        _compare(ExportedAbout(config, manifest), None, found)
+        _compare(ExportedAbout(config, manifest), processor_in(str(folder), manifest.is_text), found)
         return
     try:
         model = model_class(config).from_pretrained(folder).eval()
@@ -45,12 +45,7 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
     except Exception as error:
         found.errors.append(f"the checkpoint cannot be loaded: {type(error).__name__}: {_line(error)}")
         return
-    try:
-        processor = load_processor(str(folder), model.is_text, trust_remote_code=False)
-    # That there is none is said elsewhere.
-    except ValueError:
-        processor = None
-    _compare(model, processor, found)
+    _compare(model, processor_in(str(folder), model.is_text), found)
 
 
 def check_promises(folder: Path, config: SideNetConfig, found: Shareable) -> None:

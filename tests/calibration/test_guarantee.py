@@ -43,6 +43,18 @@ def test_violations_are_rare_and_the_control_fails(guarantee, target, confident_
         assert naive.violations > guarantee.allowed(RUNS)
 
 
+def test_rows_that_repeat_certify_too(guarantee):
+    """One text is a part of all rows, and of the design rows: were it left out, the guarantee would be false."""
+    from hf_sidenet.calibration import parse_targets
+
+    pool, repeated = guarantee.repeating_pool(6_000, 0.08, seed=3)
+    (target,) = parse_targets("accuracy_drop<=0.01")
+    outcomes = guarantee.try_pool("pool", pool, target, runs=20, rows=1000, tests=("paired",), repeated=repeated)
+    found = {outcome.method: outcome.violations for outcome in outcomes}
+    assert found["paired"] <= guarantee.allowed(20)
+    assert found[guarantee.KNOWN_LEFT_OUT] == 20
+
+
 def test_at_most_33_of_500(guarantee):
     assert guarantee.allowed(500) == 33
 

@@ -24,7 +24,6 @@ def evidence(*targets, **kwargs):
         "num_certification_rows": 1290,
         "num_points_tested": 44,
         "reference": "given",
-        "num_known_rows_left_out": 0,
         "num_calibrations": 1,
         "precision": "float32",
     }
@@ -72,7 +71,25 @@ def test_rows_that_were_calibrated_on_before():
     assert "a probability ≥ 0," in guarantee_text(evidence(DROP, num_calibrations=30), HEADS)
 
 
-def test_rows_that_were_left_out():
+def test_rows_that_repeat_others():
+    repeated = {"num_rows": 1290, "num_repeated": 129, "expected": 0.0912, "trusted": False}
+    text = guarantee_text(evidence(DROP, repeated_rows=repeated), HEADS)
+    assert (
+        "used for nothing else (10.0% of them say what a training or design row says, as 9.1% of fresh rows are "
+        "expected to). 44 points"
+    ) in text
+    trusted = guarantee_text(evidence(DROP, repeated_rows={**repeated, "trusted": True}), HEADS)
+    assert "are expected to, and whether they were trained on was not tested)" in trusted
+    none = guarantee_text(evidence(DROP, repeated_rows={**repeated, "num_repeated": 0}), HEADS)
+    assert none == guarantee_text(evidence(DROP), HEADS)
+
+
+def test_groups_of_rows():
+    text = guarantee_text(evidence(DROP, num_groups=1200, test="betting"), HEADS)
+    assert "by a betting test of the means of 1,200 groups of rows, chosen" in text
+
+
+def test_rows_that_earlier_versions_left_out():
     assert "after 7 that were also training or design rows" in guarantee_text(
         evidence(DROP, num_known_rows_left_out=7), HEADS
     )
