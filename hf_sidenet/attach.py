@@ -50,12 +50,12 @@ from .data.costs import row_costs
 from .data.rows import check_labeled, prepare_rows
 from .evaluation.provenance import hardware, versions
 from .evaluation.recalls import certified_rows, recall_warnings
-from .hub import save_checkpoint
+from .hub import CHECKPOINT, save_checkpoint
 from .inference.certificate import length_of, other_weights, set_calibration
 from .inference.precision import precision_of
 from .measurement import ExitRecords, accuracy
-from .measurement.files import check_free
 from .measurement.fingerprint import fingerprint_model, fingerprint_weights
+from .measurement.folders import check_free
 from .training.features import default_candidates
 from .training.heads import HeadTraining
 from .training.joint import JointTraining, tune_jointly
@@ -217,7 +217,7 @@ def attach(
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
     if output_dir is not None:
-        check_free(output_dir, overwrite=overwrite)
+        check_free(output_dir, CHECKPOINT, overwrite=overwrite)
     heads, joint = heads or HeadTraining(seed=seed), joint or JointTraining(seed=seed)
     clock = Clock()
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint folders as they are shared: written whole, with a model card, and uploaded."""
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,33 +16,33 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .cards import CURRENCIES, TASKS, checkpoint_card, describe, eval_results, report_json
+from .cards import CURRENCIES, FIGURES, TASKS, checkpoint_card, describe, eval_results, report_json
 from .evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
 from .inference.certificate import why_not_certified
-from .inference.manifest import MANIFEST
+from .inference.manifest import EXPORTED
 from .measurement import ExitRecords
-from .measurement.files import replacing, writing_folder
+from .measurement.files import replacing
+from .measurement.folder_kinds import PROCESSOR_NAMES, FolderKind, sort_entries
+from .measurement.folders import writing_folder
 from .measurement.lengths import longest_text, with_limit
+from .models import __file__ as models_file
 from .models.configuration_sidenet import SideNetConfig
+from .shared_files import refuse_links, shared_files
 
 
 logger = logging.get_logger(__name__)
 
-# What training leaves beside a checkpoint, and what is hidden; in lower case.
-NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
-# What a checkpoint has. Anything else may be pickled, under whatever name, and loading that would run what is in it.
-SUFFIXES = (
-    *(".safetensors", ".onnx", ".model", ".json", ".py", ".md", ".txt", ".csv", ".yaml", ".yml", ".jinja"),
-    *(".png", ".jpg", ".jpeg", ".svg"),
-)
-# Programs of torch.export, and the weights of a large ONNX file: of an exported folder, whose manifest names them.
-EXPORTED_SUFFIXES = (".pt2", ".data")
-ATTRIBUTES = ".gitattributes"
-NAMES = re.compile(r"(licen[sc]e|copying|notice|authors)([-_][a-z0-9-]*(\.\d+)?)?")
-# Known to be pickled, or to hold pickles: somebody will ask where they are.
-PICKLED = (
-    *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".cloudpickle", ".pck", ".pcl", ".p"),
-    *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
+# What is read of a checkpoint before it is written again.
+READ_NAMES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "report.json", *PROCESSOR_NAMES)
+CHECKPOINT = FolderKind(
+    document="report.json",
+    marks=("schema_version", "verdict", "settings"),
+    names=(
+        *READ_NAMES,
+        *(f"figures/{name}" for name in FIGURES),
+        *sorted(path.name for path in Path(models_file).parent.glob("*.py") if path.name != "__init__.py"),
+    ),
+    card="README.md",
 )
 # Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json")
@@ -79,11 +77,13 @@ def save_checkpoint(
     evaluation: ExitEvaluation | None = None,
     records: ExitRecords | None = None,
     overwrite: bool = False,
+    source: str | os.PathLike | None = None,
 ) -> None:
     """Write the folder of a checkpoint that [`attach`] made: weights and config (safetensors, with θ and the
     evidence), its own code, tokenizer or image processor, `report.json`, `figures/` and the model card `README.md`.
 
-    The folder appears whole or not at all. It holds no rows, no labels and no path of this machine.
+    The folder appears whole or not at all. It holds no rows, no labels and no path of this machine. `report.json`
+    lists its files, with hashes: with `overwrite` only those are replaced, and what else is there stays.
 
     Args:
         directory (`str` or `os.PathLike`): folder to write.
@@ -92,11 +92,14 @@ def save_checkpoint(
         report (`Mapping[str, Any]`): of [`AttachResult`].
         evaluation ([`ExitEvaluation`], *optional*): of test rows.
         records ([`ExitRecords`], *optional*): of the same rows, for the figures; they are not written.
-        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        source (`str` or `os.PathLike`, *optional*):
+            The folder from which model, processor and report were read. Where it is `directory`, they may have been
+            changed since they were written.
 
     Raises:
         ValueError: the model is not calibrated or has become another one since, only one of `evaluation` and `records`
-            is given, or the folder holds something and `overwrite` is False.
+            is given, or the folder holds something and `overwrite` is False, or something else of these names.
     """
     if model.config.calibration is None:
         raise ValueError("`model` must be calibrated to be saved with a card, but `config.calibration` is None.")
@@ -110,7 +113,8 @@ def save_checkpoint(
             "`hf_sidenet.checkpoint.recalibrate`, or save it without a card: `model.save_pretrained`."
         )
     name = Path(directory).resolve().name
-    with writing_folder(directory, overwrite=overwrite) as temporary:
+    read = READ_NAMES if is_same_folder(directory, source) else ()
+    with writing_folder(directory, CHECKPOINT, overwrite=overwrite, read=read) as temporary:
         model.save_pretrained(temporary)
         if processor is not None:
             if model.is_text:
@@ -137,22 +141,37 @@ def save_recalibrated(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an exported folder again with another θ: `config.json` is new, every other file is copied.
+    """Write an exported folder again with another θ: `config.json` is new, every other file that could be shared is
+    copied.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. Where it is `source`, what else is there stays.
 
     Args:
         directory (`str` or `os.PathLike`): folder to write; it may be `source`.
         source (`str` or `os.PathLike`): exported folder.
         config ([`SideNetConfig`]): with θ and the evidence.
-        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is False.
+        ValueError: the folder holds something and `overwrite` is False, or something else of these names, or `source`
+            has a link that leads out of it.
     """
-    with writing_folder(directory, overwrite=overwrite) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    source = Path(source)
+    refuse_links(source, "source")
+    ours = sort_entries(source, EXPORTED, read=EXPORTED.names).ours
+    in_place = is_same_folder(directory, source)
+    foreign = [] if in_place else sorted(set(shared_files(source)[0]) - set(ours))
+    read = EXPORTED.names if in_place else ()
+    with writing_folder(directory, EXPORTED, overwrite=overwrite, read=read, foreign=foreign) as temporary:
+        for name in [*ours, *foreign]:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, temporary / name)
         config.to_json_file(temporary / "config.json")
+
+
+def is_same_folder(directory: str | os.PathLike, source: str | os.PathLike | None) -> bool:
+    """Whether a folder is written that was read before."""
+    return source is not None and Path(directory).resolve() == Path(source).resolve()
 
 
 def write_model_card(
@@ -176,11 +195,14 @@ def write_model_card(
         split (`str`): which split the numbers are from.
 
     Raises:
-        ValueError: `main_input_name` is neither of the two.
+        ValueError: `main_input_name` is neither of the two, or the card is a link and one leads out of the folder.
     """
     if main_input_name not in TASKS:
         raise ValueError(f"`main_input_name` must be one of {sorted(TASKS)}, got {main_input_name!r}.")
     path = Path(directory) / "README.md"
+    if path.is_symlink():
+        # What it says is written into a file that is shared.
+        refuse_links(directory)
     model_name = Path(directory).resolve().name
     task = TASKS[main_input_name]
     if path.exists():
@@ -208,20 +230,6 @@ def write_model_card(
         temporary.write_text(str(card), encoding="utf-8")
 
 
-def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The files of a folder that are uploaded, and those that stay: what training leaves, what is hidden, and what no
-    checkpoint has, since it may be pickled.
-
-    Args:
-        directory (`str` or `os.PathLike`): the folder.
-    """
-    folder = Path(directory)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    exported = _exported_files(folder)
-    shared = [name for name in names if _is_shared(name, exported)]
-    return shared, sorted(set(names) - set(shared))
-
-
 def push_checkpoint(
     directory: str | os.PathLike,
     repo_id: str,
@@ -247,11 +255,13 @@ def push_checkpoint(
         message (`str`, *optional*): of the commit.
 
     Raises:
-        ValueError: `repo_id` is no name, or of a public repository where `private` is True, or the Hub refuses the
-            token, the repository, the branch or the model card. Nothing was uploaded then.
+        ValueError: `repo_id` is no name, or of a public repository where `private` is True, or a link leads out of the
+            folder, or the Hub refuses the token, the repository, the branch or the model card. Nothing was uploaded
+            then.
         ConnectionError: the Hub cannot be reached, or the upload was interrupted.
     """
     check_repo_id(repo_id)
+    refuse_links(directory)
     api = HfApi()
     try:
         # The namespace of a bare name is that of the token.
@@ -293,26 +303,6 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"`repo_id` must be a name as 'my-org/my-classifier', got {repo_id!r}.") from error
-
-
-def _is_shared(name: str, exported: set[str]) -> bool:
-    lower = name.lower()
-    if lower != ATTRIBUTES and any(fnmatchcase(lower, pattern) for pattern in NOT_SHARED):
-        return False
-    last, suffix = lower.rpartition("/")[2], os.path.splitext(lower)[1]
-    if suffix in EXPORTED_SUFFIXES:
-        return name in exported
-    return suffix in SUFFIXES or last == ATTRIBUTES or NAMES.fullmatch(last) is not None
-
-
-def _exported_files(folder: Path) -> set[str]:
-    """What the manifest of an exported folder names."""
-    try:
-        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        return set(named) if isinstance(named, dict) else set()
-    # What is wrong with it is said by those who read all of it.
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return set()
 
 
 def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:

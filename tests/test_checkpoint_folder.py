@@ -145,7 +145,8 @@ def test_the_report_is_strict_json(name, runs, saved):
     report = getattr(runs, name)().report
     assert read["settings"] == report["settings"]
     assert read["evaluation"]["num_rows"] == 80
-    assert read.keys() == report.keys()
+    assert read.keys() == {*report, "files"}
+    assert set(read["files"]) == set(contents(saved / name))
 
 
 @pytest.mark.parametrize(("name", "task"), [("text", "text-classification"), ("image", "image-classification")])
@@ -172,7 +173,7 @@ def test_a_folder_that_holds_something_needs_overwrite(runs, saved, tmp_path):
         runs.text().save(folder)
     assert contents(folder) == {"note.txt": b"mine"}
     runs.text().save(folder, overwrite=True)
-    assert set(contents(folder)) == set(contents(saved / "text"))
+    assert set(contents(folder)) == {*contents(saved / "text"), "note.txt"}
     assert os.listdir(tmp_path) == ["mine"]
 
 
@@ -216,7 +217,7 @@ def test_killed_while_writing(existing, runs, saved, tmp_path):
     assert (contents(folder) if folder.exists() else None) == before
     leftovers = [path for path in tmp_path.iterdir() if path != folder]
     assert len(leftovers) == 1
-    assert (leftovers[0] / "half.json").exists()
+    assert (leftovers[0] / "new" / "half.json").exists()
     save(runs.text(), folder, overwrite=existing)
     assert os.listdir(tmp_path) == ["mine"]
     assert set(contents(folder)) == set(contents(saved / "text"))

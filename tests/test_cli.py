@@ -177,7 +177,9 @@ def test_evaluate(world, attached, tmp_path):
     assert evaluation["evaluation"]["reference_accuracy"]["value"] == 1
     files = contents(tmp_path / "figures")
     assert sorted(map(str, files)) == sorted([*FIGURES, "evaluation.json"])
-    assert json.loads((tmp_path / "figures" / "evaluation.json").read_text()) == evaluation
+    written = json.loads((tmp_path / "figures" / "evaluation.json").read_text())
+    assert set(written.pop("files")) == set(map(str, files))
+    assert written == evaluation
     done = run(*arguments, "--output-dir", tmp_path / "figures")
     assert done.code == 2
     assert done.last.startswith("Error: --output-dir: must be new or empty unless --overwrite is given")
@@ -209,7 +211,7 @@ def test_recalibrate(world, attached, tmp_path):
     assert run_json("info", tmp_path / "new")["exits"][0]["threshold"] == new["thresholds"][0]
 
 
-def test_recalibrate_in_place(world, attached, tmp_path):
+def test_recalibrate_in_place(world, attached, tmp_path, caplog):
     folder = shutil.copytree(attached[0], tmp_path / "copy")
     arguments = ["recalibrate", folder, "--validation-file", world / "validation.tsv"]
     arguments += ["--target", "accuracy_drop<=0.1"]
@@ -218,8 +220,16 @@ def test_recalibrate_in_place(world, attached, tmp_path):
         2,
         "Error: --output-dir: must be given, or --overwrite to change DIRECTORY itself.",
     )
+    theirs = {".git/HEAD": "main", "LICENSE": "mine", "notes/today.md": "mine", "README.md": "By hand."}
+    for name, text in theirs.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     done = run(*arguments, "--overwrite")
     assert done.code == 0, done.err[-2000:]
+    assert {name: (folder / name).read_text() for name in theirs} == theirs
+    # Shown on standard error where nobody else listens.
+    assert "README.md in" in caplog.text
+    assert "With probability" in (folder / "README.new.md").read_text()
     assert done.out.startswith("Verdict: new θ (the cheapest certified threshold).")
     assert "Caution: these rows have now seen 2 different calibrations." in done.out
     assert json.loads((folder / "config.json").read_text())["calibration"]["num_calibrations"] == 2

@@ -124,7 +124,11 @@ def test_an_exported_folder(world, exported, tmp_path):
     assert (contents(exported), contents(world / "checkpoint")) == (before, checkpoint)
     after = contents(tmp_path / "out")
     changed = {str(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert changed == {"config.json"}
+    # The manifest lists the files, with hashes.
+    assert changed == {"config.json", "manifest.json"}
+    old, new = (json.loads((folder / "manifest.json").read_text()) for folder in (exported, tmp_path / "out"))
+    assert {name for name in old if old[name] != new[name]} == {"files"}
+    assert {name for name, digest in old["files"].items() if new["files"][name] != digest} == {"config.json"}
     config = OnnxStages.load(tmp_path / "out").config
     assert (config.thresholds, config.temperatures) == (found["thresholds"], found["temperatures"])
     assert config.calibration == found["calibration"]

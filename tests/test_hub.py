@@ -7,7 +7,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import shared_files, write_model_card
+from hf_sidenet.hub import write_model_card
+from hf_sidenet.shared_files import shared_files
 from tests.evaluation.test_report import report
 
 

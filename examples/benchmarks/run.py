@@ -16,10 +16,11 @@ from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings
 from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX, Method
 from hf_sidenet.benchmark.reading import read_rows
+from hf_sidenet.benchmark.result import BENCHMARK
 from hf_sidenet.data import load_processor, load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
 from hf_sidenet.inference import Stages
-from hf_sidenet.measurement.files import check_free
+from hf_sidenet.measurement.folders import check_free
 
 
 ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX}
@@ -71,7 +72,7 @@ def all_methods(args: argparse.Namespace, catalog: Catalog) -> list[Method]:
 
 def main() -> None:
     args = arguments()
-    check_free(args.output_dir, overwrite=args.overwrite)
+    check_free(args.output_dir, BENCHMARK, overwrite=args.overwrite)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     catalog = Catalog(

@@ -16,11 +16,13 @@ from pathlib import Path
 import gradio
 
 import hf_sidenet
-from hf_sidenet.measurement.files import writing_folder
+from hf_sidenet.measurement.folder_kinds import FolderKind
+from hf_sidenet.measurement.folders import writing_folder
 from hf_sidenet.shareable import check_shareable
 
 
 HERE = Path(__file__).parent
+SPACE = FolderKind("space.json", marks=())
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CARD = """---
 title: {quoted}
@@ -61,7 +63,7 @@ def make_space(
     if is_folder and not (found := check_shareable(checkpoint)).ok:
         raise ValueError(f"CHECKPOINT must be a folder that can be shared:\n{found.text()}")
     title = title or Path(checkpoint).resolve().name
-    with writing_folder(output_dir, overwrite=False) as folder:
+    with writing_folder(output_dir, SPACE) as folder:
         for name in ("app.py", "requirements.txt"):
             shutil.copy(HERE / name, folder / name)
         # Beside the page, where Python finds it: a Space installs what is in its requirements only.
@@ -77,7 +79,7 @@ def make_space(
             "is_pair": is_pair,
             "examples": _examples(examples, is_pair, folder),
         }
-        (folder / "space.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / SPACE.document).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         card = CARD.format(
             title=title,
             quoted=json.dumps(title, ensure_ascii=False),

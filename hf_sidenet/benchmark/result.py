@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..measurement.files import writing_folder
+from ..measurement.folder_kinds import FolderKind
+from ..measurement.folders import writing_folder
 from .aims import aims_of
 from .csv_file import write_csv
 from .environment import file_name
@@ -23,6 +24,11 @@ logger = logging.get_logger(__name__)
 
 # Of benchmark.json; it rises when a field changes its meaning.
 BENCHMARK_VERSION = 1
+BENCHMARK = FolderKind(
+    document="benchmark.json",
+    marks=("schema_version", "verdict", "sizes"),
+    names=("benchmark.md", "benchmark.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class BenchmarkResult:
 
         Args:
             directory (`str` or `os.PathLike`): made where it does not exist.
-            overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that is there.
+            overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
 
         Returns:
             `list[Path]`: the files.
@@ -75,8 +81,8 @@ class BenchmarkResult:
         Raises:
             ValueError: there is a folder that holds something.
         """
-        names = ["benchmark.json", "benchmark.md", "benchmark.png", f"{file_name(self.environment)}.csv"]
-        with writing_folder(directory, overwrite=overwrite) as folder:
+        names = [BENCHMARK.document, "benchmark.md", "benchmark.png", f"{file_name(self.environment)}.csv"]
+        with writing_folder(directory, BENCHMARK, overwrite=overwrite) as folder:
             document = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
             (folder / names[0]).write_text(document + "\n", encoding="utf-8")
             page = f"# Benchmark\n\n{self.environment['provenance']}\n\n{self.text()}\n"

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint says about itself, in words, in metadata and as JSON."""
 
-from .checkpoint_card import checkpoint_card
+from .checkpoint_card import FIGURES, checkpoint_card
 from .metadata import CURRENCIES, TAGS, TASKS, describe, eval_results, hub_id
 from .report_file import load_report, read_report_file, report_json
 
 
 __all__ = [
     "CURRENCIES",
+    "FIGURES",
     "TAGS",
     "TASKS",
     "checkpoint_card",

@@ -114,6 +114,7 @@ RULES = {
     "versions": Rule("an object with strings", lambda x: is_map(x, is_text)),
     "hardware": Rule("a string", is_text),
     "seconds": Rule("an object with numbers", lambda x: is_map(x, is_number)),
+    "files": Rule("an object with strings", lambda x: is_map(x, is_text), required=False),
 }
 # Of a report that somebody else wrote, what commands would take from it.
 ANY_RULES = _optional(

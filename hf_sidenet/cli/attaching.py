@@ -52,13 +52,14 @@ def attach_command(options: AttachOptions) -> Outcome:
 
     from ..attach import attach
     from ..calibration import parse_targets
-    from ..measurement.files import check_free
+    from ..hub import CHECKPOINT
+    from ..measurement.folders import check_free
     from ..training.heads import HeadTraining
     from ..training.joint import JointTraining
 
     # What is wrong is said before rows are read.
     parse_targets(options.target)
-    check_free(options.output_dir, overwrite=options.overwrite)
+    check_free(options.output_dir, CHECKPOINT, overwrite=options.overwrite)
     hub_kwargs: dict[str, Any] = {} if options.revision is None else {"revision": options.revision}
     with blaming("MAINNET"):
         AutoConfig.from_pretrained(options.mainnet, **hub_kwargs)

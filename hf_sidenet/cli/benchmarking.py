@@ -68,12 +68,13 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     from ..benchmark import run_benchmark
     from ..benchmark.catalog import Catalog, Settings
     from ..benchmark.reading import read_rows
+    from ..benchmark.result import BENCHMARK
     from ..data.class_check import Answered, check_class_order
     from ..inference.stages import Stages
-    from ..measurement.files import check_free
+    from ..measurement.folders import check_free
 
     if options.output_dir is not None:
-        check_free(options.output_dir, overwrite=options.overwrite)
+        check_free(options.output_dir, BENCHMARK, overwrite=options.overwrite)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = _device(options.device)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ..models.modeling_base import SideNetPreTrainedModel
 
-EVALUATION = "evaluation.json"
-
 
 def evaluate_command(
     directory: str,
@@ -34,12 +32,12 @@ def evaluate_command(
     if output_dir is not None:
         refuse_source(output_dir, DIRECTORY=directory, **{"--test-file": data.files["test"]})
     from ..checkpoint import evaluate_checkpoint
-    from ..evaluation import save_figures
+    from ..evaluation.exit_plots import EVALUATION, save_figures
     from ..inference.certificate import length_of, why_not_certified
-    from ..measurement.files import check_free, writing_folder
+    from ..measurement.folders import check_free, writing_folder
 
     if output_dir is not None:
-        check_free(output_dir, overwrite=overwrite)
+        check_free(output_dir, EVALUATION, overwrite=overwrite)
     model, processor = load(directory)
     report = read_report(directory)
     compared = load_reference(model, reference)
@@ -64,8 +62,8 @@ def evaluate_command(
     }
     if output_dir is not None:
         title = f"{Path(directory).resolve().name}: {Path(data.files['test'] or data.dataset_name).name}"
-        with writing_folder(output_dir, overwrite=overwrite) as folder:
-            (folder / EVALUATION).write_text(json_text(document) + "\n", encoding="utf-8")
+        with writing_folder(output_dir, EVALUATION, overwrite=overwrite) as folder:
+            (folder / EVALUATION.document).write_text(json_text(document) + "\n", encoding="utf-8")
             save_figures(evaluation, records, folder, title)
     missing = None if reference is not None else _missing_reference(model.config.calibration or {}, report)
     return Outcome(document, evaluate_text(document, evaluation.text(), missing))

@@ -42,9 +42,10 @@ def export_command(
         raise CommandError(f"{_spelt(data)}: needs --int8, which nothing else is calibrated for.")
     refuse_source(output_dir, DIRECTORY=directory, **{_spelt(data): data.dataset_name or data.files["train"]})
     from ..inference import export_onnx, export_torch
-    from ..measurement.files import check_free
+    from ..inference.manifest import EXPORTED
+    from ..measurement.folders import check_free
 
-    check_free(output_dir, overwrite=overwrite)
+    check_free(output_dir, EXPORTED, overwrite=overwrite)
     model, processor = load(directory)
     if format == "torch":
         done = export_torch(model, output_dir, processor, overwrite=overwrite)

@@ -262,7 +262,12 @@ ExportDir = Annotated[
     str,
     _option("--output-dir", OUTPUT, "Folder for the stages, whole or not at all.", metavar="DIRECTORY"),
 ]
-Overwrite = Annotated[bool, _option("--overwrite", OUTPUT, "The folder may hold something, which is replaced.")]
+Overwrite = Annotated[
+    bool,
+    _option(
+        "--overwrite", OUTPUT, "The folder may hold something. What hf-sidenet wrote is replaced, the rest stays."
+    ),
+]
 Json = Annotated[bool, _option("--json", OUTPUT, "Print one JSON document on standard output, and nothing else.")]
 
 Precisions = Annotated[

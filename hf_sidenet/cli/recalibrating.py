@@ -33,11 +33,17 @@ def recalibrate_command(
     exported = _is_exported(directory, checkpoint, dtype)
     from ..calibration import parse_targets
     from ..checkpoint import DEFAULT_FRACTION, recalibrate
-    from ..hub import save_checkpoint, save_recalibrated
-    from ..measurement.files import check_free
+    from ..hub import CHECKPOINT, READ_NAMES, is_same_folder, save_checkpoint, save_recalibrated
+    from ..inference.manifest import EXPORTED
+    from ..measurement.folders import check_free
+    from ..shared_files import refuse_links
 
     parse_targets(target)
-    check_free(output_dir or directory, overwrite=overwrite)
+    if exported:
+        refuse_links(directory)
+    where = output_dir or directory
+    kind, names = (EXPORTED, EXPORTED.names) if exported else (CHECKPOINT, READ_NAMES)
+    check_free(where, kind, overwrite=overwrite, read=names if is_same_folder(where, directory) else ())
     source = checkpoint or directory
     model, processor = load(source, "--checkpoint" if exported else "DIRECTORY")
     report = read_report(source)
@@ -71,7 +77,6 @@ def recalibrate_command(
             **running,
         )
     attached = found.verdict == "attach"
-    where = output_dir or directory
     if exported:
         about = recalibrated(found, running, data.trust_labels)
         if attached:
@@ -79,7 +84,7 @@ def recalibrate_command(
     else:
         about = updated_report(report, found, compared is not None, running, data.trust_labels)
         if attached:
-            save_checkpoint(where, found.model, processor, about, overwrite=overwrite)
+            save_checkpoint(where, found.model, processor, about, overwrite=overwrite, source=directory)
     shown = ("verdict", "reason", "settings", "costs", "path", "calibration", "certification", "classes")
     document = {
         **{name: about[name] for name in shown},

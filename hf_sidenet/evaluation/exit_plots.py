@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..measurement.folder_kinds import FolderKind
 from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
 from .bootstrap import Interval
@@ -16,6 +17,9 @@ from .plots import PANELS, add_legend, new_figure, plot_accuracy_cost_bands, sho
 from .quality import ExitQuality, exit_confidences
 
 
+FIGURES = ("accuracy_cost.png", "reliability.png", "exit_shares.png", "confidences.png")
+# The folder of `hf-sidenet evaluate`: the figures, and what they are of.
+EVALUATION = FolderKind("evaluation.json", marks=("checkpoint", "evaluation"), names=FIGURES)
 MAX_COLUMNS = 4
 PANEL_WIDTH = 3.3  # inches
 MAX_TICKS = 24
@@ -47,8 +51,7 @@ def save_figures(
     _check_same_rows(evaluation, records)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    names = ("accuracy_cost.png", "reliability.png", "exit_shares.png", "confidences.png")
-    paths = [directory / name for name in names]
+    paths = [directory / name for name in FIGURES]
     plot_accuracy_cost_bands(evaluation, paths[0], title)
     plot_reliability(evaluation, paths[1], title)
     plot_exit_shares(evaluation, paths[2], title)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..measurement.files import sha256
 from ..measurement.fingerprint import fingerprint_weights
 from ..models.configuration_sidenet import SideNetConfig
 from .export import DEFAULTS, HIDDEN, input_names
-from .manifest import VERSION, Manifest, StageFile, package_versions, sha256
+from .manifest import VERSION, Manifest, StageFile, package_versions
 from .stages import Stages
 
 

@@ -2,7 +2,6 @@
 """`manifest.json` of an exported folder: which file is which stage, what goes in and comes out, and that the files are
 those that were written."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,8 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..measurement.files import sha256
+from ..measurement.folder_kinds import PROCESSOR_NAMES, FolderKind
+
 
 MANIFEST = "manifest.json"
+EXPORTED = FolderKind(
+    document=MANIFEST,
+    marks=("format", "stages", "sha256"),
+    names=("config.json", "stage_*.onnx", "stage_*.data", "stage_*.pt2", *PROCESSOR_NAMES),
+)
 # It rises when a field changes its meaning.
 VERSION = 1
 ONNX, TORCH = "onnx", "torch"
@@ -108,15 +115,6 @@ class Manifest:
             if sha256(Path(directory) / name) != expected:
                 raise _damaged(directory, f"{name} is not the file that was written")
         return manifest
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..measurement.files import check_free, writing_folder
+from ..measurement.folders import check_free, writing_folder
 from .agreement import largest_difference
 from .engine import by_kind, padding_of
 from .export import HIDDEN, export_stage
 from .exported import Exported, sizes, stage_file, write_about
-from .manifest import ONNX, StageFile
+from .manifest import EXPORTED, ONNX, StageFile
 from .onnx import OnnxStages
 from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
 from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
@@ -67,7 +67,7 @@ def export_onnx(
             For int8: rows as [`SideNetRunner`] takes them, some hundred. Convolutions need them; where they are given,
             the answers on them are compared too. Training rows: those that certify θ must be used for nothing else.
         opset (`int`, *optional*): version of the ONNX operations, by default 20.
-        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
@@ -90,10 +90,10 @@ def export_onnx(
     if opset is not None and not MIN_OPSET <= opset <= newest:
         raise ValueError(f"`opset` must be in [{MIN_OPSET}, {newest}], got {opset}.")
     refuse_quantized(model, "an export")
-    check_free(directory, overwrite=overwrite)
+    check_free(directory, EXPORTED, overwrite=overwrite)
     stages = Stages(model)
     batches = [] if calibration_rows is None else _batches(stages, calibration_rows, processor)
-    with TemporaryDirectory() as scratch, writing_folder(directory, overwrite=overwrite) as folder:
+    with TemporaryDirectory() as scratch, writing_folder(directory, EXPORTED, overwrite=overwrite) as folder:
         plain = Path(scratch) if int8 else folder
         files = [
             _write_stage(stages, index, plain, opset)

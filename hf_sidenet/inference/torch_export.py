@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..measurement.files import check_free, writing_folder
+from ..measurement.folders import check_free, writing_folder
 from .agreement import largest_difference
 from .export import export_stage
 from .exported import Exported, ExportedStages, sizes, stage_file, write_about
-from .manifest import TORCH
+from .manifest import EXPORTED, TORCH
 from .precision import refuse_quantized
 from .stages import Stages
 
@@ -49,7 +49,7 @@ def export_torch(
         model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU.
         directory (`str` or `os.PathLike`): folder to write.
         processor (tokenizer or image processor, *optional*): saved beside the stages.
-        overwrite (`bool`, *optional*, defaults to `False`): put it in the place of a folder that holds something.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
 
     Returns:
         [`Exported`]: sizes, and how far the answers are from the model's.
@@ -61,9 +61,9 @@ def export_torch(
     if model.device.type != "cpu":
         raise ValueError(f"`model` must be on the CPU to be exported, got {model.device}: `model.cpu()`.")
     refuse_quantized(model, "an export")
-    check_free(directory, overwrite=overwrite)
+    check_free(directory, EXPORTED, overwrite=overwrite)
     stages = Stages(model)
-    with writing_folder(directory, overwrite=overwrite) as folder:
+    with writing_folder(directory, EXPORTED, overwrite=overwrite) as folder:
         files = []
         for index in range(len(stages)):
             program = export_stage(stages, index)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration import check_evidence
-from ..hub import shared_files
 from ..inference.classes import model_class
 from ..inference.exported import read_config
 from ..inference.manifest import MANIFEST, ONNX, TORCH, Manifest
 from ..inference.torch_export import SUFFIX, check_archive
 from ..models.configuration_sidenet import SideNetConfig
+from ..shared_files import LINK, leading_out, shared_files
 from .code import check_code
 from .evidence import check_certified, check_promises
 from .findings import Shareable
@@ -56,6 +56,7 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
     names, left_out = shared_files(folder)
     found.files.update({name: (folder / name).stat().st_size for name in names})
     found.left_out.extend(left_out)
+    found.errors.extend(LINK.format(name) for name in leading_out(folder))
     manifest = None
     if (folder / MANIFEST).is_file():
         config, manifest = _check_exported(folder, found)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..hub import PICKLED
 from ..models.configuration_sidenet import SideNetConfig
+from ..shared_files import PICKLED
 from .findings import Shareable
 
 

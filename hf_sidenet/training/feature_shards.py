@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..measurement.files import replacing
+from ..measurement.locks import folder_lock
 
 
 FORMAT = {"format": "hf_sidenet.Features", "version": "1"}
@@ -87,11 +88,17 @@ class ShardFolder:
         with replacing(self.path / MANIFEST) as temporary:
             temporary.write_text(json.dumps(manifest, indent=2) + "\n")
 
-    def remove_leftovers(self, num_shards: int) -> None:
-        """Remove what a killed run left half-written, and shards above the number of the plan."""
-        keep = {self.shard(number) for number in range(num_shards)}
-        for path in [*self.path.glob(".*.tmp"), *(set(self.path.glob("shard-*.safetensors")) - keep)]:
-            path.unlink(missing_ok=True)
+    @contextmanager
+    def at_work(self, num_shards: int) -> Iterator[None]:
+        """Let others see that somebody writes here. If nobody else does, remove what a killed run left half-written,
+        and shards above the number of the plan."""
+        with folder_lock(self.path, wait=False) as alone:
+            if alone:
+                keep = {self.shard(number) for number in range(num_shards)}
+                for path in [*self.path.glob(".*.tmp"), *(set(self.path.glob("shard-*.safetensors")) - keep)]:
+                    path.unlink(missing_ok=True)
+        with folder_lock(self.path, shared=True):
+            yield
 
     def column(self, name: str) -> torch.Tensor | None:
         """One tensor with all rows in the order of the data set, on the CPU; nothing else is read.

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -153,8 +154,8 @@ def cache_features(
     """Run the MainNet once over a data set and keep what every candidate SideNet would read.
 
     Texts run in the order of their length, the longest first, so that there is little padding. A call that was killed
-    goes on where it was, to the same numbers; a call that is done is not done again. Only one call may work on the
-    same features at a time.
+    goes on where it was, to the same numbers; a call that is done is not done again. Several calls that work on
+    the same features at a time, with the same `rows_per_shard`, do the same work twice and do no harm.
 
     Args:
         model ([`SideNetPreTrainedModel`]):
@@ -191,43 +192,44 @@ def cache_features(
     _check_arguments(model, dataset, batch_size=batch_size, rows_per_shard=rows_per_shard)
     shards, about = _shard_folder(model, len(dataset), directory, candidates, data_fingerprint)
     complete = shards.is_complete()
-    if not complete:
-        shards.path.mkdir(parents=True, exist_ok=True)
-        order = _by_length(dataset) if model.is_text else list(range(len(dataset)))
-        plan = [order[start : start + rows_per_shard] for start in range(0, len(order), rows_per_shard)]
+    with ExitStack() as held:
+        if not complete:
+            shards.path.mkdir(parents=True, exist_ok=True)
+            order = _by_length(dataset) if model.is_text else list(range(len(dataset)))
+            plan = [order[start : start + rows_per_shard] for start in range(0, len(order), rows_per_shard)]
+            if rank == 0:
+                held.enter_context(shards.at_work(len(plan)))
+            todo = shards.unfinished(plan)
+            _check_room(model, shards, sum(len(plan[number]) for number in todo), log=rank == 0)
+        # Until here nobody writes a shard, so that every process sees the same ones and they agree on what is left.
+        wait()
+        if complete:
+            return Features(shards, candidates)
+        own = todo[rank::num_processes]
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[batch for number in own for batch in _batches(plan[number], batch_size)],
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            # Its own, or what is drawn at random later would depend on whether features were there.
+            generator=torch.Generator(),
+        )
+        bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
+        with evaluating(model.mainnet), bar:
+            mainnet, _ = gated(model.mainnet, model.config.blocks)
+            batches = iter(loader)
+            for number in own:
+                rows = plan[number]
+                parts = []
+                for batch in islice(batches, len(_batches(rows, batch_size))):
+                    parts.append(_read_batch(model, mainnet, batch, candidates, shards.widths))
+                    bar.update(len(parts[-1][LOGITS]))
+                shards.write(number, rows, _joined(parts, len(rows)))
+        wait()
         if rank == 0:
-            shards.remove_leftovers(len(plan))
-        todo = shards.unfinished(plan)
-        _check_room(model, shards, sum(len(plan[number]) for number in todo), log=rank == 0)
-    # Until here nobody writes a shard, so that every process sees the same ones and they agree on what is left.
-    wait()
-    if complete:
+            shards.finish(len(plan), about)
+        wait()
         return Features(shards, candidates)
-    own = todo[rank::num_processes]
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[batch for number in own for batch in _batches(plan[number], batch_size)],
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        # Its own, or what is drawn at random later would depend on whether features were there.
-        generator=torch.Generator(),
-    )
-    bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
-    with evaluating(model.mainnet), bar:
-        mainnet, _ = gated(model.mainnet, model.config.blocks)
-        batches = iter(loader)
-        for number in own:
-            rows = plan[number]
-            parts = []
-            for batch in islice(batches, len(_batches(rows, batch_size))):
-                parts.append(_read_batch(model, mainnet, batch, candidates, shards.widths))
-                bar.update(len(parts[-1][LOGITS]))
-            shards.write(number, rows, _joined(parts, len(rows)))
-    wait()
-    if rank == 0:
-        shards.finish(len(plan), about)
-    wait()
-    return Features(shards, candidates)
 
 
 def _column(candidate: Candidate) -> str:

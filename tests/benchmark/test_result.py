@@ -38,6 +38,7 @@ def test_everything_is_written(found, tmp_path):
     paths = found.save(tmp_path / "out")
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     document = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert set(document.pop("files")) == {path.name for path in paths}
     assert document == json.loads(json.dumps(found.to_dict()))
     assert document["verdict"]["worth"] is True
     assert document["sizes"][0]["methods"][1]["ratio"] == 2.0

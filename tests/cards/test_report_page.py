@@ -18,10 +18,12 @@ NAMES = ["text", "image", "joint", "budget", "refused"]
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    return {name: getattr(runs, name)().report for name in NAMES}
+    found = {name: getattr(runs, name)().report for name in NAMES}
+    runs.text().save(runs.folder / "saved")
+    return {**found, "saved": json.loads((runs.folder / "saved" / "report.json").read_text(encoding="utf-8"))}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "saved"])
 def test_every_key_of_a_report_is_on_the_page_with_its_type(reports, name):
     assert problems(json.loads(report_json(reports[name])), tables(), set()) == []
 
@@ -34,7 +36,7 @@ def test_every_key_on_the_page_is_in_a_report(reports):
 
 
 def test_what_the_runs_are(reports):
-    verdicts = {name: report["verdict"] for name, report in reports.items()}
+    verdicts = {name: report["verdict"] for name, report in reports.items() if name in NAMES}
     assert verdicts == {**dict.fromkeys(NAMES, "attach"), "refused": "do not attach"}
 
 

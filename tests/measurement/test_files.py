@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from hf_sidenet.measurement.files import check_free, replacing, writing_folder
+from hf_sidenet.measurement.files import replacing
 
 
 def test_the_new_file_appears_when_it_is_complete(tmp_path):
@@ -35,24 +35,3 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path):
 def test_a_missing_folder_is_the_systems_own_error(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "none" / "result.csv") as temporary:
         temporary.write_text("new")
-
-
-def test_only_its_own_leftovers_go(tmp_path):
-    for name in (".out.12345678.tmp", ".out.v2.12345678.tmp", ".out.json.12345678.tmp"):
-        (tmp_path / name).mkdir()
-    (tmp_path / ".out.abcdef01.tmp").touch()
-    with writing_folder(tmp_path / "out") as folder:
-        (folder / "file").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".out.abcdef01.tmp", ".out.json.12345678.tmp", ".out.v2.12345678.tmp", "out"
-    ]  # fmt: skip
-
-
-def test_an_error_leaves_the_old_folder(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
-    with pytest.raises(FileNotFoundError), writing_folder(tmp_path / "out", overwrite=True) as folder:
-        (folder / "new" / "deep").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
-    with pytest.raises(ValueError, match="`output_dir` must be new or empty unless `overwrite` is given"):
-        check_free(tmp_path / "out")

@@ -11,6 +11,7 @@ from datasets import Dataset
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTForImageClassification
 
+from hf_sidenet.measurement.locks import folder_lock
 from hf_sidenet.models import (
     BertWithSideNetForSequenceClassification,
     SideNetForImageClassification,
@@ -171,6 +172,19 @@ def test_the_manifest_says_what_the_features_are_made_from(tmp_path):
     assert manifest["shards"] == [f"shard-{i:05d}.safetensors" for i in range(6)]
     assert manifest["candidates"] == sorted(candidate.name for candidate in features.candidates)
     assert manifest["dtype"] == "float32"
+
+
+def test_what_another_call_is_writing_stays(tmp_path):
+    features = cache(tmp_path)
+    manifest, half = features.directory / "features.json", features.directory / ".shard-00001.safetensors.0a.tmp"
+    half.touch()
+    manifest.unlink()
+    with folder_lock(features.directory, shared=True):
+        cache(tmp_path)
+    assert half.exists()
+    manifest.unlink()
+    cache(tmp_path)
+    assert not half.exists()
 
 
 def test_rows_without_labels(tmp_path):
