@@ -106,8 +106,7 @@ TrustLabels = Annotated[
     _option("--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."),
 ]
 TrustRows = Annotated[
-    bool,
-    _option("--trust-rows", DATA, "Certify with rows that repeat training rows more often than fresh ones would."),
+    bool, _option("--trust-rows", DATA, "Take validation rows that repeat training rows too often for fresh ones.")
 ]
 SkipBadRows = Annotated[
     bool,
@@ -263,10 +262,7 @@ ExportDir = Annotated[
     _option("--output-dir", OUTPUT, "Folder for the stages, whole or not at all.", metavar="DIRECTORY"),
 ]
 Overwrite = Annotated[
-    bool,
-    _option(
-        "--overwrite", OUTPUT, "The folder may hold something. What hf-sidenet wrote is replaced, the rest stays."
-    ),
+    bool, _option("--overwrite", OUTPUT, "The folder may hold something: what hf-sidenet wrote there is replaced.")
 ]
 Json = Annotated[bool, _option("--json", OUTPUT, "Print one JSON document on standard output, and nothing else.")]
 
