@@ -47,7 +47,7 @@ def test_the_version_of_the_page(reports):
 
 def test_the_check_itself_sees_differences(reports):
     report = json.loads(report_json(reports["text"]))
-    assert len(tables()) == 26
+    assert len(tables()) == 27
     report["evaluation"]["routed"]["news"] = 1
     del report["data"]["train"]["num_rows"]
     report["mainnet"]["num_labels"] = "two"
