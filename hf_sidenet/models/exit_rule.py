@@ -114,7 +114,7 @@ def _check_threshold_tensor(
             f"{tuple(thresholds.shape)}."
         )
     columns = list(thresholds.float().unbind(1))
-    if thresholds.device.type != "cpu" or torch.compiler.is_compiling():
+    if thresholds.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
         return columns
     if not bool((thresholds >= 0).all()):
         raise ValueError("`thresholds` must hold numbers that are ≥ 0 and not NaN, got a tensor with others.")
