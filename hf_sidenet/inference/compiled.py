@@ -49,10 +49,15 @@ class CompiledStages:
     def __len__(self) -> int:
         return len(self.modules)
 
+    def check_mode(self) -> None:
+        """See [`Stages.check_mode`]."""
+        self.stages.check_mode()
+
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """See [`Stages`]."""
+        self.check_mode()
         rows = len(hidden) if hidden is not None else len(next(iter(inputs.values())))
         length = next(iter(inputs.values())).shape[1]
         if self.filled:

@@ -17,7 +17,7 @@ from ..models.exit_rule import check_thresholds
 from .engine import RowError
 from .halving import halved
 from .rows import Row
-from .stages import TEXT_INPUTS
+from .stages import TEXT_INPUTS, with_own_config
 
 
 INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
@@ -71,7 +71,7 @@ class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
-        stages ([`Stages`] or the like): says which inputs there are.
+        stages ([`Stages`] or the like): says which inputs there are; later changes of its config are not seen.
         processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
             copied.
         max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
@@ -79,7 +79,7 @@ class RowReader:
     """
 
     def __init__(self, stages, processor: Any = None, max_length: int | None = None):
-        self.stages = stages
+        self.stages = with_own_config(stages)
         self.max_length = text_limit(processor, stages.max_length, max_length)
         self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)
         self.num_sidenets = len(stages) - 1

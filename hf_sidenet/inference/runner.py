@@ -2,24 +2,23 @@
 """The runner: rows in, answers out, with the saving on the clock."""
 
 import os
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import islice
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.exit_rule import lets_rows_leave
-from .certificate import why_not_certified
-from .compiled import CompiledStages
-from .precision import cast_copy, check_precision, precision_of
 from .reading import RowReader, check_rows
-from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, engines_of, full_batch, measure_routings
+from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, full_batch, measure_routings
 from .rows import Prediction, Row, evenly_spaced
 from .serving import Worker
-from .stages import Served, Stages, StagesError
+from .settled import Settled
+from .streams import Line, take
 
 
 logger = logging.get_logger(__name__)
@@ -38,6 +37,9 @@ class SideNetRunner:
     came in. Texts are sorted by length within a window, so that little padding is computed. At the start it measures,
     on the first rows, whether dropping rows pays here and how, and does what is fastest. The answer to a row depends
     neither on other rows nor on the way that was chosen.
+
+    What the model's config says when the runner is made holds until [`update`]. The weights are shared: while the
+    model is in training mode every call is refused. Several threads may call one runner.
 
     Args:
         model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): in evaluation mode. It is not changed.
@@ -89,47 +91,67 @@ class SideNetRunner:
             raise ValueError(f"`max_wait_ms` must be ≥ 0 and finite, got {max_wait_ms!r}.")
         if routing not in ROUTINGS:
             raise ValueError(f"`routing` must be one of {ROUTINGS}, got {routing!r}.")
-        torch_model = model if isinstance(model, PreTrainedModel) else None
-        if torch_model is None and not hasattr(type(model), "__len__"):
-            raise ValueError(
-                f"`model` must be a model with SideNets or a chain of stages, got a {type(model).__name__}. Of peft, "
-                "give what `merge_and_unload()` returns."
-            )
-        if torch_model is None and (compile or dtype is not None):
-            raise ValueError("`compile` and `dtype` need a torch model, got a chain of stages.")
-        if torch_model is not None:
-            if dtype not in (None, model.dtype):
-                torch_model = cast_copy(model, dtype)
-            model = self._stages_of(torch_model, needed=bool(compile) or routing not in (AUTO, GATES))
-        self._certified = model if torch_model is None else torch_model
-        if compile:
-            model, torch_model = CompiledStages(model, compile if isinstance(compile, dict) else {}), None
-        if routing == GATES and torch_model is None:
-            raise ValueError(f"`routing='{GATES}'` needs a torch model that is not compiled.")
-        self.stages = model
+        self._settle = partial(
+            Settled,
+            routing=routing,
+            compile=compile,
+            dtype=dtype,
+            max_length=max_length,
+            pool_size=pool_size or full_batch(batch_size),
+        )
+        self._settled = self._settle(model, thresholds, processor=processor)
         self.batch_size = batch_size
         self.routing = routing
         self.times: dict[str, float] = {}
-        self.reader = RowReader(model, processor, max_length)
-        self.thresholds = self.reader.thresholds(thresholds)
         self.max_wait = max_wait_ms / 1e3
         self.max_waiting_rows = max_waiting_rows or 16 * batch_size
-        self._is_certified_precision = check_precision(model.config, precision_of(model))
-        self._makers = engines_of(
-            model,
-            torch_model,
-            pool_size=pool_size or full_batch(batch_size),
-            num_in_flight=1 if model.device.type == "cuda" else 0,
-        )
         self._worker: Worker | None = None
+        self._is_closed = False
         self._process = os.getpid()
+        # Of each process its own: a thread that is not in a forked one may have held the other's.
+        self._locks: dict[int, threading.Lock] = {}
 
-    @cached_property
+    @property
+    def stages(self) -> Any:
+        """The chain of stages that answers; of a model that has none what a runner knows of it."""
+        return self._settled.stages
+
+    @property
+    def reader(self) -> RowReader:
+        """What reads rows."""
+        return self._settled.reader
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """θ of each SideNet, of rows that come without."""
+        return self._settled.thresholds
+
+    @property
     def not_certified(self) -> str | None:
         """Why the evidence behind the model's θ is not about what answers here; `None` where it is, or where there is
-        none. The weights are read when it is first asked for, by [`predict`] or [`start`]."""
-        is_read = self.stages.is_text and self.reader.processor is not None
-        return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
+        none. The weights are read when it is first asked for, by [`predict`], [`start`] or [`update`]."""
+        return self._settled.not_certified
+
+    def update(self, model: Any, thresholds: float | Sequence[float] | None = None) -> None:
+        """Go on with other weights, θ or temperatures. Rows that are inside are answered by what was there when they
+        were read; those that come later by what is there then. No row is answered by some of both.
+
+        Args:
+            model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]):
+                May be the one of before, with a changed config. Other weights come in another model: those of the one
+                that answers are shared, and must not be changed.
+            thresholds (`float` or `list[float]`, *optional*): θ, by default the model's, not those of before.
+
+        Raises:
+            ValueError: it is of another architecture or has other exits, classes or inputs; the message names which.
+        """
+        settled = self._settle(model, thresholds, processor=self.reader.processor)
+        settled.check_replaces(self._settled)
+        settled.tell_not_certified()
+        with self._entered():
+            self._settled = settled
+            if self._worker is not None:
+                self._worker.update(settled, self.chosen)
 
     def predict(
         self,
@@ -155,14 +177,16 @@ class SideNetRunner:
             RowError: a row cannot be answered, with `on_error="raise"`.
         """
         check_rows(rows)
-        self._enter_process()
-        self._tell_not_certified()
+        with self._entered():
+            settled = self._settled
+        settled.check_mode()
+        settled.tell_not_certified()
         if on_error not in ("return", "raise"):
             raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
-        shared = self.thresholds if thresholds is None else None
-        if per_row is None and shared is None:
-            shared = self.reader.thresholds(thresholds)
+        shared = None
+        if per_row is None and thresholds is not None:
+            shared = settled.reader.thresholds(thresholds)
         total = len(rows) if hasattr(rows, "__len__") else None
         if per_row is not None and total not in (None, len(per_row)):
             raise ValueError(f"`thresholds` must have one row per row, {total}, got {len(per_row)}.")
@@ -180,37 +204,53 @@ class SideNetRunner:
             RowError: the row cannot be answered.
             RuntimeError: the runner is closed.
         """
-        chosen = self.thresholds if thresholds is None else self.reader.thresholds(thresholds)
-        self._enter_process()
-        if self._worker is None:
-            self.start()
-        return await self._worker.submit(row, chosen)
+        settled = self._settled
+        settled.check_mode()
+        given = None if thresholds is None else settled.reader.thresholds(thresholds)
+        worker = self._worker
+        if worker is None or not worker.is_here:
+            worker = self._started()
+        return await worker.submit(row, given)
 
     def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
         """Start the thread that [`submit`] uses. A process that is forked afterwards starts its own.
 
         Args:
             sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
+
+        Raises:
+            RuntimeError: the runner is closed.
         """
-        self._enter_process()
-        self._tell_not_certified()
         if sample is not None:
             self.measure(sample)
-        if self._worker is None:
-            self._worker = Worker(
-                self._makers[self.chosen],
-                self.reader,
-                batch_size=self.batch_size,
-                max_wait=self.max_wait,
-                max_waiting_rows=self.max_waiting_rows,
-            )
+        self._started()
         return self
 
     def close(self) -> None:
         """Answer the rows that were taken, then end the thread of [`submit`]; it takes no more."""
-        self._enter_process()
-        if self._worker is not None:
-            self._worker.close()
+        with self._entered():
+            self._is_closed, worker = True, self._worker
+        if worker is not None:
+            worker.close()
+
+    def _started(self) -> Worker:
+        """The worker, of which there is one however many ask."""
+        with self._entered():
+            if self._is_closed:
+                raise RuntimeError("the runner is closed and takes no rows.")
+            if self._worker is None:
+                self._settled.tell_not_certified()
+                worker = Worker(
+                    self._settled,
+                    self.chosen,
+                    batch_size=self.batch_size,
+                    max_wait=self.max_wait,
+                    max_waiting_rows=self.max_waiting_rows,
+                )
+                # Nothing in the thread holds the runner: one that nobody closes ends with its last user.
+                weakref.finalize(self, worker.end).atexit = False
+                self._worker = worker
+            return self._worker
 
     def __enter__(self) -> "SideNetRunner":
         return self
@@ -218,10 +258,15 @@ class SideNetRunner:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _enter_process(self) -> None:
-        """Where the process was forked, leave the threads behind that are not in it."""
-        if os.getpid() == self._process:
-            return
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """One thread at a time; where the process was forked, without the threads that are not in it."""
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            if os.getpid() != self._process:
+                self._leave_threads_behind()
+            yield
+
+    def _leave_threads_behind(self) -> None:
         self._process = os.getpid()
         # Its rows are the other process's, which answers them.
         self._worker = None
@@ -235,11 +280,6 @@ class SideNetRunner:
                 threads,
             )
 
-    def _tell_not_certified(self) -> None:
-        # What was said of another precision when the runner was made explains the rest.
-        if self._is_certified_precision and self.not_certified is not None:
-            logger.warning_once(f"Not certified: {self.not_certified}.")
-
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
         """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.
 
@@ -251,10 +291,12 @@ class SideNetRunner:
             ValueError: there is no row that can be answered.
         """
         check_rows(rows)
-        self._enter_process()
+        with self._entered():
+            settled = self._settled
+        settled.check_mode()
         raw = list(rows)
-        read = self.reader.read(range(len(raw)), raw, [self.thresholds] * len(raw))
-        return self._measure([row for row in read if isinstance(row, Row)], repeats)
+        read = settled.reader.read(range(len(raw)), raw, [settled.thresholds] * len(raw))
+        return self._measure(settled, [row for row in read if isinstance(row, Row)], repeats)
 
     @property
     def chosen(self) -> str:
@@ -264,24 +306,14 @@ class SideNetRunner:
         if self.times:
             return min(self.times, key=self.times.__getitem__)
         first = POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
-        return first if first in self._makers else GATES
+        return first if first in self._settled.makers else GATES
 
-    @staticmethod
-    def _stages_of(model: PreTrainedModel, needed: bool) -> Served:
-        try:
-            return Stages(model)
-        except StagesError as error:
-            if needed:
-                raise
-            logger.warning("Rows go the way %r only: %s", GATES, error)
-            return Served(model)
-
-    def _measure(self, rows: list[Row], repeats: int = 3) -> dict[str, float]:
+    def _measure(self, settled: Settled, rows: list[Row], repeats: int = 3) -> dict[str, float]:
         if not rows:
             raise ValueError("`rows` must hold a row that can be answered, got none.")
         ordered = sorted(rows, key=lambda row: row.length)
         batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
-        self.times = measure_routings(self._makers, batches, repeats)
+        self.times = measure_routings(settled.makers, batches, repeats)
         shown = ", ".join(f"{name} {time:.3g}" for name, time in self.times.items())
         logger.info("Milliseconds per row at batch size %d: %s. Taken: %s.", self.batch_size, shown, self.chosen)
         return self.times
@@ -295,24 +327,31 @@ class SideNetRunner:
         total: int | None,
         progress: bool,
     ) -> Iterator[Prediction]:
-        source, engine, place, broken = iter(rows), None, 0, None
+        source, engine, settled, place, broken = iter(rows), None, self._settled, 0, None
         # Sorting is for texts; images are large, and wait one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
         upwards = True
-        line = _Line(on_error, total, progress)
+        line = Line(on_error, total, progress)
         while broken is None:
-            raw, broken = _window(source, window)
+            raw, broken = take(source, window)
             if not raw:
                 break
             start, place = place, place + len(raw)
-            thresholds = [shared] * len(raw) if per_row is None else self._of_rows(per_row, start, place)
-            read = self.reader.read(range(start, place), raw, thresholds)
+            if settled is not self._settled:
+                if engine is not None:
+                    line.add(_stepped(engine.flush))
+                engine, settled = None, self._settled
+            settled.check_mode()
+            thresholds = [shared or settled.thresholds] * len(raw)
+            if per_row is not None:
+                thresholds = _of_rows(settled.reader, per_row, start, place)
+            read = settled.reader.read(range(start, place), raw, thresholds)
             line.add([Prediction(p, error=e) for p, e in enumerate(read, start) if not isinstance(e, Row)])
             # Up and down by turns: those who wait at the end of a window meet rows of their length.
             ordered = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
             ordered = ordered if upwards else ordered[::-1]
             upwards = not upwards
-            engine = engine or self._engine_for(ordered, len(raw) == window)
+            engine = engine or self._engine_for(settled, ordered, len(raw) == window)
             for i in range(0, len(ordered), self.batch_size):
                 line.add(_stepped(engine.put, ordered[i : i + self.batch_size]))
                 yield from line.next()
@@ -327,59 +366,18 @@ class SideNetRunner:
         if broken is not None:
             raise broken
 
-    def _engine_for(self, rows: list[Row], is_long: bool) -> Any:
+    def _engine_for(self, settled: Settled, rows: list[Row], is_long: bool) -> Any:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
         leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
         if self.routing == AUTO and not self.times and leave and is_long:
-            self._measure([rows[i] for i in evenly_spaced(len(rows), max(SAMPLE, self.batch_size))])
-        return self._makers[self.chosen]()
-
-    def _of_rows(self, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:
-        if end > len(thresholds):
-            raise ValueError(f"`thresholds` must have one row per row, got {len(thresholds)} for {end} or more.")
-        return [self.reader.thresholds(row) for row in thresholds[start:end].tolist()]
+            self._measure(settled, [rows[i] for i in evenly_spaced(len(rows), max(SAMPLE, self.batch_size))])
+        return settled.makers[self.chosen]()
 
 
-class _Line:
-    """Predictions that come in any order leave in the order of their rows."""
-
-    def __init__(self, on_error: str, total: int | None, progress: bool):
-        self.raises = on_error == "raise"
-        self.place = 0
-        self.failed = 0
-        self._done: dict[int, Prediction] = {}
-        self._bar = logging.tqdm(total=total, desc="Predicting", disable=not progress)
-
-    def add(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            self._done[prediction.place] = prediction
-
-    def next(self) -> Iterator[Prediction]:
-        while self.place in self._done:
-            prediction = self._done.pop(self.place)
-            if prediction.error is not None and self.raises:
-                raise prediction.error
-            self.failed += prediction.error is not None
-            self.place += 1
-            self._bar.update()
-            yield prediction
-
-    def end(self) -> None:
-        self._bar.close()
-        if self.failed:
-            logger.warning(
-                "%d of %d rows have no answer; `error` of their predictions says why.", self.failed, self.place
-            )
-
-
-def _window(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
-    """The next rows, and the error at which their source broke off: those before it are answered first."""
-    raw = []
-    try:
-        raw.extend(islice(source, size))
-    except Exception as error:
-        return raw, error
-    return raw, None
+def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:
+    if end > len(thresholds):
+        raise ValueError(f"`thresholds` must have one row per row, got {len(thresholds)} for {end} or more.")
+    return [reader.thresholds(row) for row in thresholds[start:end].tolist()]
 
 
 def _stepped(step: Any, *args: Any) -> list[Prediction]:

@@ -2,56 +2,52 @@
 """Rows of many callers, one by one, through one engine in a thread of its own."""
 
 import asyncio
+import math
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from .reading import RowReader
 from .rows import Prediction, Row
+from .settled import Settled
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
     raw: Any
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...] | None
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future
     came: float = field(default_factory=time.monotonic)
+    place: int = -1
 
 
 class Worker:
     """Takes rows until it is closed; those it has taken are all answered.
 
     Args:
-        make_engine (`Callable[[], Engine]`): called in the worker's thread.
-        reader ([`RowReader`]): of rows.
+        settled ([`Settled`]): what answers.
+        routing (`str`): which of its engines.
         batch_size (`int`): rows of stage 0.
         max_wait (`float`): seconds that a row waits for others, at every stage.
         max_waiting_rows (`int`): rows inside; more have to wait in [`submit`].
     """
 
-    def __init__(
-        self,
-        make_engine: Callable[[], Any],
-        reader: RowReader,
-        *,
-        batch_size: int,
-        max_wait: float,
-        max_waiting_rows: int,
-    ):
-        self.make_engine = make_engine
-        self.reader = reader
+    def __init__(self, settled: Settled, routing: str, *, batch_size: int, max_wait: float, max_waiting_rows: int):
         self.batch_size = batch_size
         self.max_wait = max_wait
         self.max_waiting_rows = max_waiting_rows
+        self._now = (settled, routing)
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._queue: deque[_Request] = deque()
-        self._outside: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future]] = deque()
+        # In order, and one that gives up is found at once.
+        self._outside: OrderedDict[_Request, None] = OrderedDict()
         self._inside: dict[int, _Request] = {}
         self._places = 0
         self._closing = False
@@ -59,8 +55,17 @@ class Worker:
         self._thread = threading.Thread(target=self._serve, name="hf_sidenet runner", daemon=True)
         self._thread.start()
 
-    async def submit(self, raw: Any, thresholds: tuple[float, ...]) -> Prediction:
+    @property
+    def is_here(self) -> bool:
+        """Whether its thread is in this process."""
+        return os.getpid() == self._process
+
+    async def submit(self, raw: Any, thresholds: tuple[float, ...] | None) -> Prediction:
         """The answer to one row; waits while too many are inside.
+
+        Args:
+            raw (`Any`): the row.
+            thresholds (`tuple[float, ...]`, *optional*): its θ, by default that of what answers it.
 
         Raises:
             RowError: the row cannot be answered.
@@ -68,78 +73,98 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         request = _Request(raw, thresholds, loop, loop.create_future())
-        while (turn := self._offer(request)) is not None:
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._give_up(turn)
-                raise
-        prediction = await request.answer
+        self._take(request)
+        try:
+            prediction = await request.answer
+        except BaseException:
+            with self._changed:
+                self._outside.pop(request, None)
+            raise
         if prediction.error is not None:
             raise prediction.error
         return prediction
 
-    def close(self) -> None:
-        """Answer what was taken, refuse what comes, end the thread."""
+    def update(self, settled: Settled, routing: str) -> None:
+        """Rows that are read from now on are answered by something else.
+
+        Args:
+            settled ([`Settled`]): what answers.
+            routing (`str`): which of its engines.
+        """
+        with self._changed:
+            self._now = (settled, routing)
+
+    def end(self) -> None:
+        """Refuse what comes and what waits outside; answer what was taken, then end the thread. Does not wait."""
+        if not self.is_here:
+            return
         with self._changed:
             self._closing = True
             self._changed.notify()
+            refused = self._refused()
+        _resolve(refused)
+
+    def close(self) -> None:
+        """[`end`], and wait for it."""
+        self.end()
         self._thread.join()
-        self._let_in(len(self._outside))
 
-    def _offer(self, request: _Request) -> asyncio.Future | None:
-        """None: it was taken; else what to wait for before trying again."""
+    def _take(self, request: _Request) -> None:
+        """Its answer will come, whether it is inside or has to wait for that."""
         with self._changed:
-            if self._broken is not None:
-                raise RuntimeError("the runner broke and takes no rows.") from self._broken
-            if self._closing:
-                raise RuntimeError("the runner is closed and takes no rows.")
-            if len(self._inside) < self.max_waiting_rows:
-                self._inside[self._places] = request
-                self._places += 1
-                self._queue.append(request)
-                if len(self._queue) in (1, self.batch_size):
-                    self._changed.notify()
-                return None
-            turn = request.loop.create_future()
-            self._outside.append((request.loop, turn))
-            return turn
+            if (refusal := self._refusal()) is not None:
+                raise refusal
+            self._outside[request] = None
+            self._let_in()
 
-    def _let_in(self, count: int) -> None:
-        with self._changed:
-            turns = [self._outside.popleft() for _ in range(min(count, len(self._outside)))]
-        for loop, turn in turns:
-            _resolve(loop, [(turn, None)])
+    def _refusal(self) -> RuntimeError | None:
+        if self._broken is not None:
+            refusal = RuntimeError("the runner broke and takes no rows.")
+            refusal.__cause__ = self._broken
+            return refusal
+        return RuntimeError("the runner is closed and takes no rows.") if self._closing else None
 
-    def _give_up(self, turn: asyncio.Future) -> None:
-        with self._changed:
-            waits = [pair for pair in self._outside if pair[1] is not turn]
-            called = len(waits) == len(self._outside)
-            self._outside = deque(waits)
-        if called:
-            # It had its turn, which goes to the next.
-            self._let_in(1)
+    def _let_in(self) -> None:
+        """As many as may be inside, in their order. Nobody is asked first, since some event loops run no more."""
+        while self._outside and len(self._inside) < self.max_waiting_rows:
+            request, _ = self._outside.popitem(last=False)
+            if request.loop.is_closed():
+                continue
+            request.place = self._places
+            self._places += 1
+            self._inside[request.place] = request
+            self._queue.append(request)
+            if len(self._queue) in (1, self.batch_size):
+                self._changed.notify()
+
+    def _refused(self) -> list[tuple[_Request, Prediction]]:
+        """Who waits outside, and does not any more, with what each is told."""
+        outside, self._outside = self._outside, OrderedDict()
+        return [(request, Prediction(request.place, error=self._refusal())) for request in outside]
 
     def _serve(self) -> None:
         try:
-            engine = self.make_engine()
-            place = 0
-            while (requests := self._gather(engine.since)) is not None:
-                places = range(place, place + len(requests))
-                place += len(requests)
+            now, engine = None, None
+            while (requests := self._gather(math.inf if engine is None else engine.since)) is not None:
                 with torch.inference_mode():
-                    self._answer(self._step(engine, places, requests))
+                    if now is not self._now:
+                        # Those inside are answered by what they were read for.
+                        self._answer([] if engine is None else engine.flush())
+                        now = self._now
+                        engine = now[0].makers[now[1]]()
+                    self._answer(self._step(now[0], engine, requests))
         except BaseException as error:
             with self._changed:
                 self._broken = error
                 left, self._queue = list(self._inside), deque()
+                refused = self._refused()
             self._answer([Prediction(place, error=_broke(error)) for place in left])
-            self._let_in(len(self._outside))
+            _resolve(refused)
 
-    def _step(self, engine: Any, places: range, requests: list[_Request]) -> list[Prediction]:
-        read = self.reader.read(
-            places, [request.raw for request in requests], [request.thresholds for request in requests]
-        )
+    def _step(self, settled: Settled, engine: Any, requests: list[_Request]) -> list[Prediction]:
+        places = [request.place for request in requests]
+        thresholds = [request.thresholds or settled.thresholds for request in requests]
+        read = settled.reader.read(places, [request.raw for request in requests], thresholds)
         rows = [row for row in read if isinstance(row, Row)]
         done = [Prediction(p, error=e) for p, e in zip(places, read, strict=True) if not isinstance(e, Row)]
         if rows:
@@ -163,14 +188,10 @@ class Worker:
             return [self._queue.popleft() for _ in range(min(self.batch_size, len(self._queue)))]
 
     def _answer(self, done: list[Prediction]) -> None:
-        answers: dict[asyncio.AbstractEventLoop, list] = {}
         with self._changed:
-            for prediction in done:
-                request = self._inside.pop(prediction.place)
-                answers.setdefault(request.loop, []).append((request.answer, prediction))
-        for loop, pairs in answers.items():
-            _resolve(loop, pairs)
-        self._let_in(len(done))
+            answered = [(self._inside.pop(prediction.place), prediction) for prediction in done]
+            self._let_in()
+        _resolve(answered)
 
 
 def _broke(error: BaseException) -> RuntimeError:
@@ -179,15 +200,18 @@ def _broke(error: BaseException) -> RuntimeError:
     return failure
 
 
-def _resolve(loop: asyncio.AbstractEventLoop, pairs: list[tuple[asyncio.Future, Any]]) -> None:
-    def resolve() -> None:
-        for future, value in pairs:
-            # Its caller may have gone.
-            if not future.done():
-                future.set_result(value)
+def _resolve(answered: list[tuple[_Request, Prediction]]) -> None:
+    of_loops: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Prediction]]] = {}
+    for request, prediction in answered:
+        of_loops.setdefault(request.loop, []).append((request, prediction))
+    for loop, pairs in of_loops.items():
+        # The loop of the caller may be closed: nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_set_answers, pairs)
 
-    try:
-        loop.call_soon_threadsafe(resolve)
-    except RuntimeError:
-        # The loop of the caller is closed: nobody waits.
-        return
+
+def _set_answers(pairs: list[tuple[_Request, Prediction]]) -> None:
+    for request, prediction in pairs:
+        # Its caller may have gone.
+        if not request.answer.done():
+            request.answer.set_result(prediction)

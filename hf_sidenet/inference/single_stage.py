@@ -13,6 +13,7 @@ from .packet import Packet, pack, unpack
 from .pool import Pool
 from .reading import RowReader, check_rows
 from .rows import Batch, Prediction, Row, merge
+from .stages import with_own_config
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +35,7 @@ class SingleStage:
     """Runs rows of several requests together through one stage. It has no state; not for several threads.
 
     Args:
-        stages ([`Stages`], [`OnnxStages`] or the like): the chain.
+        stages ([`Stages`], [`OnnxStages`] or the like): the chain; later changes of its config are not seen.
         index (`int`): which stage.
         batch_size (`int`, *optional*, defaults to 32): rows that run together; of a later stage up to twice as many.
         reader ([`RowReader`], *optional*): of raw rows; the first stage needs it.
@@ -50,7 +51,8 @@ class SingleStage:
             raise ValueError(f"`batch_size` must be a whole number ≥ 1, got {batch_size!r}.")
         if (reader is None) == (index == 0):
             raise ValueError(f"`reader` must be given for stage 0 and for no other, got {reader} for stage {index}.")
-        self.stages, self.index, self.batch_size, self.reader = stages, index, batch_size, reader
+        self.stages = stages = with_own_config(stages)
+        self.index, self.batch_size, self.reader = index, batch_size, reader
         self.is_last = index == len(stages) - 1
         self._names = [stages.config.id2label[i] for i in range(stages.config.num_labels)]
         self._pad = padding_of(stages)

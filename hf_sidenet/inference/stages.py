@@ -10,14 +10,15 @@ positions and the head are made by the MainNet's own forward. Whether that gives
 the chain is made.
 """
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..measurement.lengths import longest_text
-from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet
+from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet, sharing_weights
 from ..models.probe import check_unchanged, example_inputs, name_of
 from ..models.sidenet_head import SideNet, read_exit
 from .precision import precision_of
@@ -27,6 +28,9 @@ from .tail import tail_of, watch
 # Inputs with one entry per row; of texts also one per token.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 IMAGE_INPUTS = ("pixel_values",)
+# Made after a model was put into evaluation mode, and the same in both.
+MODELESS = "torch.ao."
+Chain = TypeVar("Chain")
 
 
 class StagesError(ValueError):
@@ -105,7 +109,8 @@ class Stage(nn.Module):
 
 
 class Served:
-    """What a runner has to know of a model: its rows and exits, and where it runs.
+    """What a runner has to know of a model: its rows and exits, and where it runs. `model` is a copy that shares every
+    weight; its config and its mode are its own, so that what becomes of the model's changes no answer.
 
     Args:
         model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device.
@@ -115,13 +120,18 @@ class Served:
     """
 
     def __init__(self, model: PreTrainedModel):
-        if model.training:
-            raise ValueError("`model` must be in evaluation mode to be cut into stages: call `model.eval()` first.")
+        self._given = [
+            (name, module)
+            for name, module in model.named_modules()
+            if not type(module).__module__.startswith(MODELESS)
+        ]
+        self.check_mode()
         places = set(getattr(model, "hf_device_map", {}).values())
         if len(places) > 1:
             raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
+        self.model = sharing_weights(model)
         self.is_text = model.is_text
-        self.config = model.config
+        self.config = self.model.config
         self.device = model.device
         self.dtype = model.dtype
         self.precision = precision_of(model)
@@ -129,16 +139,29 @@ class Served:
         self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
         self.max_length = longest_text(model.mainnet) if model.is_text else None
 
+    def check_mode(self) -> None:
+        """Refuse to go on while the model that was given is in training mode, or a part of it: its weights change.
+
+        Raises:
+            ValueError: it is.
+        """
+        for name, module in self._given:
+            if module.training:
+                part = f"its {type(module).__name__} {name!r}" if name else "the whole of it"
+                raise ValueError(
+                    f"`model` must be in evaluation mode, got {part} in training mode: call `model.eval()` first."
+                )
+
     def __len__(self) -> int:
         """Number of exits."""
         return len(self.config.exit_layers) + 1
 
 
 class Stages(Served):
-    """The chain of stages of a model.
+    """The chain of stages of a model. Its weights are shared, not copied; its config is copied.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device. Its weights are shared, not copied.
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device.
 
     Raises:
         StagesError: this MainNet cannot be run stage by stage.
@@ -147,7 +170,7 @@ class Stages(Served):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
-        config = self.config
+        config, model = self.config, self.model
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = None if model.is_text else config.input_size
         mainnet, blocks = gated(model.mainnet, config.blocks)
@@ -170,7 +193,11 @@ class Stages(Served):
             hidden (`torch.Tensor`, *optional*): x_c that it starts from; `None` for stage 0.
             inputs (`dict[str, torch.Tensor]`): the MainNet's inputs of the same rows; of images one row is enough
                 after stage 0.
+
+        Raises:
+            ValueError: the model is in training mode.
         """
+        self.check_mode()
         result = self.modules[index](**inputs) if hidden is None else self.modules[index](hidden, **inputs)
         return result if index < len(self.modules) - 1 else (None, result)
 
@@ -195,3 +222,14 @@ class Stages(Served):
                     "forward works, which is `routing='gates'` of the runner."
                 ) from error
             inputs = inputs if self.is_text else {name: value[:1] for name, value in inputs.items()}
+
+
+def with_own_config(stages: Chain) -> Chain:
+    """The same chain with a copy of its config, which nobody else can change.
+
+    Args:
+        stages ([`Stages`] or the like): shares everything else.
+    """
+    own = copy.copy(stages)
+    own.config = copy.deepcopy(stages.config)
+    return own

@@ -82,11 +82,11 @@ def _learn(
     extras: dict[str, bool],
 ) -> SideNetOutput:
     frozen = model.config.freeze_mainnet == "all"
-    if model.config.calibration is not None and not torch.compiler.is_compiling():
+    if model.config.calibration is not None and not torch.compiler.is_dynamo_compiling():
         # Even without an optimizer: the SideNets' BatchNorm moves with every batch.
         model.config.calibration = None
         logger.warning("In training the weights change, and `config.calibration`, the evidence behind θ, is dropped.")
-    if frozen and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if frozen and torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
         _check_frozen(model.mainnet)
     stop = frozen and (model.config.distillation_weight == 0 or teacher is not None)
     if stop and extras:
@@ -98,7 +98,7 @@ def _learn(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         out = run_mainnet(model.mainnet, Run(recording.visit), **inputs, **extras, return_dict=True)
     columns = [_answer(model, i, hidden, None, inputs) for i, hidden in enumerate(recording.hidden)]
-    if labels is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if labels is None and torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
         _warn_without_labels(model)
     mainnet_logits = torch.full_like(columns[0], torch.nan) if out is None else out.logits
     last = len(columns) - 1 if out is None else len(columns)
@@ -233,7 +233,7 @@ def _warn_without_labels(model: PreTrainedModel) -> None:
 
 
 def _warn_if_uncalibrated(model: PreTrainedModel, thresholds: list[float | torch.Tensor]) -> None:
-    if model.training or torch.compiler.is_compiling() or model.config.calibration is not None:
+    if model.training or torch.compiler.is_dynamo_compiling() or model.config.calibration is not None:
         return
     if not any(map(lets_rows_leave, thresholds)):
         logger.warning_once(

@@ -119,7 +119,7 @@ def _check_threshold_tensor(
     columns = list(thresholds.float().unbind(1))
     if thresholds.device.type != "cpu":
         return columns
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         # Traced code cannot read what it holds; this looks when it runs.
         torch._assert_async((thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN.")
         return columns

@@ -2,7 +2,7 @@
 """Split the forward of any MainNet at its own blocks: drop rows, cut per-row arguments, put rows back.
 
 The MainNet is composed, never copied: persistent hooks sit on its own blocks and do nothing unless a [`Run`] is
-active in the current context. During a run,
+active in the current thread. During a run,
 
 * a gate before block k hands the hidden states to `run.visit`, which may name the rows that stay;
 * every later block gets hidden states and per-row arguments (masks, positions) cut to the rows still inside;
@@ -11,16 +11,14 @@ active in the current context. During a run,
 
 Two index sets make several exits compose: the rows that `visit` keeps index the rows now inside and cut the hidden
 states; `run.rows` indexes the original batch and cuts everything else, because a MainNet hands every block its
-original masks. The state of a call lives in a context variable, so threads do not see each other.
+original masks. The state of a call belongs to its thread, compiled or not, so threads do not see each other.
 """
 
 import copy
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,70 +94,58 @@ class Run:
     finished: bool = False
 
 
-class _Slot:
-    """A context variable that dynamo can trace.
+class _ThreadState(threading.local):
+    """The run of each thread.
 
-    Inside one traced graph the run is a plain attribute. Where a graph breaks within a run, the pieces are compiled
-    apart, and each asks the context variable outside the graph; they do so only while such a run exists, so that a
-    plain MainNet still compiles to one graph.
+    Inside one traced graph it is `traced`, which exists while that graph is made. Where a graph breaks within a run,
+    the pieces are compiled apart, and each asks for `run` outside the graph; they do so only where `is_running`, so
+    that a plain MainNet still compiles to one graph. Graphs are guarded by the values that the calling thread has.
     """
 
     def __init__(self):
-        self._context = ContextVar("hf_sidenet_run", default=None)
-        self._traced = None
-        self._lock = threading.Lock()
-        self._num_runs = 0
-        self._in_use = False
+        # Not as defaults of the class, which dynamo would miss among a thread's own.
+        self.run: Run | None = None
+        self.is_running = False
+        self.traced: Run | None = None
 
-    def get(self) -> Run | None:
-        if not torch.compiler.is_compiling():
-            return self._context.get()
-        if self._traced is not None or not self._in_use:
-            return self._traced
-        return _from_context(self._context)
 
-    @contextmanager
-    def active(self, run: Run) -> Iterator[None]:
-        if torch.compiler.is_compiling():
-            self._traced = run
-            try:
-                yield
-            finally:
-                self._traced = None
-        else:
-            self._count(1)
-            token = self._context.set(run)
-            try:
-                yield
-            finally:
-                self._context.reset(token)
-                self._count(-1)
+_STATE = _ThreadState()
 
-    def _count(self, step: int) -> None:
-        with self._lock:
-            self._num_runs += step
-            self._in_use = self._num_runs > 0
 
-    def forget_other_threads(self) -> None:
-        """In a forked process, where there are none: one of them may have held the lock."""
-        self._lock = threading.Lock()
-        self._num_runs = int(self._context.get() is not None)
-        self._in_use = self._num_runs > 0
+def _current_run() -> Run | None:
+    # Not `is_compiling`, which is true in every thread while one of them compiles.
+    if not torch.compiler.is_dynamo_compiling():
+        return _STATE.run
+    if _STATE.traced is not None or not _STATE.is_running:
+        return _STATE.traced
+    return _run_of_thread()
 
 
 @torch.compiler.disable
-def _from_context(context: ContextVar) -> Run | None:
-    return context.get()
+def _run_of_thread() -> Run | None:
+    return _STATE.run
 
 
-_RUN = _Slot()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_RUN.forget_other_threads)
+@contextmanager
+def _running(run: Run) -> Iterator[None]:
+    if torch.compiler.is_dynamo_compiling():
+        _STATE.traced = run
+        try:
+            yield
+        finally:
+            _STATE.traced = None
+    else:
+        before = _STATE.run
+        _STATE.run, _STATE.is_running = run, True
+        try:
+            yield
+        finally:
+            _STATE.run, _STATE.is_running = before, before is not None
 
 
 def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
     """Call the MainNet under `run`; `None` when the forward stopped early."""
-    with _RUN.active(run):
+    with _running(run):
         try:
             return mainnet(**inputs)
         except StopForward:
@@ -286,7 +272,7 @@ def _is_gated(block: nn.Module) -> bool:
 
 
 def _enter_block(block, args, kwargs, *, index, names, gate_here):
-    run = _RUN.get()
+    run = _current_run()
     if run is None:
         return None
     given = args[0] if args else kwargs[names[0]]
@@ -302,7 +288,7 @@ def _enter_block(block, args, kwargs, *, index, names, gate_here):
 
 
 def _leave_block(block, args, output, *, index):
-    run = _RUN.get()
+    run = _current_run()
     if run is None:
         return None
     if not isinstance(output, torch.Tensor):
@@ -311,7 +297,7 @@ def _leave_block(block, args, output, *, index):
 
 
 def _leave_last_block(block, args, output):
-    run = _RUN.get()
+    run = _current_run()
     if run is None:
         return None
     run.finished = True

@@ -76,7 +76,7 @@ def check_labels(labels: torch.Tensor, batch_size: int, num_labels: int) -> None
             f"`labels` must be one class index per row, {batch_size} integers, got shape {tuple(labels.shape)} of "
             f"{labels.dtype}."
         )
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if labels.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
         return
     wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
     if wrong.numel() > 0:

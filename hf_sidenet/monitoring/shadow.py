@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from ..calibration.targets import parse_targets
@@ -99,7 +99,8 @@ class ShadowMonitor:
         self._detector = ChangeDetector(limit, level)
         self._open: deque[Ticket] = deque()
         self._kept: deque[tuple[Any, str | int]] = deque(maxlen=keep)
-        self._random, self._lock = random.Random(seed), Lock()
+        # A task that is thrown away drops its ticket wherever the garbage is collected, also in here.
+        self._random, self._lock = random.Random(seed), RLock()
         if hasattr(os, "register_at_fork"):
             # A thread that is not in the forked process may have held it.
             os.register_at_fork(after_in_child=partial(_renew_lock, weakref.ref(self)))
@@ -226,7 +227,7 @@ class ShadowMonitor:
 
 def _renew_lock(monitor: "weakref.ref[ShadowMonitor]") -> None:
     if (alive := monitor()) is not None:
-        alive._lock = Lock()
+        alive._lock = RLock()
 
 
 def _columns(row: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class WatchedRunner:
 
     def __init__(self, runner: SideNetRunner, monitor: ShadowMonitor):
         self.runner, self.monitor = runner, monitor
-        self._shadows: set[asyncio.Task] = set()
+        self._shadows: dict[asyncio.Task, Ticket] = {}
 
     def predict(self, rows: Iterable[Any], **kwargs: Any) -> Iterator[Prediction]:
         """See [`SideNetRunner.predict`], with the runner's own θ. The MainNet gets its rows in batches of the runner's
@@ -83,8 +83,10 @@ class WatchedRunner:
         return prediction
 
     async def drain(self) -> None:
-        """Wait for the rows that are on their way through the MainNet."""
-        await asyncio.gather(*self._shadows)
+        """Wait for the rows of this event loop that are on their way through the MainNet."""
+        loop = asyncio.get_running_loop()
+        # Those of another event loop are for its callers to wait for.
+        await asyncio.gather(*(task for task in tuple(self._shadows) if task.get_loop() is loop))
 
     def _settled(self, ticket: Ticket, row: Any, prediction: Prediction) -> bool:
         """Whether there is nothing to compare: the MainNet answered, or nobody did."""
@@ -104,12 +106,16 @@ class WatchedRunner:
 
     def _start_shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
         if len(self._shadows) >= self.runner.max_waiting_rows:
+            # Of a closed event loop none comes to its end.
+            for old in [old for old in tuple(self._shadows) if old.get_loop().is_closed()]:
+                self.monitor.drop(self._shadows.pop(old))
+        if len(self._shadows) >= self.runner.max_waiting_rows:
             self.monitor.drop(ticket)
             return
         # Kept here: the event loop holds tasks weakly.
         task = asyncio.create_task(self._shadow(ticket, row, prediction))
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
+        self._shadows[task] = ticket
+        task.add_done_callback(lambda done: self._shadows.pop(done, None))
 
     async def _shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
         try:
@@ -118,6 +124,10 @@ class WatchedRunner:
         except (RowError, RuntimeError):
             self.monitor.drop(ticket)
             return
+        except BaseException:
+            # An open ticket would hold up all that were chosen later.
+            self.monitor.drop(ticket)
+            raise
         self._close(ticket, row, prediction, mainnet)
 
     def _close(self, ticket: Ticket, row: Any, prediction: Prediction, mainnet: Prediction) -> None:

@@ -10,7 +10,6 @@ import sys
 import torch
 
 from hf_sidenet import SideNetRunner
-from hf_sidenet.models.gate import _RUN
 from hf_sidenet.monitoring import ShadowMonitor, WatchedRunner
 from tests.models.tiny import bert_with_sidenets
 
@@ -34,7 +33,6 @@ def main():
     monitor = ShadowMonitor(0.5, share=1.0)
     expected = [predicted(runner), asyncio.run(submitted(runner))]
     # As other threads would, at the moment of the fork.
-    _RUN._lock.acquire()
     monitor._lock.acquire()
     if os.fork() == 0:
         # It would wait for ever.
@@ -45,7 +43,6 @@ def main():
         print(json.dumps({"right": [*found, watched] == [expected[0]] * 3, "threads": torch.get_num_threads()}))
         sys.stdout.flush()
         os._exit(0)
-    _RUN._lock.release()
     monitor._lock.release()
     _, status = os.wait()
     # The parent's own thread goes on.

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from transformers.utils import logging as transformers_logging
 
 from hf_sidenet.inference import SideNetRunner
-from hf_sidenet.inference import runner as runner_module
+from hf_sidenet.inference import settled as settled_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified
 from hf_sidenet.inference.exported import ExportedAbout
 from hf_sidenet.inference.manifest import ONNX, VERSION, Manifest
@@ -204,12 +204,12 @@ def test_a_runner_says_what_is_not_certified(change):
     runner = SideNetRunner(model, tokenizer, routing="gates", max_length=32 if change == "length" else None)
     seen = []
     handler = tiny.Collecting(seen)
-    runner_module.logger.addHandler(handler)
+    settled_module.logger.addHandler(handler)
     try:
         for _ in range(2):
             assert [answer.error for answer in runner.predict(["a good film"])] == [None]
     finally:
-        runner_module.logger.removeHandler(handler)
+        settled_module.logger.removeHandler(handler)
     told = [line for line in seen if line.startswith("Not certified")]
     assert told == ([] if change == "nothing" else [f"Not certified: {runner.not_certified}."])
     assert (runner.not_certified is None) == (change == "nothing")

@@ -131,7 +131,7 @@ def test_callers_outside_are_refused_when_it_closes(model):
 def test_a_broken_runner_tells_everybody(model):
     runner = SideNetRunner(model, batch_size=2, routing="pooled")
     runner.start()
-    runner._worker.reader = None
+    runner._settled.reader = None
     answers = asyncio.run(asyncio.wait_for(submitted(runner, token_rows(6, 5)), 30))
     assert all("the runner broke" in str(answer) for answer in answers)
     with pytest.raises(RuntimeError, match="the runner broke and takes no rows"):

@@ -19,6 +19,7 @@ from hf_sidenet.models import (
 )
 
 from . import tiny
+from .compiling import another_thread_compiles
 
 
 @pytest.mark.parametrize("exit_layers", [[], [3, 1], [0], [4], [5], "1"])
@@ -60,6 +61,13 @@ def test_labels():
     with pytest.raises(ValueError, match=r"`labels` must be in \[0, 3\) or -100, got 3"):
         model(**tiny.texts(2), labels=torch.tensor([0, 3]))
     assert model(**tiny.texts(2), labels=torch.tensor([0, -100])).loss.isfinite()
+
+
+@pytest.mark.parametrize("wrong", [{"labels": torch.tensor([0, 3])}, {"thresholds": torch.full((2, 2), math.nan)}])
+def test_values_are_checked_while_another_thread_compiles(wrong):
+    model = tiny.bert_with_sidenets()
+    with another_thread_compiles(), pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must"):
+        model(**tiny.texts(2), **wrong)
 
 
 def test_flatten_with_another_image_size():

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_sidenet.models import SideNetForSequenceClassification
 from hf_sidenet.models.gate import Run, StopForward, find_blocks, install, run_mainnet
+
+from .compiling import another_thread_compiles
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 37, "vocab_size": 99}
@@ -201,3 +205,48 @@ def test_a_compiled_plain_mainnet_stays_one_graph():
     compiled = torch.compile(mainnet, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(**inputs).logits, mainnet(**inputs).logits)
+
+
+@torch.compiler.disable
+def meet(barrier):
+    barrier.wait()
+
+
+def answers_of_two_threads(call):
+    """Of two calls that are between the same blocks at the same time, with other rows each."""
+    barrier, found = threading.Barrier(2, timeout=60), {}
+
+    def visit_keeping(keep):
+        def visit(index, hidden, rows):
+            meet(barrier)
+            return keep if rows is None else None
+
+        return visit
+
+    def ask(name, batch, keep):
+        mask = torch.arange(1.0, batch + 1).unsqueeze(1)
+        found[name] = call(visit_keeping(torch.tensor(keep)), torch.zeros(batch, 1), mask).flatten().tolist()
+
+    threads = [threading.Thread(target=ask, args=case) for case in (("three", 3, [0, 2]), ("four", 4, [1]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("how", ["while another compiles", "compiled"])
+def test_threads_do_not_see_each_other(how):
+    mainnet = Blocks(AddsMask)
+    install(mainnet, find_blocks(mainnet))
+
+    def call(visit, x, mask):
+        return run_mainnet(mainnet, Run(visit), x=x, extra=mask)
+
+    if how == "compiled":
+        torch._dynamo.reset()
+        found = answers_of_two_threads(torch.compile(call, backend="eager"))
+    else:
+        with another_thread_compiles():
+            found = answers_of_two_threads(call)
+    assert found == {"three": [3.0, 0.0, 9.0], "four": [0.0, 6.0, 0.0, 0.0]}

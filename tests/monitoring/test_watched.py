@@ -69,6 +69,25 @@ def test_a_server(watched, texts):
     check(watched, asyncio.run(serve()), texts)
 
 
+def test_a_server_that_stops_holds_no_later_row_up(watched, texts):
+    async def serve(parts):
+        for text in parts:
+            await watched.submit(text)
+
+    # What is on its way through the MainNet is cancelled with the event loop.
+    asyncio.run(serve(texts[:20]))
+    # Of another one, that is closed, it never ends.
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(serve(texts[20:40]))
+    loop.close()
+    watched.runner.max_waiting_rows = 1
+    list(watched.predict(iter(texts[40:60])))
+    asyncio.run(serve(texts[60:61] * 30))
+    report = watched.monitor.report()
+    assert report.num_rows == 90
+    assert report.num_chosen + report.num_failed == 90
+
+
 def test_more_rows_than_the_runner_may_hold_are_answered_and_not_looked_at(checkpoint, texts):
     async def serve():
         # All of them wait before the first is answered, and what the monitor asks for comes after them.

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What answers in a runner, with all that it took from a model or a chain of stages when it was made."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..measurement.fingerprint import answering_fields
+from .certificate import why_not_certified
+from .compiled import CompiledStages
+from .precision import cast_copy, check_precision, precision_of
+from .reading import RowReader
+from .routings import AUTO, GATES, engines_of
+from .stages import Served, Stages, StagesError, with_own_config
+
+
+logger = logging.get_logger(__name__)
+
+
+class Settled:
+    """A chain of stages, its reader, θ and engines. Nothing of it changes afterwards, whatever becomes of the config
+    and the mode of the model: an answer is made by one of these alone.
+
+    Args:
+        model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): see [`SideNetRunner`].
+        thresholds (`float` or `list[float]`, *optional*): θ, by default the model's.
+        processor (tokenizer or image processor, *optional*): see [`SideNetRunner`].
+        routing (`str`): see [`SideNetRunner`].
+        compile (`bool` or `dict[str, Any]`): see [`SideNetRunner`].
+        dtype (`torch.dtype`, *optional*): see [`SideNetRunner`].
+        max_length (`int`, *optional*): see [`SideNetRunner`].
+        pool_size (`int`): see [`Engine`].
+
+    Raises:
+        StagesError: `routing` or `compile` needs stages, and this MainNet has none.
+        ValueError: an argument has an impossible value.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        thresholds: float | Sequence[float] | None,
+        *,
+        processor: Any,
+        routing: str,
+        compile: bool | dict[str, Any],
+        dtype: torch.dtype | None,
+        max_length: int | None,
+        pool_size: int,
+    ):
+        is_torch = isinstance(model, PreTrainedModel)
+        if not is_torch and not hasattr(type(model), "__len__"):
+            raise ValueError(
+                f"`model` must be a model with SideNets or a chain of stages, got a {type(model).__name__}. Of peft, "
+                "give what `merge_and_unload()` returns."
+            )
+        if not is_torch and (compile or dtype is not None):
+            raise ValueError("`compile` and `dtype` need a torch model, got a chain of stages.")
+        if routing == GATES and (compile or not is_torch):
+            raise ValueError(f"`routing='{GATES}'` needs a torch model that is not compiled.")
+        if is_torch:
+            model = model if dtype in (None, model.dtype) else cast_copy(model, dtype)
+            stages = _stages_of(model, needed=bool(compile) or routing not in (AUTO, GATES))
+        else:
+            stages = with_own_config(model)
+        self._certified = stages.model if is_torch else stages
+        if compile:
+            stages = CompiledStages(stages, compile if isinstance(compile, dict) else {})
+        self.stages = stages
+        self.reader = RowReader(stages, processor, max_length)
+        self.thresholds = self.reader.thresholds(thresholds)
+        self.is_certified_precision = check_precision(stages.config, precision_of(stages))
+        self.makers: dict[str, Callable] = engines_of(
+            stages,
+            stages.model if is_torch and not compile else None,
+            pool_size=pool_size,
+            num_in_flight=1 if stages.device.type == "cuda" else 0,
+        )
+
+    @cached_property
+    def not_certified(self) -> str | None:
+        """See [`SideNetRunner.not_certified`]."""
+        is_read = self.stages.is_text and self.reader.processor is not None
+        return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
+
+    def tell_not_certified(self) -> None:
+        """Warn, once, where the evidence behind θ is not about what answers."""
+        # What was said of another precision when it was made explains the rest.
+        if self.is_certified_precision and self.not_certified is not None:
+            logger.warning_once(f"Not certified: {self.not_certified}.")
+
+    def check_mode(self) -> None:
+        """Refuse to answer while the model is in training mode. An exported chain has no mode.
+
+        Raises:
+            ValueError: it is.
+        """
+        if hasattr(self.stages, "check_mode"):
+            self.stages.check_mode()
+
+    def check_replaces(self, before: "Settled") -> None:
+        """Refuse what cannot take the place of another while rows come.
+
+        Args:
+            before ([`Settled`]): that answers until now.
+
+        Raises:
+            ValueError: they differ in more than weights, θ and temperatures; the message says in what.
+        """
+        was, now = before._kind(), self._kind()
+        for name in (*was, *(name for name in now if name not in was)):
+            if was.get(name) != now.get(name):
+                raise ValueError(
+                    f"`model` must differ from the one before in weights, θ and temperatures only, but {name} is "
+                    f"{now.get(name)}, and was {was.get(name)}: make another runner."
+                )
+
+    def _kind(self) -> dict[str, Any]:
+        stages, config = self.stages, self.stages.config
+        kind = {
+            "its kind": type(stages).__name__,
+            "the type of its MainNet": config.mainnet_config.model_type,
+            "`exit_layers`": list(config.exit_layers),
+            "`pooling`": list(config.pooling),
+            "the list of its classes": [config.id2label[index] for index in range(config.num_labels)],
+            "its precision": precision_of(stages),
+            "its device": str(stages.device),
+            "the list of its inputs": list(stages.input_names),
+            "its longest text": stages.max_length,
+            "the list of ways that its rows can go": list(self.makers),
+        }
+        kind |= {f"`{name}` of its MainNet": value for name, value in answering_fields(config.mainnet_config).items()}
+        if isinstance(self._certified, PreTrainedModel):
+            kind |= {f"the shape of `{name}`": list(p.shape) for name, p in self._certified.named_parameters()}
+        return kind
+
+
+def _stages_of(model: PreTrainedModel, needed: bool) -> Served:
+    try:
+        return Stages(model)
+    except StagesError as error:
+        if needed:
+            raise
+        logger.warning("Rows go the way %r only: %s", GATES, error)
+        return Served(model)
