@@ -211,7 +211,13 @@ def interrupt(*_: Any) -> None:
 
 def serve_until_interrupted(args: argparse.Namespace, settings: Settings) -> None:
     """Start, say where, and wait."""
-    serve.start(http_options={"host": args.host, "port": args.port, "request_timeout_s": settings.timeout_s + GRACE_S})
+    options = {
+        "host": args.host,
+        "port": args.port,
+        "request_timeout_s": settings.timeout_s + GRACE_S,
+        "keep_alive_timeout_s": math.ceil(settings.timeout_s),
+    }
+    serve.start(http_options=options)
     serve.run(build(settings), name="sidenet", route_prefix="/")
     if args.address == "local":
         print(f"http://{args.host}:{args.port}/classify, {settings.num_stages} stages; Ctrl-C stops.", flush=True)
