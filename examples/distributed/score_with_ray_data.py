@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import scoring_actor
 import scoring_plan
+from local_ray import choose_token
 from scoring_actor import Score, Scoring, identity
 from scoring_job import describe_job, finish, missing, open_output, summarize, summary_text
 from scoring_plan import Chunk, check_unchanged, find_sources, plan
@@ -105,6 +106,8 @@ def start_ray(args: argparse.Namespace) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray starts its workers at nice 15: on a busy machine they would get next to nothing.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    if args.address == "local":
+        choose_token()
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     needed = {"CPU": args.actors * args.cpus_per_actor, "GPU": args.actors * args.gpus_per_actor}

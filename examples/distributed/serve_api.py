@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from serve_door import DEADLINE, Door
 from serve_inputs import Answer, rows_of
 from serve_inputs import Request as ClassifyRequest
 from serve_settings import Settings
@@ -41,41 +42,8 @@ HEALTH_TIMEOUT_S = 5
 # Under way for the monitor; beyond, no more rows are looked at.
 MAX_TASKS = 64
 MAX_ERRORS = 3
+MAX_CHARS = 100
 FAILED = "the server failed; its log says why."
-
-
-class Door:
-    """Refuses a request that is too large before all of it has come, and counts every answer.
-
-    Args:
-        app (`Callable`): an ASGI application.
-        max_bytes (`int`): of a request.
-    """
-
-    def __init__(self, app: Callable, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
-        self._requests = metrics.Counter("sidenet_requests", "requests by path and HTTP status", ("path", "status"))
-
-    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
-        """See ASGI."""
-        size = 0
-
-        async def limited() -> dict[str, Any]:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
-                raise HTTPException(413, f"a request must have at most {self.max_bytes} bytes.")
-            return message
-
-        async def counted(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                # Anybody may ask for any path.
-                path = scope["path"] if message["status"] not in (404, 405) else ""
-                self._requests.inc(tags={"path": path, "status": str(message["status"])})
-            await send(message)
-
-        await self.app(scope, limited, counted)
 
 
 class Api:
@@ -104,15 +72,19 @@ class Api:
         self._rows = metrics.Counter("sidenet_rows", "rows that an exit has answered", ("exit",))
         self._times = metrics.Histogram("sidenet_request_ms", "milliseconds of a request", MILLISECONDS)
 
-    async def classify(self, request: ClassifyRequest) -> list[Answer]:
+    async def classify(self, request: ClassifyRequest, deadline: float) -> list[Answer]:
         """Answers in the order of the inputs.
+
+        Args:
+            request ([`ClassifyRequest`]): what was asked.
+            deadline (`float`): of the answer, as `time.monotonic()` counts.
 
         Raises:
             HTTPException: with the status and the reason.
         """
         start = time.perf_counter()
         try:
-            return await self._classify(request)
+            return await self._classify(request, deadline)
         finally:
             self._times.observe(1e3 * (time.perf_counter() - start))
 
@@ -132,7 +104,7 @@ class Api:
         """What is served."""
         config, evidence = self.config, self.config.calibration or {}
         return {
-            "checkpoint": self.settings.checkpoint,
+            "checkpoint": self.settings.name,
             "classes": [config.id2label[i] for i in range(config.num_labels)],
             "exit_layers": [] if self.settings.plain else config.exit_layers,
             "thresholds": list(self.thresholds),
@@ -155,7 +127,7 @@ class Api:
         except (asyncio.TimeoutError, *LOST) as error:
             raise HTTPException(503, "the monitor does not answer.") from error
 
-    async def _classify(self, request: ClassifyRequest) -> list[Answer]:
+    async def _classify(self, request: ClassifyRequest, deadline: float) -> list[Answer]:
         given = request.parameters.thresholds
         try:
             thresholds = self.thresholds if given is None else tuple(check_thresholds(given, self.num_sidenets))
@@ -165,21 +137,21 @@ class Api:
             raise HTTPException(422, str(error)) from error
         watched = _Watched(self.watcher, self._chosen(len(rows)) if given is None else [])
         try:
-            predictions = await self._in_time(rows, thresholds)
+            predictions = await self._in_time(rows, thresholds, deadline)
         except BaseException:
             self._give_up(watched)
             raise
         if bad := [str(each.error) for each in predictions if each.error is not None]:
             self._give_up(watched)
-            raise HTTPException(422, "; ".join(bad))
+            raise HTTPException(422, in_few_words(bad))
         for each in predictions:
             self._rows.inc(tags={"exit": str(each.exit_index)})
         self._look_at(watched, rows, predictions)
         return [Answer(label=each.label, score=each.confidence, exit=each.exit_index) for each in predictions]
 
-    async def _in_time(self, rows: list[Any], thresholds: tuple[float, ...]) -> list[Prediction]:
+    async def _in_time(self, rows: list[Any], thresholds: tuple[float, ...], deadline: float) -> list[Prediction]:
         try:
-            return await asyncio.wait_for(self._through(rows, thresholds), self.settings.timeout_s)
+            return await asyncio.wait_for(self._through(rows, thresholds), deadline - time.monotonic())
         except asyncio.TimeoutError as error:
             raise HTTPException(504, f"no answer in {self.settings.timeout_s} s.") from error
         except serve_errors.BackPressureError as error:
@@ -223,7 +195,8 @@ class Api:
         mainnet = prediction
         if early:
             try:
-                (mainnet,) = await self._in_time([row], (1.0,) * self.num_sidenets)
+                deadline = time.monotonic() + self.settings.timeout_s
+                (mainnet,) = await self._in_time([row], (1.0,) * self.num_sidenets, deadline)
             except HTTPException:
                 await watched.drop(number)
                 return
@@ -282,6 +255,14 @@ class _Watched:
             return []
 
 
+def in_few_words(errors: Sequence[str]) -> str:
+    """The first of them, each cut, and how many more there are."""
+    shown = [each if len(each) <= MAX_CHARS else f"{each[:MAX_CHARS]}..." for each in errors[:MAX_ERRORS]]
+    if len(errors) > MAX_ERRORS:
+        shown.append(f"and {len(errors) - MAX_ERRORS} more")
+    return "; ".join(shown)
+
+
 def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
     """The HTTP application.
 
@@ -298,11 +279,11 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
 
     about = "Early-exit classification, one deployment per stage."
     app = FastAPI(title="hf_sidenet", description=about, lifespan=lifespan)
-    app.add_middleware(Door, max_bytes=settings.max_bytes)
+    app.add_middleware(Door, settings=settings)
 
     @app.post("/classify")
-    async def classify(request: ClassifyRequest) -> list[Answer]:
-        return await holder["api"].classify(request)
+    async def classify(request: ClassifyRequest, http: Request) -> list[Answer]:
+        return await holder["api"].classify(request, http.scope[DEADLINE])
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -318,8 +299,12 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
-        # What was sent is not sent back: it may be large, or no valid text.
-        shown = [{"where": list(each["loc"]), "rule": each["msg"]} for each in error.errors()[:MAX_ERRORS]]
+        # What was sent is not sent back: it may be large, or no valid text. Also the name of a field may be.
+        shown = [
+            {"where": [in_few_words([part]) if isinstance(part, str) else part for part in each["loc"]],
+             "rule": each["msg"]}
+            for each in error.errors()[:MAX_ERRORS]
+        ]  # fmt: skip
         return JSONResponse({"detail": shown}, 422)
 
     @app.exception_handler(Exception)

@@ -14,6 +14,8 @@ from hf_sidenet.optional import require
 
 # Of a request, whatever a server allows: beyond, nothing more is looked at.
 MAX_INPUTS = 256
+# Of all θ of a request.
+MAX_THRESHOLDS = 256
 # A small file may say that it is a huge picture. Of all pictures of a request together.
 MAX_PIXELS = 20_000_000
 # Of what PIL reads some formats start other programs.
@@ -39,7 +41,7 @@ class Pair(Strict):
 class Parameters(Strict):
     """θ of this request: of all SideNets, or one of each. Without it the server's own."""
 
-    thresholds: Theta | list[Theta] | None = None
+    thresholds: Theta | Annotated[list[Theta], Field(max_length=MAX_THRESHOLDS)] | None = None
 
 
 class Request(Strict):

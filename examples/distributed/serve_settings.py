@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from serve_inputs import MAX_INPUTS
 
@@ -42,7 +43,10 @@ class Settings:
         max_length (`int`, *optional*): texts are cut to it, in tokens.
         max_rows (`int`, *optional*, defaults to 32): inputs of a request.
         max_bytes (`int`, *optional*, defaults to 1048576): of a request.
-        timeout_s (`float`, *optional*, defaults to 10): after which the answer is 504.
+        max_bodies (`int`, *optional*, defaults to 256):
+            Requests that one process of the API reads at a time; beyond, the answer is 503.
+        timeout_s (`float`, *optional*, defaults to 10):
+            Of a request and its answer: 408 where all of it has not come by then, 504 where there is no answer.
         watch_share (`float`, *optional*, defaults to 0): of the rows that also go through the MainNet.
         watch_limit (`float`, *optional*): of their disagreements; by default the limit that θ was certified for.
         watch_file (`str`, *optional*): JSON lines with the newest of these rows, to recalibrate on.
@@ -65,13 +69,14 @@ class Settings:
     max_length: int | None = None
     max_rows: int = 32
     max_bytes: int = 2**20
+    max_bodies: int = 256
     timeout_s: float = 10
     watch_share: float = 0
     watch_limit: float | None = None
     watch_file: str | None = None
 
     def __post_init__(self):
-        for name in ("api_replicas", "batch_size", "max_waiting", "max_rows", "max_bytes"):
+        for name in ("api_replicas", "batch_size", "max_waiting", "max_rows", "max_bytes", "max_bodies"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"`{name}` must be a whole number ≥ 1, got {value}.")
         if self.max_rows > MAX_INPUTS:
@@ -128,6 +133,12 @@ class Settings:
                 "`watch_limit` must be given with `thresholds`, for which nothing was certified, got none."
             )
         return ShadowMonitor.from_config(self.config, share=1.0, keep=MAX_KEPT)
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint is called, without where it is here: its folder's name, or its Hub id."""
+        path = Path(self.checkpoint)
+        return path.resolve().name if path.is_absolute() or path.is_dir() else self.checkpoint
 
     @property
     def is_exported(self) -> bool:

@@ -35,6 +35,9 @@ class Watcher:
         # The API has chosen; here every row counts.
         self.monitor = settings.monitor()
         self.file = settings.watch_file
+        if self.file is not None and Path(self.file).exists():
+            # It has the texts of those who asked the last time.
+            Path(self.file).chmod(0o600)
         # The caller's time, and as much for the MainNet's answer; then its process is gone.
         self._patience = 3 * settings.timeout_s
         self._tickets: dict[int, Ticket] = {}
@@ -102,5 +105,5 @@ class Watcher:
     def _write(self) -> None:
         # Without what was too long to be kept.
         lines = (f"{json.dumps(row)}\n" for row in self.monitor.rows() if row.get("text") is not None)
-        with replacing(Path(self.file)) as temporary:
+        with replacing(Path(self.file), private=True) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")

@@ -9,9 +9,14 @@ import argparse
 import math
 import os
 
+# First: Ray reads the environment when it is imported.
+from local_ray import choose_token
+
 
 # Ray's own switch for less work per request. Its processes here inherit it; on a cluster every node has to set it.
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+# Without the port that this opens in every process of the API, past the proxy.
+os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
 # On a busy machine Ray's proxy takes longer to start than the 5 s after which it would be killed and started again.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
@@ -44,6 +49,8 @@ serve = require("ray.serve", "ray")
 # Requests that a replica takes at a time, in batches: those of a batch that runs and of the next ones.
 BATCHES_AT_A_TIME = 4
 API_REQUESTS_AT_A_TIME = 1000
+# The server's own limits come first; this is for requests that wait for a process of the API.
+GRACE_S = 5
 
 
 def build(settings: Settings, name: str = "sidenet") -> Any:
@@ -72,7 +79,8 @@ def build(settings: Settings, name: str = "sidenet") -> Any:
     api = serve.deployment(serve.ingress(http_app(settings, name))(), name="api").options(
         num_replicas=settings.api_replicas,
         ray_actor_options={"num_cpus": settings.api_cpus},
-        max_ongoing_requests=API_REQUESTS_AT_A_TIME,
+        # Whoever reads bodies leaves room for the others.
+        max_ongoing_requests=settings.max_bodies + API_REQUESTS_AT_A_TIME,
         max_queued_requests=API_REQUESTS_AT_A_TIME,
     )
     return api.bind(*stages, *watchers)
@@ -129,7 +137,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, help="texts are cut to it, in tokens")
     parser.add_argument("--max-rows", type=int, default=32, help="inputs of a request (32)")
     parser.add_argument("--max-bytes", type=int, default=2**20, help="of a request (1 MiB)")
-    parser.add_argument("--timeout-s", type=float, default=10, help="of a request; then 504 (10)")
+    parser.add_argument("--max-bodies", type=int, default=256, help="requests that are read at a time; then 503 (256)")
+    parser.add_argument("--timeout-s", type=float, default=10, help="of a request and its answer (10)")
     parser.add_argument("--watch-share", type=float, default=0, help="of rows that the MainNet answers too (0)")
     parser.add_argument("--watch-limit", type=float, help="of their disagreements; by default the certified one")
     parser.add_argument("--watch-file", help="JSON lines with the newest of these rows, to recalibrate on")
@@ -157,6 +166,7 @@ def start_ray(address: str, num_cpus: float, metrics_port: int, num_gpus: float 
     if address != "local":
         ray.init(address=address)
         return
+    choose_token()
     if num_gpus and not torch.cuda.is_available():
         raise ValueError(f"--gpus: must be 0 on a machine without a GPU, got {num_gpus}.")
     ray.init(
@@ -201,7 +211,13 @@ def interrupt(*_: Any) -> None:
 
 def serve_until_interrupted(args: argparse.Namespace, settings: Settings) -> None:
     """Start, say where, and wait."""
-    serve.start(http_options={"host": args.host, "port": args.port})
+    options = {
+        "host": args.host,
+        "port": args.port,
+        "request_timeout_s": settings.timeout_s + GRACE_S,
+        "keep_alive_timeout_s": math.ceil(settings.timeout_s),
+    }
+    serve.start(http_options=options)
     serve.run(build(settings), name="sidenet", route_prefix="/")
     if args.address == "local":
         print(f"http://{args.host}:{args.port}/classify, {settings.num_stages} stages; Ctrl-C stops.", flush=True)

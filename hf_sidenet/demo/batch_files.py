@@ -149,7 +149,7 @@ def write_answers(path: Path, batch: Batch, answers: Sequence[Sequence[Any]], na
         while name in batch.columns:
             name += "_"
         added.append(name)
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with replacing(path, private=True) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*batch.columns, *added])
         writer.writerows([*cells, *new] for cells, new in zip(batch.cells, answers, strict=True))

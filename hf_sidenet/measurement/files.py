@@ -10,15 +10,19 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, *, private: bool = False) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`, which becomes `path` if the block ends without an error.
 
     Args:
         path (`str` or `os.PathLike`): the file to write; its folder must exist.
+        private (`bool`, *optional*, defaults to `False`):
+            Only its owner may read it, whatever the file in its place allowed. For texts of other people.
     """
     path = Path(path)
     temporary = temporary_name(path)
     try:
+        if private:
+            temporary.touch(0o600, exist_ok=False)
         yield temporary
         os.replace(temporary, path)
     finally:

@@ -6,6 +6,7 @@ A row leaves at a SideNet if and only if its confidence is strictly greater than
 """
 
 import math
+import reprlib
 from numbers import Real
 
 import torch
@@ -89,15 +90,16 @@ def check_thresholds(
     if not isinstance(thresholds, list | tuple):
         raise ValueError(
             "`thresholds` must be a number, a list with one number per SideNet, or a tensor of shape "
-            f"(batch, num_sidenets), got {thresholds!r}."
+            f"(batch, num_sidenets), got {reprlib.repr(thresholds)}."
         )
     if len(thresholds) != num_sidenets:
         raise ValueError(
-            f"`thresholds` must have one value per SideNet ({num_sidenets}), got {len(thresholds)}: {thresholds!r}."
+            f"`thresholds` must have one value per SideNet ({num_sidenets}), got {len(thresholds)}: "
+            f"{reprlib.repr(thresholds)}."
         )
     for value in thresholds:
         if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
-            raise ValueError(f"`thresholds` must hold numbers that are ≥ 0 and not NaN, got {value!r}.")
+            raise ValueError(f"`thresholds` must hold numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}.")
     return [float(value) for value in thresholds]
 
 

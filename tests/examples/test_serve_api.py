@@ -8,6 +8,7 @@ import json
 from functools import partial
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -18,9 +19,10 @@ from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.inference import SideNetRunner, SingleStage, Stages, export_onnx
 from hf_sidenet.inference.reading import RowReader
 
-from ..benchmark.checkpoints import save_image_checkpoint, save_text_checkpoint
+from ..benchmark.checkpoints import save_image_checkpoint
 from .commands import sentences
 from .ray_folder import FOLDER, module
+from .serve_app import Handle, build, listening, save_checkpoint
 
 
 TEXTS = [text for text, _ in sentences(12)]
@@ -28,44 +30,11 @@ TEXTS = [text for text, _ in sentences(12)]
 
 @pytest.fixture(scope="module")
 def text_checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("api") / "text"
-    save_text_checkpoint(folder)
-    return str(folder)
+    return save_checkpoint(tmp_path_factory.mktemp("api") / "text")
 
 
-class Handle:
-    """A stage in this process, called as Ray Serve's handles are; `before` may fail in its place."""
-
-    def __init__(self, stage, before=None):
-        work = stage.go_on if stage.index else stage.begin
-        self.calls = 0
-
-        async def run(item):
-            self.calls += 1
-            if before is not None:
-                await before(self.calls)
-            return work([item])[0]
-
-        async def ready():
-            if before is not None:
-                await before(0)
-            return True
-
-        self.run, self.ready = SimpleNamespace(remote=run), SimpleNamespace(remote=ready)
-
-
-def handles(checkpoint, **before):
-    model, processor = load_checkpoint(checkpoint)
-    stages = Stages(model)
-    readers = [RowReader(stages, processor), *[None] * (len(stages) - 1)]
-    return [Handle(SingleStage(stages, i, reader=r), before.get(f"stage_{i}")) for i, r in enumerate(readers)]
-
-
-def client(checkpoint, watcher=None, before=None, **kwargs):
-    settings = module("serve_settings").Settings(checkpoint, **kwargs)
-    api = module("serve_api")
-    make = partial(api.Api, settings, handles(checkpoint, **(before or {})), watcher)
-    return TestClient(api.build_app(make, settings), raise_server_exceptions=False)
+def client(*args, **kwargs):
+    return TestClient(build(*args, **kwargs), raise_server_exceptions=False)
 
 
 async def sleeps(_):
@@ -175,6 +144,111 @@ def test_a_body_without_a_length_is_cut_off(text_checkpoint):
     with client(text_checkpoint, max_bytes=100) as server:
         found = server.post("/classify", content=(b"x" * 60 for _ in range(3)))
     assert (found.status_code, found.json()["detail"]) == (413, "a request must have at most 100 bytes.")
+
+
+async def answered(port, head, dribble=None, pause=0.02):
+    """All that a connection answers until it closes; one more byte again and again."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + head)
+
+    async def send():
+        while True:
+            writer.write(dribble)
+            await asyncio.sleep(pause)
+
+    sending = asyncio.ensure_future(send()) if dribble else None
+    try:
+        return await reader.read()
+    finally:
+        if sending:
+            sending.cancel()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "dribble"),
+    [(b"Content-Length: 1000\r\n\r\n", b" "), (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+     (b"Content-Length: 2\r\n\r\n{", None)],
+    ids=["length", "chunked", "silent"],
+)  # fmt: skip
+def test_a_body_that_does_not_end_is_given_up(text_checkpoint, head, dribble):
+    async def ask():
+        async with listening(build(text_checkpoint, timeout_s=0.3)) as port:
+            return await answered(port, head, dribble)
+
+    found = asyncio.run(ask())
+    assert found.startswith(b"HTTP/1.1 408 "), found
+    assert b"\r\nconnection: close\r\n" in found
+    assert found.endswith(b'{"detail":"a request must come within 0.3 s."}')
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read(text_checkpoint):
+    async def ask():
+        async with listening(build(text_checkpoint, max_bytes=100)) as port:
+            return await answered(port, b"Content-Length: 101\r\n\r\n")
+
+    # Nothing was sent after the head.
+    found = asyncio.run(ask())
+    assert found.startswith(b"HTTP/1.1 413 "), found
+    assert b"\r\nconnection: close\r\n" in found
+
+
+def test_a_connection_stays_open_after_a_whole_request(text_checkpoint):
+    async def ask():
+        async with listening(build(text_checkpoint)) as port, httpx.AsyncClient() as client:
+            return [await client.get(f"http://127.0.0.1:{port}/{path}") for path in ("health", "nothing")] + [
+                await client.post(f"http://127.0.0.1:{port}/classify", json=json) for json in ({"inputs": "a"}, {})
+            ]
+
+    found = asyncio.run(ask())
+    assert [each.status_code for each in found] == [200, 404, 200, 422]
+    assert not any("connection" in each.headers for each in found)
+
+
+def test_time_for_the_body_is_not_given_again_to_the_answer(text_checkpoint):
+    """The second half of the time is over before the stage has slept."""
+    whole = json.dumps({"inputs": "a"}).encode()
+
+    async def naps(_):
+        await asyncio.sleep(0.8)
+
+    async def late():
+        yield whole[:5]
+        await asyncio.sleep(0.5)
+        yield whole[5:]
+
+    async def ask():
+        app = build(text_checkpoint, before={"stage_0": naps}, timeout_s=1)
+        async with listening(app) as port, httpx.AsyncClient(timeout=60) as client:
+            headers = {"Content-Type": "application/json"}
+            return await client.post(f"http://127.0.0.1:{port}/classify", content=late(), headers=headers)
+
+    assert asyncio.run(ask()).status_code in (408, 504)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"inputs": "a", "parameters": {"thresholds": [0.5] * count}} for count in (200, 100_000)]
+    + [{"inputs": "a", "x" * 100_000: 1}, {"inputs": "a", "parameters": {"y" * 100_000: 1}}],
+    ids=["too many", "far too many", "field", "parameter"],
+)
+def test_refusals_do_not_repeat_what_was_sent(text_checkpoint, body):
+    with client(text_checkpoint) as server:
+        found = server.post("/classify", json=body)
+    assert found.status_code == 422
+    assert len(found.content) < 700, found.text[:2000]
+
+
+def test_errors_of_many_rows_in_few_words():
+    shown = module("serve_api").in_few_words
+    assert shown(["a", "b" * 101]) == f"a; {'b' * 100}..."
+    assert shown(list("abcdef")) == "a; b; c; and 3 more"
+
+
+def test_what_a_checkpoint_is_called(text_checkpoint, monkeypatch):
+    settings = module("serve_settings").Settings
+    monkeypatch.chdir(text_checkpoint)
+    assert [settings(each).name for each in (text_checkpoint, f"{text_checkpoint}/", ".", "../text")] == ["text"] * 4
 
 
 class Watcher:

@@ -2,7 +2,10 @@
 """A server with one deployment per stage, as a user starts it, on loopback."""
 
 import asyncio
+import contextlib
+import ipaddress
 import json
+import pickle
 import re
 import signal
 import socket
@@ -12,8 +15,11 @@ import time
 import urllib.error
 import urllib.request
 
+import grpc
+import psutil
 import pytest
 import torch
+from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
 from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.inference import SideNetRunner
@@ -58,10 +64,10 @@ def free_port():
 
 class Server:
     def __init__(self, checkpoint, folder):
-        port, self.metrics_port = free_port(), free_port()
-        self.url, self.log, self.rows = f"http://127.0.0.1:{port}", folder / "log.txt", folder / "rows.jsonl"
+        self.port, self.metrics_port = free_port(), free_port()
+        self.url, self.log, self.rows = f"http://127.0.0.1:{self.port}", folder / "log.txt", folder / "rows.jsonl"
         command = [
-            sys.executable, FOLDER / "serve_with_ray.py", checkpoint, "--port", port, "--replicas", "1",
+            sys.executable, FOLDER / "serve_with_ray.py", checkpoint, "--port", self.port, "--replicas", "1",
             "--cpus", "0.5", "--api-cpus", "0.5", "--metrics-port", self.metrics_port, "--max-rows", "8",
             "--max-bytes", "5000", "--timeout-s", str(HANGS_S), "--watch-share", "1", "--watch-limit", "0.9",
             "--watch-file", self.rows,
@@ -150,6 +156,7 @@ def test_errors_say_what_to_do(server, path, body, status, message):
 def test_health_model_and_what_is_watched(server):
     assert server.ask("/health") == (200, {"status": "ok", "stages": 3})
     _, model = server.ask("/model")
+    assert model["checkpoint"] == "checkpoint"
     assert (model["classes"], model["exit_layers"], len(model["thresholds"])) == (["bad", "good"], [1, 3], 2)
     before = server.ask("/watch")[1]["num_chosen"]
     for text in TEXTS[:60]:
@@ -160,10 +167,67 @@ def test_health_model_and_what_is_watched(server):
     assert report["num_chosen"] >= before + 60
     assert 0 < report["num_early"] < report["num_chosen"]
     assert not report["alarm"]
-    rows = [json.loads(line) for line in server.rows.read_text().splitlines()]
+    # The file follows every few seconds.
+    while len(lines := server.rows.read_text().splitlines()) < 50 and time.monotonic() < end:
+        time.sleep(0.2)
+    rows = [json.loads(line) for line in lines]
     assert len(rows) >= 50
+    assert server.rows.stat().st_mode & 0o777 == 0o600
     assert {row["label"] for row in rows} <= {"bad", "good"}
     assert {row["text"] for row in rows} <= set(TEXTS)
+
+
+def listening(server):
+    """(host, port) of every process of a server."""
+    found = set()
+    parent = psutil.Process(server.process.pid)
+    for process in (parent, *parent.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {each.laddr for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    return {(ipaddress.ip_address(address.ip.removeprefix("::ffff:")), address.port) for address in found}
+
+
+def test_what_others_reach_asks_for_a_token(server):
+    exposed = [port for host, port in listening(server) if not host.is_loopback]
+    # Of the API, three stages and the monitor.
+    assert len(exposed) == 5
+    for port in exposed:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = serve_pb2.ASGIRequest(pickled_request_metadata=pickle.dumps(None))
+            with pytest.raises(grpc.RpcError) as refused:
+                serve_pb2_grpc.ASGIServiceStub(channel).HandleRequest(request, timeout=HANGS_S)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_unfinished_bodies_hold_up_nobody(server):
+    async def attack():
+        head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        answers, writers = [], []
+
+        async def hold():
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writers.append(writer)
+            writer.write(head)
+            answers.append(await reader.read())
+
+        held = [asyncio.ensure_future(hold()) for _ in range(300)]
+        while len(answers) < 300 - 256:
+            await asyncio.sleep(0.01)
+        health = await asyncio.to_thread(server.ask, "/health")
+        for writer in writers:
+            writer.close()
+        for each in held:
+            each.cancel()
+        return answers, health
+
+    answers, health = asyncio.run(attack())
+    assert health[0] == 200
+    assert {each.split()[1] for each in answers} == {b"503"}
+    # Those who hold them have gone.
+    end = time.monotonic() + HANGS_S
+    while server.ask("/classify", {"inputs": TEXTS[0]})[0] != 200 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert server.ask("/classify", {"inputs": TEXTS[0]})[0] == 200
 
 
 def test_metrics(server):
