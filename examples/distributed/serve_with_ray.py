@@ -215,6 +215,7 @@ def serve_until_interrupted(args: argparse.Namespace, settings: Settings) -> Non
         "host": args.host,
         "port": args.port,
         "request_timeout_s": settings.timeout_s + GRACE_S,
+        # Also where Ray has refused a request by itself, and waits for the rest of it.
         "keep_alive_timeout_s": math.ceil(settings.timeout_s),
     }
     serve.start(http_options=options)
