@@ -28,8 +28,8 @@ from .tail import tail_of, watch
 # Inputs with one entry per row; of texts also one per token.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 IMAGE_INPUTS = ("pixel_values",)
-# Made after a model was put into evaluation mode, and the same in both.
-MODELESS = "torch.ao."
+# Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
+TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 Chain = TypeVar("Chain")
 
 
@@ -121,15 +121,13 @@ class Served:
 
     def __init__(self, model: PreTrainedModel):
         self._given = [
-            (name, module)
-            for name, module in model.named_modules()
-            if not type(module).__module__.startswith(MODELESS)
+            (name, module) for name, module in model.named_modules() if "." not in name or isinstance(module, TELLING)
         ]
         self.check_mode()
         places = set(getattr(model, "hf_device_map", {}).values())
         if len(places) > 1:
             raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
-        self.model = sharing_weights(model)
+        self.model = sharing_weights(model).eval()
         self.is_text = model.is_text
         self.config = self.model.config
         self.device = model.device

@@ -41,7 +41,7 @@ def test_after_an_alarm_and_in_training():
             lambda: asyncio.run(runner.submit(rows[0])),
             lambda: runner.stages(0, None, {"input_ids": torch.tensor([[5, 6]])}),
         ):
-            with pytest.raises(ValueError, match=r"`model` must be in evaluation mode, got its SideNet 'sidenets\.1'"):
+            with pytest.raises(ValueError, match=r"got its BatchNorm 'sidenets\.1\.norm' in training"):
                 call()
         model.eval()
         assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
