@@ -9,7 +9,7 @@ cheapest point of the path that meets the target on the pool.
 Where one text makes up a part of all rows, another control leaves certification rows out that are design rows too:
 without that text they stand for other rows than those that will come.
 
-usage: guarantee.py [--records NAME=FILE.safetensors ...] [--runs 500] [--rows 1200] [--csv FILE]
+usage: guarantee.py [--records NAME=FILE.safetensors ...] [--only TEXT] [--runs 500] [--rows 1200] [--csv FILE]
 """
 
 import argparse
@@ -189,6 +189,7 @@ def _cost(records: ExitRecords, thresholds: list[float], temperatures: list[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", nargs="*", default=[], metavar="NAME=FILE", help="real exit records")
+    parser.add_argument("--only", default="", metavar="TEXT", help="pools with this in their names")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--rows", type=int, default=1200, help="certification rows of a run")
     parser.add_argument("--csv", type=Path)
@@ -204,6 +205,7 @@ def main() -> None:
     for item in args.records:
         name, _, path = item.partition("=")
         pools[name] = (ExitRecords.load(path), None)
+    pools = {name: pool for name, pool in pools.items() if args.only in name}
     header = ["pool", "target", "method", "runs", "violations", "refused", "median cost", "oracle's cost"]
     lines = [header, [":--", ":--", ":--", *["--:"] * 5]]
     outcomes = []
