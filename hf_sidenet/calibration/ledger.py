@@ -13,9 +13,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..measurement.files import replacing
+from ..measurement.locks import folder_lock
 from .repeats import find_repeats
 from .targets import Target
 
@@ -62,7 +61,7 @@ def count_looks(directory: str | os.PathLike, rows: Sequence[str], look: str) ->
     # Half of a hash is enough to know rows again.
     rows = sorted(row[:16] for row in rows)
     name = hashlib.blake2b("".join(rows).encode(), digest_size=16).hexdigest()
-    with FileLock(folder / ".lock"):
+    with folder_lock(folder):
         noted = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
         own = noted.setdefault(name, {"rows": rows, "looks": []})
         if look not in own["looks"]:
