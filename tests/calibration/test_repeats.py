@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,3 +100,16 @@ def test_without_training_rows_design_rows_are_the_earlier_ones():
     assert check_fresh(split, list(range(400))).num_repeated == 0
     with pytest.raises(RepeatedRowsError, match=r"`validation` must hold every row once, but holds every row 2 times"):
         check_fresh(split, [i // 2 for i in range(400)], trust_rows=True)
+
+
+def test_the_script_tells_a_leak_from_repetition(tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "calibration" / "repeats.py"
+    texts = [f"text {i}" for i in drawn(4000, 5000, 0)]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text},0\n" for text in texts))
+    command = [sys.executable, script, "--column", "text", "--splits", "5", tmp_path / "rows.csv"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    cells = [cell.strip() for cell in done.stdout.splitlines()[2].split("|")[2:-1]]
+    assert cells[0] == "4,000"
+    assert float(cells[1]) == pytest.approx(float(cells[2]), abs=0.03)
+    assert float(cells[1]) > 0.4
+    assert (cells[3], cells[-1]) == ("0", "5")

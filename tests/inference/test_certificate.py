@@ -19,11 +19,12 @@ from hf_sidenet.measurement.fingerprint import answering_fields, fingerprint_wei
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
 from ..models import tiny
+from ..shareable.folder import EVIDENCE
 
 
 def certified(processor=None, max_length=None, **kwargs):
     model = tiny.bert_with_sidenets(thresholds=[0.4, 0.5], temperatures=[1.5, 1.25, 1.0], **kwargs)
-    model.config.calibration = {"certified": certificate(model, processor, max_length)}
+    model.config.calibration = {**EVIDENCE, "certified": certificate(model, processor, max_length)}
     return model
 
 
@@ -156,7 +157,7 @@ def test_an_exported_folder_is_as_certified_as_what_it_was_exported_from(precisi
     assert (why_not_certified(ExportedAbout(model.config, manifest)) is None) == certified_in
     # Its files may have been calibrated themselves.
     folder = ExportedAbout(model.config, manifest)
-    model.config.calibration = {"certified": certificate(folder)}
+    model.config.calibration = {**EVIDENCE, "certified": certificate(folder)}
     assert why_not_certified(folder) is None
     other = replace(manifest, sha256={"stage_0.onnx": "cd"}, weights="ef")
     assert "its weights are not those" in why_not_certified(ExportedAbout(model.config, other))
@@ -164,7 +165,7 @@ def test_an_exported_folder_is_as_certified_as_what_it_was_exported_from(precisi
 
 def test_evidence_that_names_no_weights():
     model = certified()
-    model.config.calibration = {"confidence_level": 0.95}
+    model.config.calibration = EVIDENCE
     assert why_not_certified(model) == "the evidence does not say for which weights it was found"
 
 
@@ -177,7 +178,7 @@ def test_all_precisions_come_from_one_set_of_weights(tmp_path):
     model = certified()
     source = source_weights(model)
     cast = cast_copy(model, "bfloat16")
-    cast.config.calibration = {"certified": certificate(cast), "source_weights": source}
+    cast.config.calibration = {**EVIDENCE, "certified": certificate(cast), "source_weights": source}
     assert source_weights(reloaded(cast, tmp_path)) == source
     nudged(cast.sidenets[0])
     assert source_weights(cast) != source
