@@ -64,7 +64,7 @@ def guarantee_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
         naive = [for_drop(run, exits, LIMIT)] * len(exits)
         rows.append(_guarantee_row(run, 0, "naive", naive))
         for seed in range(NUM_SPLITS):
-            split = split_rows([str(i) for i in range(len(run.validation))], 1 - DESIGN_SHARE, seed)
+            split = split_rows(len(run.validation), 1 - DESIGN_SHARE, seed)
             design, certification = (run.validation.select(part) for part in (split.design, split.certification))
             try:
                 made = calibrate(design, certification, run.costs, [Target("accuracy_drop", LIMIT)])
