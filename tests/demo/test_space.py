@@ -80,7 +80,9 @@ def test_a_checkpoint_on_the_hub_is_only_named(tmp_path):
         "README.md", "app.py", "hf_sidenet", "requirements.txt", "space.json",
     ]  # fmt: skip
     expected = {"checkpoint": "my-org/my-classifier", "title": "my-classifier", "is_pair": True}
-    assert about(tmp_path / "space") == {**expected, "examples": [["one", "two"]]}
+    found = about(tmp_path / "space")
+    assert {"app.py", "README.md"} <= found.pop("files").keys()
+    assert found == {**expected, "examples": [["one", "two"]]}
     assert card_of(tmp_path / "space")["models"] == ["my-org/my-classifier"]
 
 

@@ -78,9 +78,10 @@ def test_classes_without_rows_and_odd_names():
 
 
 def test_what_a_report_says():
-    rows = records(*rare())
-    found = certified_rows(rows, ["no", "yes"], ([0.0], [1.0, 1.0]))
+    rows, repeated = records(*rare()), {"num_rows": 1000, "num_repeated": 3}
+    found = certified_rows(rows, ["no", "yes"], ([0.0], [1.0, 1.0]), repeated)
+    assert found["repeated_rows"] == repeated
     assert (found["num_rows"], found["reference_accuracy"]) == (1000, 0.937)
     assert [each["loses"] for each in found["recalls"]] == [False, True]
-    assert certified_rows(rows, ["no", "yes"], None)["recalls"] == []
-    assert certified_rows(rows, ["no", "yes"], ([0.0], [1.0, 1.0]), has_labels=False)["recalls"] == []
+    assert certified_rows(rows, ["no", "yes"], None, repeated)["recalls"] == []
+    assert certified_rows(rows, ["no", "yes"], ([0.0], [1.0, 1.0]), repeated, has_labels=False)["recalls"] == []
