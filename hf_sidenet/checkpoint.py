@@ -358,15 +358,17 @@ def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: boo
 def _collected(
     served: Any, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
 ) -> ExitRecords:
+    has_labels = rows.has_labels
+
     def batch_of(items: list[Any]) -> dict[str, Any]:
         batch = dict(rows.collate_fn(items))
         # Any class will do until the MainNet has answered.
-        return batch if rows.has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
+        return batch if has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
 
     run = collect if isinstance(served, PreTrainedModel) else collect_stages
     loader = DataLoader(rows.dataset, batch_size, collate_fn=batch_of)
     records = run(served, loader, reference=reference, progress=progress)
-    return records if rows.has_labels else replace(records, labels=records.mainnet_logits.argmax(-1))
+    return records if has_labels else replace(records, labels=records.mainnet_logits.argmax(-1))
 
 
 def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:

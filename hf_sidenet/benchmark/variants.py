@@ -53,7 +53,7 @@ class Checkpoint:
     @cached_property
     def model(self) -> SideNetPreTrainedModel:
         """The model with its SideNets."""
-        return load_checkpoint(self.directory, dtype=self.dtype)[0].to(self.device)
+        return load_checkpoint(self.directory, check=False, dtype=self.dtype)[0].to(self.device)
 
     @cached_property
     def plain(self) -> PreTrainedModel:

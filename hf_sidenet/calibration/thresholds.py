@@ -91,10 +91,14 @@ def needed_rows(target: Target, level: float, test: str = "binomial", grouped: b
         grouped (`bool`, *optional*, defaults to `False`): whether it is groups of rows that count, not rows.
     """
     exact = math.ceil(math.log(level) / math.log1p(-target.limit))
-    if not grouped and (target.name != "accuracy_drop" or test == "binomial"):
+    if grouped:
+        test = "betting"
+    elif target.name != "accuracy_drop":
+        test = "binomial"
+    if test == "binomial":
         return exact
 
-    if not grouped and test == "paired" and level <= 2 * NUISANCE_LEVEL:
+    if test == "paired" and level <= 2 * NUISANCE_LEVEL:
         raise ValueError(
             f"`confidence_level` must leave each target a level above {2 * NUISANCE_LEVEL:g} with test 'paired', got "
             f"{level:.3g}. Use 'binomial'."
@@ -103,7 +107,7 @@ def needed_rows(target: Target, level: float, test: str = "binomial", grouped: b
     def suffices(num_rows: int) -> bool:
         if grouped and target.name == "selective_error":
             return betting(torch.full((num_rows,), -target.limit), 0.0) <= level
-        if not grouped and test == "paired":
+        if test == "paired":
             return paired(0, 0, num_rows, target.limit) <= level
         return betting(torch.zeros(num_rows), target.limit) <= level
 

@@ -26,7 +26,8 @@ class UploadLimit:
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         """See the ASGI specification."""
         if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         kept, mine = _bytes_in(self.folder), 0
         refused = answered = False
 
@@ -58,7 +59,6 @@ class UploadLimit:
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 507, "headers": headers})
             await send({"type": "http.response.body", "body": TOO_MUCH})
-        return None
 
 
 def _bytes_in(folder: Path) -> int:

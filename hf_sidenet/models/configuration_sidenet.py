@@ -202,7 +202,7 @@ class SideNetConfig(PretrainedConfig):
                     f"`{name}` of a checkpoint is fixed by its weights, {config_dict[name]!r}, got {own[name]!r}. New "
                     "SideNets are added with `model.add_exits`."
                 )
-        if any(name in own for name in CERTIFIED):
+        if any(name in own and own[name] != config_dict.get(name) for name in CERTIFIED):
             # The evidence was for the checkpoint's own values.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
