@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Early exits for Hugging Face classifiers: "Add a SideNet to your MainNet" (Morisot, arXiv 2007.13512)."""
 
-from .attach import attach
+from .attaching.attach import attach
 from .inference import SideNetRunner
 from .measurement import ExitRecords, collect
 from .models import (

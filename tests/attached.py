@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pictures
 from transformers import AutoTokenizer, ConvNextImageProcessor
 
-from hf_sidenet.attach import AttachResult, attach
+from hf_sidenet.attaching.attach import AttachResult, attach
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining
 

@@ -25,7 +25,7 @@ def _seed():
 @pytest.fixture(autouse=True)
 def _own_count_of_calibrations(tmp_path, monkeypatch):
     # Not the user's: tests calibrate the same rows again and again.
-    monkeypatch.setattr("hf_sidenet.checkpoint.HF_HOME", str(tmp_path / "hf_home"))
+    monkeypatch.setattr("hf_sidenet.attaching.checkpoint.HF_HOME", str(tmp_path / "hf_home"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,17 +23,17 @@ from transformers import (
 
 import hf_sidenet.models
 from hf_sidenet import BertWithSideNetForSequenceClassification, SideNetForSequenceClassification
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.catalog import Catalog, Settings
-from hf_sidenet.checkpoint import load_checkpoint
-from hf_sidenet.inference import export_onnx
+from hf_sidenet.export import export_onnx
 from hf_sidenet.training import MainNetArguments, SideNetArguments
 
 from .attached import sentences
 from .benchmark.checkpoints import save_text_checkpoint
 from .benchmark.test_catalog import text_rows
 from .examples.commands import minilm
+from .hub.folder import save_folder
 from .models import tiny
-from .shareable.folder import save_folder
 
 
 DOCS = Path(__file__).parents[1] / "docs"

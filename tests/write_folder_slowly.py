@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from hf_sidenet.checkpoint import load_checkpoint
-from hf_sidenet.hub import save_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.hub.push import save_checkpoint
 
 
 checkpoint, folder, started = sys.argv[1:]

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from hf_sidenet.attach_steps import Workshop, at_input_size, attached_model, load_mainnet
+from hf_sidenet.attaching.steps import Workshop, at_input_size, attached_model, load_mainnet
 from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, place, split_rows
 from hf_sidenet.data import load_splits
-from hf_sidenet.data.costs import typical_batches
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.evaluation.provenance import versions
+from hf_sidenet.inference.row_costs import typical_batches
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.training.features import Candidate, default_candidates

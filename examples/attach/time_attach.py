@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_sidenet.attach_steps import load_mainnet
+from hf_sidenet.attaching.steps import load_mainnet
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_sidenet.models.probe import counting_flops
+from hf_sidenet.models.mainnet import counting_flops
 
 
 # What a config makes of `depths` by itself.

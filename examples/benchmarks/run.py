@@ -20,7 +20,7 @@ from hf_sidenet.benchmark.result import BENCHMARK
 from hf_sidenet.data import load_processor, load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
 from hf_sidenet.inference import Stages
-from hf_sidenet.measurement.folders import check_free
+from hf_sidenet.io.folders import check_free
 
 
 ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX}

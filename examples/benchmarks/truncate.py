@@ -17,12 +17,12 @@ from cuts import cut, cut_config, cuts_of, flops_of
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from hf_sidenet.attach_steps import load_mainnet
+from hf_sidenet.attaching.steps import load_mainnet
 from hf_sidenet.data import load_splits
-from hf_sidenet.data.costs import typical_batches
 from hf_sidenet.data.rows import Rows, prepare_rows
+from hf_sidenet.inference.row_costs import typical_batches
 from hf_sidenet.measurement.inputs import model_inputs
-from hf_sidenet.models.losses import cross_entropy, distillation
+from hf_sidenet.models.sidenet import cross_entropy, distillation
 
 
 SHIFT = 8  # part of the height of a picture, the largest move in training

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_sidenet.calibration import Repeats, find_repeats
 from hf_sidenet.data.reading import read_file
-from hf_sidenet.measurement.fingerprint import content_keys
+from hf_sidenet.io.fingerprint import content_keys
 
 
 LEAKED = (0.05, 0.2, 0.5)

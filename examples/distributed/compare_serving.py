@@ -25,7 +25,7 @@ from serve_processes import cpu_seconds, kill_a_replica
 from serve_settings import Settings
 from serve_with_ray import build, start_ray
 
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 from hf_sidenet.optional import require
 
 

@@ -15,7 +15,7 @@ from scoring_actor import Scoring, part_path
 from scoring_plan import Chunk, Source
 
 from hf_sidenet.evaluation.provenance import versions
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 
 
 # Readers of parquet leave names out that start with "_" or ".".

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from serve_inputs import MAX_INPUTS
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.onnx_variant import is_exported
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.export.exported import read_config
+from hf_sidenet.export.onnx import OnnxStages
 from hf_sidenet.inference.certificate import length_of, why_not_certified
-from hf_sidenet.inference.exported import read_config
-from hf_sidenet.inference.onnx import OnnxStages
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.exit_rule import check_thresholds
 from hf_sidenet.monitoring import ShadowMonitor

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from serve_settings import Settings
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
-from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.data import load_processor
-from hf_sidenet.inference import OnnxStages, SingleStage, Stages
+from hf_sidenet.export import OnnxStages
+from hf_sidenet.inference import SingleStage, Stages
 from hf_sidenet.inference.packet import Packet
 from hf_sidenet.inference.reading import RowReader
 from hf_sidenet.inference.single_stage import Step

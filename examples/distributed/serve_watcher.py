@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_settings import Settings
 
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 from hf_sidenet.monitoring import Ticket
 from hf_sidenet.optional import require
 

@@ -13,7 +13,8 @@ from hf_sidenet.benchmark.methods import EAGER, ONNX
 from hf_sidenet.benchmark.plain import PlainChain, PlainConfig, plain_mainnet
 from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
 from hf_sidenet.data.rows import Rows
-from hf_sidenet.inference import OnnxStages, Stages, export_onnx
+from hf_sidenet.export import OnnxStages, export_onnx
+from hf_sidenet.inference import Stages
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.measurement import ExitCosts
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel

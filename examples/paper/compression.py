@@ -24,8 +24,8 @@ from experiments import Experiment, load_experiment
 from found import Run, load_run
 from rows import longest_first, rows_of
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.interleave import MethodClock
-from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.evaluation import DEFAULT_THRESHOLDS, CurvePoint, cheapest, sweep
 from hf_sidenet.inference import collect_stages

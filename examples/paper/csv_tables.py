@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sidenet.evaluation.provenance import command, commit, hardware, versions
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 
 
 PROVENANCE = "provenance"

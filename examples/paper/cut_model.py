@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_sidenet.models.sidenet_head import SideNet, pool
+from hf_sidenet.models.sidenet import SideNet, pool
 
 
 class CutMainNet(PreTrainedModel):

@@ -31,7 +31,7 @@ from page_paper import (
 )
 from page_text import table
 
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 
 
 # Section → the tables it reads.

@@ -18,14 +18,14 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from transformers.utils import logging
 
 import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
-from hf_sidenet.data.costs import typical_batches
 from hf_sidenet.data.rows import Rows
+from hf_sidenet.inference.row_costs import typical_batches
+from hf_sidenet.io.files import replacing
 from hf_sidenet.measurement import collect, measure_costs
 from hf_sidenet.measurement.costs import medians, time_calls
-from hf_sidenet.measurement.files import replacing
 from hf_sidenet.measurement.inputs import model_inputs
+from hf_sidenet.models.mainnet import counting_flops, evaluating
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
-from hf_sidenet.models.probe import counting_flops, evaluating
 
 
 RUN = "run.json"

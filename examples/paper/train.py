@@ -21,7 +21,7 @@ from record import RUN, record
 from train_heads import train_frozen
 
 from hf_sidenet.evaluation.provenance import commit, hardware, versions
-from hf_sidenet.measurement.files import replacing
+from hf_sidenet.io.files import replacing
 
 
 STARTED = "started.json"

@@ -11,7 +11,8 @@ from cut_model import CutMainNet
 from rows import data_module, parse
 from transformers import AutoModel, DataCollatorWithPadding, Trainer, set_seed
 
-from hf_sidenet.training import align_labels, load_config, trainer_optimizer
+from hf_sidenet.data import align_labels
+from hf_sidenet.training import load_config, trainer_optimizer
 
 
 def main(words: list[str]) -> None:

@@ -11,7 +11,7 @@ from experiments import Experiment
 from record import RUN, SPLITS, costs_of, write_run
 from rows import parse, rows_of
 
-from hf_sidenet.attach_steps import at_input_size, attached_model, load_mainnet
+from hf_sidenet.attaching.steps import at_input_size, attached_model, load_mainnet
 from hf_sidenet.training.features import Candidate, Features, cache_features, default_candidates
 from hf_sidenet.training.heads import HeadData, HeadTraining, cached_records, train_heads
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import gradio
 
 import hf_sidenet
-from hf_sidenet.measurement.folder_kinds import FolderKind
-from hf_sidenet.measurement.folders import writing_folder
-from hf_sidenet.shareable import check_shareable
+from hf_sidenet.hub import check_shareable
+from hf_sidenet.io.folder_kinds import FolderKind
+from hf_sidenet.io.folders import writing_folder
 
 
 HERE = Path(__file__).parent

@@ -21,19 +21,18 @@ from transformers import (
 )
 
 from hf_sidenet import ExitRecords, SideNetForSequenceClassification, compute_exit_metrics
-from hf_sidenet.data.class_check import Answered, check_class_order
+from hf_sidenet.calibration.label_checks import Answered, check_class_order
+from hf_sidenet.data import find_classes, number_labels
 from hf_sidenet.evaluation import ExitReport
-from hf_sidenet.hub import push_checkpoint, write_model_card
+from hf_sidenet.hub.push import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs
 from hf_sidenet.training import (
     MainNetArguments,
     SameStatisticsCallback,
     SideNetArguments,
     build_model,
-    find_classes,
     learns_classes,
     load_config,
-    number_labels,
     trainer_optimizer,
 )
 

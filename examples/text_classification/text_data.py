@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_sidenet.data import Columns, load_processor, prepare
-from hf_sidenet.measurement.lengths import positions_of
+from hf_sidenet.data.lengths import positions_of
 from hf_sidenet.training import MainNetArguments
 
 

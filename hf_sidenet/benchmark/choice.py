@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..inference.exported import read_config
+from ..export.exported import read_config
 from ..inference.precision import DTYPES
 from ..inference.rows import Row
 from ..models.configuration_sidenet import SideNetConfig

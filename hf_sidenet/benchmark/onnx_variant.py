@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..inference.exported import read_config
-from ..inference.manifest import MANIFEST, ONNX, Manifest
-from ..inference.onnx import OnnxStages
-from ..inference.onnx_export import export_onnx
+from ..export.exported import read_config
+from ..export.manifest import MANIFEST, ONNX, Manifest
+from ..export.onnx import OnnxStages
+from ..export.onnx_export import export_onnx
 from ..inference.rows import Row
 from . import methods
 from .plain import PlainChain, PlainConfig

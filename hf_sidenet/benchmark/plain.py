@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..data.lengths import longest_text
 from ..inference.stages import IMAGE_INPUTS, TEXT_INPUTS
-from ..measurement.lengths import longest_text
 from ..models import gate
 from ..models.gate import find_blocks
 from ..models.modeling_base import SideNetPreTrainedModel

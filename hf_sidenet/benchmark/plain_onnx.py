@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ..export.onnx import open_session
+from ..export.onnx_graph import load, save, to_onnx
+from ..export.onnx_int8 import quantize_convolutions, quantize_linears
+from ..export.programs import DEFAULTS, export_stage
 from ..inference.engine import by_kind, padding_of
-from ..inference.export import DEFAULTS, export_stage
-from ..inference.onnx import open_session
-from ..inference.onnx_graph import load, save, to_onnx
-from ..inference.onnx_int8 import quantize_convolutions, quantize_linears
 from ..inference.rows import Row, collate
 from .plain import PlainChain, PlainConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..measurement.folder_kinds import FolderKind
-from ..measurement.folders import writing_folder
+from ..io.folder_kinds import FolderKind
+from ..io.folders import writing_folder
 from .aims import aims_of
 from .csv_file import write_csv
 from .environment import file_name

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..checkpoint import load_checkpoint
+from ..attaching.checkpoint import load_checkpoint
 from ..data import load_processor
 from ..inference.compiled import CompiledStages
 from ..inference.stages import Stages

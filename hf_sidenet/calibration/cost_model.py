@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..measurement.inputs import model_inputs
+from ..models.mainnet import counting_flops, evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.probe import counting_flops, evaluating
-from ..models.sidenet_head import SideNet, pooled_size
+from ..models.sidenet import SideNet, pooled_size
 from ..training.features import Candidate
 
 

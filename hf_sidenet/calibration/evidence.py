@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..measurement.fields import Rule, check_fields, is_count, is_list, is_number, is_object, is_text
+from ..io.fields import Rule, check_fields, is_count, is_list, is_number, is_object, is_text
 from .pvalues import TESTS, binomial, paired
 from .targets import Target, parse_targets
 

@@ -13,8 +13,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..measurement.files import replacing
-from ..measurement.locks import folder_lock
+from ..io.files import replacing
+from ..io.locks import folder_lock
 from .repeats import find_repeats
 from .targets import Target
 

@@ -50,10 +50,10 @@ def attach_command(options: AttachOptions) -> Outcome:
     import torch
     from transformers import AutoConfig
 
-    from ..attach import attach
+    from ..attaching.attach import attach
     from ..calibration import parse_targets
-    from ..hub import CHECKPOINT
-    from ..measurement.folders import check_free
+    from ..hub.push import CHECKPOINT
+    from ..io.folders import check_free
     from ..training.heads import HeadTraining
     from ..training.joint import JointTraining
 

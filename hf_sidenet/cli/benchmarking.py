@@ -69,9 +69,9 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     from ..benchmark.catalog import Catalog, Settings
     from ..benchmark.reading import read_rows
     from ..benchmark.result import BENCHMARK
-    from ..data.class_check import Answered, check_class_order
+    from ..calibration.label_checks import Answered, check_class_order
     from ..inference.stages import Stages
-    from ..measurement.folders import check_free
+    from ..io.folders import check_free
 
     if options.output_dir is not None:
         check_free(options.output_dir, BENCHMARK, overwrite=options.overwrite)

@@ -31,10 +31,10 @@ def evaluate_command(
     """Evaluate a checkpoint at its own θ; see [`evaluate_checkpoint`]."""
     if output_dir is not None:
         refuse_source(output_dir, DIRECTORY=directory, **{"--test-file": data.files["test"]})
-    from ..checkpoint import evaluate_checkpoint
+    from ..attaching.checkpoint import evaluate_checkpoint
     from ..evaluation.exit_plots import EVALUATION, save_figures
     from ..inference.certificate import length_of, why_not_certified
-    from ..measurement.folders import check_free, writing_folder
+    from ..io.folders import check_free, writing_folder
 
     if output_dir is not None:
         check_free(output_dir, EVALUATION, overwrite=overwrite)
@@ -140,8 +140,8 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
     Raises:
         CommandError: there is none.
     """
+    from ..attaching.checkpoint import load_checkpoint
     from ..calibration import check_evidence
-    from ..checkpoint import load_checkpoint
 
     with blaming(called, when="`model_name_or_path`"), blaming(called):
         model, processor = load_checkpoint(directory, check=False)

@@ -10,7 +10,7 @@ from .texts import exported_text
 
 
 if TYPE_CHECKING:
-    from ..inference.onnx import OnnxStages
+    from ..export.onnx import OnnxStages
 
 # Static twin of the library's own, which costs an import of torch.
 MANIFEST = "manifest.json"
@@ -29,7 +29,7 @@ def load_exported(directory: str) -> "OnnxStages":
     Raises:
         ValueError: the folder is damaged, or of another format.
     """
-    from ..inference.onnx import OnnxStages
+    from ..export.onnx import OnnxStages
 
     return OnnxStages.load(directory)
 
@@ -38,11 +38,11 @@ def exported_info(directory: str) -> Outcome:
     """What is in an exported folder."""
     from ..calibration import check_evidence
     from ..data import processor_in
+    from ..export.exported import ExportedAbout, read_config
+    from ..export.manifest import Manifest
+    from ..export.onnx import OnnxStages
+    from ..export.torch_export import TorchStages
     from ..inference.certificate import why_not_certified
-    from ..inference.exported import ExportedAbout, read_config
-    from ..inference.manifest import Manifest
-    from ..inference.onnx import OnnxStages
-    from ..inference.torch_export import TorchStages
 
     runtimes = {each.format: each.runtime for each in (OnnxStages, TorchStages)}
     # Read, not loaded: that needs the runtime, and a program of torch.export can run code.

@@ -41,9 +41,9 @@ def export_command(
     if has_rows and not int8:
         raise CommandError(f"{_spelt(data)}: needs --int8, which nothing else is calibrated for.")
     refuse_source(output_dir, DIRECTORY=directory, **{_spelt(data): data.dataset_name or data.files["train"]})
-    from ..inference import export_onnx, export_torch
-    from ..inference.manifest import EXPORTED
-    from ..measurement.folders import check_free
+    from ..export import export_onnx, export_torch
+    from ..export.manifest import EXPORTED
+    from ..io.folders import check_free
 
     check_free(output_dir, EXPORTED, overwrite=overwrite)
     model, processor = load(directory)

@@ -24,8 +24,8 @@ def push_command(
         raise CommandError("REPO: must be given, or --dry-run.")
     if not Path(directory).is_dir():
         raise CommandError(f"DIRECTORY: must be a folder, got {directory!r}.")
-    from ..hub import check_repo_id, push_checkpoint
-    from ..shareable import check_shareable
+    from ..hub import check_shareable
+    from ..hub.push import check_repo_id, push_checkpoint
 
     if repo is not None:
         check_repo_id(repo)

@@ -31,12 +31,12 @@ def recalibrate_command(
     """New θ for a checkpoint or an exported folder, which is written again; see [`recalibrate`]."""
     _check_places(directory, data, checkpoint, output_dir, overwrite)
     exported = _is_exported(directory, checkpoint, dtype)
+    from ..attaching.checkpoint import DEFAULT_FRACTION, recalibrate
     from ..calibration import parse_targets
-    from ..checkpoint import DEFAULT_FRACTION, recalibrate
-    from ..hub import CHECKPOINT, READ_NAMES, is_same_folder, save_checkpoint, save_recalibrated
-    from ..inference.manifest import EXPORTED
-    from ..measurement.folders import check_free
-    from ..shared_files import refuse_links
+    from ..export.manifest import EXPORTED
+    from ..hub.push import CHECKPOINT, READ_NAMES, is_same_folder, save_checkpoint, save_recalibrated
+    from ..hub.shared_files import refuse_links
+    from ..io.folders import check_free
 
     parse_targets(target)
     if exported:

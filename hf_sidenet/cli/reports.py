@@ -8,7 +8,7 @@ from .errors import CommandError
 
 
 if TYPE_CHECKING:
-    from ..checkpoint import Recalibration
+    from ..attaching.checkpoint import Recalibration
 
 REPORT = "report.json"
 # Of a checkpoint without a report.
@@ -17,7 +17,7 @@ BATCH_SIZE = 32
 
 def read_report(directory: str) -> dict[str, Any]:
     """See [`load_report`], which costs an import of torch."""
-    from ..cards import load_report
+    from ..report import load_report
 
     return load_report(directory)
 
@@ -28,14 +28,14 @@ def check_version(report: dict[str, Any], directory: str) -> None:
     Raises:
         CommandError: it has no report, or one of another version.
     """
-    from ..checkpoint import REPORT_VERSION
+    from ..attaching.checkpoint import REPORT_VERSION
 
     version = report.get("schema_version")
     if version != REPORT_VERSION:
         got = "one without a version or none" if version is None else f"version {version}"
         raise CommandError(
             f"DIRECTORY: must have a {REPORT} of `hf-sidenet attach`, version {REPORT_VERSION}, got {got} in "
-            f"{directory!r}. From Python, hf_sidenet.checkpoint.recalibrate needs none."
+            f"{directory!r}. From Python, hf_sidenet.attaching.checkpoint.recalibrate needs none."
         )
 
 

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled texts and images, from files or data sets, as inputs of a model."""
 
+from .classes import ClassMap
 from .columns import Columns, find_columns
+from .labels import align_labels, find_classes, number_labels
 from .loading import SPLITS, load_splits
 from .preparing import collator, load_processor, prepare, prepare_splits, processor_in
 
 
 __all__ = [
     "SPLITS",
+    "ClassMap",
     "Columns",
+    "align_labels",
     "collator",
+    "find_classes",
     "find_columns",
     "load_processor",
     "load_splits",
+    "number_labels",
     "prepare",
     "prepare_splits",
     "processor_in",

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ..optional import require
-from ..training.classes import spelled
+from .classes import spelled
 from .columns import Columns, is_image, unformatted
 
 

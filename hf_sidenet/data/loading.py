@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from ..optional import require
-from ..training.classes import spelled
+from .classes import spelled
 from .columns import Columns, find_columns, is_image, sample_cells
 from .reading import read_data_set, read_file
 

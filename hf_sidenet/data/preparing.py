@@ -14,11 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..measurement.lengths import positions_of, text_limit
-from ..measurement.pictures import in_channels, num_channels_of
-from ..training import align_labels
+from ..data import align_labels
 from .bad_rows import without_bad_rows
 from .columns import Columns
+from .lengths import positions_of, text_limit
+from .pictures import in_channels, num_channels_of
 
 
 if TYPE_CHECKING:

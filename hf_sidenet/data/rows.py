@@ -11,14 +11,13 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..calibration import Target
-from ..measurement.fingerprint import content_keys, fingerprint_rows, row_keys
-from ..measurement.lengths import positions_of
-from ..measurement.pictures import num_channels_of
-from ..training.classes import ClassMap, class_names, indexed_classes, moved_names
-from ..training.labels import find_classes, number_labels
+from ..io.fingerprint import content_keys, fingerprint_rows, row_keys
 from .bad_rows import without_bad_rows
+from .classes import ClassMap, class_names, indexed_classes, moved_names
 from .columns import Columns, find_columns, sample_cells, unformatted
+from .labels import find_classes, number_labels
+from .lengths import positions_of
+from .pictures import num_channels_of
 from .preparing import collator, prepare
 
 
@@ -144,27 +143,6 @@ def prepare_rows(
     for split, rows in made.items():
         _check_indices(rows, split, config.num_labels)
     return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
-
-
-def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
-    """Refuse splits of which only some rows have labels, and those without any where a target needs them.
-
-    Args:
-        rows (`Mapping[str, Rows]`): by the name of the split.
-        targets (`Sequence[Target]`): what is asked for.
-
-    Raises:
-        ValueError: names the split.
-    """
-    needing = ", ".join(str(target) for target in targets if target.needs_labels)
-    labeled = any(each.has_labels for each in rows.values())
-    for split, each in rows.items():
-        missing = sum(label == -100 for label in each.labels)
-        if missing and (needing or labeled):
-            raise ValueError(
-                f"`{split}` must have labels {f'for {needing}' if needing else 'in every row or in none'}, but "
-                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs none, of any row."
-            )
 
 
 def _check_container(split: str, rows: Any, name: str) -> None:

@@ -13,8 +13,7 @@ from ..inference.engine import RowError, not_finite
 from ..inference.reading import RowReader, own_tokenizer
 from ..inference.stages import Served
 from ..models.exit_rule import confidence
-from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.outputs import SideNetOutput
+from ..models.modeling_base import SideNetOutput, SideNetPreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.columns import LABELS, TEXTS, USUAL_PAIRS, usual_inputs
 from ..data.reading import OPENED
-from ..measurement.files import replacing
+from ..io.files import replacing
 from ..optional import require
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..cards.report_file import REPORT
-from ..measurement.fields import Rule, check_fields, is_count, is_list, is_number, is_object
+from ..io.fields import Rule, check_fields, is_count, is_list, is_number, is_object
 from ..models.configuration_sidenet import SideNetConfig
+from ..report.report_file import REPORT
 
 
 NUM_SHARED = 21

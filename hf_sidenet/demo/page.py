@@ -14,14 +14,7 @@ from typing import Any
 
 from ..inference.engine import RowError
 from ..optional import require
-from .batch_files import (
-    MAX_BYTES,
-    MAX_CHARACTERS,
-    MAX_PICTURES,
-    MAX_ROWS,
-    TABLES,
-    UploadError,
-)
+from .batch_files import MAX_BYTES, MAX_CHARACTERS, MAX_PICTURES, MAX_ROWS, TABLES, UploadError
 from .service import Demo
 from .uploads import MAX_TOTAL_BYTES, UploadLimit
 

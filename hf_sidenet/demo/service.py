@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from ..cards import load_report
-from ..checkpoint import load_checkpoint
-from ..data.class_check import Answered, ClassOrderError, check_class_order
+from ..attaching.checkpoint import load_checkpoint
+from ..calibration.label_checks import Answered, ClassOrderError, check_class_order
+from ..data.classes import ClassMap, class_names, match_classes, spelled
 from ..inference import SideNetRunner
 from ..inference.certificate import length_of, why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..measurement import ExitCosts
-from ..training.classes import ClassMap, class_names, match_classes, spelled
+from ..report import load_report
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
 from .curve import curve_html

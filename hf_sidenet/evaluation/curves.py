@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..io.files import replacing
 from ..measurement.costs import CURRENCIES, ExitCosts
-from ..measurement.files import replacing
 from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
 from ..measurement.replay import replay

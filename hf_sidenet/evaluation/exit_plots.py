@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..measurement.folder_kinds import FolderKind
+from ..io.folder_kinds import FolderKind
 from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
 from .bootstrap import Interval

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..measurement.files import replacing
+from ..io.files import replacing
 from ..optional import require
 from .bootstrap import Interval
 from .curves import CurvePoint, format_thresholds

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..io.files import replacing
 from ..measurement.costs import ExitCosts
-from ..measurement.files import replacing
 from ..measurement.records import ExitRecords
 from .curves import DEFAULT_THRESHOLDS, CurvePoint, fixed_points, format_thresholds, sweep, table, write_csv
 from .plots import plot_accuracy_cost

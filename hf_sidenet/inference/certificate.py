@@ -13,9 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..calibration import Calibration, check_evidence
+from ..data.lengths import longest_text, text_limit
 from ..evaluation.provenance import versions
-from ..measurement.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
-from ..measurement.lengths import longest_text, text_limit
+from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
 from .precision import number_format, precision_of
 
 

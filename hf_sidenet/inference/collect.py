@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ..measurement.costs import per_row, time_calls
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords, collect
-from ..models.outputs import SideNetOutput
+from ..models.modeling_base import SideNetOutput
 
 
 class _EveryExit(nn.Module):

@@ -127,7 +127,7 @@ def check_precision(config: SideNetConfig, precision: str) -> bool:
     if calibrated is None or number_format(calibrated) == number_format(precision):
         return True
     if QUANTIZED in precision:
-        command = "hf_sidenet.checkpoint.recalibrate(model, processor, rows, target=...)"
+        command = "hf_sidenet.attaching.checkpoint.recalibrate(model, processor, rows, target=...)"
     elif "(" in precision:
         command = "hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT ..."
     else:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..measurement.inputs import TARGETS
-from ..measurement.lengths import text_limit
-from ..measurement.pictures import in_channels, num_channels_of
+from ..data.lengths import text_limit
+from ..data.pictures import in_channels, num_channels_of
 from ..models.exit_rule import check_thresholds
+from ..models.tasks import LABEL_INPUTS
 from .engine import RowError
 from .halving import halved
 from .rows import Row
@@ -153,7 +153,7 @@ class RowReader:
         try:
             if isinstance(features, Exception):
                 raise features
-            inputs = {name: self._input(name, value) for name, value in features.items() if name not in TARGETS}
+            inputs = {name: self._input(name, value) for name, value in features.items() if name not in LABEL_INPUTS}
             length = self._length(inputs)
         except Exception as error:
             failure = RowError(f"row {place}: {error}")

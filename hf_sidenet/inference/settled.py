@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..measurement.fingerprint import answering_fields
+from ..io.fingerprint import answering_fields
 from .certificate import why_not_certified
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of

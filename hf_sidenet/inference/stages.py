@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..measurement.lengths import longest_text
+from ..data.lengths import longest_text
 from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet, sharing_weights
-from ..models.probe import check_unchanged, example_inputs, name_of
-from ..models.sidenet_head import SideNet, read_exit
+from ..models.mainnet import check_unchanged, example_inputs, name_of
+from ..models.sidenet import SideNet, read_exit
 from .precision import precision_of
 from .tail import tail_of, watch
 

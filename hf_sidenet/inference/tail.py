@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
-from ..models.probe import evaluating, example_inputs
+from ..models.mainnet import evaluating, example_inputs
 
 
 # Sizes of images whose forms a skipped module remembers.

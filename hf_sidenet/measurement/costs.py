@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..models.probe import detached_parameters, evaluating, used_parameters
+from ..models.mainnet import detached_parameters, evaluating, used_parameters
 from .inputs import model_inputs
 from .shapes import count_shapes, typical_batches
 

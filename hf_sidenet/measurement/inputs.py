@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 
-
-# What forward takes beside the MainNet's inputs.
-TARGETS = frozenset({"labels", "mainnet_logits"})
+from ..models.tasks import LABEL_INPUTS
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
     """The inputs of a batch on `device`, without targets, floating-point ones (images) as `dtype`."""
-    return {name: _moved(value, device, dtype) for name, value in batch.items() if name not in TARGETS}
+    return {name: _moved(value, device, dtype) for name, value in batch.items() if name not in LABEL_INPUTS}
 
 
 def _moved(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:

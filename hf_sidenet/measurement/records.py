@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
-from ..models.losses import check_labels
-from ..models.probe import evaluating
-from .files import replacing
+from ..io.files import replacing
+from ..models.mainnet import evaluating
+from ..models.sidenet import check_labels
 from .inputs import model_inputs
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..models.probe import counting_flops
-from .inputs import TARGETS, model_inputs
+from ..models.mainnet import counting_flops
+from ..models.tasks import LABEL_INPUTS
+from .inputs import model_inputs
 
 
 # Examples kept per batch to be timed: enough to find one near every part's mean.
@@ -63,7 +64,7 @@ def count_shapes(
     """
     found: dict[tuple, ShapeCount] = {}
     for batch in logging.tqdm(batches, desc="Counting FLOPs", disable=not progress):
-        batch = {name: value for name, value in batch.items() if name not in TARGETS}
+        batch = {name: value for name, value in batch.items() if name not in LABEL_INPUTS}
         rows = next((value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor)), 0)
         if rows == 0:
             continue

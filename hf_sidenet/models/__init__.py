@@ -9,6 +9,7 @@ from transformers import (
 )
 
 from .configuration_sidenet import SideNetConfig
+from .modeling_base import SideNetOutput
 from .modeling_sidenet import (
     BertWithSideNetForSequenceClassification,
     CamembertWithSideNetForSequenceClassification,
@@ -31,7 +32,6 @@ from .modeling_sidenet import (
     ViTWithSideNetForImageClassification,
     XLMRobertaWithSideNetForSequenceClassification,
 )
-from .outputs import SideNetOutput
 
 
 TEXT_MODELS = (

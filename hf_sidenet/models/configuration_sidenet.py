@@ -3,16 +3,200 @@
 
 import copy
 import difflib
+import math
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils.versions import require_version
 
-from .config_fields import by_index, checked_exit_layers, is_count, is_shape, numbers, one_of, one_per
 from .exit_rule import check_thresholds
-from .mainnet_config import OUTER, REPEATED, MainNetField, as_config, check_size, default_architecture
-from .requirements import check_versions
-from .sidenet_head import POOLINGS
+from .sidenet import POOLINGS
+
+
+# The lower bounds of setup.cfg.
+REQUIRED = ("torch>=2.11", "transformers>=5.17")
+
+
+def check_versions() -> None:
+    """Refuse older libraries.
+
+    Raises:
+        ImportError: names what is installed and what is needed.
+    """
+    for requirement in REQUIRED:
+        name = requirement.partition(">")[0]
+        require_version(requirement, f"A model with SideNets needs it: pip install --upgrade {name}")
+
+
+def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
+    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
+    if not isinstance(exit_layers, list | tuple) or not exit_layers:
+        raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
+    if not all(map(is_count, exit_layers)):
+        raise ValueError(f"{rule}, got {exit_layers!r}.")
+    if any(a >= b for a, b in pairwise(exit_layers)):
+        raise ValueError(f"{rule}, got {exit_layers!r}.")
+    if block_shapes is not None and exit_layers[-1] > len(block_shapes):
+        raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
+    return list(exit_layers)
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
+    """JSON has names as keys only."""
+    try:
+        labels = {int(key): value for key, value in id2label.items()}
+    except (TypeError, ValueError):
+        labels = {}
+    if sorted(labels) != list(range(len(id2label))):
+        raise ValueError(f"`id2label` must have the keys 0, 1, ..., one per class, got {id2label!r}.")
+    return labels
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(is_count, value))
+
+
+def numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    one_per(name, values, count)
+    for number in values:
+        if not _is_finite(number) or not holds(number):
+            raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
+    return [float(number) for number in values]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def one_per(name: str, values: list, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")
+
+
+# The class that a config without `architectures` is built with, by the MainNet's model type.
+NAMED_ARCHITECTURES = {
+    "bert": "BertWithSideNetForSequenceClassification",
+    "distilbert": "DistilBertWithSideNetForSequenceClassification",
+    "roberta": "RobertaWithSideNetForSequenceClassification",
+    "xlm-roberta": "XLMRobertaWithSideNetForSequenceClassification",
+    "camembert": "CamembertWithSideNetForSequenceClassification",
+    "electra": "ElectraWithSideNetForSequenceClassification",
+    "mpnet": "MPNetWithSideNetForSequenceClassification",
+    "deberta-v2": "DebertaV2WithSideNetForSequenceClassification",
+    "modernbert": "ModernBertWithSideNetForSequenceClassification",
+    "resnet": "ResNetWithSideNetForImageClassification",
+    "regnet": "RegNetWithSideNetForImageClassification",
+    "convnext": "ConvNextWithSideNetForImageClassification",
+    "convnextv2": "ConvNextV2WithSideNetForImageClassification",
+    "deit": "DeiTWithSideNetForImageClassification",
+    "dinov2": "Dinov2WithSideNetForImageClassification",
+    "swin": "SwinWithSideNetForImageClassification",
+    "vit": "ViTWithSideNetForImageClassification",
+    "timm_wrapper": "TimmWithSideNetForImageClassification",
+}
+# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name. peft compares a
+# `vocab_size` with that of the checkpoint in `name_or_path`, which it would read as one with SideNets.
+OUTER = ("auto_map", "quantization_config", "vocab_size")
+# Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
+REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
+# More than any classifier has.
+MOST_LAYERS, MOST_LABELS = 1_000, 100_000
+# As MainNets' configs call it.
+NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
+
+
+class MainNetField:
+    """A field that every config has: here it is the MainNet's."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        # Of the class itself the field's default, as of any other config.
+        return getattr(PretrainedConfig if config is None else config.mainnet_config, self.name)
+
+    def __set__(self, config: Any, value: Any) -> None:
+        setattr(config.mainnet_config, self.name, value)
+
+
+def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
+    """A copy of a MainNet's config, from itself or from what config.json holds.
+
+    Raises:
+        ValueError: transformers does not know its kind, or a field is impossible.
+    """
+    if mainnet_config is None:
+        mainnet_config = {"model_type": "bert"}
+    if isinstance(mainnet_config, dict):
+        model_type = mainnet_config.get("model_type")
+    else:
+        model_type = getattr(mainnet_config, "model_type", None)
+    # A model of remote code could be attached and saved, but the checkpoint would not load.
+    if model_type not in CONFIG_MAPPING or model_type == "sidenet":
+        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
+    if not isinstance(mainnet_config, dict):
+        return copy.deepcopy(mainnet_config)
+    try:
+        # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
+        return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
+    except ImportError:
+        raise
+    # Each MainNet's config checks its fields in its own way.
+    except Exception as error:
+        raise ValueError(f"`mainnet_config` is impossible: {' '.join(str(error).split())}") from error
+
+
+def check_size(config_dict: dict[str, Any]) -> None:
+    """Refuse what config.json may ask for and no classifier has: to build it would take hours, or all memory.
+
+    Args:
+        config_dict (`dict[str, Any]`): of a [`SideNetConfig`].
+
+    Raises:
+        ValueError: too many blocks or classes.
+    """
+    mainnet = config_dict.get("mainnet_config")
+    for fields in (config_dict, mainnet.to_dict() if isinstance(mainnet, PretrainedConfig) else mainnet):
+        if not isinstance(fields, dict):
+            continue
+        depths = fields.get("depths")
+        numbers = [fields.get(name) for name in NUMBERS_OF_LAYERS]
+        numbers += [sum(_counts(depths))] if isinstance(depths, list | tuple) else []
+        for number in _counts(numbers):
+            if number > MOST_LAYERS:
+                raise ValueError(f"config.json must have at most {MOST_LAYERS:,} layers, got {number:,}.")
+        labels = [len(fields[name]) for name in ("id2label", "label2id") if isinstance(fields.get(name), dict)]
+        for number in _counts([*labels, fields.get("num_labels"), fields.get("num_classes")]):
+            if number > MOST_LABELS:
+                raise ValueError(f"config.json must have at most {MOST_LABELS:,} classes, got {number:,}.")
+
+
+def _counts(values: Any) -> list[int]:
+    return [value for value in values if isinstance(value, int)]
+
+
+def default_architecture(mainnet_config: PretrainedConfig) -> str:
+    """Name of the class that a [`SideNetConfig`] without `architectures` is built with."""
+    model_type = mainnet_config.model_type
+    if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return NAMED_ARCHITECTURES.get(model_type, "SideNetForImageClassification")
+    return NAMED_ARCHITECTURES.get(model_type, "SideNetForSequenceClassification")
 
 
 # Before anything else runs, since older libraries fail far from the reason. An older transformers also copies no more

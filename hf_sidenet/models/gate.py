@@ -355,3 +355,15 @@ def _cut(name: str, value: Any, run: Run) -> Any:
             f"{tuple(value.shape)}."
         )
     return value.index_select(0, run.rows.to(value.device))
+
+
+def has_sharded_parameters(module: nn.Module) -> bool:
+    """Whether FSDP (1 or 2) or DeepSpeed ZeRO-3 gathers parts of `module` during its forward."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(child, FullyShardedDataParallel) for child in module.modules()) or any(
+        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters()
+    )

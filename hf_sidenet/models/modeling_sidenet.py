@@ -4,9 +4,7 @@
 import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from .classify import classify
-from .modeling_base import SideNetPreTrainedModel
-from .outputs import SideNetOutput
+from .modeling_base import SideNetOutput, SideNetPreTrainedModel, classify
 
 
 class SideNetForSequenceClassification(SideNetPreTrainedModel):

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..measurement.files import replacing
-from ..measurement.locks import folder_lock
+from ..io.files import replacing
+from ..io.locks import folder_lock
 
 
 FORMAT = {"format": "hf_sidenet.Features", "version": "1"}

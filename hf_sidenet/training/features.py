@@ -21,15 +21,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from ..measurement.fingerprint import DIGEST_SIZE, fingerprint_model
+from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
-from ..models.classify import check_names
-from ..models.gate import Run, gated, run_mainnet
-from ..models.losses import check_labels
-from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.probe import evaluating
-from ..models.sharding import has_sharded_parameters
-from ..models.sidenet_head import POOLINGS, pool, pooled_size, pooling_mask
+from ..models.gate import Run, gated, has_sharded_parameters, run_mainnet
+from ..models.mainnet import evaluating
+from ..models.modeling_base import SideNetPreTrainedModel, check_names
+from ..models.sidenet import POOLINGS, check_labels, pool, pooled_size, pooling_mask
 from .feature_shards import FORMAT, LABELS, ShardFolder, check_space, readable_size
 
 

@@ -13,9 +13,8 @@ import torch
 from transformers.utils import logging
 
 from ..measurement.records import ExitRecords
-from ..models.losses import exit_loss
-from ..models.routing import stack_exits
-from ..models.sidenet_head import SideNet
+from ..models.exit_rule import stack_exits
+from ..models.sidenet import SideNet, exit_loss
 from .features import Candidate, Features
 
 

@@ -6,7 +6,7 @@ import random
 import torch
 from datasets import Dataset
 
-from ..shareable.folder import WORDS
+from ..hub.folder import WORDS
 
 
 def texts(count=240):

@@ -3,7 +3,7 @@
 
 import pytest
 
-from hf_sidenet.checkpoint import evaluate_checkpoint, recalibrate
+from hf_sidenet.attaching.checkpoint import evaluate_checkpoint, recalibrate
 
 from .cases import prepared
 

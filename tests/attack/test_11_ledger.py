@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hf_sidenet.checkpoint import recalibrate
+from hf_sidenet.attaching.checkpoint import recalibrate
 
 from .cases import answered, texts
 

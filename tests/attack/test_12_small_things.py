@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.cli.errors import printable
-from hf_sidenet.inference.manifest import MANIFEST, Manifest
+from hf_sidenet.export.manifest import MANIFEST, Manifest
 from hf_sidenet.models.configuration_sidenet import SideNetConfig
 
+from ..cli.test_cli import run
+from ..hub.folder import save_folder
 from ..models import tiny
-from ..shareable.folder import save_folder
-from ..test_cli import run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import random
 import pytest
 from datasets import concatenate_datasets
 
-from hf_sidenet.attach import attach
+from hf_sidenet.attaching.attach import attach
 from hf_sidenet.calibration import RepeatedRowsError
 from hf_sidenet.training.heads import HeadTraining
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sidenet.hub import CHECKPOINT, save_checkpoint
-from hf_sidenet.measurement.folders import check_free, writing_folder
+from hf_sidenet.hub.push import CHECKPOINT, save_checkpoint
+from hf_sidenet.io.folders import check_free, writing_folder
 
 from ..attached import Runs
 

@@ -8,13 +8,13 @@ import logging
 import pytest
 import torch
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.hub import check_shareable
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.inference.certificate import why_not_certified
 from hf_sidenet.models.configuration_sidenet import SideNetConfig
-from hf_sidenet.shareable import check_shareable
 
-from ..shareable.folder import save_folder
+from ..hub.folder import save_folder
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 
 import pytest
 
+from hf_sidenet.attaching.checkpoint import recalibrate
 from hf_sidenet.calibration import calibrate, parse_targets
-from hf_sidenet.checkpoint import recalibrate
 
 from ..calibration.cases import costs, records
 from .cases import answered, prepared, texts

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_sidenet.hub import push_checkpoint, save_recalibrated
-from hf_sidenet.shareable import check_shareable
+from hf_sidenet.hub import check_shareable
+from hf_sidenet.hub.push import push_checkpoint, save_recalibrated
 
-from ..shareable.folder import save_folder
-from ..test_cli import run
+from ..cli.test_cli import run
+from ..hub.folder import save_folder
 
 
 SECRET = "password of somebody"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings, method_named
 from hf_sidenet.benchmark.methods import (
@@ -26,7 +27,6 @@ from hf_sidenet.benchmark.methods import (
     twin_of,
 )
 from hf_sidenet.benchmark.reading import read_rows
-from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import Row
 from tests.inference.flood import text_row

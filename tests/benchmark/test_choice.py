@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.catalog import Catalog
 from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX, OURS
 from hf_sidenet.benchmark.settings import Settings
-from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 from tests.examples.commands import minilm
 from tests.models.naive import every_exit

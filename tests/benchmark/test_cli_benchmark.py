@@ -13,8 +13,8 @@ from hf_sidenet.cli.benchmarking import BenchmarkOptions, benchmark_command
 from hf_sidenet.cli.errors import CommandError
 from hf_sidenet.inference.precision import DTYPES
 from hf_sidenet.models import SideNetConfig
+from tests.cli.test_cli import contents, run, run_json
 from tests.examples.commands import save_pictures, sentences
-from tests.test_cli import contents, run, run_json
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_json(typed, text_checkpoint):
 
 
 def test_pictures(image_checkpoint, tmp_path):
-    from hf_sidenet.checkpoint import load_checkpoint
+    from hf_sidenet.attaching.checkpoint import load_checkpoint
 
     model, processor = load_checkpoint(image_checkpoint)
     names = ["dark", "light", "none"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark import onnx_variant
 from hf_sidenet.benchmark.catalog import Catalog, method_named
 from hf_sidenet.benchmark.methods import EAGER, ONNX, OURS, PLAIN, twin_of
@@ -15,12 +16,11 @@ from hf_sidenet.benchmark.onnx_variant import exported_by_precision, is_exported
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
 from hf_sidenet.benchmark.settings import Settings
-from hf_sidenet.checkpoint import load_checkpoint
 from hf_sidenet.cli import exported as command
-from hf_sidenet.inference import manifest
-from hf_sidenet.inference.onnx import ENTRIES, open_session
+from hf_sidenet.export import manifest
+from hf_sidenet.export.onnx import ENTRIES, open_session
 
-from ..inference.test_onnx_int8 import model_of
+from ..export.test_onnx_int8 import model_of
 from .test_catalog import answers_of, image_rows, own_answers, text_rows
 
 

@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from hf_sidenet import ExitRecords
-from hf_sidenet.calibration import (
-    Target,
-    binomial,
-    expected_losses,
-    expected_risk,
-    paired,
-    paired_differences,
-    risk,
-)
+from hf_sidenet.calibration import Target, binomial, expected_losses, expected_risk, paired, paired_differences, risk
 
 from .cases import records
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.demo import Answering
 from hf_sidenet.inference import RowError
 

@@ -16,7 +16,7 @@ from hf_sidenet.demo import build_demo, launch
 from hf_sidenet.demo.batch_files import UploadError
 from hf_sidenet.demo.service import Demo
 
-from ..test_cli import run
+from ..cli.test_cli import run
 from .browser import serving
 
 

@@ -6,8 +6,8 @@ import copy
 import pytest
 
 from hf_sidenet import SideNetConfig
-from hf_sidenet.cards import load_report
 from hf_sidenet.demo import read_dial
+from hf_sidenet.report import load_report
 
 from ..models import tiny
 

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.inference import SideNetRunner
 
 from ..attached import CLASSES, pictures, sentences

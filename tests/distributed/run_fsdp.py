@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from hf_sidenet.models.sharding import has_sharded_parameters
+from hf_sidenet.models.gate import has_sharded_parameters
 from hf_sidenet.training import SameStatisticsCallback
 
 from . import cases

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import Trainer
 
 from hf_sidenet.models.exit_rule import confidence
-from hf_sidenet.models.sharding import has_sharded_parameters
+from hf_sidenet.models.gate import has_sharded_parameters
 
 from . import cases
 

@@ -8,14 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hf_sidenet.evaluation.curves import (
-    CurvePoint,
-    fixed_points,
-    format_thresholds,
-    sweep,
-    table,
-    write_csv,
-)
+from hf_sidenet.evaluation.curves import CurvePoint, fixed_points, format_thresholds, sweep, table, write_csv
 from hf_sidenet.measurement import ExitCosts, ExitRecords, collect, measure_costs
 from tests.measurement.models import texts, tiny_bert
 from tests.models.naive import choose

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import uvicorn
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.inference import SingleStage, Stages
 from hf_sidenet.inference.reading import RowReader
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_sidenet import SideNetRunner
-from hf_sidenet.checkpoint import load_checkpoint
-from hf_sidenet.inference import export_onnx
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.export import export_onnx
 
 from ..benchmark.checkpoints import save_image_checkpoint, save_plain, save_text_checkpoint
 from .commands import sentences

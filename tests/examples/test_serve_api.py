@@ -15,8 +15,9 @@ from PIL import Image
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
-from hf_sidenet.checkpoint import load_checkpoint
-from hf_sidenet.inference import SideNetRunner, SingleStage, Stages, export_onnx
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.export import export_onnx
+from hf_sidenet.inference import SideNetRunner, SingleStage, Stages
 from hf_sidenet.inference.reading import RowReader
 
 from ..benchmark.checkpoints import save_image_checkpoint

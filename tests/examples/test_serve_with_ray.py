@@ -21,7 +21,7 @@ import pytest
 import torch
 from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
-from hf_sidenet.checkpoint import load_checkpoint
+from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.inference import SideNetRunner
 
 from ..benchmark.checkpoints import save_text_checkpoint

@@ -17,7 +17,7 @@ def main():
     assert "hf_sidenet" not in sys.modules
 
     from hf_sidenet import SideNetRunner, collect
-    from hf_sidenet.inference import TorchStages, export_torch
+    from hf_sidenet.export import TorchStages, export_torch
     from hf_sidenet.measurement.costs import measure_costs
     from hf_sidenet.training.features import cache_features, default_candidates
 

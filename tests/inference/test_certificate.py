@@ -9,17 +9,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 from transformers.utils import logging as transformers_logging
 
+from hf_sidenet.export.exported import ExportedAbout
+from hf_sidenet.export.manifest import ONNX, VERSION, Manifest
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.inference import settled as settled_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified
-from hf_sidenet.inference.exported import ExportedAbout
-from hf_sidenet.inference.manifest import ONNX, VERSION, Manifest
 from hf_sidenet.inference.precision import cast_copy
-from hf_sidenet.measurement.fingerprint import answering_fields, fingerprint_weights
+from hf_sidenet.io.fingerprint import answering_fields, fingerprint_weights
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
+from ..hub.folder import EVIDENCE
 from ..models import tiny
-from ..shareable.folder import EVIDENCE
 
 
 def certified(processor=None, max_length=None, **kwargs):

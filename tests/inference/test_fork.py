@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hf_sidenet import SideNetRunner
-from hf_sidenet.inference import OnnxStages, export_onnx
+from hf_sidenet.export import OnnxStages, export_onnx
 from tests.models.tiny import bert_with_sidenets
 
 

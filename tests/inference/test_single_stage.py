@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from hf_sidenet.inference import OnnxStages, SideNetRunner, SingleStage, Stages, export_onnx
+from hf_sidenet.export import OnnxStages, export_onnx
+from hf_sidenet.inference import SideNetRunner, SingleStage, Stages
 from hf_sidenet.inference.packet import pack, unpack
 from hf_sidenet.inference.reading import RowReader
 from hf_sidenet.inference.rows import Batch, Row

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_sidenet import SideNetForImageClassification, SideNetRunner
-from hf_sidenet.inference import Stages, StagesError, export_onnx, export_stage, export_torch
+from hf_sidenet.export import export_onnx, export_stage, export_torch
+from hf_sidenet.inference import Stages, StagesError
 from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.engine import Engine
 from hf_sidenet.inference.routings import measure_routings

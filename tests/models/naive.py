@@ -6,7 +6,7 @@ import copy
 import torch
 
 from hf_sidenet.models.gate import find_blocks
-from hf_sidenet.models.sidenet_head import pool
+from hf_sidenet.models.sidenet import pool
 
 
 # Rows whose confidence is this close to θ may go either way.

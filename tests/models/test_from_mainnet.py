@@ -18,9 +18,9 @@ from hf_sidenet.models import (
     ResNetWithSideNetForImageClassification,
     SideNetConfig,
     SideNetForImageClassification,
-    classify,
 )
-from hf_sidenet.models.sidenet_head import SideNet
+from hf_sidenet.models import modeling_base as classify
+from hf_sidenet.models.sidenet import SideNet
 
 from . import tiny
 

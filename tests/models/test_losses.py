@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_sidenet.models.losses import check_labels, cross_entropy, distillation, exit_loss
+from hf_sidenet.models.sidenet import check_labels, cross_entropy, distillation, exit_loss
 
 
 SIDE = [torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hf_sidenet.models
-from hf_sidenet.models import requirements
+from hf_sidenet.models import configuration_sidenet as requirements
 
 
 FOLDER = Path(hf_sidenet.models.__file__).parent

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_sidenet.models.sidenet_head import SideNet, pool, pooled_size
+from hf_sidenet.models.sidenet import SideNet, pool, pooled_size
 
 
 def test_head_is_the_papers():

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
-from hf_sidenet.inference import Stages, export_stage
-from hf_sidenet.inference.export import example_rows
+from hf_sidenet.export import export_stage
+from hf_sidenet.export.programs import example_rows
+from hf_sidenet.inference import Stages
 from hf_sidenet.inference.tail import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_sidenet.checkpoint import load_checkpoint, recalibrate
+from hf_sidenet.attaching.checkpoint import load_checkpoint, recalibrate
 from hf_sidenet.inference import RowError, SideNetRunner
 from hf_sidenet.monitoring import ShadowMonitor, WatchedRunner
 

@@ -10,7 +10,7 @@ from torch.ao.quantization import quantize_dynamic
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from hf_sidenet import SideNetRunner
-from hf_sidenet.inference import export_torch
+from hf_sidenet.export import export_torch
 from hf_sidenet.inference.precision import precision_of
 from hf_sidenet.models.mainnet import spare_sidenets
 

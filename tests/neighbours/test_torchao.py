@@ -10,14 +10,14 @@ from transformers import AutoModelForSequenceClassification, TorchAoConfig, pipe
 from transformers.utils import logging as hf_logging
 
 from hf_sidenet import BertWithSideNetForSequenceClassification, SideNetRunner
+from hf_sidenet.attaching.checkpoint import evaluate_checkpoint, load_checkpoint, recalibrate
 from hf_sidenet.benchmark.variants import Checkpoint
-from hf_sidenet.checkpoint import evaluate_checkpoint, load_checkpoint, recalibrate
-from hf_sidenet.inference import export_onnx, export_torch
+from hf_sidenet.export import export_onnx, export_torch
+from hf_sidenet.hub import check_shareable
 from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.precision import cast_copy, precision_of
 from hf_sidenet.inference.stages import Stages
-from hf_sidenet.measurement.fingerprint import fingerprint_model
-from hf_sidenet.shareable import check_shareable
+from hf_sidenet.io.fingerprint import fingerprint_model
 
 from ..attached import sentences
 from ..benchmark.checkpoints import save_text_checkpoint
@@ -143,7 +143,7 @@ def test_the_precision_is_never_taken_for_float32(folder, warnings):
     SideNetRunner(model)
     (line,) = warnings()
     assert line.startswith("θ was calibrated in float32, but Int8WeightOnlyConfig+bfloat16 (torchao) is what serves")
-    assert line.endswith("hf_sidenet.checkpoint.recalibrate(model, processor, rows, target=...)")
+    assert line.endswith("hf_sidenet.attaching.checkpoint.recalibrate(model, processor, rows, target=...)")
     model.config.calibration = {"precision": precision_of(model)}
     SideNetRunner(model)
     SideNetRunner(model, compile=True)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from hf_sidenet.measurement.locks import folder_lock
+from hf_sidenet.io.locks import folder_lock
 from hf_sidenet.models import (
     BertWithSideNetForSequenceClassification,
     SideNetForImageClassification,

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import torch
 
-from hf_sidenet.measurement.metrics import correct_rows, expected_calibration_error, reliability_bins
+from ...measurement.metrics import correct_rows, expected_calibration_error, reliability_bins
 
 
 DESCRIPTION = """

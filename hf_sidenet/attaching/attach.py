@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a fine-tuned classifier to a calibrated early-exit checkpoint, in one call.
+
+What each row is used for, which is all that the guarantee rests on:
+
+* training rows teach the SideNets (and, with `tune="joint"`, the MainNet);
+* validation rows are split by a seed: *design* rows stop the training, choose places, temperatures and the path of
+  thresholds; *certification* rows are used once, to test along that path;
+* test rows are reported, and choose nothing.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..calibration import (
+    TESTS,
+    Calibration,
+    Target,
+    calibrate,
+    check_confidence_level,
+    check_fresh,
+    check_targets,
+    count_looks,
+    level_per_target,
+    look_key,
+    parse_targets,
+    split_rows,
+)
+from ..calibration.label_checks import check_class_order, check_labeled
+from ..data import Columns
+from ..data.rows import prepare_rows
+from ..evaluation.provenance import hardware, versions
+from ..evaluation.recalls import certified_rows, recall_warnings
+from ..hub.push import CHECKPOINT, save_checkpoint
+from ..inference.certificate import length_of, other_weights, set_calibration
+from ..inference.precision import precision_of
+from ..inference.row_costs import row_costs
+from ..io.fingerprint import fingerprint_model, fingerprint_weights
+from ..io.folders import check_free
+from ..measurement import ExitRecords, accuracy
+from ..training.features import default_candidates
+from ..training.heads import HeadTraining
+from ..training.joint import JointTraining, tune_jointly
+from .checkpoint import LEDGER, REPORT_VERSION, default_cache, evaluate_records
+from .steps import (
+    Clock,
+    Workshop,
+    at_input_size,
+    attached_model,
+    load_mainnet,
+    name_classes,
+    place_sidenets,
+    placement_table,
+    tell_where_it_runs,
+)
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..evaluation import ExitEvaluation
+
+logger = logging.get_logger(__name__)
+
+TUNES = ("heads", "joint")
+REFERENCES = ("given", "tuned")
+
+
+@dataclass(frozen=True)
+class AttachResult:
+    """What [`attach`] found.
+
+    Args:
+        verdict (`str`): `"attach"` or `"do not attach"`.
+        reason (`str`): why, in a sentence.
+        model (`PreTrainedModel`, *optional*): with SideNets, temperatures and θ; `None` for "do not attach".
+        processor (*optional*): tokenizer or image processor.
+        report (`dict[str, Any]`): everything that was measured; `report.json` of the folder.
+        evaluation ([`ExitEvaluation`], *optional*): of the test rows, where there are some.
+        test_records ([`ExitRecords`], *optional*): of the same.
+    """
+
+    verdict: str
+    reason: str
+    model: PreTrainedModel | None
+    processor: Any
+    report: dict[str, Any]
+    evaluation: "ExitEvaluation | None" = None
+    test_records: ExitRecords | None = None
+
+    def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write the checkpoint folder: weights, config, processor, code, `report.json`, figures, model card. Whole or
+        not at all.
+
+        Raises:
+            ValueError: the verdict is "do not attach", or the folder holds something.
+        """
+        if self.model is None:
+            raise ValueError(f"there is no checkpoint to save: {self.reason}.")
+        save_checkpoint(
+            directory,
+            self.model,
+            self.processor,
+            self.report,
+            evaluation=self.evaluation,
+            records=self.test_records,
+            overwrite=overwrite,
+        )
+
+
+def attach(
+    mainnet: str | PreTrainedModel,
+    train: Any,
+    validation: Any,
+    test: Any = None,
+    *,
+    target: str | Target | Sequence[str | Target] = "accuracy_drop<=0.01",
+    confidence_level: float = 0.95,
+    output_dir: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    processor: Any = None,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
+    trust_rows: bool = False,
+    exit_layers: Sequence[int] | None = None,
+    poolings: Sequence[str] | None = None,
+    max_exits: int = 3,
+    heads: HeadTraining | None = None,
+    tune: str = "heads",
+    joint: JointTraining | None = None,
+    reference: str = "given",
+    test_method: str = "paired",
+    certification_fraction: float = 0.75,
+    batch_size: int = 32,
+    seed: int = 0,
+    cache_dir: str | os.PathLike | None = None,
+    accelerator: "Accelerator | None" = None,
+    progress: bool = True,
+    **hub_kwargs: Any,
+) -> AttachResult:
+    """Attach SideNets to a fine-tuned classifier, train them, and choose θ for a target.
+
+    Args:
+        mainnet (`str` or `PreTrainedModel`): folder, Hub id or model: a classifier that is fine-tuned.
+        train (`datasets.Dataset`): rows to learn from: texts or images with labels, or model inputs with `labels`.
+        validation (`datasets.Dataset`): rows that neither trained nor selected the MainNet.
+        test (`datasets.Dataset`, *optional*): rows to report on.
+        target (`str` or `list[str]`, *optional*, defaults to `"accuracy_drop<=0.01"`): see [`Target`].
+        confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
+        output_dir (`str`, *optional*): folder to write; `None` writes none, and `result.save` can later.
+        overwrite (`bool`, *optional*, defaults to `False`): whether `output_dir` may hold something.
+        processor (*optional*): tokenizer or image processor; by default the one saved with `mainnet`.
+        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
+        max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*):
+            What raw rows call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor
+            a `ClassLabel` say which output a name is; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`):
+            Whether labels are taken as they are where the MainNet's answers speak against them; see
+            [`check_class_order`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
+        trust_rows (`bool`, *optional*, defaults to `False`):
+            Whether validation rows are taken for fresh ones that repeat training rows more often than fresh rows
+            would; see [`check_fresh`].
+        exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
+        poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
+        max_exits (`int`, *optional*, defaults to 3): the most SideNets.
+        heads ([`HeadTraining`], *optional*): how SideNets learn on the frozen MainNet.
+        tune (`str`, *optional*, defaults to `"heads"`):
+            `"heads"`: the MainNet stays as it is. `"joint"`: afterwards MainNet and SideNets are fine-tuned together.
+        joint ([`JointTraining`], *optional*): how they learn together.
+        reference (`str`, *optional*, defaults to `"given"`):
+            With `tune="joint"`, the classifier that risks are measured against: `"given"`, the one that was passed,
+            or `"tuned"`, the one that came out, whose own accuracy is reported beside.
+        test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
+        certification_fraction (`float`, *optional*, defaults to 0.75): share of the validation rows that certifies.
+        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
+        seed (`int`, *optional*, defaults to 0): of the split of the validation rows, the SideNets and joint training.
+        cache_dir (`str`, *optional*): where features are kept, by default `hf_sidenet` in the Hugging Face home.
+        accelerator (`Accelerator`, *optional*): features are shared among its processes; the rest runs in each.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
+        hub_kwargs (`Any`): of the MainNet's `from_pretrained`: `revision`, `token`, `device_map`, `dtype`, ...
+
+    Returns:
+        [`AttachResult`]: "do not attach" is a result, not an error.
+
+    Raises:
+        TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
+        ClassOrderError: the labels do not fit the MainNet's answers.
+        RepeatedRowsError: more validation rows than fresh ones would repeat training rows.
+        ValueError: an argument is impossible, or the MainNet cannot take SideNets.
+
+    Example:
+
+    ```python
+    >>> result = attach("my-org/my-classifier", train, validation, test, target="accuracy_drop<=0.01")
+    >>> result.verdict, result.model.config.exit_layers
+    ('attach', [1, 3])
+    ```
+    """
+    targets = parse_targets(target)
+    check_confidence_level(confidence_level)
+    for name, value, allowed in (
+        ("tune", tune, TUNES),
+        ("reference", reference, REFERENCES),
+        ("test_method", test_method, TESTS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
+    if output_dir is not None:
+        check_free(output_dir, CHECKPOINT, overwrite=overwrite)
+    heads, joint = heads or HeadTraining(seed=seed), joint or JointTraining(seed=seed)
+    clock = Clock()
+
+    with clock("loading"):
+        given, processor = load_mainnet(mainnet, processor, hub_kwargs)
+        splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+        rows = prepare_rows(
+            splits,
+            given.mainnet.config,
+            processor,
+            is_text=given.is_text,
+            columns=columns,
+            max_length=max_length,
+            labels=labels,
+            skip_bad_rows=skip_bad_rows,
+        )
+        classes = rows["train"].classes
+        given = at_input_size(given, rows["train"])
+        check_labeled(rows, targets)
+        split = split_rows(len(rows["validation"]), certification_fraction, seed)
+        # Before the work.
+        repeats = check_fresh(split, rows["validation"].contents, rows["train"].contents, trust_rows=trust_rows)
+        check_targets(targets, confidence_level, test_method, len(split.certification))
+        cache = Path(cache_dir or default_cache())
+        shop = Workshop(rows, split, targets, cache, batch_size, accelerator, progress)
+        candidates = default_candidates(given, exit_layers, poolings)
+        mainnet_fingerprint = fingerprint_model(given.mainnet)
+    with clock("features"):
+        features = {name: shop.features(given, name, candidates) for name in ("train", "validation")}
+    answered = [shop.answered(features["train"], "train"), shop.answered(features["validation"], "validation")]
+    # With whom a model agrees does not depend on the labels.
+    certifies = any(one.name != "disagreement" for one in targets)
+    check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
+    with clock("heads"):
+        trained = shop.train_heads(features, candidates, heads)
+    with clock("placement"):
+        placements, table = place_sidenets(
+            shop,
+            given,
+            features["validation"],
+            trained,
+            heads.hidden_size,
+            level=level_per_target(targets, confidence_level),
+            test=test_method,
+            max_exits=max_exits,
+        )
+    chosen = placements[0].candidates
+    model = attached_model(given, mainnet, chosen, trained, heads, own_mainnet=tune == "joint")
+    tell_where_it_runs(model)
+    name_classes(model, classes.names)
+    if tune == "joint":
+        with clock("joint training"):
+            teacher = features["train"].mainnet_logits
+            tune_jointly(model, rows["train"].dataset, rows["train"].collate_fn, teacher, joint, progress=progress)
+    with clock("costs"):
+        # Time is measured with care where the target is a time.
+        quick = not any(one.name == "latency_ms" for one in targets)
+        costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
+    with clock("calibration"):
+        own = features["validation"] if tune == "heads" else shop.features(model, "validation", chosen)
+        records = shop.records(model, own, features["validation"] if reference == "given" else own)
+        shop.check_live(model, records)
+        calibration = calibrate(
+            records.select(split.design),
+            records.select(split.certification),
+            costs,
+            targets,
+            confidence_level=confidence_level,
+            test=test_method,
+            mainnet_temperature=None if rows["validation"].has_labels else model.config.temperatures[-1],
+        )
+    chosen_point = calibration.selection.chosen
+    settings = {
+        "target": [str(one) for one in targets],
+        "confidence_level": confidence_level,
+        "test_method": test_method,
+        "tune": tune,
+        "reference": reference if tune == "joint" else "given",
+        "certification_fraction": certification_fraction,
+        "max_exits": max_exits,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "seed": seed,
+        "heads": asdict(heads),
+        "joint": asdict(joint) if tune == "joint" else None,
+    }
+    about_mainnet = {
+        "name": model.config.name_or_path,
+        "class": type(model.mainnet).__name__,
+        "num_labels": model.config.num_labels,
+        "dtype": precision_of(given),
+        "fingerprint": mainnet_fingerprint,
+        "validation_accuracy": accuracy(features["validation"].mainnet_logits, records.labels),
+    }
+    report = {
+        "schema_version": REPORT_VERSION,
+        "verdict": "do not attach" if calibration.selection.chosen is None else "attach",
+        "reason": calibration.selection.reason,
+        "settings": settings,
+        "mainnet": about_mainnet,
+        "classes": {**classes.about(), "trusted": trust_labels},
+        "data": _about_data(shop),
+        "candidates": table,
+        "placements": placement_table(placements),
+        "costs": asdict(costs),
+        "path": [asdict(point) for point in calibration.selection.points],
+        "calibration": None,
+        "certification": certified_rows(
+            records.select(split.certification),
+            classes.names,
+            None if chosen_point is None else (chosen_point.thresholds, calibration.temperatures),
+            repeats.about(trust_rows),
+            has_labels=rows["validation"].has_labels,
+        ),
+        "evaluation": None,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    for warning in recall_warnings(report["certification"]["recalls"]):
+        logger.warning(warning)
+    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    source = fingerprint_weights(model)
+    look = look_key(
+        weights=source,
+        targets=targets,
+        confidence_level=confidence_level,
+        test=test_method,
+        reference=other_weights(given.mainnet if settings["reference"] == "given" else None, model.mainnet),
+        split=(seed, certification_fraction),
+    )
+    num_calibrations = count_looks(cache / LEDGER, split.certifying(rows["validation"].contents), look)
+    result = AttachResult(report["verdict"], report["reason"], None, processor, report)
+    if calibration.selection.chosen is not None:
+        set_calibration(
+            model,
+            calibration,
+            processor,
+            length_of(model, processor, max_length),
+            reference=settings["reference"],
+            reference_precision=precision_of(given if settings["reference"] == "given" else model),
+            seed=seed,
+            certification_fraction=certification_fraction,
+            validation_fingerprint=rows["validation"].fingerprint,
+            repeated_rows=report["certification"]["repeated_rows"],
+            num_calibrations=num_calibrations,
+            look=look,
+            source_weights=source,
+        )
+        report["calibration"] = model.config.calibration
+        result = replace(result, model=model)
+    if result.model is not None and "test" in rows:
+        with clock("evaluation"):
+            own = shop.features(model, "test", chosen)
+            check_class_order([shop.answered(own, "test")], classes, trust_labels=trust_labels)
+            apart = tune == "joint" and reference == "given"
+            test_records = shop.records(model, own, shop.features(given, "test", chosen) if apart else own)
+            evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)
+            report["evaluation"] = evaluation.to_dict()
+            result = replace(result, evaluation=evaluation, test_records=test_records)
+    report["seconds"] = clock.seconds
+    if output_dir is not None and result.model is not None and shop.is_main:
+        with clock("writing"):
+            result.save(output_dir, overwrite=overwrite)
+    return result
+
+
+def _about_data(shop: Workshop) -> dict[str, Any]:
+    return {
+        **{name: rows.about() for name, rows in shop.rows.items()},
+        "num_design_rows": len(shop.split.design),
+        "num_certification_rows": len(shop.split.certification),
+    }
+
+
+def _shown(calibration: Calibration) -> list[list[float]]:
+    """About forty points of the path, and the chosen one, in order."""
+    path = calibration.path
+    kept = {round(i * (len(path) - 1) / 39) for i in range(40)}
+    return [vector for i, vector in enumerate(path) if i in kept or vector == calibration.selection.chosen.thresholds]

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be done with a checkpoint that has SideNets: evaluate it, and calibrate it again for another target or on
+other rows, without training."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..calibration import (
+    TESTS,
+    Calibration,
+    Target,
+    calibrate,
+    check_fresh,
+    check_targets,
+    count_looks,
+    look_key,
+    parse_targets,
+    split_rows,
+)
+from ..calibration.label_checks import Answered, check_class_order, check_labeled
+from ..data import Columns, load_processor
+from ..data.classes import class_names
+from ..data.rows import Rows, prepare_rows
+from ..evaluation import ExitEvaluation
+from ..evaluation.recalls import certified_rows
+from ..inference.certificate import length_of, other_weights, set_calibration, source_weights, why_not_certified
+from ..inference.classes import load_model
+from ..inference.collect import collect_stages
+from ..inference.precision import (
+    cast_copy,
+    check_finite,
+    check_precision,
+    parse_dtype,
+    precision_of,
+    tell_lost_reference,
+)
+from ..inference.row_costs import row_costs, stage_costs
+from ..io.fingerprint import fingerprint_weights
+from ..measurement import ExitCosts, ExitRecords, collect
+from ..models.configuration_sidenet import SideNetConfig
+from ..models.modeling_base import SideNetPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+# Of report.json; it rises when a field changes its meaning.
+REPORT_VERSION = 1
+# Of a calibration that says neither.
+DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
+# In the cache: how often rows have certified.
+LEDGER = "looks"
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What [`recalibrate`] found.
+
+    Args:
+        verdict (`str`): `"attach"`, or `"do not attach"` where no threshold meets the target and saves anything.
+        reason (`str`): why, in a sentence.
+        model (`PreTrainedModel`): in the precision that was calibrated, with the new temperatures, θ and evidence; as
+            it was given for "do not attach", and where stages were calibrated.
+        calibration ([`Calibration`]): the path, and what the certification rows said.
+        costs ([`ExitCosts`]): measured anew, on these rows and this machine.
+        config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
+        precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+        rows ([`Rows`]): the validation rows.
+        certification (`dict[str, Any]`): what the certification rows say, as in the report.
+    """
+
+    verdict: str
+    reason: str
+    model: PreTrainedModel
+    calibration: Calibration
+    costs: ExitCosts
+    config: SideNetConfig
+    precision: str
+    rows: Rows
+    certification: dict[str, Any]
+
+
+def load_checkpoint(
+    path: str | os.PathLike, *, check: bool = True, **hub_kwargs: Any
+) -> tuple[SideNetPreTrainedModel, Any]:
+    """A checkpoint with SideNets, by this package's own classes, and its tokenizer or image processor.
+
+    Args:
+        path (`str`): folder or Hub id.
+        check (`bool`, *optional*, defaults to `True`):
+            Whether to warn where the evidence behind θ is not about what was loaded, for which all weights are read;
+            see [`why_not_certified`].
+        hub_kwargs (`Any`): of `from_pretrained`: `revision`, `token`, `dtype`, ...
+
+    Raises:
+        ValueError: it has no SideNets, or no processor, or is damaged.
+    """
+    names = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
+    model = load_model(path, SideNetConfig.from_pretrained(path, **names), **hub_kwargs)
+    processor = load_processor(str(path), model.is_text, **names)
+    reason = why_not_certified(model, processor) if check else None
+    if reason is not None:
+        logger.warning("Not certified: %s.", reason)
+    return model.eval(), processor
+
+
+def evaluate_checkpoint(
+    model: SideNetPreTrainedModel,
+    processor: Any,
+    test: Any,
+    *,
+    reference: PreTrainedModel | None = None,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
+    batch_size: int = 32,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[ExitEvaluation, ExitRecords]:
+    """Everything that test rows say about a checkpoint at its own θ.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): a checkpoint with SideNets.
+        processor (tokenizer or image processor): its own.
+        test (`datasets.Dataset`): raw rows, or model inputs, with labels.
+        reference (`PreTrainedModel`, *optional*): the classifier to compare with, by default the MainNet inside.
+        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
+        max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
+        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
+        num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
+        seed (`int`, *optional*, defaults to 0): of the bootstrap.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
+
+    Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
+        ValueError: an argument is impossible, or a label is no class of the MainNet.
+    """
+    check_precision(model.config, precision_of(model))
+    rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
+    costs = row_costs(model, rows, batch_size, progress=progress)
+    if not rows.has_labels:
+        raise ValueError("`test` must have labels, got none.")
+    records = _collected(model, rows, reference, batch_size, progress)
+    _check_labels(records, "test", rows, trust_labels)
+    return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
+
+
+def evaluate_records(
+    records: ExitRecords,
+    costs: ExitCosts,
+    config: SideNetConfig,
+    *,
+    path: Sequence[Sequence[float]] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> ExitEvaluation:
+    """[`ExitEvaluation`] at the θ and temperatures of a config."""
+    return ExitEvaluation.from_records(
+        records,
+        costs,
+        thresholds=config.thresholds,
+        temperatures=config.temperatures,
+        path=path,
+        names=class_names(config),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def recalibrate(
+    model: SideNetPreTrainedModel,
+    processor: Any,
+    validation: Any,
+    *,
+    target: str | Target | Sequence[str | Target],
+    confidence_level: float = 0.95,
+    test_method: str = "paired",
+    train: Any = None,
+    reference: PreTrainedModel | None = None,
+    dtype: str | torch.dtype | None = None,
+    stages: Any = None,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    labels: Sequence[str] | None = None,
+    trust_labels: bool = False,
+    skip_bad_rows: bool = False,
+    trust_rows: bool = False,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Recalibration:
+    """New temperatures and θ for another target or precision, on other rows or another machine. Nothing learns.
+
+    The rows are split as they were when the SideNets were attached (same seed and share), so that rows which stopped
+    the training do not certify. Another calibration on the same rows is counted in the evidence.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): changed only where a threshold is found, without `dtype` and `stages`.
+        processor (tokenizer or image processor): its own.
+        validation (`datasets.Dataset`): rows that trained neither MainNet nor SideNets.
+        target (`str` or `list[str]`): see [`Target`].
+        confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
+        test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
+        train (`datasets.Dataset`, *optional*): the training rows, of which the others must not be copies.
+        reference (`PreTrainedModel`, *optional*):
+            The classifier to compare with, in its own precision; by default the MainNet inside `model`, as it is.
+        dtype (`str` or `torch.dtype`, *optional*):
+            `"float32"`, `"bfloat16"` or `"float16"`: a copy of `model` in this precision is calibrated.
+        stages ([`Stages`] or the like, *optional*):
+            The same layers as a chain of stages, such as an exported one, which is calibrated instead of `model`: its
+            config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
+        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
+        max_length (`int`, *optional*): longer texts are cut, in tokens.
+        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
+        trust_rows (`bool`, *optional*, defaults to `False`): see [`attach`].
+        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
+
+    Raises:
+        ClassOrderError: the labels do not fit the MainNet's answers.
+        RepeatedRowsError: more validation rows than fresh ones would repeat training or design rows.
+        TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
+        ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
+    """
+    targets = parse_targets(target)
+    if test_method not in TESTS:
+        raise ValueError(f"`test_method` must be one of {TESTS}, got {test_method!r}.")
+    given = model if stages is None else stages
+    dtype = _check_served(model, dtype, stages)
+    before = given.config.calibration or model.config.calibration or {}
+    seed = before.get("seed", DEFAULT_SEED)
+    fraction = before.get("certification_fraction", DEFAULT_FRACTION)
+    about_rows = (columns, max_length, labels, skip_bad_rows)
+    rows = _prepared(model, processor, validation, "validation", *about_rows)
+    check_labeled({"validation": rows}, targets)
+    known = [] if train is None else _prepared(model, processor, train, "train", *about_rows).contents
+    split = split_rows(len(rows), fraction, seed)
+    check_targets(targets, confidence_level, test_method, len(split.certification))
+    repeats = check_fresh(split, rows.contents, known, trust_rows=trust_rows)
+    if before and before.get("validation_fingerprint") != rows.fingerprint:
+        logger.warning(
+            "These are not the validation rows of the last calibration: they must hold none of the rows that the "
+            "SideNets were stopped on, which cannot be seen here."
+        )
+    served = given if dtype is None else cast_copy(model, dtype)
+    compared = model.mainnet if reference is None and served is not model else reference
+    reference_precision = precision_of(served if compared is None else compared)
+    tell_lost_reference(before, reference, reference_precision)
+    if stages is None:
+        costs = row_costs(served, rows, batch_size, which=split.design, progress=progress)
+    else:
+        costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
+    records = _collected(served, rows, compared, batch_size, progress)
+    check_finite(records, precision_of(served))
+    certifies = any(one.needs_labels or not one.is_risk for one in targets) and rows.has_labels
+    _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
+    calibration = calibrate(
+        records.select(split.design),
+        records.select(split.certification),
+        costs,
+        targets,
+        confidence_level=confidence_level,
+        test=test_method,
+        # Labels may be the MainNet's own answers, as those of a monitor's rows are.
+        mainnet_temperature=None if certifies else given.config.temperatures[-1],
+    )
+    source = source_weights(model)
+    look = look_key(
+        weights=source,
+        targets=targets,
+        confidence_level=confidence_level,
+        test=test_method,
+        reference=other_weights(reference, model.mainnet),
+        split=(seed, fraction),
+    )
+    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    counted = count_looks(default_cache() / LEDGER, split.certifying(rows.contents), look)
+    selection = calibration.selection
+    chosen = selection.chosen
+    certification = certified_rows(
+        records.select(split.certification),
+        class_names(given.config),
+        None if chosen is None else (chosen.thresholds, calibration.temperatures),
+        repeats.about(trust_rows),
+        has_labels=rows.has_labels,
+    )
+    about_found = {"rows": rows, "certification": certification, "precision": precision_of(served)}
+    if chosen is None:
+        return Recalibration("do not attach", selection.reason, model, calibration, costs, given.config, **about_found)
+    earlier = before.get("num_calibrations", 0) if before.get("validation_fingerprint") == rows.fingerprint else 0
+    set_calibration(
+        served,
+        calibration,
+        processor,
+        length_of(model, processor, max_length),
+        reference="other" if reference is not None else "inside" if served is model else "stored",
+        reference_precision=reference_precision,
+        seed=seed,
+        certification_fraction=fraction,
+        validation_fingerprint=rows.fingerprint,
+        repeated_rows=certification["repeated_rows"],
+        num_calibrations=max(counted, earlier + (look != before.get("look"))),
+        look=look,
+        source_weights=source,
+    )
+    changed = served if stages is None else model
+    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, **about_found)
+
+
+def default_cache() -> Path:
+    """Where features and the count of calibrations are kept."""
+    return Path(HF_HOME) / "hf_sidenet"
+
+
+def _prepared(
+    model: SideNetPreTrainedModel,
+    processor: Any,
+    rows: Any,
+    name: str,
+    columns: Columns | None,
+    max_length: int | None,
+    labels: Sequence[str] | None,
+    skip_bad_rows: bool,
+) -> Rows:
+    prepared = prepare_rows(
+        {name: rows},
+        model.config,
+        processor,
+        is_text=model.is_text,
+        columns=columns,
+        max_length=max_length,
+        labels=labels,
+        skip_bad_rows=skip_bad_rows,
+    )
+    return prepared[name]
+
+
+def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: bool, *, certifies: bool = False) -> None:
+    answered = Answered.from_records(name, records)
+    check_class_order([answered], rows.classes, trust_labels=trust_labels, certifies=certifies)
+
+
+def _collected(
+    served: Any, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
+) -> ExitRecords:
+    has_labels = rows.has_labels
+
+    def batch_of(items: list[Any]) -> dict[str, Any]:
+        batch = dict(rows.collate_fn(items))
+        # Any class will do until the MainNet has answered.
+        return batch if has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
+
+    run = collect if isinstance(served, PreTrainedModel) else collect_stages
+    loader = DataLoader(rows.dataset, batch_size, collate_fn=batch_of)
+    records = run(served, loader, reference=reference, progress=progress)
+    return records if has_labels else replace(records, labels=records.mainnet_logits.argmax(-1))
+
+
+def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:
+    """What the model has to be cast to: `None` for nothing.
+
+    Raises:
+        ValueError: the arguments are impossible, or the stages are of another model.
+    """
+    if stages is None:
+        dtype = model.dtype if dtype is None else parse_dtype(dtype)
+        return None if dtype == model.dtype else dtype
+    if dtype is not None:
+        raise ValueError(f"`dtype` must not be given with `stages`, which have their own precision, got {dtype!r}.")
+    for name in ("exit_layers", "pooling", "id2label"):
+        own, expected = getattr(stages.config, name), getattr(model.config, name)
+        if own != expected:
+            raise ValueError(f"`stages` and `model` must have the same {name}, got {own} and {expected}.")
+    weights = getattr(getattr(stages, "manifest", None), "weights", None)
+    if weights not in (None, fingerprint_weights(model)):
+        raise ValueError("`stages` and `model` must have the same weights, got those of another model.")
+    return None

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of [`attach`]: loading, features, heads, placement, the model, its records."""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ..calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
+from ..calibration.label_checks import Answered
+from ..data import load_processor
+from ..data.classes import class_names
+from ..data.rows import Rows
+from ..inference.classes import sidenet_class
+from ..inference.row_costs import typical_batches
+from ..inference.stages import Stages
+from ..measurement import ExitRecords, accuracy
+from ..measurement.inputs import model_inputs
+from ..models.mainnet import evaluating
+from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.sidenet import SideNet
+from ..training.features import Candidate, Features, cache_features
+from ..training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.get_logger(__name__)
+
+SHOWN_PLACEMENTS = 10
+
+
+class Clock:
+    """Seconds that each step took."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The rows of one call, and what is done with them.
+
+    Args:
+        rows (`Mapping[str, Rows]`): train, validation and maybe test.
+        split ([`Split`]): of the validation rows.
+        targets (`Sequence[Target]`): what is asked for.
+        cache_dir (`Path`): where features are kept.
+        batch_size (`int`): rows per call.
+        accelerator (`Accelerator`, *optional*): features are shared among its processes.
+        progress (`bool`): show progress bars.
+    """
+
+    rows: Mapping[str, Rows]
+    split: Split
+    targets: Sequence[Target]
+    cache_dir: Path
+    batch_size: int
+    accelerator: "Accelerator | None"
+    progress: bool
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the folder."""
+        return self.accelerator is None or self.accelerator.is_main_process
+
+    def features(self, model: SideNetPreTrainedModel, name: str, candidates: Sequence[Candidate]) -> Features:
+        """Cached features of a split, from this model's MainNet."""
+        rows = self.rows[name]
+        return cache_features(
+            model,
+            rows.dataset,
+            self.cache_dir / "features",
+            collate_fn=rows.collate_fn,
+            candidates=candidates,
+            data_fingerprint=rows.fingerprint,
+            batch_size=self.batch_size,
+            accelerator=self.accelerator,
+            progress=self.progress,
+            description=f"Features of {name} rows",
+        )
+
+    def labels(self, features: Features) -> torch.Tensor:
+        """Class indices; where there are none, the MainNet's answers stand in."""
+        labels = features.labels
+        return features.mainnet_logits.argmax(-1) if labels is None or (labels == -100).all() else labels
+
+    def answered(self, features: Features, name: str) -> Answered:
+        """What the MainNet answers to the labelled rows of a split, without those that certify."""
+        labels = torch.tensor(self.rows[name].labels)
+        logits = features.mainnet_logits
+        if name == "validation":
+            return Answered.from_logits("design", logits[self.split.design], labels[self.split.design])
+        return Answered.from_logits(name, logits, labels)
+
+    def train_heads(
+        self, features: Mapping[str, Features], candidates: Sequence[Candidate], settings: HeadTraining
+    ) -> dict[Candidate, SideNet]:
+        """All candidate SideNets, stopped on the design rows."""
+
+        def data(of: Features, rows: torch.Tensor | slice) -> HeadData:
+            inputs = {candidate: of.features(candidate)[rows] for candidate in candidates}
+            return HeadData(inputs, of.mainnet_logits[rows].float(), self.labels(of)[rows])
+
+        return train_heads(
+            data(features["train"], slice(None)),
+            data(features["validation"], self.split.design),
+            settings,
+            progress=self.progress,
+        )
+
+    def records(self, model: SideNetPreTrainedModel, features: Features, reference: Features) -> ExitRecords:
+        """What every exit of a model says, from its own cached features, beside the MainNet of `reference`'s."""
+        candidates = [Candidate(*place) for place in zip(model.config.exit_layers, model.config.pooling, strict=True)]
+        return cached_records(
+            features, candidates, list(model.sidenets), self.labels(features), reference.mainnet_logits.clone()
+        )
+
+    @torch.no_grad()
+    def check_live(self, model: SideNetPreTrainedModel, records: ExitRecords) -> None:
+        """Hold the cached records against the model itself, on its first rows.
+
+        Raises:
+            RuntimeError: they differ by more than rounding.
+        """
+        rows = self.rows["validation"]
+        count = min(self.batch_size, len(rows))
+        batch = rows.collate_fn([rows.dataset[i] for i in range(count)])
+        with evaluating(model):
+            live = model(**model_inputs(batch, model.device, model.dtype), thresholds=1.0).exit_logits.cpu().float()
+        cached = records.exit_logits[:count].float()
+        difference, scale = (live - cached).abs().max(), cached.abs().max()
+        tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+        if not difference <= tolerance * max(scale, 1.0):
+            raise RuntimeError(
+                f"the model's answers differ from those on cached features by {difference:.2g} (of {scale:.2g}), so "
+                "its rows or weights are not what they were: remove the cached features and start again."
+            )
+
+
+def load_mainnet(
+    mainnet: str | PreTrainedModel, processor: Any, hub_kwargs: dict[str, Any]
+) -> tuple[SideNetPreTrainedModel, Any]:
+    """The MainNet with one untrained SideNet, which is there to reach its blocks, and the processor.
+
+    Raises:
+        ValueError: the checkpoint has SideNets already, or cannot take any.
+    """
+    if isinstance(mainnet, PreTrainedModel):
+        if hub_kwargs:
+            raise ValueError(f"attach takes {sorted(hub_kwargs)} with a checkpoint's name only, got a model.")
+        config = mainnet.config
+    else:
+        known = {
+            name: value for name, value in hub_kwargs.items() if name in ("revision", "token", "trust_remote_code")
+        }
+        config = AutoConfig.from_pretrained(mainnet, **known)
+    if config.model_type == "sidenet":
+        raise ValueError(
+            f"`mainnet` must be a plain classifier, but {mainnet!r} has SideNets: recalibrate it instead."
+        )
+    model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], **hub_kwargs)
+    if processor is None and not isinstance(mainnet, PreTrainedModel):
+        processor = load_processor(mainnet, model.is_text, **known)
+    return model, processor
+
+
+def at_input_size(model: SideNetPreTrainedModel, rows: Rows) -> SideNetPreTrainedModel:
+    """A model whose shapes are those of these pictures, which may differ from what the MainNet's config says."""
+    if model.is_text:
+        return model
+    size = list(rows.dataset[0]["pixel_values"].shape)
+    if size == model.config.input_size:
+        return model
+    return type(model).from_mainnet(model.mainnet, exit_layers=[1], input_size=size, blocks=model.config.blocks)
+
+
+def place_sidenets(
+    shop: Workshop,
+    given: SideNetPreTrainedModel,
+    features: Features,
+    trained: Mapping[Candidate, SideNet],
+    hidden_size: int,
+    *,
+    level: float,
+    test: str,
+    max_exits: int,
+) -> tuple[list[Placement], list[dict[str, Any]]]:
+    """Placements by the design rows, the best first, and a table of the candidates."""
+    design = shop.split.design
+    labels, mainnet_logits = shop.labels(features)[design], features.mainnet_logits[design]
+    logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
+    budget = next((target for target in shop.targets if not target.is_risk), None)
+    (batch,) = typical_batches(shop.rows["validation"], shop.batch_size, 1, shop.split.design)
+    currency = "params" if budget is not None and BUDGETS[budget.name] == "params" else "flops"
+    costs = cost_model(given, batch, list(trained), hidden_size, currency)
+    limit = None if budget is None else budget.limit
+    if budget is not None and budget.name == "latency_ms":
+        # FLOPs stand in for time until there is a model to time.
+        limit = budget.limit / _milliseconds_per_row(given, batch)
+    placements = place(
+        logits,
+        mainnet_logits,
+        labels,
+        costs,
+        shop.targets,
+        num_certification_rows=len(shop.split.certification),
+        level=level,
+        test=test,
+        budget=limit,
+        max_exits=max_exits,
+    )
+    table = [
+        {
+            "exit_layer": candidate.exit_layer,
+            "pooling": candidate.pooling,
+            "design_accuracy": accuracy(logits[candidate], labels),
+            currency: _alone(costs, candidate),
+        }
+        for candidate in trained
+    ]
+    return placements, table
+
+
+def placement_table(placements: Sequence[Placement]) -> list[dict[str, Any]]:
+    """The best placements, for the report."""
+    return [
+        {
+            "exits": [candidate.name for candidate in placement.candidates],
+            "expected_cost": placement.cost,
+            "expected_accuracy": placement.accuracy,
+        }
+        for placement in placements[:SHOWN_PLACEMENTS]
+    ]
+
+
+def attached_model(
+    given: SideNetPreTrainedModel,
+    mainnet: str | PreTrainedModel,
+    chosen: Sequence[Candidate],
+    trained: Mapping[Candidate, SideNet],
+    settings: HeadTraining,
+    *,
+    own_mainnet: bool,
+) -> SideNetPreTrainedModel:
+    """A model with the chosen SideNets, on the given MainNet or on a copy of it."""
+    model = type(given).from_mainnet(
+        copy.deepcopy(given.mainnet) if own_mainnet else given.mainnet,
+        exit_layers=[candidate.exit_layer for candidate in chosen],
+        pooling=[candidate.pooling for candidate in chosen],
+        sidenet_hidden_size=settings.hidden_size,
+        input_size=given.config.input_size,
+        blocks=given.config.blocks,
+    )
+    if isinstance(mainnet, str):
+        model.config.name_or_path = mainnet
+    for sidenet, candidate in zip(model.sidenets, chosen, strict=True):
+        sidenet.load_state_dict(trained[candidate].state_dict())
+    return model
+
+
+def _alone(costs: CostModel, candidate: Candidate) -> float:
+    return costs.exits([candidate])[0]
+
+
+def tell_where_it_runs(model: SideNetPreTrainedModel) -> None:
+    """Try the model stage by stage, as a runner will, and say where that is impossible."""
+    try:
+        Stages(model)
+    except ValueError as error:
+        logger.warning("A runner can only use the model's own forward (`routing='gates'`): %s", error)
+
+
+def name_classes(model: SideNetPreTrainedModel, names: Sequence[str]) -> None:
+    """Give the classes the names of a [`ClassMap`], which are others where their own say nothing or are wrong."""
+    config = model.config
+    if list(names) == class_names(config):
+        return
+    for each in (config, config.mainnet_config):
+        each.id2label = dict(enumerate(names))
+        each.label2id = {name: i for i, name in enumerate(names)}
+
+
+@torch.no_grad()
+def _milliseconds_per_row(model: SideNetPreTrainedModel, batch: Mapping[str, Any]) -> float:
+    inputs = model_inputs(batch, model.device, model.dtype)
+    times = []
+    with evaluating(model):
+        for _ in range(4):
+            start = time.perf_counter()
+            # Brought back, so that a GPU has finished.
+            model.mainnet(**inputs).logits.cpu()
+            times.append(time.perf_counter() - start)
+    return 1e3 * min(times) / next(iter(inputs.values())).shape[0]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model with SideNets as a folder for ONNX Runtime, one file per stage."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..inference.engine import by_kind, padding_of
+from ..inference.precision import refuse_quantized
+from ..inference.reading import RowReader, check_rows
+from ..inference.rows import Row, collate
+from ..inference.stages import Stages
+from ..io.folders import check_free, writing_folder
+from .agreement import largest_difference
+from .exported import Exported, sizes, stage_file, write_about
+from .manifest import EXPORTED, ONNX, StageFile
+from .onnx import OnnxStages
+from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
+from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
+from .programs import HIDDEN, export_stage
+
+
+DTYPES = (torch.float32, torch.float16)
+BATCH_SIZE = 32
+# What optimum calls the parts of a model.
+SUFFIX = "_model.onnx"
+INT8_SUFFIX = "_model_quantized.onnx"
+Batches = Sequence[dict[str, torch.Tensor]]
+
+
+def export_onnx(
+    model: PreTrainedModel,
+    directory: str | os.PathLike,
+    *,
+    processor: Any = None,
+    int8: bool = False,
+    calibration_rows: Iterable[Any] | None = None,
+    opset: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Exported:
+    """Write a model with SideNets as ONNX files: `stage_0_model.onnx`, ..., `config.json` with θ, temperatures and the
+    evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
+
+    Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
+    the model's own before the folder appears.
+
+    In int8 linear layers quantise every token by itself, so that answers do not depend on the batch; the convolutions
+    of MainNets that have no linear layers in their blocks take fixed ranges from `calibration_rows`. θ was chosen for
+    other answers then: the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate`
+    has found a new θ for it. The files are named as optimum names its own: `stage_0_model_quantized.onnx`, ...
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU, in float32 or float16.
+        directory (`str` or `os.PathLike`): folder to write.
+        processor (tokenizer or image processor, *optional*): saved beside the stages.
+        int8 (`bool`, *optional*, defaults to `False`): turn linear layers of the MainNet, or convolutions, to int8.
+        calibration_rows (`Iterable`, *optional*):
+            For int8: rows as [`SideNetRunner`] takes them, some hundred. Convolutions need them; where they are given,
+            the answers on them are compared too. Training rows: those that certify θ must be used for nothing else.
+        opset (`int`, *optional*): version of the ONNX operations, by default 20.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Returns:
+        [`Exported`]: sizes, and how far the answers are from the model's.
+
+    Raises:
+        ExportError: a stage cannot be exported, or its export answers differently.
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ValueError: an argument is impossible, or the folder holds something.
+    """
+    if model.device.type != "cpu" or model.dtype not in DTYPES:
+        raise ValueError(
+            f"`model` must be in float32 or float16 on the CPU for ONNX Runtime, got {model.dtype} on {model.device}."
+        )
+    if int8 and model.dtype is not torch.float32:
+        raise ValueError(f"`int8` must start from a model in float32, got {model.dtype}.")
+    if calibration_rows is not None and not int8:
+        raise ValueError("`calibration_rows` must not be given without `int8`.")
+    newest = library().defs.onnx_opset_version()
+    if opset is not None and not MIN_OPSET <= opset <= newest:
+        raise ValueError(f"`opset` must be in [{MIN_OPSET}, {newest}], got {opset}.")
+    refuse_quantized(model, "an export")
+    check_free(directory, EXPORTED, overwrite=overwrite)
+    stages = Stages(model)
+    batches = [] if calibration_rows is None else _batches(stages, calibration_rows, processor)
+    with TemporaryDirectory() as scratch, writing_folder(directory, EXPORTED, overwrite=overwrite) as folder:
+        plain = Path(scratch) if int8 else folder
+        files = [
+            _write_stage(stages, index, plain, opset)
+            for index in logging.tqdm(range(len(stages)), desc="Exporting stages", disable=not progress)
+        ]
+        write_about(plain, ONNX, model, stages, files, processor)
+        difference = largest_difference(OnnxStages.load(plain), stages)
+        changed = None
+        if int8:
+            quantized = [replace(file, file=file.file.replace(SUFFIX, INT8_SUFFIX)) for file in files]
+            _write_int8(stages, files, quantized, plain, folder, batches, progress)
+            write_about(folder, ONNX, model, stages, quantized, processor, precision="int8")
+            changed = _changed(OnnxStages.load(folder), stages, batches)
+        return Exported(sizes(folder), difference, changed)
+
+
+def _write_stage(stages: Stages, index: int, folder: Path, opset: int | None) -> StageFile:
+    program = export_stage(stages, index)
+    file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
+    save(to_onnx(program, file.inputs, file.outputs, stages.is_text, opset), folder / file.file)
+    return file
+
+
+def _write_int8(
+    stages: Stages,
+    files: Sequence[StageFile],
+    quantized: Sequence[StageFile],
+    plain: Path,
+    folder: Path,
+    batches: Batches,
+    progress: bool,
+) -> None:
+    count, convolutions = 0, 0
+    for file, written in zip(files, quantized, strict=True):
+        model = load(plain / file.file)
+        convolutions += num_convolutions(model)
+        count += quantize_linears(model, stages.config.num_labels)
+        save(model, folder / written.file)
+    if count == 0 and convolutions == 0:
+        raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
+    if count == 0 and not batches:
+        raise ValueError(f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none.")
+    if count == 0:
+        for index in logging.tqdm(range(len(files)), desc="Calibrating stages", disable=not progress):
+            file = files[index]
+            feeds = _feeds(stages, index, file.inputs, batches)
+            quantize_convolutions(plain / file.file, folder / quantized[index].file, feeds)
+
+
+def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:
+    """Padded batches of rows."""
+    check_rows(rows, "calibration_rows")
+    rows = list(rows)
+    reader = RowReader(stages, processor)
+    read = reader.read(range(len(rows)), rows, [reader.thresholds(None)] * len(rows))
+    for row in read:
+        if not isinstance(row, Row):
+            raise ValueError(f"`calibration_rows`: {row}") from row
+        size = None if stages.is_text else list(row.inputs["pixel_values"].shape)
+        if size not in (None, stages.config.input_size):
+            raise ValueError(f"`calibration_rows` must be images of {stages.config.input_size}, got {size}.")
+    made = []
+    for alike in by_kind(read):
+        alike.sort(key=lambda row: row.length)
+        parts = [alike[start : start + BATCH_SIZE] for start in range(0, len(alike), BATCH_SIZE)]
+        made += [collate(part, padding_of(stages), stages.device).inputs for part in parts]
+    if not made:
+        raise ValueError("`calibration_rows` must have rows, got none.")
+    return made
+
+
+@torch.no_grad()
+def _feeds(stages: Stages, index: int, names: Sequence[str], batches: Batches) -> Iterator[dict[str, np.ndarray]]:
+    """What a stage gets from the model's own earlier ones."""
+    for inputs in batches:
+        hidden = None
+        for earlier in range(index):
+            hidden, _ = stages(earlier, hidden, inputs)
+        given = {**inputs, HIDDEN: hidden}
+        yield {name: given[name].numpy() for name in names}
+
+
+@torch.no_grad()
+def _changed(exported: OnnxStages, stages: Stages, batches: Batches) -> list[float] | None:
+    """Share of rows that an exit answers with another class, by exit."""
+    changed = torch.zeros(len(stages))
+    for inputs in batches:
+        ours = theirs = None
+        for index in range(len(stages)):
+            ours, expected = stages(index, ours, inputs)
+            theirs, got = exported(index, theirs, inputs)
+            changed[index] += (got.argmax(-1) != expected.argmax(-1)).sum()
+    num_rows = sum(len(next(iter(inputs.values()))) for inputs in batches)
+    return [float(each) / num_rows for each in changed] if num_rows else None

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model with SideNets as a folder of `torch.export` archives, one per stage: for AOTInductor, ExecuTorch and other
+compilers, and for torch without this package.
+
+An archive is a zip file of raw weights and a graph in JSON. `torch.export.save` also pickles the example inputs; they
+are left out here, so that nothing is pickled. Loading one still runs code that it brings: torch evaluates the
+expressions of sizes in its graph as Python. That is why [`TorchStages`] asks for a word of trust.
+"""
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..inference.precision import refuse_quantized
+from ..inference.stages import Stages
+from ..io.folders import check_free, writing_folder
+from .agreement import largest_difference
+from .exported import Exported, ExportedStages, sizes, stage_file, write_about
+from .manifest import EXPORTED, TORCH
+from .programs import export_stage
+
+
+SUFFIX = ".pt2"
+# Behind the name of the archive's own folder. What else there could be is pickled, or a library.
+CONFIGS = re.compile(r"data/(weights|constants)/model_(weights|constants)_config\.json")
+PLAIN = re.compile(
+    r"data/weights/weight_\d+|data/constants/tensor_\d+|models/model\.json|archive_format|archive_version|byteorder|"
+    r"version|\.data/version|\.data/serialization_id|\.format_version|\.storage_alignment"
+)
+SAMPLE_INPUTS = "data/sample_inputs/model.pt"
+
+
+def export_torch(
+    model: PreTrainedModel, directory: str | os.PathLike, processor: Any = None, overwrite: bool = False
+) -> Exported:
+    """Write a model with SideNets as `torch.export` archives: `stage_0.pt2`, ..., `config.json` with θ, temperatures
+    and the evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
+
+    Every stage takes any number of rows, and texts of any length; images have the recorded size. Each archive has the
+    weights of its own blocks. It is compared with the model's own stage before the folder appears.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU.
+        directory (`str` or `os.PathLike`): folder to write.
+        processor (tokenizer or image processor, *optional*): saved beside the stages.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+
+    Returns:
+        [`Exported`]: sizes, and how far the answers are from the model's.
+
+    Raises:
+        ExportError: a stage cannot be exported, or its export answers differently.
+        ValueError: the model is in training mode, not on the CPU or quantised, or the folder holds something.
+    """
+    if model.device.type != "cpu":
+        raise ValueError(f"`model` must be on the CPU to be exported, got {model.device}: `model.cpu()`.")
+    refuse_quantized(model, "an export")
+    check_free(directory, EXPORTED, overwrite=overwrite)
+    stages = Stages(model)
+    with writing_folder(directory, EXPORTED, overwrite=overwrite) as folder:
+        files = []
+        for index in range(len(stages)):
+            program = export_stage(stages, index)
+            file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
+            # They would be pickled.
+            program.example_inputs = None
+            torch.export.save(program, folder / file.file)
+            files.append(file)
+        write_about(folder, TORCH, model, stages, files, processor)
+        difference = largest_difference(TorchStages.load(folder, trust_programs=True), stages)
+        return Exported(sizes(folder), difference)
+
+
+class TorchStages(ExportedStages):
+    """The chain of stages of a folder that [`export_torch`] wrote. It takes the place of a model in [`SideNetRunner`].
+
+    Args:
+        directory (`str` or `os.PathLike`): the folder.
+        trust_programs (`bool`, *optional*, defaults to `False`):
+            Loading a program can run any code that somebody wrote into it: say True where you trust who wrote it.
+
+    Raises:
+        ValueError: `trust_programs` is False, or the folder is damaged, or an archive holds a pickle.
+    """
+
+    format = TORCH
+    runtime = "torch.export"
+
+    def __init__(self, directory: str | os.PathLike, *, trust_programs: bool = False):
+        super().__init__(directory)
+        if not trust_programs:
+            raise ValueError(
+                f"`trust_programs` must be True to load {str(directory)!r}: loading a program of torch.export can run "
+                "any code that was written into it. ONNX files cannot."
+            )
+        self._programs = []
+        for stage in self.manifest.stages:
+            path = Path(directory) / stage.file
+            check_archive(path)
+            try:
+                program = torch.export.load(path)
+            except Exception as error:
+                line = " ".join(str(error).split())
+                raise ValueError(f"`directory` {str(directory)!r} cannot be loaded: {stage.file}: {line}") from error
+            if list(program.graph_signature.user_inputs) != stage.inputs:
+                raise ValueError(
+                    f"{stage.file} must take {stage.inputs} as its manifest says, but takes "
+                    f"{list(program.graph_signature.user_inputs)}."
+                )
+            self._programs.append(program.module())
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, *, trust_programs: bool = False) -> "TorchStages":
+        """Load an exported folder; the arguments are those of the class."""
+        return cls(directory, trust_programs=trust_programs)
+
+    def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(self._programs[index](*tensors.values()))
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that holds anything but raw tensors and JSON.
+
+    Raises:
+        ValueError: it holds a pickle, a library or something unknown, or is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.partition("/")[2]
+                if CONFIGS.fullmatch(name):
+                    tensors = json.loads(archive.read(entry))["config"].values()
+                    is_raw = not any(tensor["use_pickle"] for tensor in tensors)
+                elif name == SAMPLE_INPUTS:
+                    is_raw = entry.file_size == 0
+                else:
+                    is_raw = PLAIN.fullmatch(name) is not None
+                if not is_raw:
+                    raise ValueError(f"{path.name} must hold raw tensors and JSON only, but has {entry.filename!r}.")
+    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.name} must be an archive of torch.export: {error}") from error

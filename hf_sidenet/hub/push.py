@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint folders as they are shared: written whole, with a model card, and uploaded."""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..data.lengths import longest_text, with_limit
+from ..evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
+from ..export.manifest import EXPORTED
+from ..inference.certificate import why_not_certified
+from ..io.files import replacing
+from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind, sort_entries
+from ..io.folders import writing_folder
+from ..measurement import ExitRecords
+from ..models import __file__ as models_file
+from ..models.configuration_sidenet import SideNetConfig
+from ..report import CURRENCIES, FIGURES, TASKS, checkpoint_card, describe, eval_results, report_json
+from .shared_files import refuse_links, shared_files
+
+
+logger = logging.get_logger(__name__)
+
+# What is read of a checkpoint before it is written again.
+READ_NAMES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "report.json", *PROCESSOR_NAMES)
+CHECKPOINT = FolderKind(
+    document="report.json",
+    marks=("schema_version", "verdict", "settings"),
+    names=(
+        *READ_NAMES,
+        *(f"figures/{name}" for name in FIGURES),
+        *sorted(path.name for path in Path(models_file).parent.glob("*.py") if path.name != "__init__.py"),
+    ),
+    card="README.md",
+)
+# Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
+REPLACED = ("model*.safetensors", "model.safetensors.index.json")
+# The base of every error of the HTTP client, whichever huggingface_hub uses.
+HTTP_ERROR = HfHubHTTPError.__bases__[0]
+SAFE = "Nothing here was changed; the same command again sends what is missing."
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a checkpoint went.
+
+    Args:
+        repo_id (`str`): with its namespace.
+        url (`str`): of the repository.
+        commit (`str`): its hash: `revision=` of `from_pretrained` takes it, and then nothing changes any more.
+        commit_url (`str`): of the commit.
+    """
+
+    repo_id: str
+    url: str
+    commit: str
+    commit_url: str
+
+
+def save_checkpoint(
+    directory: str | os.PathLike,
+    model: PreTrainedModel,
+    processor: Any,
+    report: Mapping[str, Any],
+    *,
+    evaluation: ExitEvaluation | None = None,
+    records: ExitRecords | None = None,
+    overwrite: bool = False,
+    source: str | os.PathLike | None = None,
+) -> None:
+    """Write the folder of a checkpoint that [`attach`] made: weights and config (safetensors, with θ and the
+    evidence), its own code, tokenizer or image processor, `report.json`, `figures/` and the model card `README.md`.
+
+    The folder appears whole or not at all. It holds no rows, no labels and no path of this machine. `report.json`
+    lists its files, with hashes: with `overwrite` only those are replaced, and what else is there stays.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder to write.
+        model ([`SideNetPreTrainedModel`]): calibrated.
+        processor (tokenizer or image processor, *optional*): saved beside it; `None` for none.
+        report (`Mapping[str, Any]`): of [`AttachResult`].
+        evaluation ([`ExitEvaluation`], *optional*): of test rows.
+        records ([`ExitRecords`], *optional*): of the same rows, for the figures; they are not written.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        source (`str` or `os.PathLike`, *optional*):
+            The folder from which model, processor and report were read. Where it is `directory`, they may have been
+            changed since they were written.
+
+    Raises:
+        ValueError: the model is not calibrated or has become another one since, only one of `evaluation` and `records`
+            is given, or the folder holds something and `overwrite` is False, or something else of these names.
+    """
+    if model.config.calibration is None:
+        raise ValueError("`model` must be calibrated to be saved with a card, but `config.calibration` is None.")
+    if (evaluation is None) != (records is None):
+        given = "evaluation" if records is None else "records"
+        raise ValueError(f"`evaluation` and `records` must be given together, got only `{given}`.")
+    not_certified = why_not_certified(model, processor)
+    if not_certified is not None:
+        raise ValueError(
+            f"`model` must be what it was when θ was certified, but {not_certified}. Calibrate it again with "
+            "`hf_sidenet.attaching.checkpoint.recalibrate`, or save it without a card: `model.save_pretrained`."
+        )
+    name = Path(directory).resolve().name
+    read = READ_NAMES if is_same_folder(directory, source) else ()
+    with writing_folder(directory, CHECKPOINT, overwrite=overwrite, read=read) as temporary:
+        model.save_pretrained(temporary)
+        if processor is not None:
+            if model.is_text:
+                processor = with_limit(processor, longest_text(model.mainnet))
+            processor.save_pretrained(temporary)
+        figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
+        (temporary / "report.json").write_text(report_json(report), encoding="utf-8")
+        card = checkpoint_card(
+            name,
+            model.config,
+            report,
+            main_input_name=model.main_input_name,
+            evaluation=evaluation,
+            has_processor=processor is not None,
+            figures=figures,
+        )
+        (temporary / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def save_recalibrated(
+    directory: str | os.PathLike,
+    source: str | os.PathLike,
+    config: SideNetConfig,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write an exported folder again with another θ: `config.json` is new, every other file that could be shared is
+    copied.
+
+    The folder appears whole or not at all. Where it is `source`, what else is there stays.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder to write; it may be `source`.
+        source (`str` or `os.PathLike`): exported folder.
+        config ([`SideNetConfig`]): with θ and the evidence.
+        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+
+    Raises:
+        ValueError: the folder holds something and `overwrite` is False, or something else of these names, or `source`
+            has a link that leads out of it.
+    """
+    source = Path(source)
+    refuse_links(source, "source")
+    ours = sort_entries(source, EXPORTED, read=EXPORTED.names).ours
+    in_place = is_same_folder(directory, source)
+    foreign = [] if in_place else sorted(set(shared_files(source)[0]) - set(ours))
+    read = EXPORTED.names if in_place else ()
+    with writing_folder(directory, EXPORTED, overwrite=overwrite, read=read, foreign=foreign) as temporary:
+        for name in [*ours, *foreign]:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, temporary / name)
+        config.to_json_file(temporary / "config.json")
+
+
+def is_same_folder(directory: str | os.PathLike, source: str | os.PathLike | None) -> bool:
+    """Whether a folder is written that was read before."""
+    return source is not None and Path(directory).resolve() == Path(source).resolve()
+
+
+def write_model_card(
+    directory: str | os.PathLike,
+    report: ExitReport,
+    *,
+    main_input_name: str,
+    mainnet: str,
+    dataset: str,
+    split: str,
+) -> None:
+    """Write `README.md` with the card's metadata (`model-index`), or add them to the card that is there, which keeps
+    its own text, tags and results on other data.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder of the checkpoint.
+        report ([`ExitReport`]): its results; they also become the card's last section.
+        main_input_name (`str`): `"input_ids"` or `"pixel_values"`: says which task it is.
+        mainnet (`str`): Hub id of the MainNet; a folder is left out, since others cannot follow it.
+        dataset (`str`): name of the data.
+        split (`str`): which split the numbers are from.
+
+    Raises:
+        ValueError: `main_input_name` is neither of the two, or the card is a link and one leads out of the folder.
+    """
+    if main_input_name not in TASKS:
+        raise ValueError(f"`main_input_name` must be one of {sorted(TASKS)}, got {main_input_name!r}.")
+    path = Path(directory) / "README.md"
+    if path.is_symlink():
+        # What it says is written into a file that is shared.
+        refuse_links(directory)
+    model_name = Path(directory).resolve().name
+    task = TASKS[main_input_name]
+    if path.exists():
+        card = ModelCard.load(path)
+    else:
+        metadata = ModelCardData(library_name="transformers").to_yaml()
+        what = f"{Path(mainnet).name or 'A MainNet'} with SideNets (early exits), evaluated on {dataset}."
+        card = ModelCard(f"---\n{metadata}\n---\n\n# {model_name}\n\n{what}\n")
+    describe(card.data, task=task, mainnet=mainnet, model_name=model_name)
+    others = [
+        result
+        for result in card.data.eval_results or []
+        if (result.dataset_type, result.dataset_split) != (dataset, split)
+    ]
+    card.data.eval_results = others + eval_results(
+        _results(report), task=task, dataset_type=dataset, dataset_name=dataset, split=split
+    )
+    section = (
+        "## Early exits\n\nLoad it with `trust_remote_code=True`; `output.exit_index` says who answered, and "
+        f"`thresholds=` moves θ. Costs are fractions of the plain MainNet's.\n\n{report.text()}\n"
+    )
+    own = re.sub(r"^## Early exits\n.*?(?=^##? |\Z)", "", card.text, flags=re.MULTILINE | re.DOTALL).rstrip()
+    card.text = f"{own}\n\n{section}"
+    with replacing(path) as temporary:
+        temporary.write_text(str(card), encoding="utf-8")
+
+
+def push_checkpoint(
+    directory: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Put a folder on the Hub, in a repository and a branch that are made where they are missing.
+
+    Weights of an earlier push that are not in the folder leave the branch; its history keeps them.
+
+    Nothing is changed here. After an error the same call again completes what is missing.
+
+    Args:
+        directory (`str` or `os.PathLike`): the folder; [`check_shareable`] says whether it is fit for that.
+        repo_id (`str`): where to, as `"my-org/my-classifier"`.
+        private (`bool`, *optional*): of a new repository; by default as its owner's settings say. With True, one that
+            exists must be private.
+        token (`str`, *optional*): by default `HF_TOKEN` or the one you logged in with.
+        revision (`str`, *optional*): branch, by default the main one.
+        message (`str`, *optional*): of the commit.
+
+    Raises:
+        ValueError: `repo_id` is no name, or of a public repository where `private` is True, or a link leads out of the
+            folder, or the Hub refuses the token, the repository, the branch or the model card. Nothing was uploaded
+            then.
+        ConnectionError: the Hub cannot be reached, or the upload was interrupted.
+    """
+    check_repo_id(repo_id)
+    refuse_links(directory)
+    api = HfApi()
+    try:
+        # The namespace of a bare name is that of the token.
+        repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        # Of a repository that exists, `create_repo` leaves it as it is.
+        if private and not api.model_info(repo_id, token=token).private:
+            raise ValueError(
+                f"`repo_id` must be a private repository where that is asked for, but {repo_id!r} exists and is "
+                "public. Make it private in its settings on the Hub, or name another. Nothing was uploaded."
+            )
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=directory,
+            token=token,
+            revision=revision,
+            commit_message=message or "Upload a classifier with SideNets",
+            allow_patterns=[escape(name) for name in shared_files(directory)[0]],
+            delete_patterns=list(REPLACED),
+        )
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError("the Hub is switched off here: unset HF_HUB_OFFLINE and run it again.") from error
+    except HTTP_ERROR as error:
+        raise _cannot_push(error, repo_id, revision) from error
+    except RuntimeError as error:
+        # Of one large file, after several tries.
+        raise _interrupted(error.__cause__ or error, repo_id) from error
+    return Pushed(repo_id, str(commit.repo_url), commit.oid, commit.commit_url)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`repo_id` must be a name as 'my-org/my-classifier', got {repo_id!r}.") from error
+
+
+def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:
+    """What the Hub's answer means to somebody who pushes, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    login = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write there."
+    if status == 401:
+        return ValueError(f"`token` must be one that the Hub knows, but it refused it (401). {login} {SAFE}")
+    if status == 403:
+        return ValueError(f"`token` must be allowed to write to {repo_id!r}, but is not (403). {login} {SAFE}")
+    if status == 404:
+        where = repr(repo_id) + ("" if revision is None else f" at {revision!r}")
+        return ValueError(
+            f"`repo_id` must be a repository that you can see and write to, but the Hub has no {where} (404). Look at "
+            f"the owner's name, and at whose token it is. {SAFE}"
+        )
+    if status is not None and 400 <= status < 500 and status not in (408, 429):
+        return ValueError(f"`repo_id` {repo_id!r}: the Hub refused the upload ({status}): {_line(error)} {SAFE}")
+    return _interrupted(error, repo_id)
+
+
+def _interrupted(error: BaseException, repo_id: str) -> ConnectionError:
+    what = (_line(error) or type(error).__name__).rstrip(".")
+    return ConnectionError(f"the upload to {repo_id!r} was interrupted ({what}). {SAFE}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _figures(evaluation: ExitEvaluation, records: ExitRecords, directory: Path, title: str) -> list[str]:
+    """Names of the figures that were drawn: none where matplotlib is not installed, which shall not cost the rest."""
+    try:
+        return [path.name for path in save_figures(evaluation, records, directory, title)]
+    except ImportError as error:
+        logger.warning("The checkpoint has no figures: %s", error)
+        shutil.rmtree(directory, ignore_errors=True)
+        return []
+
+
+def _results(report: ExitReport) -> list[tuple[str, str, float]]:
+    points: list[tuple[str, CurvePoint]] = [("MainNet alone", report.fixed[0])]
+    if report.chosen is not None:
+        points.append((f"θ = {format_thresholds(report.chosen.thresholds)}", report.chosen))
+    results = []
+    for name, point in points:
+        results.append(("accuracy", f"accuracy, {name}", point.accuracy))
+        if point is report.chosen:
+            costs = CURRENCIES.items()
+            results += [
+                (key, f"{text} per row, fraction of the MainNet's", getattr(point, key)) for key, text in costs
+            ]
+    return results

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SideNet itself: a pooling of x_c and the paper's one-hidden-layer head."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm that normalises a training batch of one row by its running statistics instead of failing."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if not self.training or features.shape[0] > 1:
+            return super().forward(features)
+        return F.batch_norm(
+            features, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by another name: `quantize_dynamic(model, {nn.Linear})` goes by the exact class and leaves SideNets,
+    which are small, as they are."""
+
+
+class SideNet(nn.Module):
+    """One-hidden-layer head: Linear → BatchNorm → ReLU → Linear.
+
+    This is the order of §4 of the paper (arXiv 2007.13512); its §3 says ReLU → BatchNorm. For two classes the paper
+    uses one logit and a sigmoid, which is this head's softmax over two logits.
+
+    Args:
+        in_features (`int`): width of the pooled representation x_c.
+        hidden_size (`int`): width of the hidden layer, 32 in the paper.
+        num_labels (`int`): number of classes.
+    """
+
+    def __init__(self, in_features: int, hidden_size: int, num_labels: int):
+        super().__init__()
+        self.dense = Linear(in_features, hidden_size)
+        self.norm = BatchNorm(hidden_size)
+        self.out_proj = Linear(hidden_size, num_labels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of shape `(batch, num_labels)` from pooled features of shape `(batch, in_features)`."""
+        return self.out_proj(F.relu(self.norm(self.dense(features))))
+
+
+def read_exit(
+    sidenet: SideNet,
+    pooling: str,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits of one SideNet, of shape `(rows inside, num_labels)`.
+
+    Args:
+        sidenet ([`SideNet`]): the head.
+        pooling (`str`): see [`pool`].
+        hidden (`torch.Tensor`): x_c of the rows inside.
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): the `attention_mask` of the whole batch.
+        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+
+    Raises:
+        ValueError: a flattened x_c has another size than the head was made for.
+    """
+    features = pool(hidden, pooling, pooling_mask(mask, pooling, rows))
+    if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
+        raise ValueError(
+            "`pooling='flatten'` reads images of the recorded size only (`config.input_size`, "
+            f"{sidenet.dense.in_features} features), got {features.shape[1]} features."
+        )
+    # Not of the linear layers: where these are quantised, their weights are packed integers, or no tensor at all.
+    weight = sidenet.norm.weight
+    # An offloaded weight is on "meta" until its own hook fetches it.
+    return sidenet(features.to(weight.dtype if weight.is_meta else weight))
+
+
+def pool(hidden: torch.Tensor, pooling: str, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Pool x_c to one vector per row.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(batch, tokens, width)` or `(batch, channels, height, width)`):
+            The intermediate representation.
+        pooling (`str`):
+            `"mean"` of the unmasked tokens; `"cls"`, the first token; `"gap"`, the mean over a feature map;
+            `"flatten"`, everything; `"auto"`, `"mean"` for tokens and `"gap"` for maps.
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*):
+            1 for tokens that count, 0 for padding.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, in_features)`, in the dtype of `hidden`.
+    """
+    if pooling == "flatten":
+        return hidden.flatten(1)
+    if hidden.dim() == 4:
+        return hidden.mean((2, 3))
+    if pooling == "cls":
+        return hidden[:, 0]
+    if mask is None:
+        return hidden.mean(1)
+    counts = mask.to(hidden.device).bool().unsqueeze(-1)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    # Filled, not multiplied: padding may hold anything, NaN too.
+    total = hidden.masked_fill(~counts, 0).sum(1, dtype=wide)
+    return (total / counts.sum(1).clamp(min=1)).to(hidden.dtype)
+
+
+def pooling_mask(mask: torch.Tensor | None, pooling: str, rows: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The mask that [`pool`] reads, from the `attention_mask` of the whole batch.
+
+    Args:
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 for tokens that count, 0 for padding.
+        pooling (`str`): see [`pool`]; only means read a mask.
+        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+
+    Raises:
+        ValueError: the mask is not one number per token.
+    """
+    if mask is None or pooling not in ("auto", "mean"):
+        return None
+    if mask.dim() != 2:
+        raise ValueError(
+            "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
+            f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
+        )
+    return mask if rows is None or mask.shape[0] == 1 else mask.index_select(0, rows.to(mask.device))
+
+
+def pooled_size(shape: list[int], pooling: str, is_text: bool) -> int:
+    """Width of the pooled representation of a block, and the check that this pooling fits it.
+
+    Args:
+        shape (`list[int]`): x_c without the batch axis; for text without the sequence axis too.
+        pooling (`str`): see [`pool`].
+        is_text (`bool`): text has no fixed number of tokens.
+
+    Raises:
+        ValueError: the pooling cannot read this representation.
+    """
+    if pooling == "flatten" and is_text:
+        raise ValueError("`pooling='flatten'` needs inputs of one size, and texts differ: use 'mean' or 'cls'.")
+    if pooling == "flatten":
+        return torch.Size(shape).numel()
+    is_map = len(shape) == 3
+    if (pooling == "gap" and not is_map) or (pooling in ("mean", "cls") and is_map):
+        kind, fitting = ("feature map", "gap") if is_map else ("sequence of tokens", "mean' or 'cls")
+        raise ValueError(f"`pooling={pooling!r}` does not fit a {kind} of shape {shape}: use '{fitting}' or 'auto'.")
+    return shape[0] if is_map else shape[-1]
+
+
+def exit_loss(
+    sidenet_logits: list[torch.Tensor],
+    mainnet_logits: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    teacher_logits: torch.Tensor | None = None,
+    *,
+    alpha: list[float],
+    distillation_weight: float = 0.0,
+    distillation_temperature: float = 1.0,
+    teach_mainnet: bool = False,
+) -> torch.Tensor | None:
+    """`L_M + Σ α_i · L_Si` over the exits that were computed.
+
+    Args:
+        sidenet_logits (`list[torch.Tensor]`): one tensor of shape `(batch, num_labels)` per SideNet.
+        mainnet_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
+            `None` when the MainNet's tail did not run; then there is no L_M.
+        labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Without labels only the distillation terms remain.
+        teacher_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
+            What distillation teaches, by default `mainnet_logits`.
+        alpha (`list[float]`): α of each SideNet.
+        distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs one of the two.
+        distillation_temperature (`float`): T.
+        teach_mainnet (`bool`):
+            `teacher_logits` teach the MainNet too: L_M has the form of L_S. It then stays near the classifier that
+            these logits are from.
+
+    Returns:
+        `torch.Tensor` of shape `()`, or `None` when there is nothing to learn from.
+    """
+    exits = list(zip(alpha, sidenet_logits, strict=True))
+    terms = []
+    if teach_mainnet and teacher_logits is not None and mainnet_logits is not None and distillation_weight > 0:
+        exits.append((1.0, mainnet_logits))
+    elif labels is not None and mainnet_logits is not None:
+        terms.append(cross_entropy(mainnet_logits, labels))
+    if teacher_logits is None:
+        teacher_logits = mainnet_logits
+    for weight, logits in exits:
+        if labels is not None:
+            terms.append(weight * (1 - distillation_weight) * cross_entropy(logits, labels))
+        if distillation_weight > 0:
+            divergence = distillation(logits, teacher_logits, distillation_temperature)
+            terms.append(weight * distillation_weight * divergence)
+    return sum(terms) if terms else None
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in float32; rows labelled -100 do not count."""
+    return F.cross_entropy(logits.float(), labels.view(-1).to(logits.device, torch.long))
+
+
+def distillation(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """`T² · KL(teacher ‖ student)`, the teacher detached."""
+    student = F.log_softmax(logits.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach().to(logits.device).float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def check_labels(labels: torch.Tensor, batch_size: int, num_labels: int) -> None:
+    """Refuse labels that cannot be class indices. Values are read on the CPU only, where that waits for nothing.
+
+    Raises:
+        ValueError: wrong dtype or number, or a value outside `[0, num_labels)` other than -100.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch_size:
+        raise ValueError(
+            f"`labels` must be one class index per row, {batch_size} integers, got shape {tuple(labels.shape)} of "
+            f"{labels.dtype}."
+        )
+    if labels.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
+        return
+    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if wrong.numel() > 0:
+        raise ValueError(f"`labels` must be in [0, {num_labels}) or -100, got {wrong.flatten()[0].item()}.")
+
+
+def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labels: int) -> None:
+    """Refuse recorded logits that are not the MainNet's for this batch.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+    """
+    if not mainnet_logits.is_floating_point() or mainnet_logits.shape != (batch_size, num_labels):
+        raise ValueError(
+            f"`mainnet_logits` must be floating point of shape ({batch_size}, {num_labels}), got "
+            f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
+        )

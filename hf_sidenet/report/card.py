@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a checkpoint that `attach` made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..calibration import parse_targets
+from ..data.pictures import MODES, num_channels_of
+from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
+from ..evaluation.evaluation_text import markdown_table, rounds_text
+from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
+from ..models.configuration_sidenet import REQUIRED, SideNetConfig
+from .guarantee import guarantee_text, reference_name
+from .metadata import CURRENCIES, TASKS, describe, eval_results, hub_id
+
+
+FIGURES = {
+    "accuracy_cost.png": "accuracy against cost",
+    "reliability.png": "reliability diagrams",
+    "exit_shares.png": "share of the rows that each exit answers",
+    "confidences.png": "confidences of right and wrong answers",
+}
+UNLABELLED = (
+    'These rows have no labels. The MainNet\'s answers stand in for them, so that "accuracy" is agreement with it.'
+)
+PAPER = "[Morisot, *Add a SideNet to your MainNet*](https://arxiv.org/abs/2007.13512)"
+
+
+def checkpoint_card(
+    name: str,
+    config: SideNetConfig,
+    report: Mapping[str, Any],
+    *,
+    main_input_name: str,
+    evaluation: ExitEvaluation | None = None,
+    has_processor: bool = True,
+    figures: Sequence[str] = (),
+) -> ModelCard:
+    """What it is, how to load it, what is guaranteed and what is not, what was measured, how it was made.
+
+    Args:
+        name (`str`): of the checkpoint.
+        config ([`SideNetConfig`]): with θ, temperatures and the evidence.
+        report (`Mapping[str, Any]`): of [`attach`].
+        main_input_name (`str`): `"input_ids"` or `"pixel_values"`.
+        evaluation ([`ExitEvaluation`], *optional*): of the test rows.
+        has_processor (`bool`, *optional*, defaults to `True`): whether tokenizer or image processor are there.
+        figures (`Sequence[str]`, *optional*): names of the files in `figures/`.
+    """
+    task = TASKS[main_input_name]
+    data = ModelCardData()
+    describe(data, task=task, mainnet=report["mainnet"]["name"], model_name=name)
+    which, num_rows = ("test", evaluation.num_rows) if evaluation else ("certification", _certified_on(config))
+    data.eval_results = eval_results(
+        _metrics(config, report, evaluation),
+        task=task,
+        # The rows are the user's own: there is no id of a data set.
+        dataset_type="custom",
+        dataset_name=f"{num_rows:,} {which} rows",
+        split=which,
+    )
+    sections = [
+        f"# {name}",
+        _introduction(config, report),
+        _use(name, config, task, has_processor),
+        guarantee_text(config.calibration, report["settings"]),
+        _results(config, report, evaluation, figures),
+        _costs(report),
+        _making(config, report),
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _certified_on(config: SideNetConfig) -> int:
+    return config.calibration["num_certification_rows"]
+
+
+def _metrics(
+    config: SideNetConfig, report: Mapping[str, Any], evaluation: ExitEvaluation | None
+) -> list[tuple[str, str, float]]:
+    if evaluation is None:
+        costs = config.calibration["certification"]
+        routed, alone = costs["accuracy"], _reference_accuracy(config, report)
+    else:
+        costs = {key: getattr(evaluation.routed, key).value for key in CURRENCIES}
+        routed, alone = evaluation.routed.accuracy.value, evaluation.reference_accuracy.value
+    found = [(key, f"{text} per row, fraction of the MainNet's", costs[key]) for key, text in CURRENCIES.items()]
+    if not _has_labels(report, evaluation):
+        return found
+    names = {f"θ = {format_thresholds(config.thresholds)}": routed, _reference_label(config, report): alone}
+    return [("accuracy", f"accuracy, {name}", x) for name, x in names.items() if x is not None] + found
+
+
+def _has_labels(report: Mapping[str, Any], evaluation: ExitEvaluation | None) -> bool:
+    return report["data"]["validation" if evaluation is None else "test"]["has_labels"]
+
+
+def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
+    evidence, settings = config.calibration, report["settings"]
+    if evidence["reference"] == "other":
+        return "classifier compared with"
+    if evidence["reference"] == "stored":
+        return f"MainNet in {evidence['reference_precision']}"
+    if settings["tune"] != "joint":
+        return "MainNet alone"
+    return (
+        "MainNet before joint fine-tuning" if settings["reference"] == "given" else "MainNet after joint fine-tuning"
+    )
+
+
+def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> float | None:
+    """On the certification rows; `None` where the report does not tell."""
+    if "certification" in report:
+        return report["certification"]["reference_accuracy"]
+    evidence, settings = config.calibration, report["settings"]
+    for entry in evidence["targets"]:
+        if parse_targets(entry["target"])[0].name == "accuracy_drop":
+            return evidence["certification"]["accuracy"] + entry["estimate"]
+    first = report["path"][0]
+    own = settings["tune"] != "joint" or settings["reference"] == "tuned"
+    inside = own and evidence["reference"] not in ("stored", "other")
+    return first["accuracy"] if inside and first["shares"][-1] == 1 else None
+
+
+def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
+    mainnet, origin = report["mainnet"], hub_id(report["mainnet"]["name"])
+    named = f"`{mainnet['class']}`" + ("" if origin is None else f" [{origin}](https://huggingface.co/{origin})")
+    header = "| exit | after block | pooling | θ | temperature |\n|:--|--:|:--|--:|--:|"
+    rows = [
+        f"| SideNet {i} | {layer} of {len(config.block_shapes) + 1} | {pooling} | {theta:.10g} | {temperature:.4g} |"
+        for i, (layer, pooling, theta, temperature) in enumerate(
+            zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures[:-1], strict=True)
+        )
+    ]
+    last = f"| MainNet | all | | | {config.temperatures[-1]:.4g} |"
+    joint, precision = report["settings"]["tune"] == "joint", config.calibration["precision"]
+    given = mainnet.get("dtype", precision)
+    cast = None if given == precision else given
+    return "\n\n".join(
+        [
+            f"{named} with early exits, made with `hf_sidenet`. A **SideNet** is a small head on one of the "
+            "classifier's intermediate representations. Where its confidence, the largest value of softmax(logits / "
+            "temperature), is greater than its threshold θ, the row is answered there and the rest of the classifier, "
+            f"the **MainNet**, is not run for it ({PAPER}). "
+            + (
+                "The MainNet was fine-tuned together with the SideNets."
+                if joint
+                else "The MainNet's own weights are unchanged."
+            )
+            + ("" if cast is None else f" All weights were then cast from {cast} to {precision}."),
+            "\n".join([header, *rows, last]),
+        ]
+    )
+
+
+def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> str:
+    is_text = task == TASKS["input_ids"]
+    auto = "AutoModelForSequenceClassification" if is_text else "AutoModelForImageClassification"
+    reader, variable = ("AutoTokenizer", "tokenizer") if is_text else ("AutoImageProcessor", "processor")
+    mode = None if is_text else MODES.get(num_channels_of(config))
+    example = '"a text"' if is_text else 'Image.open("image.png")' + (f'.convert("{mode}")' if mode else "")
+    # Pixels come in float32; token ids are no floats.
+    cast = "" if is_text or config.calibration["precision"] == "float32" else ".to(model.dtype)"
+    names = [auto, reader, "pipeline"] if has_processor else [auto]
+    lines = [] if is_text or not has_processor else ["from PIL import Image"]
+    lines += [
+        f"from transformers import {', '.join(sorted(names, key=lambda each: (each.islower(), each)))}",
+        "",
+        f"checkpoint = {json.dumps(name, ensure_ascii=False)}  # this folder, or its id on the Hub",
+        f"model = {auto}.from_pretrained(checkpoint, trust_remote_code=True)",
+    ]
+    if has_processor:
+        lines += [
+            # It needs no code of its own, but reads the config first, and would ask.
+            f"{variable} = {reader}.from_pretrained(checkpoint, trust_remote_code=True)",
+            f'inputs = {variable}({example}, return_tensors="pt"){cast}',
+            "output = model(**inputs)",
+            "answer, exit_index = model.config.id2label[output.logits.argmax().item()], output.exit_index.item()",
+            "",
+            f'classify = pipeline("{task}", model=checkpoint, trust_remote_code=True)',
+            f"classify({example})",
+        ]
+    moved = [
+        "model(**inputs, thresholds=1.0)  # nobody leaves: the MainNet's own answers",
+        f"model(**inputs, thresholds={config.thresholds})  # a value for each SideNet, here those it has anyway",
+        "model.config.thresholds = 1.0  # the same for every later call; `classify.model` is such a model too",
+    ]
+    without = "" if has_processor else " No tokenizer or image processor is saved with it: `inputs` are yours to make."
+    return "\n\n".join(
+        [
+            "## Use",
+            f"It needs {' and '.join(REQUIRED)}, and nothing else: the code that runs is in this folder, hence "
+            f"`trust_remote_code=True`.{without} Keep the model in evaluation mode.",
+            _python(lines),
+            "A larger θ lets fewer rows leave; at θ = 1 none does. What is said about θ below holds for the values "
+            "above only:",
+            _python(moved),
+        ]
+    )
+
+
+def _python(lines: Sequence[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _results(
+    config: SideNetConfig, report: Mapping[str, Any], evaluation: ExitEvaluation | None, figures: Sequence[str]
+) -> str:
+    reference = reference_name(config.calibration, report["settings"])
+    unlabelled = "" if _has_labels(report, evaluation) else f"\n\n{UNLABELLED}"
+    if evaluation is None:
+        measured = config.calibration["certification"]
+        alone = _reference_accuracy(config, report)
+        point = CurvePoint(thresholds=config.thresholds, **measured)
+        also = "" if alone is None else f" There, {reference} is right in {100 * alone:.2f} %."
+        return (
+            f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
+            "which θ was chosen, so they are on the bright side. Costs are fractions of the plain MainNet's."
+            f"{also}{unlabelled}\n\n{table([point])}{_recalls(report)}"
+        )
+    parts = ["## Results", f"On test rows, which chose nothing.{unlabelled}"]
+    if report["settings"]["tune"] == "joint":
+        parts.append(
+            f'"MainNet alone" and the drop: {reference.rstrip(",")}. The exit "MainNet" is the one in this checkpoint.'
+        )
+    parts.append(evaluation.text())
+    parts += [f"![{FIGURES[figure]}](figures/{figure})" for figure in figures]
+    return "\n\n".join(parts)
+
+
+def _recalls(report: Mapping[str, Any]) -> str:
+    recalls = report.get("certification", {}).get("recalls")
+    if not recalls:
+        return ""
+    parts = [recall_introduction(recalls), markdown_table(*recall_rows(recalls)), *recall_warnings(recalls)]
+    return "\n\n" + "\n\n".join(parts)
+
+
+def _costs(report: Mapping[str, Any]) -> str:
+    costs, settings = report["costs"], report["settings"]
+    num_exits = len(costs["params"])
+    names = [f"SideNet {i}" for i in range(num_exits - 1)] + ["MainNet, after all SideNets"]
+    rows = [*zip(names, costs["params"], costs["flops"], costs["milliseconds"], strict=True)]
+    rows.append(("plain MainNet", *(costs[f"mainnet_{currency}"] for currency in ("params", "flops", "milliseconds"))))
+    lines = ["| answered at | parameters used | MFLOP per row | ms per row |", "|:--|--:|--:|--:|"]
+    lines += [f"| {name} | {params:,} | {flops / 1e6:.3f} | {ms:.4f} |" for name, params, flops, ms in rows]
+    return "\n\n".join(
+        [
+            "## Costs",
+            f"Measured on {costs['device']} in batches of {settings['batch_size']} validation rows; "
+            f"{report['hardware']}. Milliseconds are of this machine, with all rows of a batch answered at one exit"
+            f"{_spread(costs.get('rounds', []))}.",
+            "\n".join(lines),
+        ]
+    )
+
+
+def _spread(rounds: Sequence[Sequence[float]]) -> str:
+    text = rounds_text(rounds)
+    return f". The plain MainNet's{text.removeprefix(';')}" if text else ""
+
+
+def _making(config: SideNetConfig, report: Mapping[str, Any]) -> str:
+    settings, data = report["settings"], report["data"]
+    evidence = config.calibration
+    rows = [f"{data[name]['num_rows']:,} {name}" for name in ("train", "validation", "test") if name in data]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    listed = {name: value for name, value in settings.items() if name not in ("heads", "joint")}
+    lines = [
+        f"- rows: {', '.join(rows)}; of the validation rows {data['num_design_rows']:,} design and "
+        f"{data['num_certification_rows']:,} certify",
+        *(f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in listed.items()),
+        *(
+            f"- {name}: {', '.join(f'{key} {value}' for key, value in settings[name].items())}"
+            for name in ("heads", "joint")
+            if settings[name] is not None
+        ),
+        f"- answers: {evidence['precision']} on {evidence['device']}, attention {evidence['attn_implementation']}",
+        f"- seconds: {', '.join(f'{step} {seconds:.1f}' for step, seconds in report['seconds'].items())}",
+        f"- versions: {versions}",
+    ]
+    return "\n\n".join(
+        [
+            "## How it was made",
+            "SideNets were trained on cached features of the frozen MainNet, at every candidate place at once"
+            + ("" if settings["joint"] is None else ", and those that were chosen then together with it")
+            + "; the design rows chose the places, temperatures and the path of θ; the certification rows chose θ. "
+            "`report.json` has all numbers.",
+            "\n".join(lines),
+        ]
+    )

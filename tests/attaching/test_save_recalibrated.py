@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported folder with another θ: its own files anew, somebody else's as they were."""
+
+import json
+
+import pytest
+
+from hf_sidenet.hub.push import save_recalibrated
+from hf_sidenet.io.folder_kinds import leaves
+
+from ..models import tiny
+
+
+THEIRS = {"LICENSE": "mine", "README.md": "mine", ".git/HEAD": "main", "data.bin": "large"}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """As an earlier version wrote it, without a list."""
+    folder = tmp_path / "source"
+    ours = {"config.json": "{}", "tokenizer.json": "{}", "stage_0_model.onnx": "0", "stage_1_model.onnx": "1"}
+    (folder / ".git").mkdir(parents=True)
+    for name, content in {**ours, **THEIRS}.items():
+        (folder / name).write_text(content)
+    (folder / "manifest.json").write_text(json.dumps({"format": "onnx", "stages": [], "sha256": {}}))
+    return folder
+
+
+def listed(folder):
+    return sorted(json.loads((folder / "manifest.json").read_text())["files"])
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny.bert_with_sidenets(thresholds=[0.25, 0.75]).config
+
+
+OURS = ["config.json", "manifest.json", "stage_0_model.onnx", "stage_1_model.onnx", "tokenizer.json"]
+
+
+def test_beside_its_source(source, config, tmp_path):
+    before = {name: (source / name).read_text() for name in leaves(source)}
+    save_recalibrated(tmp_path / "new", source, config)
+    assert {name: (source / name).read_text() for name in leaves(source)} == before
+    # What could be shared goes along, and stays somebody else's.
+    assert sorted(leaves(tmp_path / "new")) == sorted([*OURS, "LICENSE", "README.md"])
+    assert listed(tmp_path / "new") == OURS
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["thresholds"] == [0.25, 0.75]
+    (tmp_path / "new" / "LICENSE").write_text("theirs")
+    with pytest.raises(ValueError, match="where LICENSE is somebody else's"):
+        save_recalibrated(tmp_path / "new", source, config, overwrite=True)
+
+
+def test_in_place(source, config):
+    # The second time there is a list.
+    for _ in range(2):
+        save_recalibrated(source, source, config, overwrite=True)
+        assert sorted(leaves(source)) == sorted([*OURS, *THEIRS])
+        assert {name: (source / name).read_text() for name in THEIRS} == THEIRS
+        assert listed(source) == OURS
+        assert json.loads((source / "config.json").read_text())["thresholds"] == [0.25, 0.75]

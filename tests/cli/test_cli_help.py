@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line before it does anything: help, defaults, words, missing parts."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import hf_sidenet
+from hf_sidenet.cli import options
+from hf_sidenet.cli.app import app
+from hf_sidenet.cli.errors import in_flags
+
+from ..examples.commands import ROOT
+from .test_cli import run
+
+
+COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", "demo", "info")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("`train_file` 'a.tsv' could not be read: no", "--train-file: 'a.tsv' could not be read: no"),
+        ("`certification_fraction` must be in (0, 1).", "--certification-fraction: must be in (0, 1)."),
+        ("`target`: the limit of x must be", "--target: the limit of x must be"),
+        ("`text_columns` must be one column.", "--text-column: must be one column."),
+        ("give one of `dataset_name` and `train_file`.", "give one of --dataset-name and --train-file."),
+        ("`header` must be True with `dataset_name`, got False with 'x'.",
+         "--no-header: must not be given with --dataset-name, got 'x'."),
+        ("two\nlines of `id2label`", "two lines of `id2label`"),
+    ],
+)  # fmt: skip
+def test_words_of_the_library_become_flags(message, line):
+    assert in_flags(message) == line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    done = run(name, "--help")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 100
+    assert f"Example: hf-sidenet {name} " in done.out
+    command = next(each for each in app.registered_commands if (each.name or each.callback.__name__) == name)
+    for parameter in inspect.signature(command.callback).parameters:
+        flag = {"as_json": "--json", "mainnet": "MAINNET", "directory": "DIRECTORY", "repo": "REPO"}.get(parameter)
+        assert (flag or "--" + parameter.replace("_", "-")) in done.out
+
+
+def test_no_command_prints_the_help():
+    assert run().out == run("--help").out
+    assert all(name in run().out for name in COMMANDS)
+
+
+def test_choices_and_defaults_are_the_librarys(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    from hf_sidenet.attaching.attach import REFERENCES, TUNES, attach
+    from hf_sidenet.calibration import TESTS
+    from hf_sidenet.cli.app import attach as typed
+    from hf_sidenet.training.heads import HeadTraining
+    from hf_sidenet.training.joint import JointTraining
+
+    assert tuple(each.value for each in options.Tune) == TUNES
+    assert tuple(each.value for each in options.Reference) == REFERENCES
+    assert tuple(each.value for each in options.TestMethod) == TESTS
+    here, there = inspect.signature(typed).parameters, inspect.signature(attach).parameters
+    for name in ("confidence_level", "max_exits", "certification_fraction", "batch_size", "seed"):
+        assert here[name].default == there[name].default, name
+    for name in ("tune", "reference", "test_method"):
+        assert here[name].default.value == there[name].default, name
+    assert here["target"].default == [there["target"].default]
+    assert here["hidden_size"].default == HeadTraining().hidden_size
+    # Where the default depends, the help says it.
+    said = " ".join(run("attach", "--help").out.replace("│", " ").split())
+    heads, joint = HeadTraining(), JointTraining()
+    for text in (
+        f"{heads.distillation_weight:g} for heads, {joint.distillation_weight:g} for joint",
+        f"{joint.num_epochs:g}",
+        f"{joint.batch_size}",
+    ):
+        assert f"[default: {text}]" in said
+    assert joint.learning_rate == 5e-5
+    assert "[default: 5e-5]" in said
+
+
+def test_version():
+    assert run("--version").out == f"{hf_sidenet.__version__}\n"
+
+
+def test_as_a_process():
+    command = [sys.executable, "-m", "hf_sidenet.cli", "info", "--nope"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("Error: No such option")
+
+
+def test_without_typer():
+    code = "import sys; sys.modules['typer'] = None; from hf_sidenet.cli import main; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == 'Error: This needs typer: pip install "hf_sidenet[attach]"'
+    assert "Traceback" not in done.stderr
