@@ -11,6 +11,7 @@ from PIL import Image as Pictures
 from transformers import AutoTokenizer, ConvNextImageProcessor
 
 from hf_sidenet.attaching.attach import AttachResult, attach
+from hf_sidenet.models.modalities import IMAGE, TEXT, Modality
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining
 
@@ -78,7 +79,7 @@ class Runs:
     def __init__(self, folder: Path):
         self.folder = folder
         self._results: dict[str, AttachResult] = {}
-        self._inputs: dict[bool, tuple[str, dict[str, Dataset]]] = {}
+        self._inputs: dict[Modality, tuple[str, dict[str, Dataset]]] = {}
 
     def text(self) -> AttachResult:
         """A guarantee, and test rows."""
@@ -86,7 +87,7 @@ class Runs:
 
     def image(self) -> AttachResult:
         """The same for pictures."""
-        return self._run("image", is_text=False)
+        return self._run("image", modality=IMAGE)
 
     def joint(self) -> AttachResult:
         """Fine-tuned together, two kinds of target, no test rows."""
@@ -101,13 +102,13 @@ class Runs:
         """A budget that cannot be kept."""
         return self._run("refused", target="flops<=0.01")
 
-    def _run(self, name: str, *, is_text: bool = True, has_test: bool = True, **kwargs) -> AttachResult:
+    def _run(self, name: str, *, modality: Modality = TEXT, has_test: bool = True, **kwargs) -> AttachResult:
         if name not in self._results:
-            if is_text not in self._inputs:
-                rows = sentences() if is_text else pictures()
-                save = save_text_mainnet if is_text else save_image_mainnet
-                self._inputs[is_text] = save(self.folder / f"mainnet-{name}", rows["train"]), rows
-            mainnet, rows = self._inputs[is_text]
+            if modality not in self._inputs:
+                rows = sentences() if modality is TEXT else pictures()
+                save = save_text_mainnet if modality is TEXT else save_image_mainnet
+                self._inputs[modality] = save(self.folder / f"mainnet-{name}", rows["train"]), rows
+            mainnet, rows = self._inputs[modality]
             options = {"target": "accuracy_drop<=0.05", "batch_size": 16, "progress": False, **kwargs}
             self._results[name] = attach(
                 mainnet,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from hf_sidenet.attaching.steps import Workshop, at_input_size, attached_model, load_mainnet
+from hf_sidenet.attaching.steps import AttachRun, at_input_size, attached_model, load_mainnet
 from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, place, split_rows
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
@@ -69,11 +69,11 @@ def main() -> None:
     splits, columns = load_splits(files=files)
     given, processor = load_mainnet(args.mainnet, None, {})
     rows = prepare_rows(
-        splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=args.max_length
+        splits, given.mainnet.config, processor, modality=given.modality, columns=columns, max_length=args.max_length
     )
     given = at_input_size(given, rows["train"])
     targets = [parse_targets(text) for text in args.targets]
-    shop = Workshop(
+    run = AttachRun(
         rows,
         split_rows(len(rows["validation"]), 0.75, 0),
         targets[0],
@@ -81,17 +81,18 @@ def main() -> None:
         args.batch_size,
         None,
         True,
+        given.task,
     )
     candidates = default_candidates(given, None, args.poolings)
     given_features = {
-        name: timed(f"features of {name}", lambda n=name: shop.features(given, n, candidates)) for name in rows
+        name: timed(f"features of {name}", lambda n=name: run.features(given, n, candidates)) for name in rows
     }
     features, heads = given_features, None
     if args.tune == "joint":
         # No validation row is read before the splits are drawn: exits are given, and SideNets start on training rows.
         model = timed("joint training", lambda: _tuned(given, args, rows["train"], given_features["train"]))
         candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
-        features = {name: shop.features(model, name, candidates) for name in ("validation", "test")}
+        features = {name: run.features(model, name, candidates) for name in ("validation", "test")}
         heads = dict(zip(candidates, model.sidenets, strict=True))
     lines = []
     references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
@@ -103,9 +104,9 @@ def main() -> None:
     }
     for seed in range(args.splits):
         split = split_rows(len(rows["validation"]), 0.75, seed)
-        shop = replace(shop, split=split)
+        run = replace(run, split=split)
         settings = HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
-        train = partial(shop.train_heads, given_features, candidates, settings)
+        train = partial(run.train_heads, given_features, candidates, settings)
         trained = heads or timed("heads", train)
         logits = {
             name: {c: sidenet_logits(sidenet, features[name].features(c)) for c, sidenet in trained.items()}

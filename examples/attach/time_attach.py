@@ -28,7 +28,7 @@ def seconds_of_an_epoch(mainnet: str, files: dict[str, Path], max_length: int | 
     splits, columns = load_splits(files={"train": files["train"]})
     given, processor = load_mainnet(mainnet, None, {})
     rows = prepare_rows(
-        splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=max_length
+        splits, given.mainnet.config, processor, modality=given.modality, columns=columns, max_length=max_length
     )["train"]
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(

@@ -23,6 +23,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from hf_sidenet.data import load_processor, load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
+from hf_sidenet.models.modalities import IMAGE
 
 
 FILE = "earlyon.pt"
@@ -118,9 +119,9 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     mainnet = AutoModelForImageClassification.from_pretrained(args.mainnet)
-    processor = load_processor(args.mainnet, is_text=False)
+    processor = load_processor(args.mainnet, modality=IMAGE)
     splits, columns = load_splits(files={path.stem: path for path in sorted(args.data_dir.iterdir())})
-    rows = prepare_rows(splits, mainnet.config, processor, is_text=False, columns=columns)
+    rows = prepare_rows(splits, mainnet.config, processor, modality=IMAGE, columns=columns)
     data = {name: tensors(rows[name], name) for name in ("train", "validation")}
     wrapper = with_weights_of(mainnet, data["train"].tensors[0].shape[-1])
 

@@ -55,7 +55,7 @@ def stage_milliseconds(stages: Any, rows: Sequence[Row]) -> list[float]:
         call = partial(stages, index, hidden, inputs)
         times.append(1e3 * _seconds_of(call, stages.device) / len(rows))
         hidden, _ = call()
-        if not stages.is_text:
+        if not stages.modality.has_tokens:
             # After stage 0 one image stands for the size of all.
             inputs = {name: value[:1] for name, value in inputs.items()}
     return times

@@ -54,9 +54,9 @@ def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
     model = catalog.base.model
     files = {path.stem: path for path in sorted(args.data_dir.iterdir()) if path.stem == "test"}
     splits, columns = load_splits(files=files, splits=("test",), required=("test",))
-    processor = load_processor(args.checkpoint, model.is_text)
+    processor = load_processor(args.checkpoint, model.modality)
     return prepare_rows(
-        splits, model.config, processor, is_text=model.is_text, columns=columns, max_length=args.max_length
+        splits, model.config, processor, modality=model.modality, columns=columns, max_length=args.max_length
     )["test"]
 
 

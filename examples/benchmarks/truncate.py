@@ -22,7 +22,7 @@ from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
 from hf_sidenet.inference.row_costs import typical_batches
 from hf_sidenet.measurement.inputs import model_inputs
-from hf_sidenet.models.sidenet import cross_entropy, distillation
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 SHIFT = 8  # part of the height of a picture, the largest move in training
@@ -82,11 +82,11 @@ class Taught(nn.Module):
         if self.training and "pixel_values" in inputs:
             inputs["pixel_values"] = moved(inputs["pixel_values"])
         logits = self.student(**inputs).logits
-        loss = cross_entropy(logits, labels)
+        loss = SINGLE_LABEL.loss(logits, labels)
         if self.training and self.weight > 0:
             with torch.no_grad():
                 taught = self.teacher(**inputs).logits
-            loss = (1 - self.weight) * loss + self.weight * distillation(logits, taught, self.temperature)
+            loss = (1 - self.weight) * loss + self.weight * SINGLE_LABEL.distillation(logits, taught, self.temperature)
         return {"loss": loss, "logits": logits}
 
 
@@ -112,7 +112,7 @@ def load_rows(args: argparse.Namespace, given: PreTrainedModel, processor: Any) 
     if args.max_train_rows is not None:
         splits["train"] = splits["train"].select(range(min(args.max_train_rows, len(splits["train"]))))
     return prepare_rows(
-        splits, given.mainnet.config, processor, is_text=given.is_text, columns=columns, max_length=args.max_length
+        splits, given.mainnet.config, processor, modality=given.modality, columns=columns, max_length=args.max_length
     )
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         settings = TrainingArguments(
             folder,
             num_train_epochs=args.epochs,
-            learning_rate=args.learning_rate or (5e-5 if given.is_text else 1e-3),
+            learning_rate=args.learning_rate or (5e-5 if given.modality.has_tokens else 1e-3),
             per_device_train_batch_size=args.batch_size,
             per_device_eval_batch_size=64,
             warmup_steps=0.1,

@@ -91,7 +91,7 @@ class Scoring:
                     f"{self.checkpoint!r}."
                 )
             model = OnnxStages.load(self.checkpoint, num_threads=self.num_threads)
-            processor = load_processor(self.checkpoint, model.is_text)
+            processor = load_processor(self.checkpoint, model.modality)
             # In int8 other files may come from the same weights.
             fingerprint = " ".join(f"{name}:{value}" for name, value in sorted(model.manifest.sha256.items()))
         else:
@@ -101,7 +101,7 @@ class Scoring:
                 raise ValueError(f"CHECKPOINT: {error}") from error
             fingerprint = f"{fingerprint_weights(model)} {fingerprint_processor(processor)}"
             model.to(device)
-        if not model.is_text:
+        if not model.modality.has_tokens:
             raise ValueError(f"CHECKPOINT: must be a classifier of texts, got one of images in {self.checkpoint!r}.")
         return SideNetRunner(
             model, processor, self.batch_size, thresholds=self.thresholds, max_length=self.max_length

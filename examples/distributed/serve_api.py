@@ -19,6 +19,7 @@ from serve_settings import Settings
 
 from hf_sidenet.inference.rows import Prediction
 from hf_sidenet.models.exit_rule import check_thresholds
+from hf_sidenet.models.tasks import task_of
 from hf_sidenet.optional import require
 
 
@@ -58,7 +59,7 @@ class Api:
     def __init__(self, settings: Settings, stages: Sequence[Any], watcher: Any = None):
         self.settings, self.stages, self.watcher = settings, stages, watcher
         self.config = settings.config
-        self.is_text = self.config.input_size is None
+        self.modality = task_of(self.config)[1]
         self.num_sidenets = len(stages) - 1
         # The MainNet alone has none.
         self.thresholds = (
@@ -132,7 +133,7 @@ class Api:
         try:
             thresholds = self.thresholds if given is None else tuple(check_thresholds(given, self.num_sidenets))
             # In a thread: others are answered while pictures are unpacked.
-            rows = await asyncio.to_thread(rows_of, request, self.is_text, self.settings.max_rows)
+            rows = await asyncio.to_thread(rows_of, request, self.modality, self.settings.max_rows)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         watched = _Watched(self.watcher, self._chosen(len(rows)) if given is None else [])
@@ -205,7 +206,7 @@ class Api:
             return
         texts = row if isinstance(row, tuple) else (row,)
         # Pictures are not kept.
-        columns = dict(zip(("text", "text_pair"), texts, strict=False)) if self.is_text else None
+        columns = dict(zip(("text", "text_pair"), texts, strict=False)) if self.modality.has_tokens else None
         await watched.settle(number, columns, mainnet.label, early, mainnet.label_id != prediction.label_id)
 
     def _give_up(self, watched: "_Watched") -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hf_sidenet.models.modalities import Modality
 from hf_sidenet.optional import require
 
 
@@ -59,7 +60,7 @@ class Answer(BaseModel):
     exit: int
 
 
-def rows_of(request: Request, is_text: bool, max_rows: int) -> list[Any]:
+def rows_of(request: Request, modality: Modality, max_rows: int) -> list[Any]:
     """Its inputs, as a [`RowReader`] takes them.
 
     Raises:
@@ -68,7 +69,7 @@ def rows_of(request: Request, is_text: bool, max_rows: int) -> list[Any]:
     inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
     if len(inputs) > max_rows:
         raise ValueError(f"`inputs` must be at most {max_rows}, got {len(inputs)}.")
-    if is_text:
+    if modality.has_tokens:
         return [(each.text, each.text_pair) if isinstance(each, Pair) else each for each in inputs]
     return _images(inputs)
 

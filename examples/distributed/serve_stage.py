@@ -44,7 +44,7 @@ def load_stage(settings: Settings, index: int) -> SingleStage:
     torch.set_num_threads(threads)
     if settings.is_exported:
         chain = OnnxStages.load(settings.checkpoint, num_threads=threads, only=index)
-        processor = load_processor(settings.checkpoint, chain.is_text) if index == 0 else None
+        processor = load_processor(settings.checkpoint, chain.modality) if index == 0 else None
     else:
         model, processor = load_checkpoint(settings.checkpoint, check=False)
         model.to("cuda" if settings.gpus else "cpu")

@@ -30,6 +30,7 @@ from hf_sidenet.data.rows import Rows
 from hf_sidenet.evaluation import DEFAULT_THRESHOLDS, cheapest
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
+from hf_sidenet.models.modalities import IMAGE
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
 
 
@@ -165,13 +166,13 @@ def table_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     _check(args)
     experiment = load_experiment(args.config)
-    if experiment.is_text:
+    if experiment.modality.has_tokens:
         raise ValueError(f"`config` must be an experiment on images, got {experiment.name!r} on texts.")
     run = load_run(args.run_folder, experiment.name)
     rows = rows_of(experiment, run.about["arguments"], args.run_folder)
     if "test" not in rows:
         raise ValueError(f"{args.run_folder} must be a run with test rows, got {sorted(rows)}.")
-    normalisation = Normalisation.of(load_processor(str(args.run_folder), is_text=False))
+    normalisation = Normalisation.of(load_processor(str(args.run_folder), modality=IMAGE))
     model, costs = load_model(experiment, args.run_folder), run.costs
     temperatures = model.config.temperatures
     threshold = choose_threshold(run.validation, costs, temperatures, args.max_accuracy_drop)

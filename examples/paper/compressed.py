@@ -56,7 +56,8 @@ class CutChain:
     def __init__(self, stages: Stages):
         self.stages = stages
         self.config = PlainConfig(stages.config.mainnet_config, stages.config.temperatures[:-1])
-        self.is_text, self.input_names, self.max_length = stages.is_text, stages.input_names, stages.max_length
+        self.task, self.modality = stages.task, stages.modality
+        self.input_names, self.max_length = stages.input_names, stages.max_length
         self.device, self.dtype = stages.device, stages.dtype
 
     def __len__(self) -> int:

@@ -58,7 +58,7 @@ def trained(folder: Path, experiment: Experiment) -> Trained:
     Raises:
         ValueError: the run is not finished, is another experiment's or of no such model, or its data have changed.
     """
-    if not experiment.is_text:
+    if not experiment.modality.has_tokens:
         raise ValueError(f"--config must be an experiment on texts, got {experiment.name!r} on images.")
     run = load_run(folder, experiment.name)
     rows = rows_of(experiment, run.about["arguments"], folder)

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from hf_sidenet.models.modalities import Modality
+
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -46,7 +48,7 @@ class Experiment:
     mainnet_of: str | None
 
     @property
-    def is_text(self) -> bool:
+    def modality(self) -> Modality:
         return self.task != "image"
 
     def folder(self, output_dir: Path, seed: int) -> Path:

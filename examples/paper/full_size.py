@@ -40,7 +40,7 @@ def measured(name: str) -> list[dict[str, Any]]:
     config, exit_layer = print_costs.MODELS[name]
     given, batch = print_costs.build(config, exit_layer, INPUTS)
     lines = []
-    for pooling in TEXT_POOLINGS if given.is_text else IMAGE_POOLINGS:
+    for pooling in TEXT_POOLINGS if given.modality.has_tokens else IMAGE_POOLINGS:
         model = type(given).from_mainnet(
             given.mainnet, exit_layers=[exit_layer], pooling=pooling, input_size=given.config.input_size
         )

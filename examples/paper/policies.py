@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from choose import GRID
 
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 POLICIES = ("max_softmax", "margin", "entropy", "patience")
@@ -32,7 +32,7 @@ def score(exit_logits: torch.Tensor, policy: str, temperatures: list[float]) -> 
     scaled = exit_logits.double() / torch.tensor(temperatures, dtype=torch.float64)[:, None]
     if policy == "max_softmax":
         each = zip(exit_logits.unbind(1), temperatures, strict=True)
-        return torch.stack([confidence(logits, temperature) for logits, temperature in each], 1)
+        return torch.stack([SINGLE_LABEL.confidence(logits, temperature) for logits, temperature in each], 1)
     if policy == "margin":
         best = scaled.softmax(-1).topk(2, -1).values
         return best[..., 0] - best[..., 1]

@@ -58,7 +58,7 @@ def load_model(experiment: Experiment, folder: Path) -> PreTrainedModel:
     """The trained model in float32, on a GPU where there is one."""
     if experiment.task == "text-cut":
         model = load_cut(folder)
-    elif experiment.is_text:
+    elif experiment.modality.has_tokens:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     else:
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
@@ -114,7 +114,7 @@ def write_run(
     """`run.json`, which says that a run is finished."""
     content = {
         "name": experiment.name,
-        "task": "text" if experiment.is_text else "image",
+        "task": experiment.modality.name,
         "group": experiment.group,
         "seed": seed,
         "arguments": words,

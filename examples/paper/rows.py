@@ -14,6 +14,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 from hf_sidenet.data import Columns, load_processor
 from hf_sidenet.data.rows import Rows, prepare_rows
+from hf_sidenet.models.modalities import Modality
 from hf_sidenet.training import MainNetArguments, SideNetArguments
 
 
@@ -25,17 +26,17 @@ def rows_of(experiment: Experiment, words: list[str], checkpoint: Path) -> dict[
         words (`list[str]`): its arguments.
         checkpoint (`Path`): folder with the config and the processor.
     """
-    data = data_module(experiment.is_text)
-    _, data_args, _, training_args = parse(words, experiment.is_text)
-    load = data.load_texts if experiment.is_text else data.load_images
-    inputs = tuple(data_args.text_columns) if experiment.is_text else (data_args.image_column,)
+    data = data_module(experiment.modality)
+    _, data_args, _, training_args = parse(words, experiment.modality)
+    load = data.load_texts if experiment.modality.has_tokens else data.load_images
+    inputs = tuple(data_args.text_columns) if experiment.modality.has_tokens else (data_args.image_column,)
     return prepare_rows(
         load(data_args, training_args.seed),
         AutoConfig.from_pretrained(checkpoint),
-        load_processor(str(checkpoint), experiment.is_text),
-        is_text=experiment.is_text,
-        columns=Columns(inputs, data_args.label_column, experiment.is_text),
-        max_length=data_args.max_seq_length if experiment.is_text else None,
+        load_processor(str(checkpoint), experiment.modality),
+        modality=experiment.modality,
+        columns=Columns(inputs, data_args.label_column, experiment.modality.name),
+        max_length=data_args.max_seq_length if experiment.modality.has_tokens else None,
     )
 
 
@@ -58,14 +59,14 @@ def longest_first(rows: Rows, batch_size: int) -> tuple[DataLoader, torch.Tensor
     return loader, torch.tensor(order).argsort()
 
 
-def parse(words: list[str], is_text: bool) -> tuple:
+def parse(words: list[str], modality: Modality) -> tuple:
     """MainNet, data, SideNet and training arguments."""
-    kinds = (MainNetArguments, data_module(is_text).DataArguments, SideNetArguments, TrainingArguments)
+    kinds = (MainNetArguments, data_module(modality).DataArguments, SideNetArguments, TrainingArguments)
     return HfArgumentParser(kinds).parse_args_into_dataclasses(words)
 
 
 @cache
-def data_module(is_text: bool) -> ModuleType:
+def data_module(modality: Modality) -> ModuleType:
     """`text_data` or `image_data`, beside the script that trains on them."""
-    sys.path.append(str(SCRIPTS["text" if is_text else "image"].parent))
-    return importlib.import_module("text_data" if is_text else "image_data")
+    sys.path.append(str(SCRIPTS[modality.name].parent))
+    return importlib.import_module(f"{modality.name}_data")

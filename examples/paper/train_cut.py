@@ -12,12 +12,13 @@ from rows import data_module, parse
 from transformers import AutoModel, DataCollatorWithPadding, Trainer, set_seed
 
 from hf_sidenet.data import align_labels
+from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.training import load_config, trainer_optimizer
 
 
 def main(words: list[str]) -> None:
-    mainnet_args, data_args, sidenet_args, training_args = parse(words, is_text=True)
-    data = data_module(is_text=True)
+    mainnet_args, data_args, sidenet_args, training_args = parse(words, modality=TEXT)
+    data = data_module(modality=TEXT)
     set_seed(training_args.seed)
     config = load_config(mainnet_args)
     splits = data.load_texts(data_args, training_args.seed)

@@ -41,7 +41,7 @@ def train_frozen(experiment: Experiment, seed: int, mainnet: Path, folder: Path,
     start = time.perf_counter()
     words = experiment.words(seed, folder)
     rows = rows_of(experiment, words, mainnet)
-    sidenet_args = parse(words, experiment.is_text)[2]
+    sidenet_args = parse(words, experiment.modality)[2]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given, _ = load_mainnet(str(mainnet), None, {})
     given = at_input_size(given, rows["train"]).to(device)

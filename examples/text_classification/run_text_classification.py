@@ -139,7 +139,7 @@ def publish(trainer: Trainer, report: ExitReport, data: str, split: str) -> None
     write_model_card(
         output_dir,
         report,
-        main_input_name=model.main_input_name,
+        task=model.task.pipelines[model.modality.name],
         mainnet=mainnet,
         dataset=data,
         split=split,

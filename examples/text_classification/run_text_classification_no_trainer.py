@@ -220,9 +220,8 @@ def publish(
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     report.save(args.output_dir, f"{data}, {Path(mainnet).name} with SideNets after {model.config.exit_layers}")
-    write_model_card(
-        args.output_dir, report, main_input_name=model.main_input_name, mainnet=mainnet, dataset=data, split=split
-    )
+    task = model.task.pipelines[model.modality.name]
+    write_model_card(args.output_dir, report, task=task, mainnet=mainnet, dataset=data, split=split)
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
         pushed = push_checkpoint(args.output_dir, name, token=args.hub_token)

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_sidenet.data import Columns, load_processor, prepare
-from hf_sidenet.data.lengths import positions_of
+from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.training import MainNetArguments
 
 
@@ -94,15 +94,15 @@ def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
     """
     if mainnet_args.model_name_or_path is None:
         raise ValueError("`model_name_or_path` must be given for texts: a MainNet of `model_type` has no tokenizer.")
-    return load_processor(mainnet_args.model_name_or_path, is_text=True, **mainnet_args.loading())
+    return load_processor(mainnet_args.model_name_or_path, modality=TEXT, **mainnet_args.loading())
 
 
 def tokenize(
     rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> Dataset:
     """Token ids and `labels`; batches pad them. Texts are cut to what the MainNet has positions for."""
-    columns = Columns(tuple(args.text_columns), args.label_column, is_text=True)
-    return prepare(rows, columns, tokenizer, max_length=args.max_seq_length, positions=positions_of(config))
+    columns = Columns(tuple(args.text_columns), args.label_column)
+    return prepare(rows, columns, tokenizer, config, max_length=args.max_seq_length)
 
 
 def _read(args: DataArguments) -> DatasetDict:

@@ -43,14 +43,14 @@ from ..inference.precision import precision_of
 from ..inference.row_costs import row_costs
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
-from ..measurement import ExitRecords, accuracy
+from ..measurement import ExitRecords
 from ..training.features import default_candidates
 from ..training.heads import HeadTraining
 from ..training.joint import JointTraining, tune_jointly
 from .checkpoint import LEDGER, REPORT_VERSION, default_cache, evaluate_records
 from .steps import (
+    AttachRun,
     Clock,
-    Workshop,
     at_input_size,
     attached_model,
     load_mainnet,
@@ -228,7 +228,7 @@ def attach(
             splits,
             given.mainnet.config,
             processor,
-            is_text=given.is_text,
+            modality=given.modality,
             columns=columns,
             max_length=max_length,
             labels=labels,
@@ -242,20 +242,20 @@ def attach(
         repeats = check_fresh(split, rows["validation"].contents, rows["train"].contents, trust_rows=trust_rows)
         check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
-        shop = Workshop(rows, split, targets, cache, batch_size, accelerator, progress)
+        run = AttachRun(rows, split, targets, cache, batch_size, accelerator, progress, given.task)
         candidates = default_candidates(given, exit_layers, poolings)
         mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
-        features = {name: shop.features(given, name, candidates) for name in ("train", "validation")}
-    answered = [shop.answered(features["train"], "train"), shop.answered(features["validation"], "validation")]
+        features = {name: run.features(given, name, candidates) for name in ("train", "validation")}
+    answered = [run.answered(features["train"], "train"), run.answered(features["validation"], "validation")]
     # With whom a model agrees does not depend on the labels.
     certifies = any(one.name != "disagreement" for one in targets)
     check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
     with clock("heads"):
-        trained = shop.train_heads(features, candidates, heads)
+        trained = run.train_heads(features, candidates, heads)
     with clock("placement"):
         placements, table = place_sidenets(
-            shop,
+            run,
             given,
             features["validation"],
             trained,
@@ -277,9 +277,9 @@ def attach(
         quick = not any(one.name == "latency_ms" for one in targets)
         costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
     with clock("calibration"):
-        own = features["validation"] if tune == "heads" else shop.features(model, "validation", chosen)
-        records = shop.records(model, own, features["validation"] if reference == "given" else own)
-        shop.check_live(model, records)
+        own = features["validation"] if tune == "heads" else run.features(model, "validation", chosen)
+        records = run.records(model, own, features["validation"] if reference == "given" else own)
+        run.check_live(model, records)
         calibration = calibrate(
             records.select(split.design),
             records.select(split.certification),
@@ -307,10 +307,10 @@ def attach(
     about_mainnet = {
         "name": model.config.name_or_path,
         "class": type(model.mainnet).__name__,
-        "num_labels": model.config.num_labels,
+        "num_labels": model.num_labels,
         "dtype": precision_of(given),
         "fingerprint": mainnet_fingerprint,
-        "validation_accuracy": accuracy(features["validation"].mainnet_logits, records.labels),
+        "validation_accuracy": records.accuracy(features["validation"].mainnet_logits),
     }
     report = {
         "schema_version": REPORT_VERSION,
@@ -319,7 +319,7 @@ def attach(
         "settings": settings,
         "mainnet": about_mainnet,
         "classes": {**classes.about(), "trusted": trust_labels},
-        "data": _about_data(shop),
+        "data": _about_data(run),
         "candidates": table,
         "placements": placement_table(placements),
         "costs": asdict(costs),
@@ -370,25 +370,25 @@ def attach(
         result = replace(result, model=model)
     if result.model is not None and "test" in rows:
         with clock("evaluation"):
-            own = shop.features(model, "test", chosen)
-            check_class_order([shop.answered(own, "test")], classes, trust_labels=trust_labels)
+            own = run.features(model, "test", chosen)
+            check_class_order([run.answered(own, "test")], classes, trust_labels=trust_labels)
             apart = tune == "joint" and reference == "given"
-            test_records = shop.records(model, own, shop.features(given, "test", chosen) if apart else own)
+            test_records = run.records(model, own, run.features(given, "test", chosen) if apart else own)
             evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)
             report["evaluation"] = evaluation.to_dict()
             result = replace(result, evaluation=evaluation, test_records=test_records)
     report["seconds"] = clock.seconds
-    if output_dir is not None and result.model is not None and shop.is_main:
+    if output_dir is not None and result.model is not None and run.is_main:
         with clock("writing"):
             result.save(output_dir, overwrite=overwrite)
     return result
 
 
-def _about_data(shop: Workshop) -> dict[str, Any]:
+def _about_data(run: AttachRun) -> dict[str, Any]:
     return {
-        **{name: rows.about() for name, rows in shop.rows.items()},
-        "num_design_rows": len(shop.split.design),
-        "num_certification_rows": len(shop.split.certification),
+        **{name: rows.about() for name, rows in run.rows.items()},
+        "num_design_rows": len(run.split.design),
+        "num_certification_rows": len(run.split.certification),
     }
 
 

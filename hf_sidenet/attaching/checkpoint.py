@@ -28,7 +28,6 @@ from ..calibration import (
 )
 from ..calibration.label_checks import Answered, check_class_order, check_labeled
 from ..data import Columns, load_processor
-from ..data.classes import class_names
 from ..data.rows import Rows, prepare_rows
 from ..evaluation import ExitEvaluation
 from ..evaluation.recalls import certified_rows
@@ -48,6 +47,7 @@ from ..io.fingerprint import fingerprint_weights
 from ..measurement import ExitCosts, ExitRecords, collect
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.tasks import label_names
 
 
 logger = logging.get_logger(__name__)
@@ -105,7 +105,7 @@ def load_checkpoint(
     """
     names = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     model = load_model(path, SideNetConfig.from_pretrained(path, **names), **hub_kwargs)
-    processor = load_processor(str(path), model.is_text, **names)
+    processor = load_processor(str(path), model.modality, **names)
     reason = why_not_certified(model, processor) if check else None
     if reason is not None:
         logger.warning("Not certified: %s.", reason)
@@ -175,7 +175,7 @@ def evaluate_records(
         thresholds=config.thresholds,
         temperatures=config.temperatures,
         path=path,
-        names=class_names(config),
+        names=label_names(config),
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -294,7 +294,7 @@ def recalibrate(
     chosen = selection.chosen
     certification = certified_rows(
         records.select(split.certification),
-        class_names(given.config),
+        label_names(given.config),
         None if chosen is None else (chosen.thresholds, calibration.temperatures),
         repeats.about(trust_rows),
         has_labels=rows.has_labels,
@@ -341,7 +341,7 @@ def _prepared(
         {name: rows},
         model.config,
         processor,
-        is_text=model.is_text,
+        modality=model.modality,
         columns=columns,
         max_length=max_length,
         labels=labels,
@@ -368,7 +368,7 @@ def _collected(
     run = collect if isinstance(served, PreTrainedModel) else collect_stages
     loader = DataLoader(rows.dataset, batch_size, collate_fn=batch_of)
     records = run(served, loader, reference=reference, progress=progress)
-    return records if has_labels else replace(records, labels=records.mainnet_logits.argmax(-1))
+    return records if has_labels else replace(records, labels=records.task.answer(records.mainnet_logits))
 
 
 def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:

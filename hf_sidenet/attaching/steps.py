@@ -16,7 +16,6 @@ from transformers.utils import logging
 from ..calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
-from ..data.classes import class_names
 from ..data.rows import Rows
 from ..inference.classes import sidenet_class
 from ..inference.row_costs import typical_batches
@@ -26,6 +25,7 @@ from ..measurement.inputs import model_inputs
 from ..models.mainnet import evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet
+from ..models.tasks import NO_LABEL, Task, label_names
 from ..training.features import Candidate, Features, cache_features
 from ..training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
 
@@ -52,7 +52,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class AttachRun:
     """The rows of one call, and what is done with them.
 
     Args:
@@ -63,6 +63,7 @@ class Workshop:
         batch_size (`int`): rows per call.
         accelerator (`Accelerator`, *optional*): features are shared among its processes.
         progress (`bool`): show progress bars.
+        task ([`Task`]): what an answer is.
     """
 
     rows: Mapping[str, Rows]
@@ -72,6 +73,7 @@ class Workshop:
     batch_size: int
     accelerator: "Accelerator | None"
     progress: bool
+    task: Task
 
     @property
     def is_main(self) -> bool:
@@ -97,15 +99,15 @@ class Workshop:
     def labels(self, features: Features) -> torch.Tensor:
         """Class indices; where there are none, the MainNet's answers stand in."""
         labels = features.labels
-        return features.mainnet_logits.argmax(-1) if labels is None or (labels == -100).all() else labels
+        return self.task.answer(features.mainnet_logits) if labels is None or (labels == NO_LABEL).all() else labels
 
     def answered(self, features: Features, name: str) -> Answered:
         """What the MainNet answers to the labelled rows of a split, without those that certify."""
         labels = torch.tensor(self.rows[name].labels)
         logits = features.mainnet_logits
         if name == "validation":
-            return Answered.from_logits("design", logits[self.split.design], labels[self.split.design])
-        return Answered.from_logits(name, logits, labels)
+            return Answered.from_logits("design", logits[self.split.design], labels[self.split.design], self.task)
+        return Answered.from_logits(name, logits, labels, self.task)
 
     def train_heads(
         self, features: Mapping[str, Features], candidates: Sequence[Candidate], settings: HeadTraining
@@ -114,7 +116,7 @@ class Workshop:
 
         def data(of: Features, rows: torch.Tensor | slice) -> HeadData:
             inputs = {candidate: of.features(candidate)[rows] for candidate in candidates}
-            return HeadData(inputs, of.mainnet_logits[rows].float(), self.labels(of)[rows])
+            return HeadData(inputs, of.mainnet_logits[rows].float(), self.labels(of)[rows], self.task)
 
         return train_heads(
             data(features["train"], slice(None)),
@@ -127,7 +129,12 @@ class Workshop:
         """What every exit of a model says, from its own cached features, beside the MainNet of `reference`'s."""
         candidates = [Candidate(*place) for place in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         return cached_records(
-            features, candidates, list(model.sidenets), self.labels(features), reference.mainnet_logits.clone()
+            features,
+            candidates,
+            list(model.sidenets),
+            self.labels(features),
+            reference.mainnet_logits.clone(),
+            self.task,
         )
 
     @torch.no_grad()
@@ -175,22 +182,22 @@ def load_mainnet(
         )
     model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], **hub_kwargs)
     if processor is None and not isinstance(mainnet, PreTrainedModel):
-        processor = load_processor(mainnet, model.is_text, **known)
+        processor = load_processor(mainnet, model.modality, **known)
     return model, processor
 
 
 def at_input_size(model: SideNetPreTrainedModel, rows: Rows) -> SideNetPreTrainedModel:
     """A model whose shapes are those of these pictures, which may differ from what the MainNet's config says."""
-    if model.is_text:
+    if model.config.input_size is None:
         return model
-    size = list(rows.dataset[0]["pixel_values"].shape)
+    size = list(rows.dataset[0][model.modality.main_inputs[0]].shape)
     if size == model.config.input_size:
         return model
     return type(model).from_mainnet(model.mainnet, exit_layers=[1], input_size=size, blocks=model.config.blocks)
 
 
 def place_sidenets(
-    shop: Workshop,
+    run: AttachRun,
     given: SideNetPreTrainedModel,
     features: Features,
     trained: Mapping[Candidate, SideNet],
@@ -201,11 +208,11 @@ def place_sidenets(
     max_exits: int,
 ) -> tuple[list[Placement], list[dict[str, Any]]]:
     """Placements by the design rows, the best first, and a table of the candidates."""
-    design = shop.split.design
-    labels, mainnet_logits = shop.labels(features)[design], features.mainnet_logits[design]
+    design = run.split.design
+    labels, mainnet_logits = run.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
-    budget = next((target for target in shop.targets if not target.is_risk), None)
-    (batch,) = typical_batches(shop.rows["validation"], shop.batch_size, 1, shop.split.design)
+    budget = next((target for target in run.targets if not target.is_risk), None)
+    (batch,) = typical_batches(run.rows["validation"], run.batch_size, 1, run.split.design)
     currency = "params" if budget is not None and BUDGETS[budget.name] == "params" else "flops"
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit
@@ -217,18 +224,19 @@ def place_sidenets(
         mainnet_logits,
         labels,
         costs,
-        shop.targets,
-        num_certification_rows=len(shop.split.certification),
+        run.targets,
+        num_certification_rows=len(run.split.certification),
         level=level,
         test=test,
         budget=limit,
         max_exits=max_exits,
+        task=run.task,
     )
     table = [
         {
             "exit_layer": candidate.exit_layer,
             "pooling": candidate.pooling,
-            "design_accuracy": accuracy(logits[candidate], labels),
+            "design_accuracy": accuracy(logits[candidate], labels, run.task),
             currency: _alone(costs, candidate),
         }
         for candidate in trained
@@ -288,7 +296,7 @@ def tell_where_it_runs(model: SideNetPreTrainedModel) -> None:
 def name_classes(model: SideNetPreTrainedModel, names: Sequence[str]) -> None:
     """Give the classes the names of a [`ClassMap`], which are others where their own say nothing or are wrong."""
     config = model.config
-    if list(names) == class_names(config):
+    if list(names) == label_names(config):
         return
     for each in (config, config.mainnet_config):
         each.id2label = dict(enumerate(names))

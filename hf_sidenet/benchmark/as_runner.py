@@ -68,4 +68,4 @@ def as_runner(
     makers = engines_of(stages, model, pool_size=full_batch(batch_size), num_in_flight=num_in_flight)
     times = measure_routings(makers, batches)
     chosen = min(times, key=times.__getitem__)
-    return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.is_text else 1)
+    return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.modality.has_tokens else 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..models.exit_rule import confidence
+from ..models.tasks import SINGLE_LABEL
 
 
 def cascade_threshold(
@@ -21,7 +21,7 @@ def cascade_threshold(
         accuracy (`float`): to reach; if nothing reaches it, the large model alone is as near as it gets.
     """
     right = torch.tensor(labels)
-    sure = confidence(small_logits)
+    sure = SINGLE_LABEL.confidence(small_logits)
     order = sure.argsort(descending=True)
     gains = (small_logits.argmax(-1) == right).long() - (large_labels == right).long()
     # Right answers if the surest 0, 1, 2, ... rows are the small model's.

@@ -14,6 +14,7 @@ from ..inference.engine import Engine
 from ..inference.rows import Row
 from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
+from ..models.tasks import task_of
 from .as_runner import as_runner
 from .cascade import cascade_threshold
 from .choice import Choice, onnx_variants
@@ -61,10 +62,10 @@ class Catalog:
         self.settings = settings
         self.device = torch.device(settings.device)
         self.base = Checkpoint(settings.directory, None, self.device)
-        self.is_text = self.base.config.input_size is None
+        self.modality = task_of(self.base.config)[1]
         for name in ("truncated", "small_model"):
             if getattr(settings, name) is not None:
-                check_plain(name, getattr(settings, name), self.base, self.is_text)
+                check_plain(name, getattr(settings, name), self.base, self.modality)
         if settings.thresholds is not None:
             check_thresholds(list(settings.thresholds), len(self.base.config.exit_layers))
         self.choice = Choice(settings, self.base)
@@ -81,7 +82,7 @@ class Catalog:
             raise ValueError("`engines` has ONNX Runtime, for which nothing was exported: call `with_onnx` first.")
         if self.settings.small_model is not None and self.settings.small_threshold is None:
             raise ValueError("`small_model` must have a `small_threshold`, got none: call `with_cascade` first.")
-        orders = (False, True) if self.is_text else (False,)
+        orders = (False, True) if self.modality.has_tokens else (False,)
         eager = [variant for variant in self.variants if variant.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
         for variant in eager:
@@ -108,7 +109,7 @@ class Catalog:
             self.settings.thresholds or self.base.config.thresholds, self.base.config.temperatures
         )(rows)
         accuracy = min((answer == right).double().mean().item() for answer in (large, routed))
-        small = load_plain(self.settings.small_model, self.is_text, self.base.precision, self.device)
+        small = load_plain(self.settings.small_model, self.modality, self.base.precision, self.device)
         logits = logits_by_place(lambda inputs: small(0, None, inputs)[1], small, rows)
         return self._with(small_threshold=cascade_threshold(logits, large, labels, accuracy))
 
@@ -171,14 +172,14 @@ class Catalog:
 
     def _truncated(self, variant: TorchVariant) -> Make:
         def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            chain = load_plain(self.settings.truncated, self.is_text, variant.precision, self.device)
+            chain = load_plain(self.settings.truncated, self.modality, variant.precision, self.device)
             return WholeEngine(chain, by_first_stage(chain))
 
         return make
 
     def _cascade(self, variant: TorchVariant, threshold: float) -> Make:
         def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            small = load_plain(self.settings.small_model, self.is_text, variant.precision, self.device)
+            small = load_plain(self.settings.small_model, self.modality, variant.precision, self.device)
             large = variant.plain()
             both = SimpleNamespace(
                 config=PlainConfig(large.config.mainnet_config, [1.0, 1.0]), device=self.device, dtype=variant.dtype

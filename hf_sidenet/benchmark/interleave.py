@@ -133,7 +133,7 @@ class StageClock:
             for k in range(len(self.stages)):
                 (hidden, _), seconds = timed(lambda: self.stages(k, hidden, inputs), self.device)  # noqa: B023
                 totals[k] += seconds
-                if not batch.is_text:
+                if not batch.has_tokens:
                     # After stage 0 one image stands for the size of all, as where rows leave.
                     inputs = {name: value[:1] for name, value in inputs.items()}
         self._seconds.append(totals)

@@ -11,10 +11,11 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..data.lengths import longest_text
-from ..inference.stages import IMAGE_INPUTS, TEXT_INPUTS
 from ..models import gate
-from ..models.gate import find_blocks
+from ..models.mainnet import find_blocks
+from ..models.modalities import IMAGE, TEXT
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.tasks import SINGLE_LABEL
 
 
 @dataclass
@@ -73,12 +74,12 @@ class PlainChain:
 
     def __init__(self, classifier: PreTrainedModel, input_size: list[int] | None = None):
         taken = inspect.signature(classifier.forward).parameters
-        self.is_text = "pixel_values" not in taken
-        self.input_names = tuple(name for name in (TEXT_INPUTS if self.is_text else IMAGE_INPUTS) if name in taken)
+        self.task, self.modality = SINGLE_LABEL, IMAGE if "pixel_values" in taken else TEXT
+        self.input_names = tuple(name for name in self.modality.row_inputs if name in taken)
         self.config = PlainConfig(classifier.config, input_size=input_size)
         self.device = classifier.device
         self.dtype = classifier.dtype
-        self.max_length = longest_text(classifier) if self.is_text else None
+        self.max_length = longest_text(classifier) if self.modality.has_tokens else None
         fixed = {"use_cache": False} if "use_cache" in taken else {}
         self.modules = [PlainStage(classifier, self.input_names, fixed).eval()]
 

@@ -14,6 +14,8 @@ from ..export.onnx_int8 import quantize_convolutions, quantize_linears
 from ..export.programs import DEFAULTS, export_stage
 from ..inference.engine import by_kind, padding_of
 from ..inference.rows import Row, collate
+from ..models.modalities import IMAGE, TEXT
+from ..models.tasks import SINGLE_LABEL
 from .plain import PlainChain, PlainConfig
 
 
@@ -36,7 +38,7 @@ def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows
     path = Path(path)
     program = export_stage(chain, 0)
     names = list(program.graph_signature.user_inputs)
-    save(to_onnx(program, names, ["logits"], chain.is_text, None), path)
+    save(to_onnx(program, names, ["logits"], chain.modality.axes, None), path)
     if not int8:
         return
     model = load(path)
@@ -61,7 +63,7 @@ class PlainOnnx:
         self.config = config
         self.dtype = dtype
         self.device = torch.device("cpu")
-        self.is_text = "pixel_values" not in self.input_names
+        self.task, self.modality = SINGLE_LABEL, IMAGE if "pixel_values" in self.input_names else TEXT
 
     def __len__(self) -> int:
         return 1

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
@@ -20,7 +18,9 @@ from ..data import load_processor
 from ..inference.compiled import CompiledStages
 from ..inference.stages import Stages
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.modalities import Modality
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.tasks import SINGLE_LABEL
 from .methods import COMPILED, EAGER
 from .plain import PlainChain, plain_mainnet
 
@@ -127,14 +127,14 @@ def note_on_thresholds(config: SideNetConfig, precision: str, by_hand: bool) -> 
     return "" if calibrated == precision else f"θ certified in {calibrated}"
 
 
-def check_plain(name: str, directory: str, checkpoint: Checkpoint, is_text: bool) -> None:
+def check_plain(name: str, directory: str, checkpoint: Checkpoint, modality: Modality) -> None:
     """Refuse a classifier that cannot answer the same rows.
 
     Args:
         name (`str`): of the argument that names it.
         directory (`str`): folder or Hub id.
         checkpoint ([`Checkpoint`]): that the rows are prepared for.
-        is_text (`bool`): of texts or of images.
+        modality ([`Modality`]): of texts or of images.
 
     Raises:
         ValueError: it has other classes, or another vocabulary.
@@ -145,8 +145,8 @@ def check_plain(name: str, directory: str, checkpoint: Checkpoint, is_text: bool
             f"`{name}` must have the checkpoint's classes, {list(expected.values())}, got "
             f"{list(config.id2label.values())} in {directory!r}."
         )
-    if is_text:
-        own, other = (load_processor(path, True).get_vocab() for path in (checkpoint.directory, directory))
+    if modality.has_tokens:
+        own, other = (load_processor(path, modality).get_vocab() for path in (checkpoint.directory, directory))
         if own != other:
             raise ValueError(
                 f"`{name}` must have the checkpoint's vocabulary of {len(own):,} tokens, since both read the same "
@@ -154,15 +154,15 @@ def check_plain(name: str, directory: str, checkpoint: Checkpoint, is_text: bool
             )
 
 
-def load_plain(directory: str, is_text: bool, precision: str, device: torch.device) -> PlainChain:
+def load_plain(directory: str, modality: Modality, precision: str, device: torch.device) -> PlainChain:
     """A classifier without SideNets, as a chain of one stage.
 
     Args:
         directory (`str`): folder or Hub id.
-        is_text (`bool`): of texts or of images.
+        modality ([`Modality`]): of texts or of images.
         precision (`str`): name of a dtype.
         device (`torch.device`): where it goes.
     """
-    auto = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
+    auto = SINGLE_LABEL.auto_class(modality)
     model = auto.from_pretrained(directory, dtype=getattr(torch, precision), use_safetensors=True)
     return PlainChain(model.to(device).eval())

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..inference.rows import Batch
-from ..models.exit_rule import confidence, leaves
+from ..models.exit_rule import leaves
+from ..models.tasks import SINGLE_LABEL
 
 
 Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -42,7 +43,7 @@ def by_whole_batch(stages: Any) -> Answer:
         hidden, logits = stages(0, None, inputs)
         stage = 0
         while stage < len(stages) - 1 and not _all_leave(logits, temperatures[stage], thresholds[:, stage]):
-            if not batch.is_text:
+            if not batch.has_tokens:
                 # After stage 0 one image stands for the size of all.
                 inputs = {name: value[:1] for name, value in inputs.items()}
             stage += 1
@@ -63,7 +64,7 @@ def by_cascade(small: Any, large: Any, threshold: float) -> Answer:
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         _, logits = small(0, None, batch.inputs)
-        unsure = (~leaves(confidence(logits), threshold)).nonzero().squeeze(1)
+        unsure = (~leaves(SINGLE_LABEL.confidence(logits), threshold)).nonzero().squeeze(1)
         exit_index = torch.zeros(len(batch.rows), dtype=torch.long)
         if len(unsure):
             rest = unsure.tolist()
@@ -76,4 +77,4 @@ def by_cascade(small: Any, large: Any, threshold: float) -> Answer:
 
 
 def _all_leave(logits: torch.Tensor, temperature: float, thresholds: torch.Tensor) -> bool:
-    return bool(leaves(confidence(logits, temperature), thresholds).all())
+    return bool(leaves(SINGLE_LABEL.confidence(logits, temperature), thresholds).all())

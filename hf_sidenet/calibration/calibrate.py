@@ -125,7 +125,7 @@ def calibrate(
     """
     targets = list(targets)
     numbers = None if groups is None else _numbered(groups, len(certification))
-    temperatures = fit_temperatures(design.exit_logits, design.labels)
+    temperatures = fit_temperatures(design.exit_logits, design.labels, design.task)
     if mainnet_temperature is not None:
         temperatures[-1] = mainnet_temperature
     leading = next((target for target in targets if target.is_risk), targets[0])

@@ -10,7 +10,7 @@ import torch
 from ..measurement.inputs import model_inputs
 from ..models.mainnet import counting_flops, evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.sidenet import SideNet, pooled_size
+from ..models.sidenet import SideNet
 from ..training.features import Candidate
 
 
@@ -65,8 +65,8 @@ def cost_model(
 
 def _head(model: SideNetPreTrainedModel, candidate: Candidate, hidden_size: int, currency: str) -> int:
     shape = model.config.block_shapes[candidate.exit_layer - 1]
-    width, num_labels = pooled_size(shape, candidate.pooling, model.is_text), model.config.num_labels
+    width, num_outputs = model.modality.pooled_size(shape, candidate.pooling), model.task.num_outputs(model.config)
     if currency == "params":
         with torch.device("meta"):
-            return sum(p.numel() for p in SideNet(width, hidden_size, num_labels).parameters())
-    return 2 * (width * hidden_size + hidden_size * num_labels)
+            return sum(p.numel() for p in SideNet(width, hidden_size, num_outputs).parameters())
+    return 2 * (width * hidden_size + hidden_size * num_outputs)

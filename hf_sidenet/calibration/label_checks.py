@@ -22,6 +22,7 @@ from transformers.utils import logging
 from ..data.classes import ClassMap, listed
 from ..data.rows import Rows
 from ..measurement.records import ExitRecords
+from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 from ..optional import require
 from .pvalues import binomial
 from .targets import Target
@@ -61,10 +62,12 @@ class Answered:
     labels: torch.Tensor
 
     @classmethod
-    def from_logits(cls, name: str, logits: torch.Tensor, labels: torch.Tensor) -> "Answered":
+    def from_logits(
+        cls, name: str, logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL
+    ) -> "Answered":
         """The answers of logits, without the rows that have no label or whose logits are no numbers."""
         kept = (labels >= 0) & ~logits.isnan().any(-1)
-        return cls(name, logits[kept].argmax(-1), labels[kept])
+        return cls(name, task.answer(logits[kept]), labels[kept])
 
     @classmethod
     def from_records(cls, name: str, records: ExitRecords) -> "Answered":
@@ -137,7 +140,7 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     counts = torch.bincount(rows.labels, minlength=len(classes.names))
     if len(rows) - counts.max() < FEWEST_OTHERS:
         return
-    majority = int(counts.argmax())
+    majority = int(counts.max(0).indices)
     right, frequent = rows.answers == rows.labels, rows.labels == majority
     won, lost = int((right & ~frequent).sum()), int((~right & frequent).sum())
     # P(that many of them lost, or fewer) if winning and losing were equally probable.
@@ -210,7 +213,7 @@ def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
     needing = ", ".join(str(target) for target in targets if target.needs_labels)
     labeled = any(each.has_labels for each in rows.values())
     for split, each in rows.items():
-        missing = sum(label == -100 for label in each.labels)
+        missing = sum(label == NO_LABEL for label in each.labels)
         if missing and (needing or labeled):
             raise ValueError(
                 f"`{split}` must have labels {f'for {needing}' if needing else 'in every row or in none'}, but "

@@ -10,7 +10,6 @@ needs only that it was fixed beforehand (Angelopoulos et al., arXiv 2110.01052, 
 import torch
 
 from ..measurement.records import ExitRecords
-from ..models.exit_rule import confidence
 from .risks import expected_losses
 from .targets import Target
 
@@ -38,7 +37,7 @@ def find_path(
     """
     num_sidenets = records.num_exits - 1
     confidences = torch.stack(
-        [confidence(records.exit_logits[:, i], temperatures[i]) for i in range(num_sidenets)], dim=1
+        [records.task.confidence(records.exit_logits[:, i], temperatures[i]) for i in range(num_sidenets)], dim=1
     ).nan_to_num(nan=-1.0)
     losses = expected_losses(records, temperatures, target)
     cost = torch.tensor(costs, dtype=torch.float64)

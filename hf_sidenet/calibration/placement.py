@@ -8,10 +8,9 @@ from itertools import combinations
 
 import torch
 
-from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
-from ..measurement.replay import replay
 from ..models.exit_rule import answers
+from ..models.tasks import SINGLE_LABEL, Task
 from ..training.features import Candidate
 from .cost_model import CostModel
 from .path import find_path
@@ -46,6 +45,7 @@ def records_of(
     logits: Mapping[Candidate, torch.Tensor],
     mainnet_logits: torch.Tensor,
     labels: torch.Tensor,
+    task: Task = SINGLE_LABEL,
 ) -> ExitRecords:
     """Exit records of a set of candidates.
 
@@ -54,9 +54,10 @@ def records_of(
         logits (`Mapping[Candidate, torch.Tensor]`): of shape `(num_rows, num_labels)` each.
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the last exit, and the reference.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
     """
     columns = [*(logits[candidate] for candidate in candidates), mainnet_logits]
-    return ExitRecords(exit_logits=torch.stack(columns, dim=1), labels=labels, mainnet_logits=mainnet_logits)
+    return ExitRecords(torch.stack(columns, dim=1), labels, mainnet_logits, task)
 
 
 def place(
@@ -71,6 +72,7 @@ def place(
     test: str,
     budget: float | None = None,
     max_exits: int = 3,
+    task: Task = SINGLE_LABEL,
 ) -> list[Placement]:
     """Placements, the best first.
 
@@ -89,16 +91,17 @@ def place(
         test (`str`): the test of `accuracy_drop`.
         budget (`float`, *optional*): largest mean cost per row, in the currency of `costs`.
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
+        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
 
     Raises:
         ValueError: there are no candidates, or `max_exits` is < 1.
     """
     if not logits or max_exits < 1:
         raise ValueError(f"there must be candidates and `max_exits` ≥ 1, got {len(logits)} and {max_exits!r}.")
-    blocks = _best_poolings(logits, labels)
+    blocks = _best_poolings(logits, labels, task)
 
     def value(chosen: tuple[Candidate, ...]) -> Placement:
-        records = records_of(chosen, logits, mainnet_logits, labels)
+        records = records_of(chosen, logits, mainnet_logits, labels, task)
         return _expect(records, chosen, costs.exits(chosen), targets, num_certification_rows, level, test, budget)
 
     risks = any(target.is_risk for target in targets)
@@ -135,10 +138,10 @@ def _layers(chosen: tuple[Candidate, ...]) -> list[int]:
     return [candidate.exit_layer for candidate in chosen]
 
 
-def _best_poolings(logits: Mapping[Candidate, torch.Tensor], labels: torch.Tensor) -> list[Candidate]:
+def _best_poolings(logits: Mapping[Candidate, torch.Tensor], labels: torch.Tensor, task: Task) -> list[Candidate]:
     best: dict[int, tuple[float, Candidate]] = {}
     for candidate, values in logits.items():
-        loss = torch.nn.functional.cross_entropy(values.float(), labels).item()
+        loss = task.loss(values, labels).item()
         if candidate.exit_layer not in best or loss < best[candidate.exit_layer][0]:
             best[candidate.exit_layer] = (loss, candidate)
     return [best[layer][1] for layer in sorted(best)]
@@ -154,20 +157,20 @@ def _expect(
     test: str,
     budget: float | None,
 ) -> Placement:
-    temperatures = fit_temperatures(records.exit_logits, records.labels)
+    temperatures = fit_temperatures(records.exit_logits, records.labels, records.task)
     risks = [target for target in targets if target.is_risk]
     per_exit = torch.tensor(costs, dtype=torch.float64)
-    reached = Placement(chosen, costs[-1], accuracy(records.mainnet_logits, records.labels))
+    reached = Placement(chosen, costs[-1], records.accuracy(records.mainnet_logits))
     best = None
     for thresholds in find_path(records, costs, temperatures, (risks or targets)[0], COARSE_STEPS):
-        exit_index = replay(records.exit_logits, thresholds, temperatures)
+        exit_index = records.route(thresholds, temperatures)
         if any(
             expected_risk(records, exit_index, temperatures, target, num_rows, test).p_value > level
             for target in risks
             if target.name != "selective_error" or (exit_index < records.num_exits - 1).any()
         ):
             break
-        right = accuracy(answers(records.exit_logits, exit_index), records.labels)
+        right = records.accuracy(answers(records.exit_logits, exit_index))
         reached = Placement(chosen, per_exit[exit_index].mean().item(), right)
         if not risks and reached.cost <= budget and (best is None or right > best.accuracy):
             best = reached

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
-from ..measurement.replay import replay
 from ..models.exit_rule import answers
 from .pvalues import betting, binomial, paired
 from .targets import Target
@@ -43,8 +41,8 @@ def paired_differences(records: ExitRecords, exit_index: torch.Tensor) -> torch.
     Returns:
         `torch.LongTensor` of shape `(num_rows,)`.
     """
-    reference = correct_rows(records.mainnet_logits, records.labels)
-    routed = correct_rows(answers(records.exit_logits, exit_index), records.labels)
+    reference = records.correct(records.mainnet_logits)
+    routed = records.correct(answers(records.exit_logits, exit_index))
     return reference.long() - routed.long()
 
 
@@ -68,7 +66,7 @@ def risk(
             Number of each row's group. Then the risk is a mean over groups of the mean of their rows, and every test
             is a betting test on these means.
     """
-    exit_index = replay(records.exit_logits, thresholds, temperatures)
+    exit_index = records.route(thresholds, temperatures)
     if target.name == "accuracy_drop":
         differences = paired_differences(records, exit_index)
         if groups is not None:
@@ -77,11 +75,9 @@ def risk(
     routed = answers(records.exit_logits, exit_index)
     counted = torch.ones(len(records), dtype=torch.bool)
     if target.name == "selective_error":
-        bad, counted = ~correct_rows(routed, records.labels), exit_index < records.num_exits - 1
+        bad, counted = ~records.correct(routed), exit_index < records.num_exits - 1
     else:
-        reference = records.mainnet_logits
-        broken = routed.isnan().any(-1) | reference.isnan().any(-1)
-        bad = (routed.argmax(-1) != reference.argmax(-1)) | broken
+        bad = records.task.differs(routed, records.mainnet_logits)
     if groups is not None:
         return _grouped((bad & counted).long(), counted, target, groups)
     num_bad, num_rows = int(bad[counted].sum()), int(counted.sum())
@@ -139,15 +135,14 @@ def expected_losses(records: ExitRecords, temperatures: list[float], target: Tar
     Returns:
         `torch.Tensor` of shape `(num_rows, num_exits)`: float64.
     """
-    picks, reference = records.exit_logits.argmax(-1), records.mainnet_logits.argmax(-1, keepdim=True)
     if target.name == "disagreement":
-        return (picks != reference).double()
-    right = _probably_right(records, temperatures)
+        return records.task.differs(records.exit_logits, records.mainnet_logits.unsqueeze(1)).double()
+    right = _probably_right(records, records.exit_logits, temperatures)
     if target.name == "selective_error":
-        losses = 1 - right.gather(1, picks)
+        losses = 1 - right
         losses[:, -1] = 0.0
         return losses
-    return right.gather(1, reference) - right.gather(1, picks)
+    return _probably_right(records, records.mainnet_logits.unsqueeze(1), temperatures) - right
 
 
 def expected_risk(
@@ -168,14 +163,13 @@ def expected_risk(
         num_rows (`int`): rows that will certify.
         test (`str`): the test of `accuracy_drop`; for `"betting"` the paired one stands in, which has no order.
     """
-    routed = answers(records.exit_logits, exit_index).argmax(-1, keepdim=True)
-    reference = records.mainnet_logits.argmax(-1, keepdim=True)
-    right = _probably_right(records, temperatures)
-    differs = (routed != reference).squeeze(1)
+    routed, reference = answers(records.exit_logits, exit_index), records.mainnet_logits
+    differs = records.task.differs(routed, reference)
+    right, reference_right = _probably_right(records, torch.stack([routed, reference], 1), temperatures).unbind(1)
     scale = num_rows / len(records)
     if target.name == "accuracy_drop":
-        harmed = math.ceil(scale * right.gather(1, reference).squeeze(1)[differs].sum().item())
-        helped = math.floor(scale * right.gather(1, routed).squeeze(1)[differs].sum().item())
+        harmed = math.ceil(scale * reference_right[differs].sum().item())
+        helped = math.floor(scale * right[differs].sum().item())
         if test == "binomial":
             p_value = binomial(harmed, num_rows, target.limit)
         else:
@@ -183,7 +177,7 @@ def expected_risk(
         return RiskEstimate((harmed - helped) / num_rows, p_value, num_rows, harmed, helped)
     if target.name == "selective_error":
         left = exit_index < records.num_exits - 1
-        bad, num_rows = (1 - right.gather(1, routed).squeeze(1))[left].sum().item(), round(scale * int(left.sum()))
+        bad, num_rows = (1 - right)[left].sum().item(), round(scale * int(left.sum()))
     else:
         bad = differs.sum().item()
     num_bad = math.ceil(scale * bad)
@@ -191,10 +185,6 @@ def expected_risk(
     return RiskEstimate(estimate, binomial(num_bad, num_rows, target.limit), num_rows, num_bad, 0)
 
 
-def _probably_right(records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
-    """Probability of each class, `(num_rows, num_labels)`: half what the MainNet believes, half what is so.
-
-    Of less variance than the labels alone, which say of a single row only whether it was lucky.
-    """
-    believed = (records.exit_logits[:, -1].double() / temperatures[-1]).softmax(-1)
-    return (believed + torch.nn.functional.one_hot(records.labels, believed.shape[1])) / 2
+def _probably_right(records: ExitRecords, answered: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
+    """Probability that answers of shape `(num_rows, num_answers, num_labels)` are right: `(num_rows, num_answers)`."""
+    return records.task.probably_right(answered, records.exit_logits[:, -1], temperatures[-1], records.labels)

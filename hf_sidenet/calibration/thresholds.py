@@ -15,9 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ..measurement.costs import ExitCosts
-from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
-from ..measurement.replay import replay
 from ..models.exit_rule import answers
 from .pvalues import NUISANCE_LEVEL, TESTS, betting, paired
 from .risks import RiskEstimate, expected_risk, risk
@@ -268,7 +266,7 @@ def _start(
     needed = needed_rows(target, level)
     expected = []
     for index, thresholds in enumerate(path):
-        exit_index = replay(design.exit_logits, thresholds, temperatures)
+        exit_index = design.route(thresholds, temperatures)
         estimate = expected_risk(design, exit_index, temperatures, target, num_rows, test="binomial")
         if estimate.num_rows >= needed:
             expected.append((estimate.p_value, index))
@@ -283,10 +281,10 @@ def _point(
     risks: dict[str, RiskEstimate],
     certified: bool,
 ) -> PathPoint:
-    exit_index = replay(records.exit_logits, thresholds, temperatures)
+    exit_index = records.route(thresholds, temperatures)
     return PathPoint(
         thresholds=list(thresholds),
-        accuracy=accuracy(answers(records.exit_logits, exit_index), records.labels),
+        accuracy=records.accuracy(answers(records.exit_logits, exit_index)),
         shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
         params=costs.average(exit_index, "params"),
         flops=costs.average(exit_index, "flops"),

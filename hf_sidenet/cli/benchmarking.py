@@ -108,7 +108,7 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
         "rows": f"{len(rows):,} of {len(prepared):,}, in random order (seed {options.seed})",
         "fingerprint of the data": prepared.fingerprint,
     }
-    if model.is_text:
+    if model.modality.has_tokens:
         about["longest text, tokens"] = max(row.length for row in rows)
     if max_length is not None:
         about["texts cut at, tokens"] = max_length
@@ -139,12 +139,12 @@ def _prepared(options: BenchmarkOptions, model: "SideNetPreTrainedModel") -> "tu
 
     max_length = as_attached(read_report(options.directory), options.max_length, None)["max_length"]
     splits, columns = options.data.load(("test",))
-    processor = load_processor(options.directory, model.is_text)
+    processor = load_processor(options.directory, model.modality)
     prepared = prepare_rows(
         splits,
         model.config,
         processor,
-        is_text=model.is_text,
+        modality=model.modality,
         columns=columns,
         max_length=max_length,
         labels=options.data.labels or None,

@@ -114,7 +114,7 @@ def info_command(directory: str) -> Outcome:
             for index, layer in enumerate(config.exit_layers)
         ],
         "calibration": config.calibration,
-        "not_certified": why_not_certified(model, processor_in(directory, model.is_text)),
+        "not_certified": why_not_certified(model, processor_in(directory, model.modality)),
         "has_evaluation": report.get("evaluation") is not None,
     }
     return Outcome(document, info_text(document))

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..models.modalities import MODALITIES
 from .outcome import Outcome
 from .texts import exported_text
 
@@ -77,6 +78,6 @@ def exported_info(directory: str) -> Outcome:
         "calibration": config.calibration,
     }
     document["not_certified"] = why_not_certified(
-        ExportedAbout(config, manifest), processor_in(directory, manifest.is_text)
+        ExportedAbout(config, manifest), processor_in(directory, MODALITIES[manifest.modality])
     )
     return Outcome(document, exported_text(document))

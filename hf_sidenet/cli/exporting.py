@@ -112,7 +112,7 @@ def _rows(
         {"train": splits["train"].remove_columns(columns.label)},
         model.config,
         processor,
-        is_text=model.is_text,
+        modality=model.modality,
         columns=columns,
         max_length=length,
         skip_bad_rows=data.skip_bad_rows,

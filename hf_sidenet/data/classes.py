@@ -63,11 +63,6 @@ class ClassMap:
         return listed(shown)
 
 
-def class_names(config: Any) -> list[str]:
-    """Names of the classes of a config, in the order of the outputs."""
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
-
-
 def names_nothing(names: Sequence[str]) -> bool:
     """Whether these are no names: `LABEL_0`, `LABEL_1`, ..., or the bare numbers."""
     return all(_index(name) == index for index, name in enumerate(names))

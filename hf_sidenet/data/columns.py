@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from ..models.modalities import IMAGE, MODALITIES, TEXT
 from ..optional import require
 
 
@@ -43,14 +44,21 @@ class Columns:
     Args:
         inputs (`tuple[str, ...]`): the column with the text, the two columns of a pair, or the column with the image.
         label (`str`): the column with the class, by name or index.
-        is_text (`bool`): whether the inputs are texts; else they are images.
+        modality (`str`, *optional*, defaults to `"text"`): what the inputs are, `"text"` or `"image"`.
         unused (`tuple[str, ...]`): columns that look like texts and are no inputs.
+
+    Raises:
+        ValueError: there is no such modality.
     """
 
     inputs: tuple[str, ...]
     label: str
-    is_text: bool
+    modality: str = TEXT.name
     unused: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self):
+        if self.modality not in MODALITIES:
+            raise ValueError(f"`modality` must be one of {', '.join(MODALITIES)}, got {self.modality!r}.")
 
 
 def find_columns(
@@ -103,7 +111,8 @@ def find_columns(
             " and ".join(map(repr, inputs)),
             " and ".join(map(repr, unused)),
         )
-    return Columns(inputs, label, image_column is None, unused)
+    modality = TEXT if image_column is None else IMAGE
+    return Columns(inputs, label, modality.name, unused)
 
 
 def usual_inputs(names: Sequence[str], num_texts: int | None = None) -> list[tuple[str, ...]]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
+from ..models.tasks import label_names
 from ..optional import require
-from .classes import ClassMap, UnknownClassError, class_names, match_classes, spelled
+from .classes import ClassMap, UnknownClassError, match_classes, spelled
 
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def find_classes(
     try:
         return match_classes(
             [value for values in found.values() for value in values],
-            class_names(config),
+            label_names(config),
             ordered=_ordered(splits.values(), label_column, new_head),
             labels=labels,
             new_head=new_head,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
+from ..models.modalities import IMAGE
 from ..optional import require
 from .classes import spelled
 from .columns import Columns, find_columns, is_image, sample_cells
@@ -94,7 +95,7 @@ def load_splits(
     kept = {name: rows for name, rows in found.items() if _is_labelled(rows, name, columns, dataset_name, required)}
     if not kept:
         raise ValueError(_needs(dataset_name, next(iter(found)), "labels, all of them are hidden"))
-    if not columns.is_text:
+    if columns.modality == IMAGE.name:
         kept = {name: _with_pictures(rows, columns.inputs[0]) for name, rows in kept.items()}
     return kept, columns
 

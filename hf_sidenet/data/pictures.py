@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..models.mainnet import input_size_of
+from ..models.modalities import IMAGE
 
 
 # Channels → mode of PIL.
@@ -18,10 +18,7 @@ def num_channels_of(config: PretrainedConfig) -> int:
     Args:
         config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
     """
-    recorded = getattr(config, "input_size", None)
-    if recorded is not None:
-        return recorded[0]
-    return input_size_of(getattr(config, "mainnet_config", config))[0]
+    return IMAGE.input_size(getattr(config, "mainnet_config", config), getattr(config, "input_size", None))[0]
 
 
 def in_channels(picture: Any, num_channels: int) -> Any:

@@ -11,14 +11,15 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..io.fingerprint import content_keys, fingerprint_rows, row_keys
+from ..io.fingerprint import fingerprint_rows
+from ..models.modalities import MODALITIES, Modality
+from ..models.tasks import NO_LABEL, Task, label_names, task_of
 from .bad_rows import without_bad_rows
-from .classes import ClassMap, class_names, indexed_classes, moved_names
+from .classes import ClassMap, indexed_classes, moved_names
 from .columns import Columns, find_columns, sample_cells, unformatted
+from .formats import RowFormat, format_of
 from .labels import find_classes, number_labels
-from .lengths import positions_of
-from .pictures import num_channels_of
-from .preparing import collator, prepare
+from .preparing import prepare
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Rows:
     @property
     def has_labels(self) -> bool:
         """Whether any row has a label."""
-        return any(label != -100 for label in self.labels)
+        return any(label != NO_LABEL for label in self.labels)
 
     def about(self) -> dict[str, Any]:
         """What a report says of them."""
@@ -78,7 +79,7 @@ def prepare_rows(
     config: PretrainedConfig,
     processor: Any,
     *,
-    is_text: bool,
+    modality: Modality,
     columns: Columns | None = None,
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
@@ -90,7 +91,7 @@ def prepare_rows(
         splits (`Mapping[str, datasets.Dataset]` or of other map-style data sets): the rows by the name of the split.
         config (`PretrainedConfig`): of the MainNet, whose classes give the order of the labels.
         processor (tokenizer or image processor, *optional*): needed for raw texts and images, and to pad texts.
-        is_text (`bool`): whether the MainNet reads texts.
+        modality ([`Modality`]): what the MainNet reads; `model.modality` of a model with SideNets.
         columns ([`Columns`], *optional*): of raw splits; by default they are looked for.
         max_length (`int`, *optional*): longer texts are cut, in tokens.
         labels (`Sequence[str]`, *optional*):
@@ -103,45 +104,39 @@ def prepare_rows(
         ValueError: a split is no data set, a processor is needed and there is none, the rows are of another kind than
             the MainNet, one is bad, or a label is no class of the MainNet.
     """
-    name = "input_ids" if is_text else "pixel_values"
+    name, row_format = modality.main_inputs[0], format_of(modality)
     for split, rows in splits.items():
         _check_container(split, rows, name)
     raw = {split: rows for split, rows in splits.items() if name not in _first(rows)}
-    if (raw or is_text) and processor is None:
+    if (raw or row_format.needs_processor) and processor is None:
         raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
-    prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(class_names(config))
+    prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(label_names(config))
     if labels is not None and len(raw) < len(splits):
         raise ValueError(f"`labels` must be None for rows that have indices of classes already, got {list(labels)}.")
     if raw:
         first = next(iter(raw.values()))
         columns = columns or find_columns(first.features, sample=sample_cells(first))
-        if columns.is_text != is_text:
-            kinds = ("texts", "images") if is_text else ("images", "texts")
-            raise ValueError(f"the MainNet reads {kinds[0]}, but the rows hold {kinds[1]}: {columns.inputs}.")
+        if columns.modality != modality.name:
+            held = MODALITIES[columns.modality].plural
+            raise ValueError(f"the MainNet reads {modality.plural}, but the rows hold {held}: {columns.inputs}.")
         for split, rows in raw.items():
             raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
-        about = {"positions": positions_of(config)} if is_text else {"num_channels": num_channels_of(config)}
         labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
         if labelled:
             classes = find_classes(labelled, columns.label, config, labels=labels)
         for split, rows in raw.items():
             numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
-            prepared[split] = prepare(
-                numbered,
-                columns,
-                processor,
-                max_length=max_length,
-                **about,
-            )
-    collate = collator(processor, is_text)
+            prepared[split] = prepare(numbered, columns, processor, config, max_length=max_length)
+    collate = row_format.collator(processor)
     for split in set(splits) - set(raw):
-        _check_order(splits[split], split, class_names(config))
+        _check_order(splits[split], split, label_names(config))
     made = {
-        split: _rows(rows, split, raw.get(split), columns, processor, is_text, collate, classes)
+        split: _rows(rows, split, raw.get(split), columns, processor, row_format, collate, classes)
         for split, rows in prepared.items()
     }
+    task = task_of(config)[0]
     for split, rows in made.items():
-        _check_indices(rows, split, config.num_labels)
+        _check_indices(rows, split, task, config)
     return {split: replace(rows, num_left_out=left_out[split]) for split, rows in made.items()}
 
 
@@ -180,13 +175,13 @@ def _check_order(rows: Any, split: str, own: Sequence[str]) -> None:
         )
 
 
-def _check_indices(rows: Rows, split: str, num_labels: int) -> None:
-    wrong = (i for i, label in enumerate(rows.labels) if not (0 <= label < num_labels or label == -100))
-    row = next(wrong, None)
+def _check_indices(rows: Rows, split: str, task: Task, config: PretrainedConfig) -> None:
+    num_outputs = task.num_outputs(config)
+    row = task.wrong_row(rows.labels, num_outputs)
     if row is not None:
         raise ValueError(
-            f"`{split}` must have `labels` in [0, {num_labels}), or -100 where there is none, got {rows.labels[row]} "
-            f"in row {row + 1:,}."
+            f"`{split}` must have `labels` in [0, {num_outputs}), or {NO_LABEL} where there is none, got "
+            f"{rows.labels[row]} in row {row + 1:,}."
         )
 
 
@@ -196,24 +191,16 @@ def _rows(
     raw: Any,
     columns: Columns | None,
     processor: Any,
-    is_text: bool,
+    row_format: RowFormat,
     collate: Callable,
     classes: ClassMap,
 ) -> Rows:
-    if raw is None or is_text:
-        # Of texts what the tokenizer made of them, so that its settings count too.
-        keys, how = row_keys(prepared), ""
-    else:
-        # As they are stored: pixels are made when a row is read.
-        keys, how = row_keys(raw, columns.inputs), json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    found = None if raw is None else columns
-    contents = keys
-    if raw is not None and is_text:
-        contents = content_keys(*(raw.with_format(None)[name] for name in columns.inputs))
+    keys, contents, settings = row_format.keys(prepared, raw, columns, processor)
+    how = json.dumps(settings, sort_keys=True, default=str) if settings else ""
     labels = [_as_index(label, split, row) for row, label in enumerate(_labels(prepared, raw, columns), 1)]
     about = [fingerprint_rows(keys), json.dumps(labels), how]
     digest = hashlib.blake2b("\n".join(about).encode(), digest_size=16)
-    return Rows(prepared, contents, digest.hexdigest(), labels, collate, classes, found)
+    return Rows(prepared, contents, digest.hexdigest(), labels, collate, classes, None if raw is None else columns)
 
 
 def _as_index(label: Any, split: str, row: int) -> int:
@@ -237,4 +224,4 @@ def _labels(prepared: Any, raw: Any, columns: Columns | None) -> list:
         return prepared.with_format(None)["labels"]
     if raw is not None and columns.label in names:
         return prepared.with_format(None)[columns.label]
-    return [row.get("labels", -100) for row in (prepared[i] for i in range(len(prepared)))]
+    return [row.get("labels", NO_LABEL) for row in (prepared[i] for i in range(len(prepared)))]

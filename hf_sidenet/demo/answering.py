@@ -12,8 +12,8 @@ import torch
 from ..inference.engine import RowError, not_finite
 from ..inference.reading import RowReader, own_tokenizer
 from ..inference.stages import Served
-from ..models.exit_rule import confidence
 from ..models.modeling_base import SideNetOutput, SideNetPreTrainedModel
+from ..models.tasks import label_names
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Answering:
         layers = model.config.exit_layers
         points = model.exit_points()
         self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]
+        self.classes = label_names(model.config)
         self.names = [*(f"SideNet {i}" for i in range(len(layers))), "MainNet"]
         num_blocks = len(points) + 1
         self.places = [*(f"after block {layer} of {num_blocks}" for layer in layers), f"all {num_blocks} blocks"]
@@ -122,20 +123,20 @@ class Answering:
 
     def _read_tokens(self, row: Any) -> int | None:
         """How many tokens of a text were read, where it has more."""
-        if not self.model.is_text:
+        if not self.model.modality.has_tokens:
             return None
         texts = row if isinstance(row, tuple) else (row,)
         num_tokens = len(self._whole_texts(*texts, verbose=False)["input_ids"])
         return self.reader.max_length if num_tokens > self.reader.max_length else None
 
     def _exits(self, logits: torch.Tensor, thresholds: Sequence[float]) -> list[ExitSays]:
-        config = self.model.config
+        config, task = self.model.config, self.model.task
         return [
             ExitSays(
                 name,
                 place,
-                config.id2label[int(logits[index].argmax())],
-                float(confidence(logits[index : index + 1], config.temperatures[index])),
+                self.classes[int(task.answer(logits[index]))],
+                float(task.confidence(logits[index : index + 1], config.temperatures[index])),
                 thresholds[index] if index < len(thresholds) else None,
                 self.flops[index],
             )

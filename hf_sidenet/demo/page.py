@@ -86,7 +86,7 @@ def build_demo(
     gr = require("gradio", "space")
     require("matplotlib", "plots")
     demo = Demo(str(checkpoint), is_pair, labels)
-    missing = [each for each in examples if not demo.is_text and not Path(each).is_file()]
+    missing = [each for each in examples if not demo.reads_texts and not Path(each).is_file()]
     if missing:
         raise ValueError(f"`examples` must be pictures that are there, got {missing[0]!r}.")
     title = title or Path(str(checkpoint)).resolve().name
@@ -109,7 +109,7 @@ def build_demo(
                 theta = gr.HTML(demo.move(demo.dial.chosen)[0], elem_id="theta")
             with gr.Column(min_width=300):
                 curve = gr.HTML(demo.curve(demo.dial.chosen), elem_id="curve")
-        with gr.Tab("One input" if demo.is_text else "One picture"):
+        with gr.Tab("One input" if demo.reads_texts else "One picture"):
             _one(gr, demo, dial, examples)
         with gr.Tab("A file"):
             _many(gr, demo, dial)
@@ -163,7 +163,7 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, bloc
 def _one(gr: Any, demo: Demo, dial: Any, examples: Sequence[Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
-            if not demo.is_text:
+            if not demo.reads_texts:
                 # Not gr.Image, whose own reading fails without words on a file that is no picture.
                 given = [gr.File(label="Picture", file_types=["image"], elem_id="given")]
             elif demo.is_pair:
@@ -175,7 +175,7 @@ def _one(gr: Any, demo: Demo, dial: Any, examples: Sequence[Any]) -> None:
                 gr.Examples([list(each) if demo.is_pair else [each] for each in examples], given)
         with gr.Column(min_width=300):
             answer = gr.HTML(elem_id="answer", label="Answer")
-    asked = [button.click] + ([each.submit for each in given] if demo.is_text else [given[0].upload])
+    asked = [button.click] + ([each.submit for each in given] if demo.reads_texts else [given[0].upload])
     gr.on(asked, _told(gr, demo.answer), [dial, *given], answer, api_name="answer", concurrency_id=ONE)
     dial.change(
         demo.again,
@@ -190,7 +190,7 @@ def _one(gr: Any, demo: Demo, dial: Any, examples: Sequence[Any]) -> None:
 
 def _many(gr: Any, demo: Demo, dial: Any) -> None:
     megabytes = MAX_BYTES // 2**20
-    if demo.is_text:
+    if demo.reads_texts:
         gr.Markdown(
             f"A csv or tsv file with a header line, up to {MAX_ROWS:,} rows of {MAX_CHARACTERS:,} characters, "
             f"{megabytes} MB. With a column `label`, the answers are also counted right or wrong."

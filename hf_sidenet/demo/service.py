@@ -12,12 +12,13 @@ import torch
 
 from ..attaching.checkpoint import load_checkpoint
 from ..calibration.label_checks import Answered, ClassOrderError, check_class_order
-from ..data.classes import ClassMap, class_names, match_classes, spelled
+from ..data.classes import ClassMap, match_classes, spelled
 from ..inference import SideNetRunner
 from ..inference.certificate import length_of, why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
 from ..measurement import ExitCosts
+from ..models.tasks import label_names
 from ..report import load_report
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
@@ -50,18 +51,18 @@ class Demo:
 
     def __init__(self, checkpoint: str, is_pair: bool = False, labels: Sequence[str] | None = None):
         model, processor = load_checkpoint(checkpoint, check=False)
-        if is_pair and not model.is_text:
+        if is_pair and not model.modality.has_tokens:
             raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
         report = load_report(checkpoint)
         max_length = report.get("settings", {}).get("max_length")
         costs = report.get("costs")
         flops = None if costs is None else ExitCosts(**costs).fractions("flops")
-        self.is_text, self.is_pair = model.is_text, is_pair
-        self.classes, self.labels = class_names(model.config), labels
+        self.reads_texts, self.is_pair = model.modality.has_tokens, is_pair
+        self.classes, self.labels = label_names(model.config), labels
         self.dial = read_dial(model.config, report)
         self.not_certified = why_not_certified(model, processor, length_of(model, processor, max_length))
         self.answering = Answering(model, processor, flops, max_length)
-        batch_size = BATCH_SIZE if model.is_text else NUM_PICTURES
+        batch_size = BATCH_SIZE if self.reads_texts else NUM_PICTURES
         self.runner = SideNetRunner(model, processor, batch_size, max_length=max_length)
         self._stopping, self._working = Event(), Lock()
         self.curve: Callable[[int], str] = cache(lambda index: curve_html(self.dial, index))
@@ -74,7 +75,7 @@ class Demo:
     def answer(self, index: float, *given: str | None) -> str:
         """Answer what the visitor gave: a text, two texts, or the path of a picture."""
         shown = ""
-        if not self.is_text:
+        if not self.reads_texts:
             row = read_picture(given[0])
             shown = picture_html(row)
         elif self.is_pair:
@@ -105,7 +106,7 @@ class Demo:
             folder (`Path`): where the answers are written.
             tick (`Callable`): is told how many rows of how many are done.
         """
-        batch = read_table(given, self.is_pair) if self.is_text else read_pictures(given)
+        batch = read_table(given, self.is_pair) if self.reads_texts else read_pictures(given)
         thresholds = self._thresholds(index)
         flops, names = self.answering.flops, self.answering.names
         answers: list[Sequence[Any]] = []

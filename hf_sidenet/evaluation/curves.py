@@ -10,9 +10,7 @@ import torch
 
 from ..io.files import replacing
 from ..measurement.costs import CURRENCIES, ExitCosts
-from ..measurement.metrics import accuracy
 from ..measurement.records import ExitRecords
-from ..measurement.replay import replay
 from ..models.exit_rule import answers, check_thresholds
 
 
@@ -67,7 +65,7 @@ def sweep(
     _check_same_exits(records, costs)
     points = []
     for threshold in DEFAULT_THRESHOLDS if thresholds is None else thresholds:
-        exit_index = replay(records.exit_logits, threshold, temperatures)
+        exit_index = records.route(threshold, temperatures)
         per_sidenet = check_thresholds(threshold, records.num_exits - 1)
         points.append(_point(records, costs, per_sidenet, exit_index))
     return points
@@ -83,7 +81,7 @@ def fixed_points(records: ExitRecords, costs: ExitCosts) -> list[CurvePoint]:
     num_sidenets = records.num_exits - 1
     mainnet = CurvePoint(
         thresholds=[1.0] * num_sidenets,
-        accuracy=accuracy(records.mainnet_logits, records.labels),
+        accuracy=records.accuracy(records.mainnet_logits),
         shares=[0.0] * num_sidenets + [1.0],
         **dict.fromkeys(CURRENCIES, 1.0),
         name="MainNet alone",
@@ -160,7 +158,7 @@ def _point(
 ) -> CurvePoint:
     return CurvePoint(
         thresholds=thresholds,
-        accuracy=accuracy(answers(records.exit_logits, exit_index), records.labels),
+        accuracy=records.accuracy(answers(records.exit_logits, exit_index)),
         shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
         **{currency: costs.average(exit_index, currency) for currency in CURRENCIES},
         name=name,

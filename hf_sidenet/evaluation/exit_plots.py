@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from ..io.folder_kinds import FolderKind
-from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
 from .bootstrap import Interval
 from .exits import EvaluatedPoint, ExitEvaluation
@@ -245,7 +244,7 @@ def _draw_shares(
 def _draw_confidences(axes, evaluation: ExitEvaluation, records: ExitRecords, number: int) -> None:
     logits = records.exit_logits[:, number]
     confidences = exit_confidences(records, number, evaluation.temperatures[number])
-    correct, known = correct_rows(logits, records.labels), ~logits.isnan().any(-1)
+    correct, known = records.correct(logits), ~logits.isnan().any(-1)
     lowest = 1 / logits.shape[1]
     edges = torch.linspace(lowest, 1, NUM_CONFIDENCE_BINS + 1).tolist()
     style = {"width": edges[1] - edges[0], "align": "edge", "edgecolor": "0.2", "linewidth": 0.6}

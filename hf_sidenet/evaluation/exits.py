@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from ..measurement.costs import ExitCosts
-from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
-from ..measurement.replay import check_temperatures, replay
+from ..measurement.replay import check_temperatures
 from ..models.exit_rule import answers
 from .bootstrap import Interval, Statistic, bootstrap_intervals
 from .curves import DEFAULT_THRESHOLDS, sweep
@@ -130,10 +129,10 @@ class ExitEvaluation:
             path = [[threshold] * (records.num_exits - 1) for threshold in DEFAULT_THRESHOLDS]
         # Before anything is drawn: `sweep` checks θ and that the costs are of this model.
         settings = [point.thresholds for point in sweep(records, costs, [thresholds, *path], temperatures)]
-        indices = [replay(records.exit_logits, setting, temperatures) for setting in settings]
+        indices = [records.route(setting, temperatures) for setting in settings]
         answered_at = indices[0]
         indices.append(oracle_index(records))
-        reference = correct_rows(records.mainnet_logits, records.labels)
+        reference = records.correct(records.mainnet_logits)
         together = ensemble_correct(records, list(range(records.num_exits)), temperatures)
         statistics = {
             "points": _point_statistic(records, costs, indices, reference),
@@ -187,9 +186,9 @@ class ExitEvaluation:
 
 def oracle_index(records: ExitRecords) -> torch.Tensor:
     """The first exit that is right in each row, 0 where none is: int64 of shape `(num_rows,)`."""
-    right = torch.stack([correct_rows(logits, records.labels) for logits in records.exit_logits.unbind(1)], 1)
-    # `argmax` may give any of equal values: falling weights make the first right exit the largest.
-    first = (right * torch.arange(records.num_exits, 0, -1)).argmax(1)
+    right = torch.stack([records.correct(logits) for logits in records.exit_logits.unbind(1)], 1)
+    # Which of equal values `max` finds is open: falling weights make the first right exit the largest.
+    first = (right * torch.arange(records.num_exits, 0, -1)).max(1).indices
     return torch.where(right.any(1), first, 0)
 
 
@@ -198,7 +197,7 @@ def _point_statistic(
 ) -> Statistic:
     """For each way to answer: accuracy, accuracy drop, share of each exit, mean parameters and FLOPs."""
     num_exits = records.num_exits
-    right = [correct_rows(answers(records.exit_logits, index), records.labels) for index in indices]
+    right = [records.correct(answers(records.exit_logits, index)) for index in indices]
     at_exits = torch.stack(indices, 1)[..., None] == torch.arange(num_exits)  # (num_rows, num_points, num_exits)
     columns = torch.cat([torch.stack(right, 1)[..., None], at_exits], 2)
     means = weighted_means(torch.cat([reference[:, None], columns.flatten(1)], 1))

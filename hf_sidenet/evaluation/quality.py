@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..measurement.metrics import PAPER_BINS, STANDARD_BINS, ReliabilityBin, correct_rows, reliability_bins
+from ..measurement.metrics import PAPER_BINS, STANDARD_BINS, ReliabilityBin, reliability_bins
 from ..measurement.records import ExitRecords
-from ..models.exit_rule import confidence
 from .bootstrap import Interval, Statistic, percentiles
 from .weighted import (
     calibrated_errors,
@@ -73,13 +72,13 @@ class ExitQuality:
 
 def exit_confidences(records: ExitRecords, exit_index: int, temperature: float) -> torch.Tensor:
     """Confidence of one exit in every row, of shape `(num_rows,)`; 0 where its logits are NaN."""
-    return confidence(records.exit_logits[:, exit_index], temperature).nan_to_num(0.0)
+    return records.task.confidence(records.exit_logits[:, exit_index], temperature).nan_to_num(0.0)
 
 
 def ensemble_correct(records: ExitRecords, exits: list[int], temperatures: list[float]) -> torch.Tensor:
-    """Which rows the mean of the softmax probabilities of some exits gets right, bools of shape `(num_rows,)`."""
-    logits = records.exit_logits[:, exits].double() / torch.tensor([[temperatures[i]] for i in exits]).double()
-    return correct_rows(logits.softmax(-1).mean(1), records.labels)
+    """Which rows the mean of the probabilities of some exits gets right, bools of shape `(num_rows,)`."""
+    at = torch.tensor([[temperatures[i]] for i in exits]).double()
+    return records.correct(records.task.probabilities(records.exit_logits[:, exits].double(), at).mean(1))
 
 
 def exit_statistics(
@@ -95,7 +94,7 @@ def exit_statistics(
     """
     mainnet = records.num_exits - 1
     confidences = exit_confidences(records, exit_index, temperatures[exit_index])
-    correct = correct_rows(records.exit_logits[:, exit_index], records.labels)
+    correct = records.correct(records.exit_logits[:, exit_index])
     statistics = {
         "accuracy": weighted_means(correct[:, None]),
         "answered_accuracy": weighted_mean_among(correct, answered_at == exit_index),
@@ -103,7 +102,7 @@ def exit_statistics(
         **{name: weighted_calibration_error(confidences, correct, **bins) for name, bins in BINNINGS.items()},
     }
     if exit_index < mainnet:
-        mainnet_correct = correct_rows(records.exit_logits[:, mainnet], records.labels)
+        mainnet_correct = records.correct(records.exit_logits[:, mainnet])
         together = ensemble_correct(records, [exit_index, mainnet], temperatures)
         statistics["overthinking"] = weighted_means((correct & ~mainnet_correct)[:, None])
         statistics["ensemble_accuracy"] = weighted_means(together[:, None])
@@ -134,7 +133,7 @@ def exit_quality(
         seed (`int`): of the simulations.
     """
     confidences = exit_confidences(records, exit_index, temperature)
-    correct = correct_rows(records.exit_logits[:, exit_index], records.labels)
+    correct = records.correct(records.exit_logits[:, exit_index])
     simulated = calibrated_errors(confidences, list(BINNINGS.values()), num_samples, seed)
     errors = {}
     for (name, binning), samples in zip(BINNINGS.items(), simulated.T.contiguous(), strict=True):

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from ..measurement.metrics import correct_rows
 from ..measurement.records import ExitRecords
-from ..measurement.replay import replay
 from ..models.exit_rule import answers
 from .bootstrap import Interval
 
@@ -65,9 +63,9 @@ def class_recalls(
         names (`Sequence[str]`, *optional*): of the classes, by index; by default their numbers.
         level (`float`, *optional*, defaults to 0.95): of each interval.
     """
-    exit_index = replay(records.exit_logits, thresholds, temperatures)
-    reference = correct_rows(records.mainnet_logits, records.labels)
-    routed = correct_rows(answers(records.exit_logits, exit_index), records.labels)
+    exit_index = records.route(thresholds, temperatures)
+    reference = records.correct(records.mainnet_logits)
+    routed = records.correct(answers(records.exit_logits, exit_index))
     present = records.labels.unique().tolist()
     found = []
     for label in present:
@@ -161,7 +159,7 @@ def certified_rows(
     return {
         "num_rows": len(records),
         "repeated_rows": dict(repeated_rows),
-        "reference_accuracy": correct_rows(records.mainnet_logits, records.labels).double().mean().item(),
+        "reference_accuracy": records.correct(records.mainnet_logits).double().mean().item(),
         "recalls": [asdict(each) for each in recalls],
     }
 

@@ -15,6 +15,8 @@ from ..inference.stages import Stages
 from ..io.files import sha256
 from ..io.fingerprint import fingerprint_weights
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.modalities import MODALITIES
+from ..models.tasks import task_of
 from .manifest import VERSION, Manifest, StageFile, package_versions
 from .programs import DEFAULTS, HIDDEN, input_names
 
@@ -58,7 +60,7 @@ class ExportedStages:
                 f"`directory` {str(directory)!r} is damaged: {len(self.config.exit_layers)} SideNets in {CONFIG}, but "
                 f"{len(self.manifest.stages)} stages. Export it again."
             )
-        self.is_text = self.manifest.is_text
+        self.task, self.modality = task_of(self.config)[0], MODALITIES[self.manifest.modality]
         self.input_names = tuple(self.manifest.input_names)
         self.max_length = self.manifest.max_length
         self.precision = f"{self.manifest.precision} ({self.runtime})"
@@ -99,7 +101,7 @@ class ExportedStages:
         first = hidden if index else inputs.get(self.input_names[0])
         if first is None:
             raise ValueError(f"`inputs` must have {self.input_names[0]!r}, got {list(inputs)}.")
-        size = tuple(first.shape[: 2 if self.is_text else 1])
+        size = tuple(first.shape[: len(self.modality.axes)])
         tensors = {}
         for name in self.manifest.stages[index].inputs:
             value = hidden if name == HIDDEN else inputs.get(name)
@@ -184,7 +186,7 @@ def write_about(
         format_version=VERSION,
         precision=precision or dtype,
         dtype=dtype,
-        is_text=stages.is_text,
+        modality=stages.modality.name,
         input_names=list(input_names(stages)),
         max_length=stages.max_length,
         stages=list(files),

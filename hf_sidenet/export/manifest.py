@@ -12,6 +12,7 @@ from typing import Any
 
 from ..io.files import sha256
 from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind
+from ..models.modalities import IMAGE, MODALITIES, TEXT
 
 
 MANIFEST = "manifest.json"
@@ -51,7 +52,7 @@ class Manifest:
         format_version (`int`): of this file.
         precision (`str`): in which the stages compute: `"float32"`, `"int8"`, ...
         dtype (`str`): of x_c, images and logits.
-        is_text (`bool`): texts have a second free axis, their tokens.
+        modality (`str`): `"text"`, which has a second free axis, its tokens, or `"image"`.
         input_names (`list[str]`): inputs that the chain takes; some may be needed by no stage.
         max_length (`int`, *optional*): tokens of the longest text; `None` where there is no limit, and for images.
         stages (`list[StageFile]`): in order.
@@ -64,7 +65,7 @@ class Manifest:
     format_version: int
     precision: str
     dtype: str
-    is_text: bool
+    modality: str
     input_names: list[str]
     max_length: int | None
     stages: list[StageFile]
@@ -104,6 +105,9 @@ class Manifest:
                 f"`directory` must be an exported folder of format {format!r}, version {VERSION}, got "
                 f"{document.get('format')!r}, version {document.get('format_version')!r}, in {str(directory)!r}."
             )
+        if "modality" not in document:
+            # Folders of version 0.1 say whether they read texts.
+            document["modality"] = {True: TEXT.name, False: IMAGE.name}.get(document.get("is_text"))
         wrong = _wrong_field(document)
         if wrong is not None:
             raise _damaged(directory, f"{MANIFEST} has an impossible {wrong}")
@@ -139,7 +143,7 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
     rules = {
         "precision": isinstance(document.get("precision"), str),
         "dtype": document.get("dtype") in DTYPES,
-        "is_text": isinstance(document.get("is_text"), bool),
+        "modality": document.get("modality") in MODALITIES,
         "input_names": _are_strings(names) and len(names) > 0,
         "max_length": length is None or (type(length) is int and length > 0),
         "sha256": isinstance(hashes, dict) and _are_strings([*hashes.values()]) and all(map(_is_plain, hashes)),

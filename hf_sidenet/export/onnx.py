@@ -129,11 +129,9 @@ class OnnxStages(ExportedStages):
                 f"{stage.file} must take {stage.inputs} and give {stage.outputs} as its manifest says, but takes "
                 f"{inputs} and gives {outputs}."
             )
-        num_labels = session.get_outputs()[-1].shape[-1]
-        if num_labels != self.config.num_labels:
-            raise ValueError(
-                f"{stage.file} must have {self.config.num_labels} classes as the config, got {num_labels}."
-            )
+        expected, got = self.task.num_outputs(self.config), session.get_outputs()[-1].shape[-1]
+        if got != expected:
+            raise ValueError(f"{stage.file} must have {expected} classes as the config, got {got}.")
 
     def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         if index not in self._sessions:

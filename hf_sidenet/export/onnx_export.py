@@ -113,7 +113,7 @@ def export_onnx(
 def _write_stage(stages: Stages, index: int, folder: Path, opset: int | None) -> StageFile:
     program = export_stage(stages, index)
     file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
-    save(to_onnx(program, file.inputs, file.outputs, stages.is_text, opset), folder / file.file)
+    save(to_onnx(program, file.inputs, file.outputs, stages.modality.axes, opset), folder / file.file)
     return file
 
 
@@ -130,7 +130,7 @@ def _write_int8(
     for file, written in zip(files, quantized, strict=True):
         model = load(plain / file.file)
         convolutions += num_convolutions(model)
-        count += quantize_linears(model, stages.config.num_labels)
+        count += quantize_linears(model, stages.task.num_outputs(stages.config))
         save(model, folder / written.file)
     if count == 0 and convolutions == 0:
         raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
@@ -152,7 +152,7 @@ def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:
     for row in read:
         if not isinstance(row, Row):
             raise ValueError(f"`calibration_rows`: {row}") from row
-        size = None if stages.is_text else list(row.inputs["pixel_values"].shape)
+        size = None if stages.modality.has_tokens else list(row.inputs["pixel_values"].shape)
         if size not in (None, stages.config.input_size):
             raise ValueError(f"`calibration_rows` must be images of {stages.config.input_size}, got {size}.")
     made = []
@@ -185,6 +185,6 @@ def _changed(exported: OnnxStages, stages: Stages, batches: Batches) -> list[flo
         for index in range(len(stages)):
             ours, expected = stages(index, ours, inputs)
             theirs, got = exported(index, theirs, inputs)
-            changed[index] += (got.argmax(-1) != expected.argmax(-1)).sum()
+            changed[index] += (stages.task.answer(got) != stages.task.answer(expected)).sum()
     num_rows = sum(len(next(iter(inputs.values()))) for inputs in batches)
     return [float(each) / num_rows for each in changed] if num_rows else None

@@ -19,7 +19,6 @@ OPSET = 20
 MIN_OPSET = 18
 # A protocol buffer ends at 2 GiB; its weights lie in a file beside it then.
 MAX_BYTES = 2**31 - 2**20
-AXES = ("rows", "tokens")
 
 
 def library() -> Any:
@@ -29,7 +28,7 @@ def library() -> Any:
 
 
 def to_onnx(
-    program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], is_text: bool, opset: int | None
+    program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], axes: Sequence[str], opset: int | None
 ) -> Any:
     """The ONNX model of a stage.
 
@@ -37,7 +36,7 @@ def to_onnx(
         program (`ExportedProgram`): of [`export_stage`].
         inputs (`Sequence[str]`): names of what goes in, in order.
         outputs (`Sequence[str]`): names of what comes out.
-        is_text (`bool`): whether axis 1 is free too.
+        axes (`Sequence[str]`): names of the free axes, the first ones.
         opset (`int`, *optional*): version of the operations, by default 20.
 
     Returns:
@@ -61,7 +60,7 @@ def to_onnx(
         raise ExportError(f"torch.onnx.export fails on a stage with the inputs {list(inputs)}: {line}") from error
     model = exported.model_proto
     _strip(model)
-    names = AXES[: 2 if is_text else 1]
+    names = list(axes)
     for value in (*model.graph.input, *model.graph.output):
         # Logits have one vector per row.
         for axis, name in zip(

@@ -28,17 +28,17 @@ LEVELS, ZERO = 127, 128
 BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
 
 
-def quantize_linears(model: Any, num_labels: int) -> int:
+def quantize_linears(model: Any, num_outputs: int) -> int:
     """Turn the linear layers of a model, and its vocabulary, to int8, in place.
 
     Args:
         model (`onnx.ModelProto`): of [`to_onnx`].
-        num_labels (`int`): a layer of this width is the classifier, which stays.
+        num_outputs (`int`): a layer of this width is the classifier, which stays.
 
     Returns:
         `int`: how many linear layers.
     """
-    return _Linears(model, num_labels).quantize()
+    return _Linears(model, num_outputs).quantize()
 
 
 def num_convolutions(model: Any) -> int:
@@ -86,10 +86,10 @@ def _is_linear(node: Any, weights: dict[str, Any]) -> bool:
 class _Linears:
     """Writes a model's nodes anew."""
 
-    def __init__(self, model: Any, num_labels: int):
+    def __init__(self, model: Any, num_outputs: int):
         self.onnx = library()
         self.model = model
-        self.num_labels = num_labels
+        self.num_outputs = num_outputs
         self.weights = weights_of(model)
         self.nodes: list[Any] = []
         # Several layers may read the same tokens.
@@ -110,7 +110,7 @@ class _Linears:
             moves = not moving.isdisjoint(node.input)
             moving.update(node.output if moves else ())
             # What depends on nothing is computed once, when the model is loaded (DeBERTa's relative positions).
-            if moves and _is_linear(node, self.weights) and self.weights[node.input[1]].dims[1] != self.num_labels:
+            if moves and _is_linear(node, self.weights) and self.weights[node.input[1]].dims[1] != self.num_outputs:
                 self._linear(node)
                 count += 1
             elif moves and self._is_table(node):

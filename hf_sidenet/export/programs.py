@@ -17,7 +17,7 @@ from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from ..inference.stages import Stages
-from ..models.mainnet import DEFAULT_VOCABULARY
+from ..models.modalities import DEFAULT_VOCABULARY, Modality
 
 
 HIDDEN = "hidden"
@@ -46,8 +46,8 @@ def input_names(stages: Stages) -> tuple[str, ...]:
     Args:
         stages ([`Stages`]): the chain.
     """
-    if not stages.is_text:
-        return ("pixel_values",)
+    if not stages.modality.has_tokens:
+        return stages.modality.main_inputs
     names = ("input_ids", "attention_mask")
     # GPT-2 takes them too, as words: there zeros are not what a missing input stands for.
     if hasattr(stages.config.mainnet_config, "type_vocab_size"):
@@ -65,7 +65,7 @@ def example_rows(stages: Stages, num_rows: int, num_tokens: int, seed: int = 0) 
         seed (`int`, *optional*, defaults to 0): of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
-    if not stages.is_text:
+    if not stages.modality.has_tokens:
         pixels = torch.randn(num_rows, *stages.config.input_size, generator=generator)
         return {"pixel_values": pixels.to(stages.device, stages.dtype)}
     config = stages.config.mainnet_config
@@ -95,7 +95,7 @@ def example_of(stages: Stages, index: int) -> dict[str, torch.Tensor]:
     if hidden is None:
         return inputs
     # Of images a later stage needs only the size, which is the recorded one. Cloned, since views are traced as such.
-    return {HIDDEN: hidden.clone(), **(inputs if stages.is_text else {})}
+    return {HIDDEN: hidden.clone(), **({} if stages.modality.rows_share_inputs else inputs)}
 
 
 def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | None = None) -> ExportedProgram:
@@ -143,7 +143,7 @@ class _Positional(nn.Module):
 
 
 def _traced(module: nn.Module, example: dict[str, torch.Tensor], stages: Stages, index: int) -> ExportedProgram:
-    axes = dict.fromkeys(range(2 if stages.is_text else 1), Dim.AUTO)
+    axes = dict.fromkeys(range(len(stages.modality.axes)), Dim.AUTO)
     free = tuple(axes for _ in example)
     # Arguments of `*tensors` are one entry.
     shapes = free if isinstance(module, GraphModule) else (free,)
@@ -156,7 +156,7 @@ def _traced(module: nn.Module, example: dict[str, torch.Tensor], stages: Stages,
             f"stage {index} of {stages.config.mainnet_config.model_type} cannot be traced: {line}"
         ) from error
     # Of both: the code may ask for a number that leaves no trace in the graph but the branch it took.
-    _check_free(program, stages.is_text, index)
+    _check_free(program, stages.modality, index)
     return program
 
 
@@ -186,12 +186,12 @@ def _cleaned(program: ExportedProgram, names: Sequence[str]) -> tuple[GraphModul
     return GraphModule(root, graph), needed
 
 
-def _check_free(program: ExportedProgram, is_text: bool, index: int) -> None:
+def _check_free(program: ExportedProgram, modality: Modality, index: int) -> None:
     inputs = set(program.graph_signature.user_inputs)
     for node in program.graph.find_nodes(op="placeholder"):
         if node.name not in inputs:
             continue
-        for axis, what in enumerate(("rows", "tokens") if is_text else ("rows",)):
+        for axis, what in enumerate(modality.axes):
             size = node.meta["val"].shape[axis]
             if is_concrete_int(size):
                 raise ExportError(

@@ -10,6 +10,7 @@ from ..export.manifest import Manifest
 from ..inference.certificate import why_not_certified
 from ..inference.classes import model_class
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.modalities import MODALITIES
 from ..report.guarantee import GUARANTEE
 from .findings import Shareable
 from .words import CARD, REPORT, read_json
@@ -34,7 +35,7 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
     if config.calibration is None:
         return
     if manifest is not None:
-        _compare(ExportedAbout(config, manifest), processor_in(str(folder), manifest.is_text), found)
+        _compare(ExportedAbout(config, manifest), processor_in(str(folder), MODALITIES[manifest.modality]), found)
         return
     try:
         model = model_class(config).from_pretrained(folder).eval()
@@ -45,7 +46,7 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
     except Exception as error:
         found.errors.append(f"the checkpoint cannot be loaded: {type(error).__name__}: {_line(error)}")
         return
-    _compare(model, processor_in(str(folder), model.is_text), found)
+    _compare(model, processor_in(str(folder), model.modality), found)
 
 
 def check_promises(folder: Path, config: SideNetConfig, found: Shareable) -> None:

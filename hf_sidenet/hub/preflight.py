@@ -20,8 +20,10 @@ from .words import check_card, check_report, check_secrets, read_json
 
 
 CONFIG = "config.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = {
+    "text": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    "image": ("preprocessor_config.json", "processor_config.json"),
+}
 
 
 def check_shareable(directory: str | os.PathLike) -> Shareable:
@@ -137,7 +139,7 @@ def _config(folder: Path, found: Shareable) -> SideNetConfig | None:
 
 def _auto_maps(folder: Path) -> dict[str, Any]:
     together: dict[str, Any] = {}
-    for name in (CONFIG, "tokenizer_config.json", *IMAGE_PROCESSORS):
+    for name in (CONFIG, "tokenizer_config.json", *PROCESSOR_FILES["image"]):
         document = read_json(folder / name)
         if isinstance(document, dict) and isinstance(document.get("auto_map"), dict):
             together |= document["auto_map"]
@@ -146,13 +148,13 @@ def _auto_maps(folder: Path) -> dict[str, Any]:
 
 def _check_config(config: SideNetConfig, found: Shareable) -> None:
     try:
-        is_text = model_class(config).is_text
+        modality = model_class(config).modality
     except ValueError as error:
         found.errors.append(f"{CONFIG}: {error}")
         return
     timm = config.mainnet_config.model_type == "timm_wrapper"
-    if not timm and not any(name in found.files for name in (TOKENIZERS if is_text else IMAGE_PROCESSORS)):
-        what = "tokenizer" if is_text else "image processor"
+    if not timm and not any(name in found.files for name in PROCESSOR_FILES[modality.name]):
+        what = modality.processor_name
         found.warnings.append(f"there is no {what}: pipeline does not work, and others have to guess the inputs.")
     if timm:
         found.notes.append("the MainNet is of timm, which others have to install.")

@@ -26,7 +26,8 @@ from ..io.folders import writing_folder
 from ..measurement import ExitRecords
 from ..models import __file__ as models_file
 from ..models.configuration_sidenet import SideNetConfig
-from ..report import CURRENCIES, FIGURES, TASKS, checkpoint_card, describe, eval_results, report_json
+from ..models.tasks import TASKS
+from ..report import CURRENCIES, FIGURES, checkpoint_card, describe, eval_results, report_json
 from .shared_files import refuse_links, shared_files
 
 
@@ -117,7 +118,7 @@ def save_checkpoint(
     with writing_folder(directory, CHECKPOINT, overwrite=overwrite, read=read) as temporary:
         model.save_pretrained(temporary)
         if processor is not None:
-            if model.is_text:
+            if model.modality.has_tokens:
                 processor = with_limit(processor, longest_text(model.mainnet))
             processor.save_pretrained(temporary)
         figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
@@ -126,7 +127,6 @@ def save_checkpoint(
             name,
             model.config,
             report,
-            main_input_name=model.main_input_name,
             evaluation=evaluation,
             has_processor=processor is not None,
             figures=figures,
@@ -178,7 +178,7 @@ def write_model_card(
     directory: str | os.PathLike,
     report: ExitReport,
     *,
-    main_input_name: str,
+    task: str,
     mainnet: str,
     dataset: str,
     split: str,
@@ -189,22 +189,22 @@ def write_model_card(
     Args:
         directory (`str` or `os.PathLike`): folder of the checkpoint.
         report ([`ExitReport`]): its results; they also become the card's last section.
-        main_input_name (`str`): `"input_ids"` or `"pixel_values"`: says which task it is.
+        task (`str`): what the Hub calls it, as `"text-classification"`.
         mainnet (`str`): Hub id of the MainNet; a folder is left out, since others cannot follow it.
         dataset (`str`): name of the data.
         split (`str`): which split the numbers are from.
 
     Raises:
-        ValueError: `main_input_name` is neither of the two, or the card is a link and one leads out of the folder.
+        ValueError: there is no such task, or the card is a link and one leads out of the folder.
     """
-    if main_input_name not in TASKS:
-        raise ValueError(f"`main_input_name` must be one of {sorted(TASKS)}, got {main_input_name!r}.")
+    known = sorted(name for each in TASKS.values() for name in each.pipelines.values())
+    if task not in known:
+        raise ValueError(f"`task` must be one of {known}, got {task!r}.")
     path = Path(directory) / "README.md"
     if path.is_symlink():
         # What it says is written into a file that is shared.
         refuse_links(directory)
     model_name = Path(directory).resolve().name
-    task = TASKS[main_input_name]
     if path.exists():
         card = ModelCard.load(path)
     else:

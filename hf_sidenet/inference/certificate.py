@@ -16,6 +16,7 @@ from ..calibration import Calibration, check_evidence
 from ..data.lengths import longest_text, text_limit
 from ..evaluation.provenance import versions
 from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
+from ..models.tasks import label_names
 from .precision import number_format, precision_of
 
 
@@ -104,7 +105,7 @@ def length_of(model: Any, processor: Any, max_length: int | None = None) -> int 
         processor (tokenizer or image processor, *optional*): that reads rows.
         max_length (`int`, *optional*): what was asked for.
     """
-    is_read = model.is_text and processor is not None
+    is_read = model.modality.has_tokens and processor is not None
     return text_limit(processor, longest_text(model.mainnet), max_length) if is_read else None
 
 
@@ -159,7 +160,7 @@ def _settings(served: Any, max_length: int | None) -> dict[str, Any]:
         "precision": precision_of(served),
         "exit_layers": list(config.exit_layers),
         "pooling": list(config.pooling),
-        "classes": [config.id2label[index] for index in range(config.num_labels)],
+        "classes": label_names(config),
         "thresholds": list(config.thresholds),
         "temperatures": list(config.temperatures),
         "max_length": max_length,

@@ -23,6 +23,7 @@ class _EveryExit(nn.Module):
         self.stages = stages
         self.device = stages.device
         self.dtype = stages.dtype
+        self.task = stages.task
 
     def forward(self, thresholds: float = 1.0, **inputs: torch.Tensor) -> SideNetOutput:
         exit_logits = torch.stack(_run(self.stages, inputs, len(self.stages)), dim=1)
@@ -87,7 +88,6 @@ def _run(stages: Any, inputs: dict[str, torch.Tensor], count: int) -> list[torch
     for index in range(count):
         hidden, logits = stages(index, hidden, inputs)
         found.append(logits)
-        if not stages.is_text:
-            # After stage 0 one image stands for the size of all, as where rows leave.
-            inputs = {name: value[:1] for name, value in inputs.items()}
+        # As where rows leave.
+        inputs = stages.modality.later_inputs(inputs)
     return found

@@ -38,7 +38,7 @@ class CompiledStages:
         self.recorded = on_gpu
         self.stages = stages
         self.pad = padding_of(stages)
-        for name in ("config", "device", "dtype", "input_names", "is_text", "max_length"):
+        for name in ("config", "device", "dtype", "input_names", "max_length", "modality", "task"):
             setattr(self, name, getattr(stages, name))
         self.precision = precision_of(stages)
         # The stages share the code of one forward, and their graphs count together.
@@ -68,7 +68,7 @@ class CompiledStages:
         state, logits = result if index < len(self.modules) - 1 else (None, result)
         if not self.filled:
             return state, logits
-        state = None if state is None else state[:rows, :length] if self.is_text else state[:rows]
+        state = None if state is None else state[:rows, :length] if self.modality.has_tokens else state[:rows]
         logits = logits[:rows]
         # The next run of a recorded graph writes into the same memory.
         return (None if state is None else state.clone(), logits.clone()) if self.recorded else (state, logits)
@@ -77,11 +77,11 @@ class CompiledStages:
         self, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor], rows: int, length: int
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         more_rows = (1 << (rows - 1).bit_length()) - rows
-        more_tokens = -length % LENGTH_STEP if self.is_text else 0
+        more_tokens = -length % LENGTH_STEP if self.modality.has_tokens else 0
         if self.max_length is not None:
             more_tokens = min(more_tokens, self.max_length - length)
         # After stage 0 one image stands for the size of all.
-        whole = self.is_text or hidden is None
+        whole = not self.modality.rows_share_inputs or hidden is None
         filled = {
             name: _filled(value, more_rows if whole else 0, more_tokens, self.pad.get(name, 0))
             for name, value in inputs.items()

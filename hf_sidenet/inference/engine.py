@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.exit_rule import confidence, leaves
+from ..models.exit_rule import leaves
+from ..models.tasks import Task, label_names
 from .halving import halved
 from .pool import Pool
 from .rows import Batch, Prediction, Row, collate
@@ -59,10 +60,10 @@ class Engine:
         self.stages = stages
         self.num_in_flight = num_in_flight
         config = stages.config
-        self.names = [config.id2label[i] for i in range(config.num_labels)]
+        self.names = label_names(config)
         self.pad = padding_of(stages)
         # Images need no sorting, and their x_c is large.
-        wait_for = pool_size * (SORTED if stages.is_text and pool_size > 1 else 1)
+        wait_for = pool_size * (SORTED if stages.modality.has_tokens and pool_size > 1 else 1)
         self.pools = [Pool(pool_size, wait_for, self.pad) for _ in range(len(stages) - 1)]
         self._flying: deque[_Flight] = deque()
         self._done: list[Prediction] = []
@@ -142,7 +143,7 @@ class Engine:
     def _answer(
         self, rows: list[Row], which: Sequence[int], stage: int, logits: torch.Tensor, sure: torch.Tensor
     ) -> None:
-        self._done += predictions(self.names, rows, which, [stage] * len(rows), logits, sure)
+        self._done += predictions(self.stages.task, self.names, rows, which, [stage] * len(rows), logits, sure)
 
     def _take_done(self) -> list[Prediction]:
         done, self._done = self._done, []
@@ -185,8 +186,8 @@ def _run_stage(stages, stage: int, rows: list[Row], batch_of: Callable[[Sequence
         batch = batch_of(keep)
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
         logits = logits.float()
-        sure = confidence(logits, stages.config.temperatures[stage])
-        following = Batch(batch.rows, batch.inputs if batch.is_text else _first(batch.inputs), hidden)
+        sure = stages.task.confidence(logits, stages.config.temperatures[stage])
+        following = Batch(batch.rows, batch.inputs if batch.has_tokens else _first(batch.inputs), hidden)
         return following, torch.cat([logits, sure.unsqueeze(1)], dim=1)
 
     ran, failed = [], []
@@ -245,6 +246,7 @@ def not_finite(place: int, exit_index: int) -> RowError:
 
 
 def predictions(
+    task: Task,
     names: list[str],
     rows: list[Row],
     which: Sequence[int],
@@ -255,6 +257,7 @@ def predictions(
     """Answers to some rows of a batch; where the confidence is NaN, an error.
 
     Args:
+        task ([`Task`]): what an answer is.
         names (`list[str]`): of the classes.
         rows (`list[Row]`): of the batch.
         which (`Sequence[int]`): numbers of the rows to answer.
@@ -262,7 +265,7 @@ def predictions(
         logits (`torch.Tensor` of shape `(rows, num_labels)`): on the host.
         sure (`torch.Tensor` of shape `(rows,)`): confidences.
     """
-    labels, sure, logits = logits.argmax(-1).tolist(), sure.tolist(), logits.unbind()
+    labels, sure, logits = task.answer(logits).tolist(), sure.tolist(), logits.unbind()
     found = []
     for i in which:
         place = rows[i].place

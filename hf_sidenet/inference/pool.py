@@ -68,7 +68,7 @@ class Pool:
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
     """The rows in batches of at most twice `size`; of texts those with the least work, padding included."""
-    if batch.is_text:
+    if batch.has_tokens:
         lengths = [row.length for row in batch.rows]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         ends = cut_by_length([lengths[i] for i in order], 2 * size, CALL_TOKENS)

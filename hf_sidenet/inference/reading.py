@@ -13,14 +13,15 @@ from transformers import PreTrainedTokenizerBase
 from ..data.lengths import text_limit
 from ..data.pictures import in_channels, num_channels_of
 from ..models.exit_rule import check_thresholds
+from ..models.modalities import TEXT
 from ..models.tasks import LABEL_INPUTS
 from .engine import RowError
 from .halving import halved
 from .rows import Row
-from .stages import TEXT_INPUTS, with_own_config
+from .stages import with_own_config
 
 
-INTEGER_INPUTS = frozenset(TEXT_INPUTS) - {"inputs_embeds"}
+INTEGER_INPUTS = frozenset(TEXT.row_inputs) - {"inputs_embeds"}
 
 
 def check_rows(rows: Any, name: str = "rows") -> None:
@@ -121,7 +122,7 @@ class RowReader:
                 features[i] = _no_processor(raw[i])
             return features
         # Many texts at once are several times as fast.
-        texts = [i for i in new if self.stages.is_text and isinstance(raw[i], str)]
+        texts = [i for i in new if self.stages.modality.has_tokens and isinstance(raw[i], str)]
         for part, found in halved(texts, lambda part: self._tokenized([raw[i] for i in part])):
             for i, each in zip(part, [found] if isinstance(found, Exception) else found, strict=True):
                 features[i] = each
@@ -141,7 +142,7 @@ class RowReader:
 
     def _processed(self, row: Any) -> Any:
         try:
-            if not self.stages.is_text:
+            if not self.stages.modality.has_tokens:
                 picture = in_channels(row, num_channels_of(self.stages.config))
                 return {"pixel_values": self.processor(picture, return_tensors="pt")["pixel_values"][0]}
             _check_texts(row)
@@ -190,13 +191,14 @@ class RowReader:
             raise ValueError(f"`{name}` must be in [0, {limit}), got {int(low)} to {int(high)}.")
 
     def _length(self, inputs: dict[str, torch.Tensor]) -> int:
-        if not self.stages.is_text:
-            if "pixel_values" not in inputs:
-                raise ValueError("`pixel_values` must be given.")
-            return 0
-        main = [name for name in ("input_ids", "inputs_embeds") if name in inputs]
+        names = self.stages.modality.main_inputs
+        main = [name for name in names if name in inputs]
         if len(main) != 1:
-            raise ValueError(f"one of `input_ids` and `inputs_embeds` must be given, got {sorted(inputs) or 'none'}.")
+            wanted = " and ".join(f"`{name}`" for name in names)
+            which = f"one of {wanted}" if len(names) > 1 else wanted
+            raise ValueError(f"{which} must be given, got {sorted(inputs) or 'none'}.")
+        if not self.stages.modality.has_tokens:
+            return 0
         length = len(inputs[main[0]])
         longest = self.stages.max_length
         if length == 0 or (longest is not None and length > longest):

@@ -71,7 +71,8 @@ class Batch:
     hidden: torch.Tensor | None = None
 
     @property
-    def is_text(self) -> bool:
+    def has_tokens(self) -> bool:
+        """Whether rows are sequences, whose inputs every stage needs and whose padding can be trimmed."""
         return self.rows[0].length > 0
 
     def select(self, keep: list[int]) -> "Batch":
@@ -80,7 +81,7 @@ class Batch:
         index = torch.tensor(keep)
         hidden = None if self.hidden is None else _take(self.hidden, index)
         # After stage 0 one image stands for the size of all.
-        whole = self.is_text or self.hidden is None
+        whole = self.has_tokens or self.hidden is None
         return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden)
 
 
@@ -128,7 +129,7 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     rows = [row for batch in batches for row in batch.rows]
-    if not batches[0].is_text:
+    if not batches[0].has_tokens:
         return Batch(rows, batches[0].inputs, torch.cat([batch.hidden for batch in batches]))
     length = max(row.length for row in rows)
     inputs = {
@@ -141,7 +142,7 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
 def trim(batch: Batch) -> Batch:
     """The same batch without the columns that are padding in all of its rows."""
     length = max(row.length for row in batch.rows)
-    if not batch.is_text or batch.hidden.shape[1] == length:
+    if not batch.has_tokens or batch.hidden.shape[1] == length:
         return batch
     cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
     return Batch(batch.rows, cut, batch.hidden[:, :length].contiguous())

@@ -329,7 +329,7 @@ class SideNetRunner:
     ) -> Iterator[Prediction]:
         source, engine, settled, place, broken = iter(rows), None, self._settled, 0, None
         # Sorting is for texts; images are large, and wait one batch only.
-        window = self.batch_size * (LOOKAHEAD if self.stages.is_text else 1)
+        window = self.batch_size * (LOOKAHEAD if self.stages.modality.has_tokens else 1)
         upwards = True
         line = Line(on_error, total, progress)
         while broken is None:

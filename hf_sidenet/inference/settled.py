@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..io.fingerprint import answering_fields
+from ..models.tasks import label_names
 from .certificate import why_not_certified
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
@@ -84,7 +85,7 @@ class Settled:
     @cached_property
     def not_certified(self) -> str | None:
         """See [`SideNetRunner.not_certified`]."""
-        is_read = self.stages.is_text and self.reader.processor is not None
+        is_read = self.stages.modality.has_tokens and self.reader.processor is not None
         return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
 
     def tell_not_certified(self) -> None:
@@ -126,7 +127,7 @@ class Settled:
             "the type of its MainNet": config.mainnet_config.model_type,
             "`exit_layers`": list(config.exit_layers),
             "`pooling`": list(config.pooling),
-            "the list of its classes": [config.id2label[index] for index in range(config.num_labels)],
+            "the list of its classes": label_names(config),
             "its precision": precision_of(stages),
             "its device": str(stages.device),
             "the list of its inputs": list(stages.input_names),

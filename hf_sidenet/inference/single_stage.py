@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..models.tasks import label_names
 from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
 from .packet import Packet, pack, unpack
 from .pool import Pool
@@ -54,7 +55,7 @@ class SingleStage:
         self.stages = stages = with_own_config(stages)
         self.index, self.batch_size, self.reader = index, batch_size, reader
         self.is_last = index == len(stages) - 1
-        self._names = [stages.config.id2label[i] for i in range(stages.config.num_labels)]
+        self._names = label_names(stages.config)
         self._pad = padding_of(stages)
 
     def begin(self, requests: Sequence[tuple[Sequence[Any], tuple[float, ...]]]) -> list[Step]:
@@ -118,7 +119,7 @@ class SingleStage:
         rows, logits, sure = batch.rows, answers[:, :-1], answers[:, -1]
         left = [True] * len(rows) if self.is_last else leaving(rows, self.index, sure)
         which = [i for i, gone in enumerate(left) if gone]
-        answered = predictions(self._names, rows, which, [self.index] * len(rows), logits, sure)
+        answered = predictions(self.stages.task, self._names, rows, which, [self.index] * len(rows), logits, sure)
         for i, prediction in zip(which, answered, strict=True):
             owner = owner_of[rows[i]]
             (owner.answered if prediction.error is None else owner.failed).append(prediction)

@@ -18,16 +18,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data.lengths import longest_text
-from ..models.gate import Blocks, Run, StopForward, gated, run_mainnet, sharing_weights
-from ..models.mainnet import check_unchanged, example_inputs, name_of
+from ..models.gate import Blocks, Run, StopForward, run_mainnet, sharing_weights
+from ..models.mainnet import check_unchanged, gated, name_of
 from ..models.sidenet import SideNet, read_exit
 from .precision import precision_of
 from .tail import tail_of, watch
 
 
-# Inputs with one entry per row; of texts also one per token.
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-IMAGE_INPUTS = ("pixel_values",)
 # Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
 TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 Chain = TypeVar("Chain")
@@ -128,14 +125,14 @@ class Served:
         if len(places) > 1:
             raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
         self.model = sharing_weights(model).eval()
-        self.is_text = model.is_text
+        self.modality = model.modality
+        self.task = model.task
         self.config = self.model.config
         self.device = model.device
         self.dtype = model.dtype
         self.precision = precision_of(model)
-        known = TEXT_INPUTS if model.is_text else IMAGE_INPUTS
-        self.input_names = tuple(name for name in known if name in model.mainnet_inputs)
-        self.max_length = longest_text(model.mainnet) if model.is_text else None
+        self.input_names = tuple(name for name in self.modality.row_inputs if name in model.mainnet_inputs)
+        self.max_length = longest_text(model.mainnet) if self.modality.has_tokens else None
 
     def check_mode(self) -> None:
         """Refuse to go on while the model that was given is in training mode, or a part of it: its weights change.
@@ -170,9 +167,9 @@ class Stages(Served):
         super().__init__(model)
         config, model = self.config, self.model
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
-        size = None if model.is_text else config.input_size
+        size = config.input_size
         mainnet, blocks = gated(model.mainnet, config.blocks)
-        watched = watch(mainnet, blocks, size)
+        watched = watch(mainnet, blocks, self.modality, size)
         starts, ends = [None, *config.exit_layers], [*config.exit_layers, None]
         self.modules = []
         for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -202,7 +199,7 @@ class Stages(Served):
     @torch.no_grad()
     def _check(self, mainnet: nn.Module, blocks: Blocks) -> None:
         """Run example rows stage by stage, and compare every exit with one call of the MainNet."""
-        inputs = example_inputs(mainnet, None if self.is_text else self.config.input_size)
+        inputs = self.modality.example_inputs(mainnet, self.config.input_size)
         mask, hidden = inputs.get("attention_mask"), None
         seen: dict[int, torch.Tensor] = {}
         run = Run(lambda index, state, rows: seen.__setitem__(index, state))
@@ -219,7 +216,7 @@ class Stages(Served):
                     f"{name_of(mainnet)} cannot be run stage by stage: started {place}, it fails ({reason}). Its own "
                     "forward works, which is `routing='gates'` of the runner."
                 ) from error
-            inputs = inputs if self.is_text else {name: value[:1] for name, value in inputs.items()}
+            inputs = self.modality.later_inputs(inputs)
 
 
 def with_own_config(stages: Chain) -> Chain:

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
-from ..models.mainnet import evaluating, example_inputs
+from ..models.mainnet import evaluating
+from ..models.modalities import Modality
 
 
 # Sizes of images whose forms a skipped module remembers.
@@ -117,13 +118,13 @@ class Watched:
 
     Args:
         blocks ([`Blocks`]): of the MainNet.
-        is_text (`bool`): whether it is for texts.
+        modality ([`Modality`]): what it reads.
         calls (`dict[str, list[Call]]`): of each module that was called, by name.
         gates (`dict[int, int]`): when each gate was reached, by the number of blocks before it.
     """
 
     blocks: Blocks
-    is_text: bool
+    modality: Modality
     calls: dict[str, list[Call]]
     gates: dict[int, int]
 
@@ -138,19 +139,25 @@ class Watched:
         first = self.calls[self.blocks.names[0]][0].begin
         over = set(self.blocks.names[:gate])
         for name, calls in self.calls.items():
-            if not self.is_text and len(calls) == 1 and first <= calls[0].begin and calls[0].end <= self.gates[gate]:
+            if (
+                not self.modality.keeps_form
+                and len(calls) == 1
+                and first <= calls[0].begin
+                and calls[0].end <= self.gates[gate]
+            ):
                 over.add(name)
         return [name for name in over if over.isdisjoint(_parents(name))]
 
 
 @torch.no_grad()
-def watch(mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None) -> Watched:
+def watch(mainnet: nn.Module, blocks: Blocks, modality: Modality, input_size: list[int] | None) -> Watched:
     """Watch one call of a MainNet on an example row.
 
     Args:
         mainnet (`nn.Module`): carries gates on its blocks.
         blocks ([`Blocks`]): its blocks.
-        input_size (`list[int]`, *optional*): `[channels, height, width]` of images; `None` for text.
+        modality ([`Modality`]): what it reads.
+        input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
     """
     # A copy, because others may call the MainNet meanwhile.
     twin = sharing_weights(mainnet)
@@ -176,10 +183,10 @@ def watch(mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None) -> W
     for name, module in twin.named_modules():
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave(name))
-    inputs = {name: value[:1] for name, value in example_inputs(mainnet, input_size).items()}
+    inputs = {name: value[:1] for name, value in modality.example_inputs(mainnet, input_size).items()}
     with evaluating(twin):
         run_mainnet(twin, Run(visit), **inputs, return_dict=True)
-    return Watched(blocks, input_size is None, calls, gates)
+    return Watched(blocks, modality, calls, gates)
 
 
 def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
@@ -193,8 +200,8 @@ def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
     tail, blocks = sharing_weights(mainnet), watched.blocks
     for name in watched.over_before(start):
         module = tail.get_submodule(name)
-        is_text = watched.is_text
-        tail.set_submodule(name, PassesOn(module, watched.calls[name][0].output) if is_text else GivesZeros(module))
+        passes = watched.modality.keeps_form
+        tail.set_submodule(name, PassesOn(module, watched.calls[name][0].output) if passes else GivesZeros(module))
     if blocks.gate_after:
         leave_through_gate(tail.get_submodule(blocks.names[start - 1]), start - 1)
     return tail

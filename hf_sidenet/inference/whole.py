@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ..models.exit_rule import answers, confidence, route
+from ..models.exit_rule import answers, route
+from ..models.tasks import label_names
 from .engine import by_kind, padding_of, predictions, row_error
 from .halving import halved
 from .rows import Batch, Prediction, Row, collate
@@ -29,7 +30,7 @@ class WholeEngine:
         self.stages = stages
         self.answer = answer
         self.pad = padding_of(stages)
-        self.names = [stages.config.id2label[i] for i in range(stages.config.num_labels)]
+        self.names = label_names(stages.config)
         self.temperatures = torch.tensor(stages.config.temperatures)
 
     def put(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -53,8 +54,8 @@ class WholeEngine:
         batch = collate(rows, self.pad, self.stages.device)
         logits, exit_index = self.answer(batch, torch.tensor([row.thresholds for row in rows]))
         logits, exit_index = logits.float().cpu(), exit_index.cpu()
-        sure = confidence(logits, self.temperatures[exit_index].unsqueeze(1))
-        return predictions(self.names, rows, range(len(rows)), exit_index.tolist(), logits, sure)
+        sure = self.stages.task.confidence(logits, self.temperatures[exit_index].unsqueeze(1))
+        return predictions(self.stages.task, self.names, rows, range(len(rows)), exit_index.tolist(), logits, sure)
 
 
 def by_gates(model: PreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -72,7 +73,7 @@ def by_all_stages(stages) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor,
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         exit_logits = all_exits(stages, batch.inputs)
-        exit_index = route(exit_logits, thresholds.to(exit_logits.device), stages.config.temperatures)
+        exit_index = route(exit_logits, thresholds.to(exit_logits.device), stages.config.temperatures, stages.task)
         return answers(exit_logits, exit_index), exit_index
 
     return answer

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy and calibration of recorded answers. Tensors only: nothing here holds a model.
 
-A row whose logits hold a NaN is answered wrongly, whatever `argmax` makes of it. Calibration compares each row's
+A row whose logits hold a NaN is answered wrongly, whatever the largest of them is. Calibration compares each row's
 confidence with whether it was right: the expected calibration error (ECE, Guo et al., arXiv 1706.04599, eq. 3) is
 `Σ count_b / Σ count · |accuracy_b - confidence_b|` over bins of equal width, closed on the right.
 """
@@ -9,6 +9,8 @@ confidence with whether it was right: the expected calibration error (ECE, Guo e
 from dataclasses import dataclass
 
 import torch
+
+from ..models.tasks import SINGLE_LABEL, Task
 
 
 STANDARD_BINS = {"num_bins": 15, "low": 0.0, "high": 1.0}
@@ -35,12 +37,13 @@ class ReliabilityBin:
     confidence: float
 
 
-def correct_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def correct_rows(logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> torch.Tensor:
     """Which rows are answered rightly.
 
     Args:
         logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
+        task ([`Task`], *optional*, defaults to single-label classification): what is right.
 
     Returns:
         `torch.BoolTensor` of shape `(num_rows,)`.
@@ -48,17 +51,12 @@ def correct_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
-    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            "`logits` and `labels` must have shapes (num_rows, num_labels) and (num_rows,), got "
-            f"{tuple(logits.shape)} and {tuple(labels.shape)}."
-        )
-    return (logits.argmax(-1) == labels) & ~logits.isnan().any(-1)
+    return task.correct(logits, labels)
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> float:
     """Fraction of rows answered rightly, NaN when there are no rows. Arguments as in [`correct_rows`]."""
-    return correct_rows(logits, labels).double().mean().item()
+    return task.correct(logits, labels).double().mean().item()
 
 
 def reliability_bins(

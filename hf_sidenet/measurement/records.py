@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from transformers.utils import logging
 
 from ..io.files import replacing
 from ..models.mainnet import evaluating
-from ..models.sidenet import check_labels
+from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task, named_task
 from .inputs import model_inputs
+from .replay import replay
 
 
 FORMAT = {"format": "hf_sidenet.ExitRecords", "version": "1"}
+TENSORS = ("exit_logits", "labels", "mainnet_logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class ExitRecords:
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`):
             Logits of the classifier to compare with, in its own precision.
 
+        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+
     Raises:
         ValueError: shapes, dtypes or label values do not fit.
     """
@@ -40,6 +44,7 @@ class ExitRecords:
     exit_logits: torch.Tensor
     labels: torch.Tensor
     mainnet_logits: torch.Tensor
+    task: Task = SINGLE_LABEL
 
     def __post_init__(self):
         exit_logits, labels, mainnet_logits = self.exit_logits, self.labels, self.mainnet_logits
@@ -48,21 +53,13 @@ class ExitRecords:
                 "`exit_logits` must be floating point of shape (num_rows, num_exits ≥ 2, num_labels), got "
                 f"{exit_logits.dtype} of shape {tuple(exit_logits.shape)}."
             )
-        num_rows, _, num_labels = exit_logits.shape
-        if labels.shape != (num_rows,) or labels.dtype != torch.long:
+        num_rows, _, num_outputs = exit_logits.shape
+        if mainnet_logits.shape != (num_rows, num_outputs) or not mainnet_logits.is_floating_point():
             raise ValueError(
-                f"`labels` must be int64 of shape ({num_rows},), got {labels.dtype} of shape {tuple(labels.shape)}."
-            )
-        if mainnet_logits.shape != (num_rows, num_labels) or not mainnet_logits.is_floating_point():
-            raise ValueError(
-                f"`mainnet_logits` must be floating point of shape ({num_rows}, {num_labels}), got "
+                f"`mainnet_logits` must be floating point of shape ({num_rows}, {num_outputs}), got "
                 f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
             )
-        wrong = labels[(labels < 0) | (labels >= num_labels)]
-        if wrong.numel() > 0:
-            raise ValueError(
-                f"`labels` must be in [0, {num_labels}), got {wrong[0].item()}. Leave rows without a label out."
-            )
+        self.task.check_recorded(labels, num_rows, num_outputs)
 
     @classmethod
     def from_predictions(cls, predictions: PredictionOutput) -> "ExitRecords":
@@ -74,7 +71,7 @@ class ExitRecords:
         if predictions.label_ids is None:
             raise ValueError("`predictions` must have `label_ids`, got None: the rows had no labels.")
         exit_logits, labels = full_exit_logits(predictions.predictions), torch.as_tensor(predictions.label_ids)
-        keep = labels != -100
+        keep = labels != NO_LABEL
         exit_logits = exit_logits[keep]
         return cls(exit_logits=exit_logits, labels=labels[keep].long(), mainnet_logits=exit_logits[:, -1].clone())
 
@@ -86,6 +83,18 @@ class ExitRecords:
         """Number of exits: the SideNets and the MainNet."""
         return self.exit_logits.shape[1]
 
+    def correct(self, logits: torch.Tensor) -> torch.Tensor:
+        """Which rows these logits answer rightly, bools of shape `(num_rows,)`."""
+        return self.task.correct(logits, self.labels)
+
+    def accuracy(self, logits: torch.Tensor) -> float:
+        """Fraction of rows that these logits answer rightly, NaN when there are no rows."""
+        return self.correct(logits).double().mean().item()
+
+    def route(self, thresholds: float | list[float] = 1.0, temperatures: list[float] | None = None) -> torch.Tensor:
+        """Which exit answers each row; see [`replay`]."""
+        return replay(self.exit_logits, thresholds, temperatures, self.task)
+
     def select(self, indices: torch.Tensor | list[int]) -> "ExitRecords":
         """Some of the rows, in the order given.
 
@@ -93,7 +102,7 @@ class ExitRecords:
             indices (`list[int]` or `torch.Tensor`): row numbers, or one bool per row.
         """
         indices = torch.as_tensor(indices, dtype=None if len(indices) > 0 else torch.long)
-        return ExitRecords(**{name: tensor[indices] for name, tensor in self._tensors().items()})
+        return replace(self, **{name: tensor[indices] for name, tensor in self._tensors().items()})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file; a file of that name is replaced only when the new one is complete."""
@@ -102,7 +111,7 @@ class ExitRecords:
             name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._tensors().items()
         }
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=FORMAT)
+            save_file(tensors, temporary, metadata={**FORMAT, "task": self.task.name})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ExitRecords":
@@ -120,16 +129,17 @@ class ExitRecords:
         found = {name: metadata.get(name) for name in FORMAT}
         if found != FORMAT:
             raise ValueError(f"{str(path)!r} must have the metadata {FORMAT}, got {found}.")
-        expected = {field.name for field in fields(cls)}
+        expected = set(TENSORS)
         if set(tensors) != expected:
             raise ValueError(f"{str(path)!r} must hold {sorted(expected)}, got {sorted(tensors)}.")
         try:
-            return cls(**tensors)
+            # Files of before there were several tasks name none.
+            return cls(**tensors, task=named_task(metadata.get("task", SINGLE_LABEL.name)))
         except ValueError as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in TENSORS}
 
 
 def full_exit_logits(predictions: Any) -> torch.Tensor:
@@ -192,6 +202,7 @@ def collect(
     """
     device = model.device if device is None else device
     models = [model] if reference is None else [model, reference]
+    task = model.task
     exit_logits, labels, mainnet_logits = [], [], []
     with evaluating(*models):
         for number, batch in enumerate(logging.tqdm(dataloader, desc="Collecting exit logits", disable=not progress)):
@@ -199,8 +210,8 @@ def collect(
                 raise ValueError(f"every batch must have `labels`, but batch {number} has only {sorted(batch)}.")
             batch_labels = torch.as_tensor(batch["labels"]).cpu().view(-1)
             output = model(**model_inputs(batch, device, model.dtype), thresholds=1.0)
-            check_labels(batch_labels, *output.logits.shape)
-            keep = batch_labels != -100
+            task.check_labels(batch_labels, *output.logits.shape)
+            keep = batch_labels != NO_LABEL
             exit_logits.append(output.exit_logits.cpu()[keep])
             labels.append(batch_labels[keep].long())
             if reference is not None:
@@ -213,4 +224,5 @@ def collect(
         exit_logits=exit_logits,
         labels=torch.cat(labels),
         mainnet_logits=exit_logits[:, -1].clone() if reference is None else torch.cat(mainnet_logits),
+        task=task,
     )

@@ -7,10 +7,14 @@ from numbers import Real
 import torch
 
 from ..models.exit_rule import route
+from ..models.tasks import SINGLE_LABEL, Task
 
 
 def replay(
-    exit_logits: torch.Tensor, thresholds: float | list[float] = 1.0, temperatures: list[float] | None = None
+    exit_logits: torch.Tensor,
+    thresholds: float | list[float] = 1.0,
+    temperatures: list[float] | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:
     """Which exit answers each row.
 
@@ -20,6 +24,7 @@ def replay(
         thresholds (`float` or `list[float]`, *optional*, defaults to 1.0):
             θ, one for all SideNets or one each; 1 is exits off.
         temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+        task ([`Task`], *optional*, defaults to single-label classification): says how sure an answer is.
 
     Returns:
         `torch.LongTensor` of shape `(num_rows,)`: the exit index, `num_exits - 1` for the MainNet.
@@ -27,7 +32,7 @@ def replay(
     Raises:
         ValueError: θ or a temperature is impossible, or their number is wrong.
     """
-    return route(exit_logits, thresholds, check_temperatures(temperatures, exit_logits.shape[1]))
+    return route(exit_logits, thresholds, check_temperatures(temperatures, exit_logits.shape[1]), task)
 
 
 def check_temperatures(temperatures: list[float] | None, num_exits: int) -> list[float]:

@@ -9,11 +9,11 @@ from numbers import Real
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils.versions import require_version
 
 from .exit_rule import check_thresholds
 from .sidenet import POOLINGS
+from .tasks import SINGLE_LABEL, modality_of, task_of
 
 
 # The lower bounds of setup.cfg.
@@ -193,10 +193,8 @@ def _counts(values: Any) -> list[int]:
 
 def default_architecture(mainnet_config: PretrainedConfig) -> str:
     """Name of the class that a [`SideNetConfig`] without `architectures` is built with."""
-    model_type = mainnet_config.model_type
-    if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        return NAMED_ARCHITECTURES.get(model_type, "SideNetForImageClassification")
-    return NAMED_ARCHITECTURES.get(model_type, "SideNetForSequenceClassification")
+    generic = SINGLE_LABEL.class_name(modality_of(mainnet_config))
+    return NAMED_ARCHITECTURES.get(mainnet_config.model_type, generic)
 
 
 # Before anything else runs, since older libraries fail far from the reason. An older transformers also copies no more
@@ -515,15 +513,7 @@ class SideNetConfig(PretrainedConfig):
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"`{name}` must be a {kind.__name__} or None, got {value!r}.")
-        self._check_task()
-
-    def _check_task(self) -> None:
-        if self.problem_type not in (None, "single_label_classification") or self.num_labels < 2:
-            raise ValueError(
-                "SideNets need a classifier with one label out of at least 2: `problem_type` must be None or "
-                f"'single_label_classification' and `num_labels` ≥ 2, got {self.problem_type!r} and "
-                f"{self.num_labels}. Regression and multi-label MainNets have no softmax confidence to compare with θ."
-            )
+        task_of(self)[0].check_config(self)
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
         """Labels belong to the MainNet; what the outer config says must agree with it in number."""

@@ -13,24 +13,7 @@ from numbers import Real
 import torch
 
 from .gate import StopForward
-
-
-def confidence(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Confidence of an answer: the largest softmax probability of `logits / temperature`.
-
-    For two classes this is the paper's `max(p, 1 - p)` of a one-logit sigmoid.
-
-    Args:
-        logits (`torch.Tensor` of shape `(..., num_labels)`):
-            Raw logits. Half-precision logits are read in float32, whose steps near 1 are fine enough for θ.
-        temperature (`float`, *optional*, defaults to 1.0):
-            Divides the logits; from `SideNetConfig.temperatures`.
-
-    Returns:
-        `torch.Tensor` of shape `(...)`: NaN where a logit is NaN.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (logits / temperature).softmax(-1).amax(-1)
+from .tasks import SINGLE_LABEL, Task
 
 
 def leaves(confidence: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
@@ -39,7 +22,10 @@ def leaves(confidence: torch.Tensor, threshold: float | torch.Tensor) -> torch.T
 
 
 def route(
-    exit_logits: torch.Tensor, thresholds: list[float] | torch.Tensor, temperatures: list[float]
+    exit_logits: torch.Tensor,
+    thresholds: list[float] | torch.Tensor,
+    temperatures: list[float],
+    task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:
     """Replay the exit rule on recorded logits: the exit that answers each row.
 
@@ -50,6 +36,7 @@ def route(
             θ of each SideNet.
         temperatures (`list[float]`):
             One per exit.
+        task ([`Task`], *optional*, defaults to single-label classification): says how sure an answer is.
 
     Returns:
         `torch.LongTensor` of shape `(num_rows,)`: the exit index, `num_exits - 1` for the MainNet.
@@ -58,7 +45,7 @@ def route(
     thresholds = check_thresholds(thresholds, num_sidenets, exit_logits.shape[0])
     exit_index = torch.full(exit_logits.shape[:1], num_sidenets, dtype=torch.long, device=exit_logits.device)
     for i in reversed(range(num_sidenets)):
-        left = leaves(confidence(exit_logits[:, i], temperatures[i]), thresholds[i])
+        left = leaves(task.confidence(exit_logits[:, i], temperatures[i]), thresholds[i])
         exit_index = torch.where(left, i, exit_index)
     return exit_index
 
@@ -142,6 +129,7 @@ class Routing:
             SideNet index, hidden states of the rows inside and their places in the batch → logits.
         thresholds (`list[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
+        task ([`Task`]): says how sure an answer is.
         keep_all_rows (`bool`): decide, but run every block for every row (parameters sharded over ranks).
     """
 
@@ -151,12 +139,14 @@ class Routing:
         answer: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor],
         thresholds: list[float | torch.Tensor],
         temperatures: list[float],
+        task: Task,
         keep_all_rows: bool = False,
     ):
         self.exits = {layer: i for i, layer in enumerate(exit_layers)}
         self.answer = answer
         self.thresholds = thresholds
         self.temperatures = temperatures
+        self.task = task
         self.keep_all_rows = keep_all_rows
         self.columns: list[torch.Tensor] = []  # (batch, num_labels) each, NaN where a row did not come
         self.exit_index: torch.Tensor | None = None
@@ -180,7 +170,7 @@ class Routing:
         if isinstance(threshold, torch.Tensor):
             threshold = threshold.to(logits.device)
             threshold = threshold if inside is None else threshold.index_select(0, inside)
-        left = leaves(confidence(logits, self.temperatures[i]), threshold)
+        left = leaves(self.task.confidence(logits, self.temperatures[i]), threshold)
         answered = torch.where(left, i, len(self.exits))
         self.exit_index = answered if inside is None else self.exit_index.index_copy(0, inside, answered)
         keep = (~left).nonzero().squeeze(-1)
@@ -193,7 +183,7 @@ class Routing:
         self.columns.append(logits.masked_fill(already_left.unsqueeze(-1), torch.nan))
         if isinstance(threshold, torch.Tensor):
             threshold = threshold.to(logits.device)
-        left = leaves(confidence(self.columns[-1], self.temperatures[i]), threshold)
+        left = leaves(self.task.confidence(self.columns[-1], self.temperatures[i]), threshold)
         self.exit_index = torch.where(left, i, self.exit_index)
 
     def finish(self, mainnet_logits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

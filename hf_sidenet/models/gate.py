@@ -17,7 +17,7 @@ original masks. The state of a call belongs to its thread, compiled or not, so t
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,32 +25,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-
-# Block arguments with one row per example beside the hidden states, and from how many axes on: with fewer, all
-# examples share it (a rotary embedding `(sequence, width)`, MPT's position bias `(heads, sequence, sequence)`).
-PER_ROW = {
-    "attention_mask": 2,
-    "attn_mask": 2,
-    "sliding_window_mask": 2,
-    "mask": 2,
-    "encoder_attention_mask": 2,
-    "encoder_hidden_states": 3,
-    "query_states": 3,
-    "position_ids": 2,
-    "position_embeddings": 3,
-    "rope": 3,
-    "position_bias": 4,
-}
-# Block arguments shared by all examples, whatever their axis 0.
-SHARED = frozenset({"rel_embeddings", "relative_pos"})
-# First entries of a timm model's `feature_info` that are the stem, not a stage.
-TIMM_STEMS = frozenset(
-    {
-        "stem", "act1", "bn1", "conv1", "conv_stem", "layer0", "level0", "features.norm0", "features.conv1_1",
-        "Conv2d_2b_3x3",
-    }
-)  # fmt: skip
 
 
 class StopForward(Exception):
@@ -67,11 +41,16 @@ class Blocks:
         gate_after (`bool`): gates sit at the output of a block (timm, where other modules may stand between two
             stages) instead of the input of the next (transformers, where a model may still combine a block's input
             and output afterwards, as DeBERTa does).
+        per_row (`Mapping[str, int]`): arguments of blocks that have one row per example beside the hidden states, and
+            from how many axes on: with fewer, all examples share them.
+        shared (`frozenset[str]`): arguments of blocks that all examples share, whatever their axis 0.
     """
 
     names: list[str]
     modules: list[nn.Module]
     gate_after: bool
+    per_row: Mapping[str, int]
+    shared: frozenset[str]
 
 
 @dataclass
@@ -152,80 +131,20 @@ def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
             return None
 
 
-def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
-    """Find the list of blocks of a MainNet.
-
-    Args:
-        mainnet (`nn.Module`): a task model.
-        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or the end of it (`"encoder.layer"`).
-
-    Raises:
-        ValueError: no list or several lists fit; the message says how to name one.
-    """
-    if path is None and hasattr(mainnet, "timm_model"):
-        return _timm_blocks(mainnet)
-    containers = {
-        name: module
-        for name, module in mainnet.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) >= 2
-    }
-    if path is not None:
-        found = [name for name in containers if name == path or name.endswith("." + path)]
-        rule = f"`blocks={path!r}` must name exactly one ModuleList or Sequential with at least 2 modules"
-    else:
-        lists = [name for name, module in containers.items() if isinstance(module, nn.ModuleList)]
-        found = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
-        rule = (
-            f"the blocks of {type(mainnet).__name__} must be one list of at least 2 modules that run once each, in "
-            'order. If it has such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
-            "(ALBERT) cannot be split"
-        )
-    if len(found) != 1:
-        raise ValueError(f"{rule}; found {found or 'none'}, candidates are {list(containers) or 'none'}.")
-    name, modules = found[0], list(containers[found[0]])
-    return Blocks([f"{name}.{i}" for i in range(len(modules))], modules, gate_after=False)
-
-
-def _timm_blocks(mainnet: nn.Module) -> Blocks:
-    timm_model = mainnet.timm_model
-    layout = getattr(timm_model, "output_fmt", "NCHW")
-    if str(getattr(layout, "value", layout)) == "NHWC":
-        raise ValueError(
-            f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
-            "transformers' own Swin can be used instead of timm's."
-        )
-    names = [info["module"] for info in getattr(timm_model, "feature_info", [])]
-    if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
-        names = names[1:]
-    if len(names) < 2 or "" in names:
-        raise ValueError(
-            f"{type(timm_model).__name__}: timm's `feature_info` must name at least 2 stages, got {names}. Name the "
-            "list of blocks with `blocks=`."
-        )
-    names = [f"timm_model.{name}" for name in names]
-    missing = sorted(set(names) - {name for name, _ in mainnet.named_modules()})
-    if missing:
-        raise ValueError(
-            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are no modules of it. Name "
-            "the list of blocks with `blocks=`."
-        )
-    return Blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
-
-
 def install(mainnet: nn.Module, blocks: Blocks) -> None:
     """Put the hooks on the blocks of a MainNet, once: installing again changes nothing.
 
     Raises:
         ValueError: the MainNet already carries gates on other blocks.
     """
-    gated = [name for name, module in mainnet.named_modules() if _is_gated(module)]
+    gated = [name for name, module in mainnet.named_modules() if is_gated(module)]
     if gated == blocks.names:
         return
     if gated:
         raise ValueError(f"`blocks` must be the ones this MainNet was split at before, {gated}, got {blocks.names}.")
     for i, block in enumerate(blocks.modules):
         names = tuple(inspect.signature(block.forward).parameters)
-        enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after)
+        enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after, blocks=blocks)
         block.register_forward_pre_hook(enter, with_kwargs=True)
         if i == len(blocks.modules) - 1:
             block.register_forward_hook(_leave_last_block)
@@ -243,35 +162,18 @@ def leave_through_gate(block: nn.Module, index: int) -> None:
     block.register_forward_hook(partial(_leave_block, index=index))
 
 
-def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
-    """A MainNet with the gates of this file, and its blocks: itself where it has them. Where a checkpoint's own code
-    was loaded first there are two copies of this file, and each knows its own runs only: the MainNet of the other gets
-    a copy that shares every weight.
-
-    Args:
-        mainnet (`nn.Module`): of a model with SideNets.
-        path (`str`, *optional*): see [`find_blocks`].
-    """
-    blocks = find_blocks(mainnet, path)
-    if all(map(_is_gated, blocks.modules)):
-        return mainnet, blocks
-    mainnet = sharing_weights(mainnet)
-    blocks = find_blocks(mainnet, path)
-    install(mainnet, blocks)
-    return mainnet, blocks
-
-
 def sharing_weights(mainnet: nn.Module) -> nn.Module:
     """A copy of a MainNet with the same parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
     return copy.deepcopy(mainnet, memo=shared)
 
 
-def _is_gated(block: nn.Module) -> bool:
+def is_gated(block: nn.Module) -> bool:
+    """Whether a block carries the gates of this file."""
     return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
 
 
-def _enter_block(block, args, kwargs, *, index, names, gate_here):
+def _enter_block(block, args, kwargs, *, index, names, gate_here, blocks):
     run = _current_run()
     if run is None:
         return None
@@ -282,9 +184,10 @@ def _enter_block(block, args, kwargs, *, index, names, gate_here):
             return None
         return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, names[0]: hidden})
     if args:
-        others = tuple(_cut(names[min(i, len(names) - 1)], value, run) for i, value in enumerate(args[1:], start=1))
-        return (hidden, *others), {name: _cut(name, value, run) for name, value in kwargs.items()}
-    return (), {name: hidden if name == names[0] else _cut(name, value, run) for name, value in kwargs.items()}
+        named = [(names[min(i, len(names) - 1)], value) for i, value in enumerate(args[1:], start=1)]
+        others = tuple(_cut(name, value, run, blocks) for name, value in named)
+        return (hidden, *others), {name: _cut(name, value, run, blocks) for name, value in kwargs.items()}
+    return (), {name: hidden if name == names[0] else _cut(name, value, run, blocks) for name, value in kwargs.items()}
 
 
 def _leave_block(block, args, output, *, index):
@@ -323,31 +226,31 @@ def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
     return hidden.index_select(0, keep.to(hidden.device))
 
 
-def _cut(name: str, value: Any, run: Run) -> Any:
+def _cut(name: str, value: Any, run: Run, blocks: Blocks) -> Any:
     """The rows still inside of one block argument; what has no rows passes unchanged."""
     if (
         run.rows is None
         or value is None
-        or name in SHARED
+        or name in blocks.shared
         or isinstance(value, bool | int | float | str | torch.dtype)
     ):
         return value
     if isinstance(value, tuple | list | torch.Size):
-        return type(value)(_cut(name, item, run) for item in value)
+        return type(value)(_cut(name, item, run, blocks) for item in value)
     if isinstance(value, dict):
-        return {key: _cut(name, item, run) for key, item in value.items()}
+        return {key: _cut(name, item, run, blocks) for key, item in value.items()}
     if not isinstance(value, torch.Tensor):
         raise ValueError(
             f"block argument {name!r} is a {type(value).__name__}, and an early exit cannot tell which of its parts "
             "belong to the rows that leave. A MainNet with a cache or other per-row objects cannot be split."
         )
-    if value.dim() < PER_ROW.get(name, 1) or value.shape[0] == 1:
+    if value.dim() < blocks.per_row.get(name, 1) or value.shape[0] == 1:
         return value
     # Never by comparing with the batch size alone: an axis of another meaning may be as long by accident.
-    if name not in PER_ROW:
+    if name not in blocks.per_row:
         raise ValueError(
             f"block argument {name!r} of shape {tuple(value.shape)} may have one row per example, but it is not known "
-            "whether it has. Add the name to PER_ROW or SHARED in gate.py (CONTRIBUTING, Add a MainNet)."
+            "whether it has. Add the name to PER_ROW or SHARED in mainnet.py (CONTRIBUTING, Add a MainNet)."
         )
     if value.shape[0] != run.batch_size:
         raise ValueError(

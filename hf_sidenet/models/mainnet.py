@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything about the MainNet as a whole: loading it, its last layer, what of it learns."""
+"""Everything about the MainNet as a whole: its blocks, a look at it before a SideNet is attached, loading it, its last
+layer, what of it learns."""
 
 import copy
 import inspect
@@ -14,18 +15,39 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
 
-from .gate import Blocks, Run, run_mainnet
+from .gate import Blocks, Run, install, is_gated, run_mainnet, sharing_weights
+from .modalities import PROBE_LENGTHS, Modality
 from .sidenet import SideNet
+from .tasks import Task
 
 
-# Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
-PROBE_LENGTHS = (8, 6, 5)
-DEFAULT_IMAGE_SIZE = 224
-# Of MainNets that name no vocabulary because they read characters.
-DEFAULT_VOCABULARY = 100
+# Block arguments with one row per example beside the hidden states, and from how many axes on: with fewer, all
+# examples share it (a rotary embedding `(sequence, width)`, MPT's position bias `(heads, sequence, sequence)`).
+PER_ROW = {
+    "attention_mask": 2,
+    "attn_mask": 2,
+    "sliding_window_mask": 2,
+    "mask": 2,
+    "encoder_attention_mask": 2,
+    "encoder_hidden_states": 3,
+    "query_states": 3,
+    "position_ids": 2,
+    "position_embeddings": 3,
+    "rope": 3,
+    "position_bias": 4,
+}
+# Block arguments shared by all examples, whatever their axis 0.
+SHARED = frozenset({"rel_embeddings", "relative_pos"})
+# First entries of a timm model's `feature_info` that are the stem, not a stage.
+TIMM_STEMS = frozenset(
+    {
+        "stem", "act1", "bn1", "conv1", "conv_stem", "layer0", "level0", "features.norm0", "features.conv1_1",
+        "Conv2d_2b_3x3",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,34 +69,86 @@ class ExitPoint:
     flops: float
 
 
-def input_size_of(config: PretrainedConfig) -> list[int]:
-    """`[channels, height, width]` that a MainNet for images was made for, 224 px where it does not say."""
-    pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
-    # What timm's models are built with, whatever their weights were made for.
-    channels = (getattr(config, "model_args", None) or {}).get("in_chans")
-    if "input_size" in pretrained_cfg:
-        size = list(pretrained_cfg["input_size"])
-        return [channels or size[0], *size[1:]]
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
-    height, width = (size, size) if isinstance(size, int) else size
-    return [channels or getattr(config, "num_channels", 3), height, width]
+def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
+    """Find the list of blocks of a MainNet.
+
+    Args:
+        mainnet (`nn.Module`): a task model.
+        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or the end of it (`"encoder.layer"`).
+
+    Raises:
+        ValueError: no list or several lists fit; the message says how to name one.
+    """
+    if path is None and hasattr(mainnet, "timm_model"):
+        return _timm_blocks(mainnet)
+    containers = {
+        name: module
+        for name, module in mainnet.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) >= 2
+    }
+    if path is not None:
+        found = [name for name in containers if name == path or name.endswith("." + path)]
+        rule = f"`blocks={path!r}` must name exactly one ModuleList or Sequential with at least 2 modules"
+    else:
+        lists = [name for name, module in containers.items() if isinstance(module, nn.ModuleList)]
+        found = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
+        rule = (
+            f"the blocks of {type(mainnet).__name__} must be one list of at least 2 modules that run once each, in "
+            'order. If it has such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
+            "(ALBERT) cannot be split"
+        )
+    if len(found) != 1:
+        raise ValueError(f"{rule}; found {found or 'none'}, candidates are {list(containers) or 'none'}.")
+    name, modules = found[0], list(containers[found[0]])
+    return _blocks([f"{name}.{i}" for i in range(len(modules))], modules, gate_after=False)
 
 
-def example_inputs(mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:
-    """Three example rows: noise images of `input_size`, or texts of three lengths when it is `None`."""
-    generator = torch.Generator().manual_seed(0)
-    batch = len(PROBE_LENGTHS)
-    if input_size is not None:
-        pixels = torch.randn(batch, *input_size, generator=generator)
-        return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}
-    vocabulary = getattr(mainnet.config, "vocab_size", DEFAULT_VOCABULARY)
-    input_ids = torch.randint(3, vocabulary, (batch, max(PROBE_LENGTHS)), generator=generator)
-    lengths = torch.tensor(PROBE_LENGTHS).unsqueeze(1)
-    attention_mask = (torch.arange(max(PROBE_LENGTHS)) < lengths).long()
-    pad = getattr(mainnet.config, "pad_token_id", None) or 0
-    input_ids = input_ids.where(attention_mask.bool(), torch.tensor(pad))
-    return {"input_ids": input_ids.to(mainnet.device), "attention_mask": attention_mask.to(mainnet.device)}
+def _blocks(names: list[str], modules: list[nn.Module], *, gate_after: bool) -> Blocks:
+    return Blocks(names, modules, gate_after, per_row=PER_ROW, shared=SHARED)
+
+
+def _timm_blocks(mainnet: nn.Module) -> Blocks:
+    timm_model = mainnet.timm_model
+    layout = getattr(timm_model, "output_fmt", "NCHW")
+    if str(getattr(layout, "value", layout)) == "NHWC":
+        raise ValueError(
+            f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
+            "transformers' own Swin can be used instead of timm's."
+        )
+    names = [info["module"] for info in getattr(timm_model, "feature_info", [])]
+    if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
+        names = names[1:]
+    if len(names) < 2 or "" in names:
+        raise ValueError(
+            f"{type(timm_model).__name__}: timm's `feature_info` must name at least 2 stages, got {names}. Name the "
+            "list of blocks with `blocks=`."
+        )
+    names = [f"timm_model.{name}" for name in names]
+    missing = sorted(set(names) - {name for name, _ in mainnet.named_modules()})
+    if missing:
+        raise ValueError(
+            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are no modules of it. Name "
+            "the list of blocks with `blocks=`."
+        )
+    return _blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
+
+
+def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
+    """A MainNet with our gates, and its blocks: itself where it has them. Where a checkpoint's own code
+    was loaded first there are two copies of gate.py, and each knows its own runs only: the MainNet of the other gets
+    a copy that shares every weight.
+
+    Args:
+        mainnet (`nn.Module`): of a model with SideNets.
+        path (`str`, *optional*): see [`find_blocks`].
+    """
+    blocks = find_blocks(mainnet, path)
+    if all(map(is_gated, blocks.modules)):
+        return mainnet, blocks
+    mainnet = sharing_weights(mainnet)
+    blocks = find_blocks(mainnet, path)
+    install(mainnet, blocks)
+    return mainnet, blocks
 
 
 def name_of(mainnet: nn.Module) -> str:
@@ -106,14 +180,21 @@ def counting_flops() -> Iterator[FlopCounterMode]:
 
 @torch.no_grad()
 def probe(
-    mainnet: nn.Module, blocks: Blocks, input_size: list[int] | None, check_split: bool = True
+    mainnet: nn.Module,
+    blocks: Blocks,
+    task: Task,
+    modality: Modality,
+    input_size: list[int] | None,
+    check_split: bool = True,
 ) -> list[torch.Tensor]:
     """Hidden states of the three example rows between the blocks, after checking that the split works.
 
     Args:
         mainnet (`nn.Module`): a task model whose blocks carry the gates.
         blocks (`Blocks`): its blocks.
-        input_size (`list[int]`, *optional*): `[channels, height, width]` for images, `None` for text.
+        task ([`Task`]): what its answers are.
+        modality ([`Modality`]): what it reads.
+        input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
         check_split (`bool`): also drop a row and compare the answers of the others; needs initialised weights.
 
     Raises:
@@ -126,7 +207,7 @@ def probe(
         seen.append((index, hidden, hidden._version))
 
     with evaluating(mainnet):
-        inputs = example_inputs(mainnet, input_size)
+        inputs = modality.example_inputs(mainnet, input_size)
         if "use_cache" in inspect.signature(mainnet.forward).parameters:
             inputs["use_cache"] = False
         kinds = [type(module) for module in mainnet.modules()]
@@ -137,17 +218,15 @@ def probe(
             raise ValueError(
                 f"{type(mainnet).__name__} cannot be checked: it fails on three example rows ({error})."
             ) from error
-        _check_logits(mainnet, getattr(plain, "logits", None))
+        _check_logits(mainnet, task, getattr(plain, "logits", None))
         if [type(module) for module in mainnet.modules()] != kinds:
             raise ValueError(
                 f"{type(mainnet).__name__} replaces its own modules when it meets some inputs (BigBird: short texts; "
                 "`attention_type='original_full'` keeps them), so its answers would depend on what it has seen."
             )
         _check_blocks(blocks, run, seen)
-        if input_size is None:
-            _check_tokens(blocks, seen)
-        else:
-            _check_maps(blocks, seen)
+        for index, hidden, _ in seen:
+            modality.check_hidden(blocks.names[index], hidden)
         if check_split:
             # Later gates too: a MainNet may carry rows past some blocks only.
             for gate in sorted({1, len(blocks.modules) // 2, len(blocks.modules) - 1}):
@@ -155,8 +234,8 @@ def probe(
     return [hidden for _, hidden, _ in seen]
 
 
-def _check_logits(mainnet: nn.Module, logits: torch.Tensor | None) -> None:
-    expected = (len(PROBE_LENGTHS), mainnet.config.num_labels)
+def _check_logits(mainnet: nn.Module, task: Task, logits: torch.Tensor | None) -> None:
+    expected = (len(PROBE_LENGTHS), task.num_outputs(mainnet.config))
     got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
     if got != expected:
         raise ValueError(
@@ -185,25 +264,6 @@ def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, 
             )
         if hidden._version != version:
             raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
-
-
-def _check_tokens(blocks: Blocks, seen: list[tuple[int, torch.Tensor, int]]) -> None:
-    for index, hidden, _ in seen:
-        if hidden.dim() != 3 or hidden.shape[1] != max(PROBE_LENGTHS):
-            raise ValueError(
-                f"blocks must pass one vector per token, but {blocks.names[index]} gets {tuple(hidden.shape)} for "
-                f"{len(PROBE_LENGTHS)} texts of {max(PROBE_LENGTHS)} tokens, so the attention mask does not fit."
-            )
-
-
-def _check_maps(blocks: Blocks, seen: list[tuple[int, torch.Tensor, int]]) -> None:
-    for index, hidden, _ in seen:
-        # Square images give square maps.
-        if hidden.dim() == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:
-            raise ValueError(
-                "feature maps must have the channels first, but those between the blocks, at "
-                f"{blocks.names[index]}, are {tuple(hidden.shape)}."
-            )
 
 
 def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: torch.Tensor, gate: int) -> None:
@@ -252,7 +312,9 @@ def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
         raise ValueError(f"answers change by {difference:.2g} (of {scale:.2g})")
 
 
-def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, Any]) -> list[ExitPoint]:
+def measure_exit_points(
+    mainnet: nn.Module, blocks: Blocks, modality: Modality, inputs: dict[str, Any]
+) -> list[ExitPoint]:
     """Share of parameters and FLOPs that each prefix of the MainNet uses, on the given inputs.
 
     A parameter counts as used when the gradient of x_c reaches it.
@@ -274,7 +336,7 @@ def measure_exit_points(mainnet: nn.Module, blocks: Blocks, inputs: dict[str, An
             ExitPoint(
                 exit_layer=index,
                 module=blocks.names[index - 1],
-                shape=tuple(block_shape(hidden, is_text="pixel_values" not in inputs)),
+                shape=tuple(modality.block_shape(hidden)),
                 params=used / total_params,
                 flops=flops / total_flops,
             )
@@ -292,11 +354,6 @@ def used_parameters(output: torch.Tensor, params: dict[str, torch.Tensor]) -> in
     tensors = list(params.values())
     gradients = torch.autograd.grad(output.float().sum(), tensors, retain_graph=True, allow_unused=True)
     return sum(p.numel() for p, gradient in zip(tensors, gradients, strict=True) if gradient is not None)
-
-
-def block_shape(hidden: torch.Tensor, is_text: bool) -> list[int]:
-    """Shape of x_c without the batch axis; for text without the sequence axis too."""
-    return list(hidden.shape[2:] if is_text else hidden.shape[1:])
 
 
 def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any) -> Any:
@@ -419,34 +476,34 @@ def spare_sidenets(quantization_config: Any) -> Any:
     return config
 
 
-def last_layer(mainnet: PreTrainedModel) -> tuple[str, nn.Module]:
+def last_layer(mainnet: PreTrainedModel, task: Task) -> tuple[str, nn.Module]:
     """Name and module of the MainNet's last layer: its last linear map onto the labels, or the head put there.
 
     Raises:
         ValueError: there is none.
     """
-    num_labels = mainnet.config.num_labels
+    num_outputs = task.num_outputs(mainnet.config)
     linear = [
         name
         for name, module in mainnet.named_modules()
-        if num_labels == getattr(module, "out_features", getattr(module, "out_channels", None))
+        if num_outputs == getattr(module, "out_features", getattr(module, "out_channels", None))
     ]
     if not linear:
         raise ValueError(
-            f"{type(mainnet).__name__} must end in a linear layer with {num_labels} outputs, and has none."
+            f"{type(mainnet).__name__} must end in a linear layer with {num_outputs} outputs, and has none."
         )
     parent = linear[-1].rpartition(".")[0]
     name = parent if isinstance(mainnet.get_submodule(parent), SideNet) else linear[-1]
     return name, mainnet.get_submodule(name)
 
 
-def replace_head(mainnet: PreTrainedModel, hidden_size: int) -> None:
+def replace_head(mainnet: PreTrainedModel, task: Task, hidden_size: int) -> None:
     """Put a head shaped like the SideNet in the place of the last layer, as in the paper's experiments, once.
 
     Raises:
         ValueError: the last layer is not an `nn.Linear`.
     """
-    name, layer = last_layer(mainnet)
+    name, layer = last_layer(mainnet, task)
     if isinstance(layer, SideNet):
         return
     if not isinstance(layer, nn.Linear):
@@ -455,11 +512,12 @@ def replace_head(mainnet: PreTrainedModel, hidden_size: int) -> None:
     mainnet.set_submodule(name, head.to(layer.weight.device, layer.weight.dtype))
 
 
-def check_learnable(mainnet: PreTrainedModel, random: set[str], freeze: str, path: str) -> None:
+def check_learnable(mainnet: PreTrainedModel, task: Task, random: set[str], freeze: str, path: str) -> None:
     """Refuse a frozen MainNet whose weights are partly random, since they would stay random.
 
     Args:
         mainnet (`PreTrainedModel`): the MainNet.
+        task ([`Task`]): what its answers are.
         random (`set[str]`): its parameters that do not come from the checkpoint.
         freeze (`str`): `"all"` or `"body"`.
         path (`str`): where the checkpoint came from.
@@ -467,7 +525,7 @@ def check_learnable(mainnet: PreTrainedModel, random: set[str], freeze: str, pat
     Raises:
         ValueError: a random parameter would not learn.
     """
-    name, layer = last_layer(mainnet)
+    name, layer = last_layer(mainnet, task)
     trained = {f"{name}.{key}" for key in layer.state_dict()} if freeze == "body" else set()
     stuck = sorted(random - trained)
     if stuck:

@@ -16,15 +16,13 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelt
 from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
-from .gate import Run, find_blocks, has_sharded_parameters, install, run_mainnet
+from .gate import Run, has_sharded_parameters, install, run_mainnet
 from .mainnet import (
     ExitPoint,
-    block_shape,
     check_learnable,
     check_rebuilds,
-    example_inputs,
+    find_blocks,
     has_adapters,
-    input_size_of,
     last_layer,
     load_mainnet,
     measure_exit_points,
@@ -34,7 +32,18 @@ from .mainnet import (
     share_quantization,
     spare_sidenets,
 )
-from .sidenet import SideNet, check_labels, check_mainnet_logits, cross_entropy, exit_loss, pooled_size, read_exit
+from .modalities import Modality
+from .sidenet import SideNet, check_mainnet_logits, exit_loss, read_exit
+from .tasks import Task
+
+
+logger = logging.get_logger(__name__)
+
+# The default of transformers.
+INITIALIZER_RANGE = 0.02
+# What tokenizers make for some models and not for others.
+TOKENIZER_FIELDS = ("token_type_ids", "position_ids", "special_tokens_mask", "length")
+EXTRA_FIELDS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
 @dataclass
@@ -64,10 +73,6 @@ class SideNetOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-# The default of transformers.
-INITIALIZER_RANGE = 0.02
-
-
 class SideNetPreTrainedModel(PreTrainedModel):
     """A whole task model as MainNet, with SideNets between its blocks. Use one of the task classes.
 
@@ -84,9 +89,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
     # Its block masks keep the full batch, and a kernel that meets fewer rows kills the process.
     _supports_flex_attn = False
     _no_split_modules = ["SideNet"]
+    modality: Modality
+    tasks: tuple[Task, ...] = ()
     mainnet_auto_class: type | None = None
     mainnet_model_type: str | None = None
-    is_text = False
 
     def __init__(self, config: SideNetConfig, mainnet: PreTrainedModel | None = None):
         super().__init__(config)
@@ -100,7 +106,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             for module in mainnet.modules():
                 module._is_hf_initialized = True
         if config.mainnet_head == "mlp":
-            replace_head(mainnet, config.sidenet_hidden_size)
+            replace_head(mainnet, self.task, config.sidenet_hidden_size)
         self.mainnet = mainnet
         self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
         config.mainnet_config = mainnet.config
@@ -153,7 +159,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             path = mainnet
             mainnet, missing = load_mainnet(cls.mainnet_auto_class, path, kwargs)
             if freeze != "none" and missing:
-                check_learnable(mainnet, missing, freeze, path)
+                check_learnable(mainnet, cls._task_of(mainnet.config), missing, freeze, path)
         config = SideNetConfig(mainnet.config, exit_layers=exit_layers, **own)
         config.name_or_path = mainnet.config.name_or_path
         return cls(config, mainnet).eval()
@@ -184,7 +190,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         freeze = model.config.freeze_mainnet
         if freeze != "none":
             random = {name.removeprefix("mainnet.") for name in mismatched if name.startswith("mainnet.")}
-            check_learnable(model.mainnet, random, freeze, pretrained_model_name_or_path)
+            check_learnable(model.mainnet, model.task, random, freeze, pretrained_model_name_or_path)
             if not has_adapters(model):
                 model.set_freeze_mainnet(freeze)
         if mismatched:
@@ -205,6 +211,19 @@ class SideNetPreTrainedModel(PreTrainedModel):
             self.__class__ = found
 
     @property
+    def task(self) -> Task:
+        """What an answer of this model is."""
+        return self._task_of(self.config)
+
+    @classmethod
+    def _task_of(cls, config: PretrainedConfig) -> Task:
+        """The task of this class that a `problem_type` names, by default the first."""
+        for task in cls.tasks:
+            if task.name == config.problem_type:
+                return task
+        return cls.tasks[0]
+
+    @property
     def num_labels(self) -> int:
         """Number of classes."""
         return self.config.num_labels
@@ -216,8 +235,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
             inputs (`torch.Tensor`, *optional*):
                 The MainNet's inputs to measure on, by default three example rows (texts of up to 8 tokens).
         """
-        inputs = inputs or example_inputs(self.mainnet, self.config.input_size)
-        return measure_exit_points(self.mainnet, find_blocks(self.mainnet, self.config.blocks), inputs)
+        inputs = inputs or self.modality.example_inputs(self.mainnet, self.config.input_size)
+        blocks = find_blocks(self.mainnet, self.config.blocks)
+        return measure_exit_points(self.mainnet, blocks, self.modality, inputs)
 
     def resize_token_embeddings(self, *args, **kwargs):
         """See [`PreTrainedModel.resize_token_embeddings`]: it is the MainNet, and its config, that change."""
@@ -283,7 +303,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         self.config.freeze_mainnet = mode
         set_learning(self.mainnet, mode == "none")
         if mode == "body":
-            set_learning(last_layer(self.mainnet)[1], True)
+            set_learning(last_layer(self.mainnet, self.task)[1], True)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -292,7 +312,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if mode and self.config.freeze_mainnet != "none":
             self.mainnet.eval()
             if self.config.freeze_mainnet == "body":
-                last_layer(self.mainnet)[1].train()
+                last_layer(self.mainnet, self.task)[1].train()
         return self
 
     @torch.no_grad()
@@ -322,7 +342,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     def _check_model_type(self, mainnet_config: PretrainedConfig) -> None:
         expected, got = self.mainnet_model_type, mainnet_config.model_type
         if expected not in (None, got):
-            generic = "SideNetForSequenceClassification" if self.is_text else "SideNetForImageClassification"
+            generic = self.task.class_name(self.modality)
             raise ValueError(
                 f"{type(self).__name__} needs a MainNet of type {expected!r}, got {got!r}. {generic} takes any."
             )
@@ -338,7 +358,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         install(mainnet, blocks)
         if config.block_shapes is not None:
             return
-        input_size = None if self.is_text else config.input_size or input_size_of(mainnet.config)
+        input_size = self.modality.input_size(mainnet.config, config.input_size)
+        about = (self.task, self.modality)
         if next(mainnet.parameters()).is_meta:
             # Shapes only: a twin with real tensors, whose weights nobody reads.
             with torch.device("cpu"):
@@ -350,25 +371,18 @@ class SideNetPreTrainedModel(PreTrainedModel):
                         tensor.detach().zero_()
                 twin_blocks = find_blocks(twin, config.blocks)
                 install(twin, twin_blocks)
-                hidden = probe(twin, twin_blocks, input_size, check_split=False)
+                hidden = probe(twin, twin_blocks, *about, input_size, check_split=False)
         else:
-            hidden = probe(mainnet, blocks, input_size)
+            hidden = probe(mainnet, blocks, *about, input_size)
         config.input_size = input_size
-        config.block_shapes = [block_shape(x, self.is_text) for x in hidden]
+        config.block_shapes = [self.modality.block_shape(x) for x in hidden]
         config.validate()
 
     def _new_sidenet(self, config: SideNetConfig, index: int) -> SideNet:
         shape = config.block_shapes[config.exit_layers[index] - 1]
-        in_features = pooled_size(shape, config.pooling[index], self.is_text)
-        sidenet = SideNet(in_features, config.sidenet_hidden_size, config.num_labels)
+        in_features = self.modality.pooled_size(shape, config.pooling[index])
+        sidenet = SideNet(in_features, config.sidenet_hidden_size, self.task.num_outputs(config))
         return sidenet.to(self.mainnet.device, self.mainnet.dtype)
-
-
-logger = logging.get_logger(__name__)
-
-# What tokenizers make for some models and not for others.
-TOKENIZER_FIELDS = ("token_type_ids", "position_ids", "special_tokens_mask", "length")
-EXTRA_FIELDS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
 def classify(
@@ -396,9 +410,9 @@ def classify(
         # A decoder's cache would hold rows that leave, and a classifier never reads it.
         inputs["use_cache"] = False
     if labels is not None:
-        check_labels(labels, batch_size, model.config.num_labels)
+        model.task.check_labels(labels, batch_size, model.task.num_outputs(model.config))
     if mainnet_logits is not None:
-        check_mainnet_logits(mainnet_logits, batch_size, model.config.num_labels)
+        check_mainnet_logits(mainnet_logits, batch_size, model.task.num_outputs(model.config))
         if model.config.distillation_weight == 0:
             raise ValueError("`mainnet_logits` serve distillation only, and `distillation_weight` is 0.")
     given = model.config.thresholds if thresholds is None else thresholds
@@ -477,6 +491,7 @@ def _route(
         lambda i, hidden, rows: _answer(model, i, hidden, rows, inputs),
         thresholds,
         model.config.temperatures,
+        model.task,
         keep_all_rows=exits_on and has_sharded_parameters(model),
     )
     out = run_mainnet(model.mainnet, Run(routing.visit), **inputs, **extras, return_dict=True)
@@ -484,7 +499,7 @@ def _route(
     loss = None
     if labels is not None:
         if exits_on:
-            loss = cross_entropy(logits, labels)
+            loss = model.task.loss(logits, labels)
         else:
             loss = _exit_loss(model, routing.columns, logits, labels, teacher)
     return SideNetOutput(
@@ -511,6 +526,7 @@ def _exit_loss(
         mainnet_logits,
         labels,
         teacher,
+        task=model.task,
         alpha=model.config.alpha,
         distillation_weight=model.config.distillation_weight,
         distillation_temperature=model.config.distillation_temperature,
@@ -519,7 +535,7 @@ def _exit_loss(
 
 
 def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None) -> SideNetOutput:
-    logits = torch.zeros(0, model.config.num_labels, dtype=model.dtype, device=_device_of(inputs))
+    logits = torch.zeros(0, model.task.num_outputs(model.config), dtype=model.dtype, device=_device_of(inputs))
     # Zero, and with zero gradients, so that a training loop may meet an empty shard.
     loss = logits.float().sum() + sum(0.0 * p.float().sum() for p in model.parameters() if p.requires_grad)
     return SideNetOutput(
@@ -551,10 +567,10 @@ def check_names(model: PreTrainedModel, inputs: Iterable[str]) -> None:
 def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
     """Batch size, after refusing inputs that the MainNet's forward might swallow in its `**kwargs`."""
     check_names(model, inputs)
-    for name in ("input_ids", "inputs_embeds", "pixel_values"):
-        if name in inputs:
-            return inputs[name].shape[0]
-    names = "`input_ids` or `inputs_embeds`" if model.is_text else "`pixel_values`"
+    given = model.modality.main_input(inputs)
+    if given is not None:
+        return inputs[given].shape[0]
+    names = " or ".join(f"`{name}`" for name in model.modality.main_inputs)
     raise ValueError(f"{type(model).__name__} needs {names}, got {sorted(inputs) or 'none'}.")
 
 

@@ -4,7 +4,9 @@
 import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+from .modalities import IMAGE, TEXT
 from .modeling_base import SideNetOutput, SideNetPreTrainedModel, classify
+from .tasks import SINGLE_LABEL
 
 
 class SideNetForSequenceClassification(SideNetPreTrainedModel):
@@ -18,7 +20,8 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
     _auto_class = "AutoModelForSequenceClassification"
     mainnet_auto_class = AutoModelForSequenceClassification
     main_input_name = "input_ids"
-    is_text = True
+    modality = TEXT
+    tasks = (SINGLE_LABEL,)
 
     def forward(
         self,
@@ -85,6 +88,8 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
     _auto_class = "AutoModelForImageClassification"
     mainnet_auto_class = AutoModelForImageClassification
     main_input_name = "pixel_values"
+    modality = IMAGE
+    tasks = (SINGLE_LABEL,)
 
     def forward(
         self,

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .tasks import Task
+
 
 POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
 
@@ -130,34 +132,13 @@ def pooling_mask(mask: torch.Tensor | None, pooling: str, rows: torch.Tensor | N
     return mask if rows is None or mask.shape[0] == 1 else mask.index_select(0, rows.to(mask.device))
 
 
-def pooled_size(shape: list[int], pooling: str, is_text: bool) -> int:
-    """Width of the pooled representation of a block, and the check that this pooling fits it.
-
-    Args:
-        shape (`list[int]`): x_c without the batch axis; for text without the sequence axis too.
-        pooling (`str`): see [`pool`].
-        is_text (`bool`): text has no fixed number of tokens.
-
-    Raises:
-        ValueError: the pooling cannot read this representation.
-    """
-    if pooling == "flatten" and is_text:
-        raise ValueError("`pooling='flatten'` needs inputs of one size, and texts differ: use 'mean' or 'cls'.")
-    if pooling == "flatten":
-        return torch.Size(shape).numel()
-    is_map = len(shape) == 3
-    if (pooling == "gap" and not is_map) or (pooling in ("mean", "cls") and is_map):
-        kind, fitting = ("feature map", "gap") if is_map else ("sequence of tokens", "mean' or 'cls")
-        raise ValueError(f"`pooling={pooling!r}` does not fit a {kind} of shape {shape}: use '{fitting}' or 'auto'.")
-    return shape[0] if is_map else shape[-1]
-
-
 def exit_loss(
     sidenet_logits: list[torch.Tensor],
     mainnet_logits: torch.Tensor | None,
     labels: torch.Tensor | None,
     teacher_logits: torch.Tensor | None = None,
     *,
+    task: Task,
     alpha: list[float],
     distillation_weight: float = 0.0,
     distillation_temperature: float = 1.0,
@@ -173,6 +154,7 @@ def exit_loss(
             Without labels only the distillation terms remain.
         teacher_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
             What distillation teaches, by default `mainnet_logits`.
+        task ([`Task`]): what the labels mean.
         alpha (`list[float]`): α of each SideNet.
         distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs one of the two.
         distillation_temperature (`float`): T.
@@ -188,46 +170,16 @@ def exit_loss(
     if teach_mainnet and teacher_logits is not None and mainnet_logits is not None and distillation_weight > 0:
         exits.append((1.0, mainnet_logits))
     elif labels is not None and mainnet_logits is not None:
-        terms.append(cross_entropy(mainnet_logits, labels))
+        terms.append(task.loss(mainnet_logits, labels))
     if teacher_logits is None:
         teacher_logits = mainnet_logits
     for weight, logits in exits:
         if labels is not None:
-            terms.append(weight * (1 - distillation_weight) * cross_entropy(logits, labels))
+            terms.append(weight * (1 - distillation_weight) * task.loss(logits, labels))
         if distillation_weight > 0:
-            divergence = distillation(logits, teacher_logits, distillation_temperature)
+            divergence = task.distillation(logits, teacher_logits, distillation_temperature)
             terms.append(weight * distillation_weight * divergence)
     return sum(terms) if terms else None
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in float32; rows labelled -100 do not count."""
-    return F.cross_entropy(logits.float(), labels.view(-1).to(logits.device, torch.long))
-
-
-def distillation(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """`T² · KL(teacher ‖ student)`, the teacher detached."""
-    student = F.log_softmax(logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().to(logits.device).float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def check_labels(labels: torch.Tensor, batch_size: int, num_labels: int) -> None:
-    """Refuse labels that cannot be class indices. Values are read on the CPU only, where that waits for nothing.
-
-    Raises:
-        ValueError: wrong dtype or number, or a value outside `[0, num_labels)` other than -100.
-    """
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch_size:
-        raise ValueError(
-            f"`labels` must be one class index per row, {batch_size} integers, got shape {tuple(labels.shape)} of "
-            f"{labels.dtype}."
-        )
-    if labels.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
-        return
-    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
-    if wrong.numel() > 0:
-        raise ValueError(f"`labels` must be in [0, {num_labels}) or -100, got {wrong.flatten()[0].item()}.")
 
 
 def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labels: int) -> None:

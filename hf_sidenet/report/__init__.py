@@ -2,7 +2,7 @@
 """What a checkpoint says about itself, in words, in metadata and as JSON."""
 
 from .card import FIGURES, checkpoint_card
-from .metadata import CURRENCIES, TAGS, TASKS, describe, eval_results, hub_id
+from .metadata import CURRENCIES, TAGS, describe, eval_results, hub_id
 from .report_file import load_report, read_report_file, report_json
 
 
@@ -10,7 +10,6 @@ __all__ = [
     "CURRENCIES",
     "FIGURES",
     "TAGS",
-    "TASKS",
     "checkpoint_card",
     "describe",
     "eval_results",

@@ -13,8 +13,10 @@ from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.evaluation_text import markdown_table, rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 from ..models.configuration_sidenet import REQUIRED, SideNetConfig
+from ..models.modalities import TEXT, Modality
+from ..models.tasks import task_of
 from .guarantee import guarantee_text, reference_name
-from .metadata import CURRENCIES, TASKS, describe, eval_results, hub_id
+from .metadata import CURRENCIES, describe, eval_results, hub_id
 
 
 FIGURES = {
@@ -34,7 +36,6 @@ def checkpoint_card(
     config: SideNetConfig,
     report: Mapping[str, Any],
     *,
-    main_input_name: str,
     evaluation: ExitEvaluation | None = None,
     has_processor: bool = True,
     figures: Sequence[str] = (),
@@ -45,12 +46,12 @@ def checkpoint_card(
         name (`str`): of the checkpoint.
         config ([`SideNetConfig`]): with θ, temperatures and the evidence.
         report (`Mapping[str, Any]`): of [`attach`].
-        main_input_name (`str`): `"input_ids"` or `"pixel_values"`.
         evaluation ([`ExitEvaluation`], *optional*): of the test rows.
         has_processor (`bool`, *optional*, defaults to `True`): whether tokenizer or image processor are there.
         figures (`Sequence[str]`, *optional*): names of the files in `figures/`.
     """
-    task = TASKS[main_input_name]
+    kind, modality = task_of(config)
+    task = kind.pipelines[modality.name]
     data = ModelCardData()
     describe(data, task=task, mainnet=report["mainnet"]["name"], model_name=name)
     which, num_rows = ("test", evaluation.num_rows) if evaluation else ("certification", _certified_on(config))
@@ -65,7 +66,7 @@ def checkpoint_card(
     sections = [
         f"# {name}",
         _introduction(config, report),
-        _use(name, config, task, has_processor),
+        _use(name, config, has_processor),
         guarantee_text(config.calibration, report["settings"]),
         _results(config, report, evaluation, figures),
         _costs(report),
@@ -156,16 +157,21 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     )
 
 
-def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> str:
-    is_text = task == TASKS["input_ids"]
-    auto = "AutoModelForSequenceClassification" if is_text else "AutoModelForImageClassification"
-    reader, variable = ("AutoTokenizer", "tokenizer") if is_text else ("AutoImageProcessor", "processor")
-    mode = None if is_text else MODES.get(num_channels_of(config))
-    example = '"a text"' if is_text else 'Image.open("image.png")' + (f'.convert("{mode}")' if mode else "")
-    # Pixels come in float32; token ids are no floats.
-    cast = "" if is_text or config.calibration["precision"] == "float32" else ".to(model.dtype)"
+def _example(config: SideNetConfig, modality: Modality) -> tuple[list[str], str, bool]:
+    """Imports, an example input as code, and whether a processor makes floats of it, which come in float32."""
+    if modality.name == TEXT.name:
+        return [], '"a text"', False
+    mode = MODES.get(num_channels_of(config))
+    return ["from PIL import Image"], 'Image.open("image.png")' + (f'.convert("{mode}")' if mode else ""), True
+
+
+def _use(name: str, config: SideNetConfig, has_processor: bool) -> str:
+    task, modality = task_of(config)
+    auto, reader = task.auto_class_name(modality), modality.processor_class_name
+    variable, (imports, example, is_float) = modality.processor_name.split()[-1], _example(config, modality)
+    cast = ".to(model.dtype)" if is_float and config.calibration["precision"] != "float32" else ""
     names = [auto, reader, "pipeline"] if has_processor else [auto]
-    lines = [] if is_text or not has_processor else ["from PIL import Image"]
+    lines = imports if has_processor else []
     lines += [
         f"from transformers import {', '.join(sorted(names, key=lambda each: (each.islower(), each)))}",
         "",
@@ -180,7 +186,7 @@ def _use(name: str, config: SideNetConfig, task: str, has_processor: bool) -> st
             "output = model(**inputs)",
             "answer, exit_index = model.config.id2label[output.logits.argmax().item()], output.exit_index.item()",
             "",
-            f'classify = pipeline("{task}", model=checkpoint, trust_remote_code=True)',
+            f'classify = pipeline("{task.pipelines[modality.name]}", model=checkpoint, trust_remote_code=True)',
             f"classify({example})",
         ]
     moved = [

@@ -9,7 +9,6 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 
 TAGS = ("sidenet", "early-exit")
-TASKS = {"pixel_values": "image-classification", "input_ids": "text-classification"}
 CURRENCIES = {"flops": "FLOPs", "params": "parameters", "milliseconds": "milliseconds"}
 
 
@@ -30,7 +29,7 @@ def describe(data: ModelCardData, *, task: str, mainnet: str | None, model_name:
 
     Args:
         data (`ModelCardData`): changed in place.
-        task (`str`): one of the values of `TASKS`.
+        task (`str`): as the Hub calls it; see [`Task.pipelines`].
         mainnet (`str`, *optional*): where the MainNet came from; a folder is left out.
         model_name (`str`): of the model index.
     """
@@ -49,7 +48,7 @@ def eval_results(
 
     Args:
         results (`Iterable[tuple[str, str, float]]`): type, name and value of each metric.
-        task (`str`): one of the values of `TASKS`.
+        task (`str`): as the Hub calls it; see [`Task.pipelines`].
         dataset_type (`str`): id of the data set on the Hub, or what kind it is.
         dataset_name (`str`): for people.
         split (`str`): which rows of it.

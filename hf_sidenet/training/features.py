@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
-from ..models.gate import Run, gated, has_sharded_parameters, run_mainnet
-from ..models.mainnet import evaluating
+from ..models.gate import Run, has_sharded_parameters, run_mainnet
+from ..models.mainnet import evaluating, gated
 from ..models.modeling_base import SideNetPreTrainedModel, check_names
-from ..models.sidenet import POOLINGS, check_labels, pool, pooled_size, pooling_mask
+from ..models.sidenet import POOLINGS, pool, pooling_mask
 from .feature_shards import FORMAT, LABELS, ShardFolder, check_space, readable_size
 
 
@@ -125,9 +125,10 @@ def default_candidates(
     layers = range(1, len(shapes) + 1) if exit_layers is None else exit_layers
     candidates = []
     for layer in layers:
-        is_map = 1 <= layer <= len(shapes) and len(shapes[layer - 1]) == 3
-        for pooling in (("gap",) if is_map else ("mean", "cls")) if poolings is None else poolings:
-            candidates.append(Candidate(layer, pooling))
+        # A place that there is not is refused below.
+        shape = shapes[layer - 1] if 1 <= layer <= len(shapes) else shapes[0]
+        tried = model.modality.candidate_poolings(shape) if poolings is None else poolings
+        candidates += [Candidate(layer, pooling) for pooling in tried]
     _widths(model, candidates)
     return candidates
 
@@ -192,7 +193,7 @@ def cache_features(
     with ExitStack() as held:
         if not complete:
             shards.path.mkdir(parents=True, exist_ok=True)
-            order = _by_length(dataset) if model.is_text else list(range(len(dataset)))
+            order = _by_length(dataset) if model.modality.has_tokens else list(range(len(dataset)))
             plan = [order[start : start + rows_per_shard] for start in range(0, len(order), rows_per_shard)]
             if rank == 0:
                 held.enter_context(shards.at_work(len(plan)))
@@ -244,8 +245,8 @@ def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> d
         if candidate.pooling not in POOLINGS or candidate.pooling == "auto":
             raise ValueError(f"`pooling` must be one of {POOLINGS[1:]}, got {candidate.pooling!r}.")
         shape = shapes[candidate.exit_layer - 1]
-        widths[_column(candidate)] = pooled_size(shape, candidate.pooling, model.is_text)
-    return widths | {LOGITS: model.config.num_labels}
+        widths[_column(candidate)] = model.modality.pooled_size(shape, candidate.pooling)
+    return widths | {LOGITS: model.task.num_outputs(model.config)}
 
 
 def _check_arguments(model: SideNetPreTrainedModel, dataset: Any, **numbers: int) -> None:
@@ -338,7 +339,7 @@ def _read_batch(
     tensors = {name: tensor.cpu() for name, tensor in found.items()}
     if batch.get(LABELS) is not None:
         labels = torch.as_tensor(batch[LABELS]).cpu().view(-1)
-        check_labels(labels, *found[LOGITS].shape)
+        model.task.check_labels(labels, *found[LOGITS].shape)
         tensors[LABELS] = labels.long()
     return tensors
 

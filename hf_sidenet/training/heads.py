@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..measurement.records import ExitRecords
 from ..models.exit_rule import stack_exits
 from ..models.sidenet import SideNet, exit_loss
+from ..models.tasks import SINGLE_LABEL, Task
 from .features import Candidate, Features
 
 
@@ -70,11 +71,13 @@ class HeadData:
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the teacher's.
         labels (`torch.LongTensor` of shape `(num_rows,)`, *optional*): class indices; without them only the
             distillation term remains.
+        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
     """
 
     features: Mapping[Candidate, torch.Tensor]
     mainnet_logits: torch.Tensor
     labels: torch.Tensor | None
+    task: Task = SINGLE_LABEL
 
     def __len__(self) -> int:
         return len(self.mainnet_logits)
@@ -101,6 +104,7 @@ def cached_records(
     sidenets: Sequence[SideNet],
     labels: torch.Tensor,
     mainnet_logits: torch.Tensor | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> ExitRecords:
     """Exit records from cached features, without another pass of the MainNet.
 
@@ -111,6 +115,7 @@ def cached_records(
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`, *optional*):
             Of the classifier to compare with, by default this MainNet.
+        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
     """
     columns = [sidenet_logits(sidenet, features.features(c)) for c, sidenet in zip(candidates, sidenets, strict=True)]
     own = features.mainnet_logits
@@ -118,6 +123,7 @@ def cached_records(
         exit_logits=stack_exits([*columns, own]),
         labels=labels,
         mainnet_logits=own.clone() if mainnet_logits is None else mainnet_logits,
+        task=task,
     )
 
 
@@ -186,8 +192,7 @@ def _learn(
     learner.sidenet.train()
     for rows in order.split(settings.batch_size):
         rows = rows.to(features.device)
-        labels = None if train.labels is None else train.labels[rows]
-        loss = _loss(learner.sidenet(features[rows].float()), train.mainnet_logits[rows], labels, settings)
+        loss = _loss(learner.sidenet(features[rows].float()), train, rows, settings)
         learner.optimizer.zero_grad()
         loss.backward()
         learner.optimizer.step()
@@ -197,7 +202,7 @@ def _learn(
 def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, settings: HeadTraining) -> None:
     """Remember the weights if the loss on the stopping rows fell. A NaN is no fall."""
     learner.sidenet.eval()
-    loss = _loss(learner.sidenet(features.float()), stopping.mainnet_logits, stopping.labels, settings).item()
+    loss = _loss(learner.sidenet(features.float()), stopping, slice(None), settings).item()
     if loss < learner.best_loss or learner.best_state is None:
         learner.best_loss, learner.waited = (float("inf") if math.isnan(loss) else loss), 0
         learner.best_state = copy.deepcopy(learner.sidenet.state_dict())
@@ -205,15 +210,15 @@ def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, setting
         learner.waited += 1
 
 
-def _loss(
-    logits: torch.Tensor, mainnet_logits: torch.Tensor, labels: torch.Tensor | None, settings: HeadTraining
-) -> torch.Tensor:
+def _loss(logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, settings: HeadTraining) -> torch.Tensor:
+    labels = None if data.labels is None else data.labels[rows]
     return exit_loss(
         [logits],
         None,
         labels,
-        mainnet_logits,
+        data.mainnet_logits[rows],
         alpha=[1.0],
+        task=data.task,
         distillation_weight=settings.distillation_weight if labels is not None else 1.0,
         distillation_temperature=settings.distillation_temperature,
     )

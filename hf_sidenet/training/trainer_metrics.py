@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..measurement.metrics import STANDARD_BINS, accuracy, correct_rows, expected_calibration_error
+from ..measurement.metrics import STANDARD_BINS, accuracy, expected_calibration_error
 from ..measurement.records import full_exit_logits
 from ..measurement.replay import check_temperatures, replay
-from ..models.exit_rule import answers, confidence
+from ..models.exit_rule import answers
+from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 
 
 def compute_exit_metrics(
@@ -55,7 +56,12 @@ def compute_exit_metrics(
     ```
     """
     _ask(model)
-    return partial(_exit_metrics, thresholds=1.0 if thresholds is None else thresholds, temperatures=temperatures)
+    return partial(
+        _exit_metrics,
+        thresholds=1.0 if thresholds is None else thresholds,
+        temperatures=temperatures,
+        task=getattr(model, "task", SINGLE_LABEL),
+    )
 
 
 def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -84,7 +90,7 @@ def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalP
     ```
     """
     _ask(model)
-    return _routed_metrics
+    return partial(_routed_metrics, task=getattr(model, "task", SINGLE_LABEL))
 
 
 def _ask(model: PreTrainedModel | None) -> None:
@@ -95,7 +101,7 @@ def _ask(model: PreTrainedModel | None) -> None:
         config.keep_exits_at_inference()
 
 
-def _routed_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def _routed_metrics(prediction: EvalPrediction, task: Task) -> dict[str, float]:
     arrays = prediction.predictions
     dims = [getattr(array, "ndim", None) for array in arrays] if isinstance(arrays, tuple | list) else []
     if dims[:3] != [2, 1, 3]:
@@ -106,33 +112,33 @@ def _routed_metrics(prediction: EvalPrediction) -> dict[str, float]:
         )
     logits, exit_index = torch.as_tensor(arrays[0]), torch.as_tensor(arrays[1])
     labels = _labels_of(prediction.label_ids, len(logits))
-    counted = labels != -100
+    counted = labels != NO_LABEL
     logits, exit_index, labels = logits[counted], exit_index[counted], labels[counted]
-    metrics = {"accuracy": accuracy(logits, labels)}
+    metrics = {"accuracy": accuracy(logits, labels, task)}
     for i in range(arrays[2].shape[1]):
         here = exit_index == i
         metrics[f"exit_{i}_share"] = here.double().mean().item()
-        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here])
+        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here], task)
     return metrics
 
 
 def _exit_metrics(
-    prediction: EvalPrediction, thresholds: float | list[float], temperatures: list[float] | None
+    prediction: EvalPrediction, thresholds: float | list[float], temperatures: list[float] | None, task: Task
 ) -> dict[str, float]:
     exit_logits = full_exit_logits(prediction.predictions)
     labels = _labels_of(prediction.label_ids, len(exit_logits))
-    counted = labels != -100
+    counted = labels != NO_LABEL
     exit_logits, labels = exit_logits[counted], labels[counted]
     num_exits = exit_logits.shape[1]
     temperatures = check_temperatures(temperatures, num_exits)
-    exit_index = replay(exit_logits, thresholds, temperatures)
-    metrics = {"accuracy": accuracy(answers(exit_logits, exit_index), labels)}
+    exit_index = replay(exit_logits, thresholds, temperatures, task)
+    metrics = {"accuracy": accuracy(answers(exit_logits, exit_index), labels, task)}
     for i in range(num_exits):
         logits, here = exit_logits[:, i], exit_index == i
-        metrics[f"exit_{i}_accuracy"] = accuracy(logits, labels)
-        metrics[f"exit_{i}_ece"] = _ece(logits, labels, temperatures[i])
+        metrics[f"exit_{i}_accuracy"] = accuracy(logits, labels, task)
+        metrics[f"exit_{i}_ece"] = _ece(logits, labels, temperatures[i], task)
         metrics[f"exit_{i}_share"] = here.double().mean().item()
-        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here])
+        metrics[f"exit_{i}_routed_accuracy"] = accuracy(logits[here], labels[here], task)
     return metrics
 
 
@@ -143,8 +149,8 @@ def _labels_of(label_ids: Any, num_rows: int) -> torch.Tensor:
     return torch.as_tensor(label_ids)
 
 
-def _ece(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+def _ece(logits: torch.Tensor, labels: torch.Tensor, temperature: float, task: Task) -> float:
     """ECE over the rows whose numbers this exit has."""
-    confidences = confidence(logits, temperature)
+    confidences = task.confidence(logits, temperature)
     known = ~confidences.isnan()
-    return expected_calibration_error(confidences[known], correct_rows(logits, labels)[known], **STANDARD_BINS)
+    return expected_calibration_error(confidences[known], task.correct(logits, labels)[known], **STANDARD_BINS)

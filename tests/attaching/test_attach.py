@@ -14,6 +14,7 @@ from hf_sidenet.attaching.checkpoint import recalibrate
 from hf_sidenet.calibration import RepeatedRowsError, TooFewRowsError, split_rows
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.measurement import collect
+from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.report import report_json
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining
@@ -66,7 +67,7 @@ def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
         splits,
         AutoModelForSequenceClassification.from_pretrained(mainnet).config,
         AutoTokenizer.from_pretrained(mainnet),
-        is_text=True,
+        modality=TEXT,
     )
     split = split_rows(len(rows["validation"]), 0.75, 0)
     first = run()
@@ -97,7 +98,7 @@ def test_the_same_call_gives_the_same_result(run):
 
 def test_the_records_are_those_of_the_model(run, splits, mainnet):
     result = run(test=splits["test"])
-    rows = prepare_rows({"test": splits["test"]}, result.model.config, result.processor, is_text=True)["test"]
+    rows = prepare_rows({"test": splits["test"]}, result.model.config, result.processor, modality=TEXT)["test"]
     batches = [rows.collate_fn([rows.dataset[i] for i in range(k, k + 8)]) for k in range(0, len(rows), 8)]
     live = collect(result.model, batches, progress=False)
     torch.testing.assert_close(live.exit_logits, result.test_records.exit_logits, rtol=0, atol=1e-4)

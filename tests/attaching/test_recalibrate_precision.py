@@ -23,6 +23,7 @@ from hf_sidenet.inference.collect import collect_stages
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.inference.stages import Stages
 from hf_sidenet.measurement import collect
+from hf_sidenet.models.modalities import TEXT
 
 from ..attached import Runs, pictures, sentences
 
@@ -61,7 +62,7 @@ class Named:
         self.stages, self.precision, self.seconds = stages, precision, seconds
         self.config = copy.deepcopy(model.config)
         self.device, self.dtype = stages.device, stages.dtype
-        self.input_names, self.is_text = stages.input_names, stages.is_text
+        self.input_names, self.modality, self.task = stages.input_names, stages.modality, stages.task
 
     def __len__(self):
         return len(self.stages)
@@ -73,7 +74,7 @@ class Named:
 
 def certified_rows(model, processor, rows):
     """The certification rows of the last calibration as batches."""
-    prepared = prepare_rows({"validation": rows}, model.config, processor, is_text=True)["validation"]
+    prepared = prepare_rows({"validation": rows}, model.config, processor, modality=TEXT)["validation"]
     evidence = model.config.calibration
     split = split_rows(len(prepared), evidence["certification_fraction"], evidence["seed"])
     chosen = [prepared.dataset[i] for i in split.certification.tolist()]

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer, ConvNextImageProcessor
 
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 from tests.examples.commands import minilm, sentences
 from tests.models.naive import spread_out
 from tests.models.tiny import bert, images, resnet_with_sidenet
@@ -30,7 +30,7 @@ def _save(model, processor, rows, folder):
     with torch.no_grad():
         logits = model(**inputs, thresholds=1.0).exit_logits
     # Half of those that come leave at each exit, and nobody is as sure as θ.
-    sure = confidence(logits)[:, :-1].sort(0).values
+    sure = SINGLE_LABEL.confidence(logits)[:, :-1].sort(0).values
     middle = len(sure) // 2
     model.config.thresholds = ((sure[middle - 1] + sure[middle]) / 2).tolist()
     model.save_pretrained(folder)
@@ -42,7 +42,7 @@ def save_image_checkpoint(folder):
     torch.manual_seed(0)
     model = resnet_with_sidenet(thresholds=0.4)
     with torch.no_grad():
-        sure = confidence(model(**images(40), thresholds=1.0).exit_logits[:, 0]).sort().values
+        sure = SINGLE_LABEL.confidence(model(**images(40), thresholds=1.0).exit_logits[:, 0]).sort().values
     model.config.thresholds = [sure[19:21].mean().item()]
     model.save_pretrained(folder)
     ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(folder)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_sidenet.benchmark.cascade import cascade_threshold
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 ROWS = st.lists(
@@ -23,15 +23,15 @@ def test_it_is_the_lowest_that_is_accurate_enough(rows, accuracy):
     large, labels = torch.tensor([row[1] for row in rows]), [row[2] for row in rows]
 
     def reached(threshold):
-        small = confidence(logits) > threshold
+        small = SINGLE_LABEL.confidence(logits) > threshold
         return (torch.where(small, logits.argmax(-1), large) == torch.tensor(labels)).double().mean().item()
 
     found = cascade_threshold(logits, large, labels, accuracy)
-    possible = [0.0, *confidence(logits).tolist(), 1.0]
+    possible = [0.0, *SINGLE_LABEL.confidence(logits).tolist(), 1.0]
     enough = [threshold for threshold in possible if reached(threshold) >= accuracy - 1e-9]
     if not enough:
         assert found == 1.0
         return
     assert reached(found) >= accuracy - 1e-9
     # As many rows for the small model as the lowest has.
-    assert (confidence(logits) > found).sum() == (confidence(logits) > min(enough)).sum()
+    assert (SINGLE_LABEL.confidence(logits) > found).sum() == (SINGLE_LABEL.confidence(logits) > min(enough)).sum()

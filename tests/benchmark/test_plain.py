@@ -6,6 +6,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
+from hf_sidenet.models.modalities import IMAGE, TEXT
 from tests.models.tiny import bert_with_sidenets, images, resnet_with_sidenet, texts
 
 
@@ -28,7 +29,7 @@ def test_plain_mainnet(make, inputs):
 def test_a_chain_of_one_stage():
     model = bert_with_sidenets()
     chain = PlainChain(plain_mainnet(model))
-    assert (len(chain), chain.is_text, chain.max_length, chain.dtype) == (1, True, 512, torch.float32)
+    assert (len(chain), chain.modality is TEXT, chain.max_length, chain.dtype) == (1, True, 512, torch.float32)
     assert chain.config.id2label == model.config.id2label
     hidden, logits = chain(0, None, texts())
     assert hidden is None
@@ -47,4 +48,4 @@ def test_inputs_that_a_classifier_does_not_take_are_left_out():
     assert torch.equal(chain(0, None, inputs)[1], model(**texts()).logits)
     assert "input_ids" in seen[0]
     assert "token_type_ids" not in seen[0]
-    assert not PlainChain(resnet_with_sidenet().mainnet).is_text
+    assert PlainChain(resnet_with_sidenet().mainnet).modality is IMAGE

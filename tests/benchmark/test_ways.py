@@ -8,7 +8,8 @@ from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.benchmark.ways import by_cascade, by_first_stage, by_whole_batch
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import collate
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.modalities import TEXT
+from hf_sidenet.models.tasks import SINGLE_LABEL
 from tests.models.tiny import bert, bert_with_sidenets, images, resnet_with_sidenet, texts
 
 from .cases import rows_of
@@ -19,8 +20,8 @@ CPU = torch.device("cpu")
 
 def batch_of(model, count=12):
     batch = collate(rows_of([9] * count), {}, CPU)
-    batch.inputs = texts(count) if model.is_text else images(count)
-    if not model.is_text:
+    batch.inputs = texts(count) if model.modality is TEXT else images(count)
+    if model.modality is not TEXT:
         for row in batch.rows:
             row.length = 0
     return batch
@@ -42,7 +43,7 @@ def test_the_whole_batch_stops_where_its_least_sure_row_does(make):
     model = make()
     batch = batch_of(model)
     every = model(**batch.inputs, thresholds=1.0).exit_logits
-    sure = confidence(every)[:, :-1].amin(0)
+    sure = SINGLE_LABEL.confidence(every)[:, :-1].amin(0)
     answer = by_whole_batch(Stages(model))
     num_sidenets = len(model.sidenets)
     for stop in range(num_sidenets + 1):
@@ -63,7 +64,7 @@ def test_the_whole_batch_stops_where_its_least_sure_row_does(make):
 def test_the_whole_batch_reads_temperatures():
     model = bert_with_sidenets(temperatures=[0.01, 100.0, 1.0])
     batch = batch_of(model)
-    sure = confidence(model(**batch.inputs, thresholds=1.0).exit_logits[:, 0], 0.01)
+    sure = SINGLE_LABEL.confidence(model(**batch.inputs, thresholds=1.0).exit_logits[:, 0], 0.01)
     theta = torch.full((12, 2), sure.min().item() - 1e-4)
     assert by_whole_batch(Stages(model))(batch, theta)[1].tolist() == [0] * 12
     theta[:, 0] = 1.0
@@ -78,7 +79,7 @@ def test_a_cascade_asks_the_large_model_only_where_the_small_one_is_not_sure(thr
     small, large = bert(num_hidden_layers=1, initializer_range=1.0), bert(initializer_range=1.0)
     batch = batch_of(bert_with_sidenets())
     own, other = small(**batch.inputs).logits, large(**batch.inputs).logits
-    sure = confidence(own)
+    sure = SINGLE_LABEL.confidence(own)
     threshold = sure.sort().values[6].item() if threshold is None else threshold
     asked = []
     large.register_forward_hook(lambda *_: asked.append(1))

@@ -7,7 +7,7 @@ from hf_sidenet.data.bad_rows import without_bad_rows
 from .files import datasets, pictures, table
 
 
-TEXT = Columns(("text",), "label", True)
+TEXT = Columns(("text",), "label", "text")
 
 
 def made(**columns):
@@ -35,7 +35,7 @@ def test_numbers_that_are_missing():
 
 def test_texts_that_are_missing_in_a_pair():
     rows = made(a=["1", None, "3"], b=["1", "2", None], label=[0, 1, 0])
-    columns = Columns(("a", "b"), "label", True)
+    columns = Columns(("a", "b"), "label", "text")
     with pytest.raises(ValueError, match=r"row 2 has no text in 'a'; row 3 has no text in 'b'"):
         without_bad_rows(rows, "train", columns, skip=False)
     assert without_bad_rows(rows, "train", columns, skip=True)[0]["a"][:] == ["1"]

@@ -18,30 +18,33 @@ def find(features, **given):
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
-        ({"idx": INT, "sentence": STRING, "label": CLASSES}, Columns(("sentence",), "label", True)),
-        ({"Text": STRING, "note": STRING, "Label": STRING}, Columns(("Text",), "Label", True)),
-        ({"premise": STRING, "hypothesis": STRING, "label": INT}, Columns(("premise", "hypothesis"), "label", True)),
-        ({"question": STRING, "sentence": STRING, "label": INT}, Columns(("question", "sentence"), "label", True)),
-        ({"text": STRING, "text_pair": STRING, "label": INT}, Columns(("text", "text_pair"), "label", True)),
-        ({"question": STRING, "answer": STRING, "label": INT}, Columns(("question", "answer"), "label", True)),
-        ({"Query": STRING, "passage": STRING, "label": INT}, Columns(("Query", "passage"), "label", True)),
-        ({"sentence1": STRING, "sentence2": STRING, "label": INT}, Columns(("sentence1", "sentence2"), "label", True)),
-        ({"text_a": STRING, "text_b": STRING, "label": INT}, Columns(("text_a", "text_b"), "label", True)),
+        ({"idx": INT, "sentence": STRING, "label": CLASSES}, Columns(("sentence",), "label", "text")),
+        ({"Text": STRING, "note": STRING, "Label": STRING}, Columns(("Text",), "Label", "text")),
+        ({"premise": STRING, "hypothesis": STRING, "label": INT}, Columns(("premise", "hypothesis"), "label", "text")),
+        ({"question": STRING, "sentence": STRING, "label": INT}, Columns(("question", "sentence"), "label", "text")),
+        ({"text": STRING, "text_pair": STRING, "label": INT}, Columns(("text", "text_pair"), "label", "text")),
+        ({"question": STRING, "answer": STRING, "label": INT}, Columns(("question", "answer"), "label", "text")),
+        ({"Query": STRING, "passage": STRING, "label": INT}, Columns(("Query", "passage"), "label", "text")),
+        (
+            {"sentence1": STRING, "sentence2": STRING, "label": INT},
+            Columns(("sentence1", "sentence2"), "label", "text"),
+        ),
+        ({"text_a": STRING, "text_b": STRING, "label": INT}, Columns(("text_a", "text_b"), "label", "text")),
         (
             {"Question_1": STRING, "Question_2": STRING, "label": INT},
-            Columns(("Question_1", "Question_2"), "label", True),
+            Columns(("Question_1", "Question_2"), "label", "text"),
         ),
         # A column with the class is no half of a pair.
-        ({"text": STRING, "text_pair": CLASSES}, Columns(("text",), "text_pair", True)),
-        ({"body": STRING, "target": STRING}, Columns(("body",), "target", True)),
-        ({"text": STRING, "label": INT, "category": STRING}, Columns(("text",), "label", True)),
-        ({"text": STRING, "coarse": CLASSES, "size": INT}, Columns(("text",), "coarse", True)),
-        ({"img": IMAGE, "label": CLASSES}, Columns(("img",), "label", False)),
-        ({"photo": IMAGE, "text": STRING, "label": CLASSES}, Columns(("photo",), "label", False)),
-        ({"image": STRING, "label": STRING}, Columns(("image",), "label", False)),
-        ({"text": datasets.Value("large_string"), "label": INT}, Columns(("text",), "label", True)),
-        ({"text": STRING, "label": FLOAT}, Columns(("text",), "label", True)),
-        ({"text": STRING, "label": datasets.Value("bool")}, Columns(("text",), "label", True)),
+        ({"text": STRING, "text_pair": CLASSES}, Columns(("text",), "text_pair", "text")),
+        ({"body": STRING, "target": STRING}, Columns(("body",), "target", "text")),
+        ({"text": STRING, "label": INT, "category": STRING}, Columns(("text",), "label", "text")),
+        ({"text": STRING, "coarse": CLASSES, "size": INT}, Columns(("text",), "coarse", "text")),
+        ({"img": IMAGE, "label": CLASSES}, Columns(("img",), "label", "image")),
+        ({"photo": IMAGE, "text": STRING, "label": CLASSES}, Columns(("photo",), "label", "image")),
+        ({"image": STRING, "label": STRING}, Columns(("image",), "label", "image")),
+        ({"text": datasets.Value("large_string"), "label": INT}, Columns(("text",), "label", "text")),
+        ({"text": STRING, "label": FLOAT}, Columns(("text",), "label", "text")),
+        ({"text": STRING, "label": datasets.Value("bool")}, Columns(("text",), "label", "text")),
     ],
 )
 def test_columns_with_usual_names_or_the_only_fitting_type(features, expected):
@@ -76,9 +79,9 @@ def test_a_column_that_looks_like_texts_and_is_not_read_is_named(sample, given, 
 
 def test_given_names_win():
     features = {"text": STRING, "label": INT, "other": STRING, "kind": CLASSES, "image": IMAGE}
-    assert find(features, text_columns=["other"], label_column="kind") == Columns(("other",), "kind", True)
-    assert find(features, text_columns=["other", "text"]) == Columns(("other", "text"), "label", True)
-    assert find(features, image_column="image") == Columns(("image",), "label", False)
+    assert find(features, text_columns=["other"], label_column="kind") == Columns(("other",), "kind", "text")
+    assert find(features, text_columns=["other", "text"]) == Columns(("other", "text"), "label", "text")
+    assert find(features, image_column="image") == Columns(("image",), "label", "image")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from hf_sidenet import SideNetConfig, SideNetForSequenceClassification, SideNetR
 from hf_sidenet.data import lengths
 from hf_sidenet.data.lengths import longest_text, positions_of, text_limit, with_limit
 from hf_sidenet.data.rows import prepare_rows
+from hf_sidenet.models.modalities import TEXT
 
 from ..models import tiny
 
@@ -85,7 +86,7 @@ def test_a_tokenizer_without_a_limit(mainnet):
     model, tokenizer = SideNetForSequenceClassification.from_mainnet(mainnet(), exit_layers=[1]), tiny.tokenizer()
     positions = longest_text(model.mainnet)
     rows = Dataset.from_dict({"text": [LONG, "good"], "label": [0, 1]})
-    (ready,) = prepare_rows({"test": rows}, model.config, tokenizer, is_text=True).values()
+    (ready,) = prepare_rows({"test": rows}, model.config, tokenizer, modality=TEXT).values()
     assert [len(row["input_ids"]) for row in ready.dataset] == [positions, 1]
     found = list(SideNetRunner(model, tokenizer, thresholds=1.0).predict([LONG, "good"]))
     assert [answer.error for answer in found] == [None, None]

@@ -36,7 +36,7 @@ def test_every_kind_of_file_and_kinds_mixed(tmp_path):
         other = save(tmp_path / ("v.jsonl" if kind == "parquet" else "v.parquet"))
         path = save(tmp_path / f"t.{kind}")
         splits, columns = load_splits(files=files(validation=other, train=path))
-        assert columns == Columns(("text",), "label", True)
+        assert columns == Columns(("text",), "label", "text")
         assert list(splits) == ["train", "validation"]
         assert [columns_of(rows, "text", "label") for rows in splits.values()] == [TEXTS, TEXTS], kind
 
@@ -84,11 +84,11 @@ def test_columns_that_are_empty_or_have_no_name_or_the_same(tmp_path):
 def test_files_without_a_header_line(tmp_path):
     path = table(tmp_path / "t.tsv", [('"a', 0), ("b", 1)], columns=None)
     splits, columns = load_splits(files=files(train=path), header=False)
-    assert columns == Columns(("text",), "label", True)
+    assert columns == Columns(("text",), "label", "text")
     assert columns_of(splits["train"], "text", "label") == [('"a', "0"), ("b", "1")]
     path = table(tmp_path / "p.tsv", PAIR, columns=None)
     splits, columns = load_splits(files=files(test=path), header=False, text_columns=["q", "s"], label_column="y")
-    assert columns == Columns(("q", "s"), "y", True)
+    assert columns == Columns(("q", "s"), "y", "text")
     assert columns_of(splits["test"], "q", "s", "y") == [(*texts, str(label)) for *texts, label in PAIR]
 
 
@@ -108,14 +108,14 @@ def test_a_local_data_set_with_validation_rows_called_dev(tmp_path):
 def test_folders_of_pictures(tmp_path):
     train, test = pictures(tmp_path / "a[1]"), pictures(tmp_path / "b", classes=["light"])
     splits, columns = load_splits(files=files(train=train, test=test))
-    assert columns == Columns(("image",), "label", False)
+    assert columns == Columns(("image",), "label", "image")
     assert splits["train"].features["label"].names == ["dark", "light"]
     assert splits["train"]["label"][:] == [0, 0, 1, 1]
     # A folder of one class has labels too.
     assert splits["test"].features["label"].names == ["light"]
     splits["train"].to_parquet(tmp_path / "t.parquet")
     again, columns = load_splits(files=files(train=tmp_path / "t.parquet"))
-    assert not columns.is_text
+    assert columns.modality == "image"
     assert again["train"][0]["image"].size == (8, 8)
 
 
@@ -123,7 +123,7 @@ def test_paths_of_pictures_become_pictures(tmp_path):
     folder = pictures(tmp_path / "p")
     path = table(tmp_path / "t.csv", [(folder / "light" / "0.png", "light")], columns=("image", "label"))
     splits, columns = load_splits(files=files(test=path))
-    assert columns == Columns(("image",), "label", False)
+    assert columns == Columns(("image",), "label", "image")
     assert splits["test"][0]["image"].getpixel((0, 0)) == (255, 255, 255)
 
 

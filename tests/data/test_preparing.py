@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_sidenet.data import collator, load_processor, load_splits, prepare, prepare_splits
 from hf_sidenet.data.rows import prepare_rows
+from hf_sidenet.models.modalities import IMAGE, TEXT
 
 from ..models import tiny
 from .files import datasets, pictures, table
@@ -56,7 +57,7 @@ def test_texts(tmp_path, tokenizer):
     assert inputs["train"]["input_ids"][:] == [[2, 4, 5, 3], [2, 6, 4, 5, 7, 3]]
     assert inputs["test"][0]["labels"] == 1
     assert set(inputs["test"].column_names) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
-    batch = collator(tokenizer, is_text=True)([inputs["train"][0], inputs["train"][1]])
+    batch = collator(tokenizer, modality=TEXT)([inputs["train"][0], inputs["train"][1]])
     assert batch["input_ids"].tolist() == [[2, 4, 5, 3, 0, 0], [2, 6, 4, 5, 7, 3]]
     assert batch["labels"].tolist() == [1, 0]
     short, _ = prepare_splits(splits, columns, named(BertConfig, "POSITIVE", "NEGATIVE"), tokenizer, max_length=3)
@@ -75,11 +76,11 @@ def test_pairs_and_a_column_called_labels(tmp_path, tokenizer):
 def test_long_texts_are_cut_at_the_tokenizers_length_but_at_most_512(tmp_path, tokenizer):
     path = table(tmp_path / "t.tsv", [("a " * 600, 0), ("film", 1)])
     splits, columns = load(train=path)
-    assert len(prepare(splits["train"], columns, tokenizer)[0]["input_ids"]) == 512
+    assert len(prepare(splits["train"], columns, tokenizer, BertConfig())[0]["input_ids"]) == 512
     tokenizer.model_max_length = 16
-    assert len(prepare(splits["train"], columns, tokenizer)[0]["input_ids"]) == 16
+    assert len(prepare(splits["train"], columns, tokenizer, BertConfig())[0]["input_ids"]) == 16
     with pytest.raises(ValueError, match=r"`max_length` must be at least 1, .* got 0"):
-        prepare(splits["train"], columns, tokenizer, max_length=0)
+        prepare(splits["train"], columns, tokenizer, BertConfig(), max_length=0)
 
 
 def test_only_test_rows_take_the_order_of_the_config(tmp_path, tokenizer):
@@ -101,11 +102,11 @@ def test_pictures(tmp_path, image_processor):
     assert row["labels"] == 1
     assert torch.equal(row["pixel_values"], torch.full((3, 4, 4), -1.0))
     assert inputs["test"][0]["labels"] == 0
-    batch = collator(image_processor, is_text=False)([row, inputs["train"][3]])
+    batch = collator(image_processor, modality=IMAGE)([row, inputs["train"][3]])
     assert batch["pixel_values"].shape == (2, 3, 4, 4)
     assert batch["labels"].tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"`max_length` must be .* None for images, got 8"):
-        prepare(splits["train"], columns, image_processor, max_length=8)
+        prepare(splits["train"], columns, image_processor, ResNetConfig(), max_length=8)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
@@ -119,27 +120,27 @@ def test_pictures_come_in_the_mainnets_channels(mode, num_channels):
     rows = datasets.Dataset.from_dict({"image": [picture, picture], "label": [0, 1]}).cast_column(
         "image", datasets.Image()
     )
-    prepared = prepare_rows({"test": rows}, config, processor, is_text=False)["test"]
+    prepared = prepare_rows({"test": rows}, config, processor, modality=IMAGE)["test"]
     assert torch.equal(prepared.dataset[0]["pixel_values"], torch.ones(num_channels, 4, 4))
 
 
 def test_rows_without_labels(tmp_path, tokenizer, image_processor):
     splits, columns = load(train=table(tmp_path / "t.tsv", [("a", 0), ("film", 1)]))
-    rows = prepare(splits["train"].remove_columns("label"), columns, tokenizer)
-    batch = collator(tokenizer, is_text=True)([rows[0], rows[1]])
+    rows = prepare(splits["train"].remove_columns("label"), columns, tokenizer, BertConfig())
+    batch = collator(tokenizer, modality=TEXT)([rows[0], rows[1]])
     assert batch.keys() == {"input_ids", "token_type_ids", "attention_mask"}
     splits, columns = load(train=pictures(tmp_path / "p"))
-    rows = prepare(splits["train"].remove_columns("label"), columns, image_processor)
-    assert collator(image_processor, is_text=False)([rows[0]]).keys() == {"pixel_values"}
+    rows = prepare(splits["train"].remove_columns("label"), columns, image_processor, ResNetConfig())
+    assert collator(image_processor, modality=IMAGE)([rows[0]]).keys() == {"pixel_values"}
 
 
 def test_processors_are_found_next_to_the_model(tmp_path, tokenizer, image_processor):
     tiny.bert().save_pretrained(tmp_path / "text")
     tiny.resnet_with_sidenet().save_pretrained(tmp_path / "image")
-    for name, is_text, file in (("text", True, "tokenizer.json"), ("image", False, "preprocessor_config.json")):
+    for name, modality, file in (("text", TEXT, "tokenizer.json"), ("image", IMAGE, "preprocessor_config.json")):
         for folder in (tmp_path / name, tmp_path / "nothing"):
             with pytest.raises(ValueError, match=f"`model_name_or_path` must have .* without {file}; save it next to"):
-                load_processor(str(folder), is_text)
+                load_processor(str(folder), modality)
     tokenizer.save_pretrained(tmp_path / "text")
     image_processor.save_pretrained(tmp_path / "image")
     assert load_processor(str(tmp_path / "text"), True)("a film")["input_ids"] == [2, 4, 5, 3]
@@ -155,7 +156,7 @@ def test_timm_models_carry_theirs_in_the_config(tmp_path):
     processor = load_processor(str(tmp_path / "timm"), False)
     splits, columns = load(train=pictures(tmp_path / "p"))
     inputs, _ = prepare_splits(splits, columns, config, processor, labels=["dark", "light"])
-    batch = collator(processor, is_text=False)([inputs["train"][0], inputs["train"][3]])
+    batch = collator(processor, modality=IMAGE)([inputs["train"][0], inputs["train"][3]])
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "timm").eval()
     assert model(**batch).logits.shape == (2, 2)
 
@@ -163,7 +164,7 @@ def test_timm_models_carry_theirs_in_the_config(tmp_path):
 def test_a_tokenizer_that_cannot_pad(tokenizer):
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="`pad_token`, got None"):
-        collator(tokenizer, is_text=True)
+        collator(tokenizer, modality=TEXT)
 
 
 def test_the_room_is_imported_without_datasets():
@@ -189,4 +190,4 @@ ROWS = [{"text": "good", "label": 0}, {"text": "bad", "label": 1}]
 )
 def test_what_is_no_data_set_is_refused_with_what_to_give(rows, instead, tokenizer):
     with pytest.raises(ValueError, match=f"`train` must be a `datasets.Dataset`, got {instead}"):
-        prepare_rows({"train": rows}, BertConfig(), tokenizer, is_text=True)
+        prepare_rows({"train": rows}, BertConfig(), tokenizer, modality=TEXT)

@@ -5,6 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from hf_sidenet.data.rows import prepare_rows
+from hf_sidenet.models.modalities import TEXT
 
 from ..models import tiny
 
@@ -20,7 +21,7 @@ def config(names):
 
 
 def labels_of(rows, names=NAMES, **kwargs):
-    return prepare_rows({"test": rows}, config(names), tiny.tokenizer(), is_text=True, **kwargs)["test"].labels
+    return prepare_rows({"test": rows}, config(names), tiny.tokenizer(), modality=TEXT, **kwargs)["test"].labels
 
 
 def inputs(labels, feature=None):

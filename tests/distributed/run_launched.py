@@ -19,8 +19,8 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from transformers import Trainer
 
-from hf_sidenet.models.exit_rule import confidence
 from hf_sidenet.models.gate import has_sharded_parameters
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 from . import cases
 
@@ -40,7 +40,7 @@ def shard_on_cpu():
 
 def between_rows(exit_logits):
     """A θ at which many rows leave at the first SideNet and many stay, and that is near to none of them."""
-    sure = confidence(exit_logits)[:, 0].sort().values
+    sure = SINGLE_LABEL.confidence(exit_logits)[:, 0].sort().values
     first, last = len(sure) // 4, 3 * len(sure) // 4
     place = first + sure[first:last].diff().argmax().item()
     return sure[place : place + 2].mean().item()

@@ -19,7 +19,7 @@ from hf_sidenet.measurement import (
     expected_calibration_error,
     replay,
 )
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 COSTS = ExitCosts(
@@ -152,7 +152,7 @@ def test_values_equal_the_other_ways_to_compute_them(seed, thresholds):
     mainnet_right = rows.exit_logits[:, 2].argmax(-1) == rows.labels
     for i, found in enumerate(made.exits):
         logits = rows.exit_logits[:, i]
-        sure, right = confidence(logits, temperatures[i]), logits.argmax(-1) == rows.labels
+        sure, right = SINGLE_LABEL.confidence(logits, temperatures[i]), logits.argmax(-1) == rows.labels
         assert found.paper_ece.error.value == pytest.approx(
             expected_calibration_error(sure, right, **PAPER_BINS), abs=1e-6
         )

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, ViTImageProcessor
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages, TorchStages
 from hf_sidenet.inference import SideNetRunner
+from hf_sidenet.models.modalities import TEXT
 
 from ..cli.test_cli import contents, run, run_json
 from ..examples.commands import minilm, save_pictures, sentences
@@ -56,7 +57,7 @@ def test_onnx(world, tmp_path):
     assert lines[-1] == f"Written to {tmp_path / 'out'}"
     assert "int8" not in done.out
     assert contents(world / "texts") == before
-    tokenizer = load_processor(str(tmp_path / "out"), is_text=True)
+    tokenizer = load_processor(str(tmp_path / "out"), modality=TEXT)
     runner = SideNetRunner(OnnxStages.load(tmp_path / "out"), tokenizer)
     assert {each.label for each in runner.predict(["a good film", "a dull one"])} <= {"good", "bad"}
     done = run("export", world / "texts", "--output-dir", tmp_path / "out")
@@ -108,7 +109,7 @@ def test_calibration_rows_are_from_all_over_the_file(world, tmp_path, monkeypatc
     (tmp_path / "seven.tsv").write_text("\n".join(lines) + "\n")
     rows = ["--calibration-file", tmp_path / "seven.tsv"]
     assert run("export", world / "texts", "--int8", *rows, "--output-dir", tmp_path / "out").last == "Error: enough"
-    tokenizer = load_processor(str(world / "texts"), is_text=True)
+    tokenizer = load_processor(str(world / "texts"), modality=TEXT)
     expected = [tokenizer(text)["input_ids"] for text in ("one", "two", "four", "six")]
     assert [list(row["input_ids"]) for row in found] == expected
 

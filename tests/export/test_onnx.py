@@ -139,7 +139,7 @@ def test_any_number_of_rows_and_tokens(bert, stages, num_rows, num_tokens):
 def test_what_stages_say_of_themselves(bert, stages):
     torch_stages = Stages(bert)
     assert len(stages) == len(torch_stages) == 3
-    for name in ("is_text", "device", "dtype", "max_length"):
+    for name in ("modality", "task", "device", "dtype", "max_length"):
         assert getattr(stages, name) == getattr(torch_stages, name)
     assert stages.input_names == ("input_ids", "attention_mask", "token_type_ids")
     assert stages.precision == "float32 (ONNX Runtime)"

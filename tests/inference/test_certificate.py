@@ -17,6 +17,7 @@ from hf_sidenet.inference.certificate import certificate, source_weights, why_no
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.io.fingerprint import answering_fields, fingerprint_weights
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
+from hf_sidenet.models.modalities import TEXT
 
 from ..hub.folder import EVIDENCE
 from ..models import tiny
@@ -146,7 +147,7 @@ def test_an_exported_folder_is_as_certified_as_what_it_was_exported_from(precisi
         format_version=VERSION,
         precision=precision,
         dtype="float32",
-        is_text=True,
+        modality=TEXT,
         input_names=["input_ids"],
         max_length=None,
         stages=[],

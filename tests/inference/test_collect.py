@@ -9,6 +9,8 @@ from hf_sidenet.inference.collect import collect_stages, stage_milliseconds
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.inference.stages import Stages
 from hf_sidenet.measurement.records import collect
+from hf_sidenet.models.modalities import TEXT
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 from ..models import tiny
 
@@ -20,7 +22,8 @@ class Chain:
         seconds (`tuple[float, ...]`): that each stage takes.
     """
 
-    device, dtype, input_names, is_text = torch.device("cpu"), torch.float32, ("input_ids",), True
+    device, dtype, input_names = torch.device("cpu"), torch.float32, ("input_ids",)
+    modality, task = TEXT, SINGLE_LABEL
     config = SimpleNamespace()
 
     def __init__(self, seconds=(0, 0, 0)):

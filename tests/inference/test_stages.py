@@ -15,7 +15,7 @@ from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.engine import Engine
 from hf_sidenet.inference.routings import measure_routings
 from hf_sidenet.inference.whole import WholeEngine, by_gates
-from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.mainnet import find_blocks
 from tests.models.naive import spread_out
 from tests.models.tiny import bert_with_sidenets
 

@@ -5,7 +5,7 @@ import copy
 
 import torch
 
-from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.mainnet import find_blocks
 from hf_sidenet.models.sidenet import pool
 
 

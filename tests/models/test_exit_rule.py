@@ -6,26 +6,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sidenet.models.exit_rule import answers, check_thresholds, confidence, leaves, route
+from hf_sidenet.models.exit_rule import answers, check_thresholds, leaves, route
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 from .naive import choose
 
 
 def test_confidence_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    torch.testing.assert_close(confidence(logits), torch.tensor([0.5, 0.75]))
-    torch.testing.assert_close(confidence(logits, 2.0)[1], torch.tensor(math.sqrt(3) / (1 + math.sqrt(3))))
+    torch.testing.assert_close(SINGLE_LABEL.confidence(logits), torch.tensor([0.5, 0.75]))
+    torch.testing.assert_close(
+        SINGLE_LABEL.confidence(logits, 2.0)[1], torch.tensor(math.sqrt(3) / (1 + math.sqrt(3)))
+    )
 
 
 def test_two_logits_are_the_papers_sigmoid():
     z = torch.linspace(-5, 5, 11)
     p = z.sigmoid()
-    torch.testing.assert_close(confidence(torch.stack([torch.zeros(11), z], -1)), torch.maximum(p, 1 - p))
+    torch.testing.assert_close(SINGLE_LABEL.confidence(torch.stack([torch.zeros(11), z], -1)), torch.maximum(p, 1 - p))
 
 
 def test_half_precision_is_read_in_float32():
     logits = torch.tensor([[8.0, 0.0], [7.0, 0.0]], dtype=torch.bfloat16)
-    high, low = confidence(logits)
+    high, low = SINGLE_LABEL.confidence(logits)
     assert high.dtype == torch.float32
     assert high > low
 

@@ -20,6 +20,7 @@ from hf_sidenet.models import (
     SideNetForImageClassification,
 )
 from hf_sidenet.models import modeling_base as classify
+from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.models.sidenet import SideNet
 
 from . import tiny
@@ -121,7 +122,7 @@ def test_mlp_head_is_shaped_like_the_sidenet(tmp_path):
         heads = [m for m in model.mainnet.modules() if isinstance(m, SideNet)]
         assert len(heads) == 1
         assert heads[0].dense.out_features == 32
-        inputs = tiny.texts(4) if model.is_text else tiny.images(4)
+        inputs = tiny.texts(4) if model.modality is TEXT else tiny.images(4)
         model.train()
         assert heads[0].training
         model(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss.backward()

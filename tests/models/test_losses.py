@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_sidenet.models.sidenet import check_labels, cross_entropy, distillation, exit_loss
+from hf_sidenet.models.sidenet import exit_loss
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 SIDE = [torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])]
@@ -26,7 +27,7 @@ def test_a_mainnet_that_did_not_run_has_no_loss():
 def test_distillation_is_t_squared_kl_to_a_detached_teacher():
     teacher = MAIN.clone().requires_grad_()
     student = SIDE[1].clone().requires_grad_()
-    loss = distillation(student, teacher, 2.0)
+    loss = SINGLE_LABEL.distillation(student, teacher, 2.0)
     p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
     torch.testing.assert_close(loss, (4 * (p * (p / q).log()).sum()).detach())
     loss.backward()
@@ -36,8 +37,8 @@ def test_distillation_is_t_squared_kl_to_a_detached_teacher():
 
 def test_mixed_loss_and_no_labels():
     both = exit_loss(SIDE[:1], MAIN, LABELS, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
-    ce, kl = cross_entropy(SIDE[0], LABELS), distillation(SIDE[0], MAIN, 2.0)
-    torch.testing.assert_close(both, cross_entropy(MAIN, LABELS) + 0.75 * ce + 0.25 * kl)
+    ce, kl = SINGLE_LABEL.loss(SIDE[0], LABELS), SINGLE_LABEL.distillation(SIDE[0], MAIN, 2.0)
+    torch.testing.assert_close(both, SINGLE_LABEL.loss(MAIN, LABELS) + 0.75 * ce + 0.25 * kl)
     unlabelled = exit_loss(SIDE[:1], MAIN, None, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
     torch.testing.assert_close(unlabelled, 0.25 * kl)
     assert exit_loss(SIDE, MAIN, None, alpha=[1.0, 1.0]) is None
@@ -46,7 +47,7 @@ def test_mixed_loss_and_no_labels():
 def test_ignored_rows():
     logits = torch.randn(3, 4)
     torch.testing.assert_close(
-        cross_entropy(logits, torch.tensor([1, -100, 2])), F.cross_entropy(logits[[0, 2]], torch.tensor([1, 2]))
+        SINGLE_LABEL.loss(logits, torch.tensor([1, -100, 2])), F.cross_entropy(logits[[0, 2]], torch.tensor([1, 2]))
     )
 
 
@@ -62,8 +63,8 @@ def test_ignored_rows():
 )
 def test_impossible_labels(labels, message):
     with pytest.raises(ValueError, match=message):
-        check_labels(labels, 2, 3)
+        SINGLE_LABEL.check_labels(labels, 2, 3)
 
 
 def test_possible_labels():
-    check_labels(torch.tensor([0, -100]), 2, 3)
+    SINGLE_LABEL.check_labels(torch.tensor([0, -100]), 2, 3)

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_sidenet.models.sidenet import SideNet, pool, pooled_size
+from hf_sidenet.models.modalities import IMAGE, TEXT
+from hf_sidenet.models.sidenet import SideNet, pool
 
 
 def test_head_is_the_papers():
@@ -47,22 +48,22 @@ def test_mean_of_many_half_precision_tokens():
 
 
 @pytest.mark.parametrize(
-    ("shape", "pooling", "is_text", "size"),
-    [([384], "auto", True, 384), ([64, 8, 8], "gap", False, 64), ([64, 8, 8], "flatten", False, 4096),
-     ([17, 32], "cls", False, 32), ([17, 32], "flatten", False, 544)],
+    ("shape", "pooling", "modality", "size"),
+    [([384], "auto", TEXT, 384), ([64, 8, 8], "gap", IMAGE, 64), ([64, 8, 8], "flatten", IMAGE, 4096),
+     ([17, 32], "cls", IMAGE, 32), ([17, 32], "flatten", IMAGE, 544)],
 )  # fmt: skip
-def test_pooled_size(shape, pooling, is_text, size):
-    assert pooled_size(shape, pooling, is_text) == size
+def test_pooled_size(shape, pooling, modality, size):
+    assert modality.pooled_size(shape, pooling) == size
 
 
 @pytest.mark.parametrize(
-    ("shape", "pooling", "is_text", "message"),
+    ("shape", "pooling", "modality", "message"),
     [
-        ([384], "flatten", True, "texts differ"),
-        ([384], "gap", True, "does not fit a sequence of tokens .* use 'mean' or 'cls'"),
-        ([64, 8, 8], "cls", False, "does not fit a feature map of shape .* use 'gap'"),
+        ([384], "flatten", TEXT, "texts differ"),
+        ([384], "gap", TEXT, "does not fit a sequence of tokens .* use 'mean' or 'cls'"),
+        ([64, 8, 8], "cls", IMAGE, "does not fit a feature map of shape .* use 'gap'"),
     ],
 )
-def test_pooling_that_does_not_fit(shape, pooling, is_text, message):
+def test_pooling_that_does_not_fit(shape, pooling, modality, message):
     with pytest.raises(ValueError, match=message):
-        pooled_size(shape, pooling, is_text)
+        modality.pooled_size(shape, pooling)

@@ -17,7 +17,7 @@ from hf_sidenet.inference import Stages
 from hf_sidenet.inference.tail import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
-from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.mainnet import find_blocks
 
 from .naive import choose, every_exit, spread_out, without_hooks
 from .prepare import aligned, build_mainnet, place

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.mainnet import find_blocks
 
 
 def labelled(inputs, num_labels=3):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from hf_sidenet import collect
-from hf_sidenet.models.gate import find_blocks
+from hf_sidenet.models.mainnet import find_blocks
 
 from ..models import tiny
 

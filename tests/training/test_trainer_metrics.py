@@ -8,7 +8,7 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_sidenet.measurement.metrics import accuracy, expected_calibration_error
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 from hf_sidenet.training import compute_exit_metrics, routed_exit_metrics
 from tests.measurement.models import texts, tiny_bert
 
@@ -60,7 +60,7 @@ def test_temperatures_enter_routing_and_ece():
     assert metrics["exit_0_share"] == 0.25
     for i, temperature in enumerate([2.0, 0.5]):
         correct = exit_logits[:, i].argmax(-1) == labels
-        expected = expected_calibration_error(confidence(exit_logits[:, i], temperature), correct)
+        expected = expected_calibration_error(SINGLE_LABEL.confidence(exit_logits[:, i], temperature), correct)
         assert metrics[f"exit_{i}_ece"] == pytest.approx(expected)
 
 

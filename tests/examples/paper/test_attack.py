@@ -9,7 +9,7 @@ import torch
 from transformers import ViTImageProcessor
 
 from hf_sidenet.measurement import ExitCosts, ExitRecords
-from hf_sidenet.models.exit_rule import confidence
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 from ...models import tiny
 from ..commands import ROOT, run, save_pictures
@@ -118,7 +118,9 @@ def test_delay_makes_unsure(perturb, logits_of, pixels, temperature):
 
     moved = perturb.pgd(objective, pixels, EPSILON, 10, generator())
     with torch.no_grad():
-        before, after = (confidence(logits_of(each)[:, 0], temperature).mean() for each in (pixels, moved))
+        before, after = (
+            SINGLE_LABEL.confidence(logits_of(each)[:, 0], temperature).mean() for each in (pixels, moved)
+        )
     assert after < before - 0.01
 
 

@@ -71,7 +71,7 @@ def test_every_configuration_is_one_that_its_script_takes(script, path, monkeypa
     experiment = experiments.load_experiment(path)
     # So that a machine without a GPU takes bfloat16.
     words = [*experiment.words(0, tmp_path), "--use_cpu", "True"]
-    mainnet_args, data_args, sidenet_args, training_args = script("rows").parse(words, experiment.is_text)
+    mainnet_args, data_args, sidenet_args, training_args = script("rows").parse(words, experiment.modality)
     assert (mainnet_args.model_name_or_path is None) != (mainnet_args.model_type is None)
     assert data_args.split_seed == 0
     assert (sidenet_args.exit_layers is None) == (experiment.group in ("without", "cut"))

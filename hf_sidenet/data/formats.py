@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How rows of data become inputs of a model: one format per modality. It says which rows are unreadable, tokenizes
+texts or opens pictures, and makes batches of what comes out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import BaseImageProcessor, DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
+
+from ..io.fingerprint import content_keys, row_keys
+from ..models.modalities import IMAGE, TEXT, Modality
+from ..optional import require
+from .columns import Columns, is_image
+from .lengths import positions_of, text_limit
+from .pictures import in_channels, num_channels_of
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+
+
+class RowFormat:
+    """Rows of one modality.
+
+    Attributes:
+        modality ([`Modality`]): which.
+        noun (`str`): what a row holds, in messages.
+        needs_processor (`bool`): whether rows that are model inputs already need a processor, to be padded.
+    """
+
+    modality: Modality
+    noun: str
+    needs_processor: bool
+
+    def problems(self, rows: "Dataset", name: str) -> Iterator[tuple[int, str]]:
+        """Numbers of the rows whose input is missing or unreadable, and what is wrong.
+
+        Args:
+            rows (`datasets.Dataset`): raw rows.
+            name (`str`): of the column.
+        """
+        raise NotImplementedError
+
+    def prepare(
+        self,
+        rows: "Dataset",
+        columns: Columns,
+        processor: Processor,
+        config: PretrainedConfig,
+        max_length: int | None = None,
+    ) -> "Dataset":
+        """Model inputs of raw rows, with `labels` where they are; see [`prepare`]."""
+        raise NotImplementedError
+
+    def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
+        """What makes a batch of prepared rows, with or without `labels`.
+
+        Raises:
+            ValueError: the processor cannot make one.
+        """
+        raise NotImplementedError
+
+    def keys(
+        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+    ) -> tuple[list[str], list[str], dict[str, Any]]:
+        """What stands for each row as the model gets it, what for its content, and settings that count as well.
+
+        Args:
+            prepared (map-style data set): model inputs.
+            raw (`datasets.Dataset`, *optional*): the rows they were made of.
+            columns ([`Columns`], *optional*): of the raw rows.
+            processor (tokenizer or image processor, *optional*): that made them.
+        """
+        raise NotImplementedError
+
+
+class TextRows(RowFormat):
+    """Texts and pairs of texts."""
+
+    modality = TEXT
+    noun = "text"
+    needs_processor = True
+
+    def problems(self, rows: "Dataset", name: str) -> Iterator[tuple[int, str]]:
+        """See [`RowFormat.problems`]."""
+        for i, text in enumerate(rows.with_format(None).select_columns(name)[:][name]):
+            if text is None:
+                yield i, f"has no text in {name!r}"
+
+    def prepare(
+        self,
+        rows: "Dataset",
+        columns: Columns,
+        processor: Processor,
+        config: PretrainedConfig,
+        max_length: int | None = None,
+    ) -> "Dataset":
+        """See [`RowFormat.prepare`]: token ids, not padded."""
+        length = text_limit(processor, positions_of(config), max_length)
+
+        def encode(batch: dict[str, list]) -> dict[str, list]:
+            encoded = processor(*(batch[name] for name in columns.inputs), truncation=True, max_length=length)
+            return {**encoded, **_labels(batch, columns)}
+
+        return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+
+    def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
+        """See [`RowFormat.collator`]: padded to the longest."""
+        if processor.pad_token is None:
+            raise ValueError(f"the tokenizer must have a `pad_token`, got None from {processor.name_or_path!r}.")
+        return DataCollatorWithPadding(processor)
+
+    def keys(
+        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+    ) -> tuple[list[str], list[str], dict[str, Any]]:
+        """See [`RowFormat.keys`]: of what the tokenizer made, so that its settings count too."""
+        keys = row_keys(prepared)
+        if raw is None:
+            return keys, keys, {}
+        return keys, content_keys(*(raw.with_format(None)[name] for name in columns.inputs)), {}
+
+
+class ImageRows(RowFormat):
+    """Pictures."""
+
+    modality = IMAGE
+    noun = "picture"
+    needs_processor = False
+
+    def problems(self, rows: "Dataset", name: str) -> Iterator[tuple[int, str]]:
+        """See [`RowFormat.problems`]: every picture is decoded once."""
+        if not is_image(rows.features[name]):
+            return
+        image = require("datasets", "train").Image(decode=False)
+        stored = rows.with_format(None).select_columns(name).cast_column(name, image)
+        for i, row in enumerate(stored):
+            what = _unreadable(row[name])
+            if what is not None:
+                yield i, what
+
+    def prepare(
+        self,
+        rows: "Dataset",
+        columns: Columns,
+        processor: Processor,
+        config: PretrainedConfig,
+        max_length: int | None = None,
+    ) -> "Dataset":
+        """See [`RowFormat.prepare`]: pixels, made when a row is read.
+
+        Raises:
+            ValueError: `max_length` is given.
+        """
+        if max_length is not None:
+            raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
+        num_channels = num_channels_of(config)
+
+        def read(batch: dict[str, list]) -> dict[str, list]:
+            images = [in_channels(image, num_channels) for image in batch[columns.inputs[0]]]
+            pixels = processor(images, return_tensors="pt")["pixel_values"]
+            return {"pixel_values": list(pixels), **_labels(batch, columns)}
+
+        return rows.with_transform(read)
+
+    def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
+        """See [`RowFormat.collator`]."""
+        return stack_images
+
+    def keys(
+        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+    ) -> tuple[list[str], list[str], dict[str, Any]]:
+        """See [`RowFormat.keys`]: of pictures as they are stored, since pixels are made when a row is read."""
+        if raw is None:
+            keys = row_keys(prepared)
+            return keys, keys, {}
+        keys = row_keys(raw, columns.inputs)
+        return keys, keys, processor.to_dict()
+
+
+FORMATS: dict[str, RowFormat] = {each.modality.name: each for each in (TextRows(), ImageRows())}
+
+
+def format_of(modality: Modality) -> RowFormat:
+    """The rows of a modality."""
+    return FORMATS[modality.name]
+
+
+def stack_images(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """`pixel_values (batch_size, channels, height, width)` and, where the rows have them, `labels (batch_size,)`."""
+    batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+    if "labels" in rows[0]:
+        batch["labels"] = torch.tensor([row["labels"] for row in rows])
+    return batch
+
+
+def _labels(batch: dict[str, list], columns: Columns) -> dict[str, list]:
+    return {"labels": batch[columns.label]} if columns.label in batch else {}
+
+
+def _unreadable(stored: dict[str, Any] | None) -> str | None:
+    """What is wrong with a picture as it is stored."""
+    pillow = require("PIL.Image", "vision")
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        return "has no picture"
+    source = stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"])
+    try:
+        with pillow.open(source) as picture:
+            picture.load()
+    # Decoders raise many kinds.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        IndexError,
+        EOFError,
+        OverflowError,
+        pillow.DecompressionBombError,
+    ) as error:
+        file = "" if stored["path"] is None else f" {stored['path']!r}"
+        # PIL names the file, or the buffer that it read.
+        reason = "no picture" if isinstance(error, pillow.UnidentifiedImageError) else " ".join(str(error).split())
+        return f"has a picture{file} that cannot be read ({reason})"
+    return None
