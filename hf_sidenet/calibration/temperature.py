@@ -40,10 +40,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, task: Task = SIN
     def loss(log_temperature: float) -> float:
         return task.loss(logits / math.exp(log_temperature), labels).item()
 
-    # The loss is convex in 1 / temperature, so it has one valley.
+    # The loss is convex in 1 / temperature, so it has one valley; where it falls to a bound, or is flat, that is best.
     search = require("scipy.optimize", "attach").minimize_scalar
     bounds = (math.log(LOWEST), math.log(HIGHEST))
-    return math.exp(search(loss, bounds=bounds, method="bounded", options={"xatol": TOLERANCE}).x)
+    inside = search(loss, bounds=bounds, method="bounded", options={"xatol": TOLERANCE}).x
+    return math.exp(min((loss(at), at) for at in (*bounds, float(inside)))[1])
 
 
 def fit_temperatures(exit_logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> list[float]:

@@ -143,8 +143,8 @@ def test_processors_are_found_next_to_the_model(tmp_path, tokenizer, image_proce
                 load_processor(str(folder), modality)
     tokenizer.save_pretrained(tmp_path / "text")
     image_processor.save_pretrained(tmp_path / "image")
-    assert load_processor(str(tmp_path / "text"), True)("a film")["input_ids"] == [2, 4, 5, 3]
-    assert load_processor(str(tmp_path / "image"), False, trust_remote_code=False).size["height"] == 4
+    assert load_processor(str(tmp_path / "text"), TEXT)("a film")["input_ids"] == [2, 4, 5, 3]
+    assert load_processor(str(tmp_path / "image"), IMAGE, trust_remote_code=False).size["height"] == 4
 
 
 def test_timm_models_carry_theirs_in_the_config(tmp_path):
@@ -153,7 +153,7 @@ def test_timm_models_carry_theirs_in_the_config(tmp_path):
     model_args = {"channels": [8, 8, 16, 16]}
     config = TimmWrapperConfig(architecture="resnet10t", model_args=model_args, num_labels=2, pretrained_cfg=described)
     TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "timm")
-    processor = load_processor(str(tmp_path / "timm"), False)
+    processor = load_processor(str(tmp_path / "timm"), IMAGE)
     splits, columns = load(train=pictures(tmp_path / "p"))
     inputs, _ = prepare_splits(splits, columns, config, processor, labels=["dark", "light"])
     batch = collator(processor, modality=IMAGE)([inputs["train"][0], inputs["train"][3]])

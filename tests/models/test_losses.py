@@ -15,13 +15,13 @@ LABELS = torch.tensor([0])
 
 
 def test_sum_of_the_exits_by_hand():
-    loss = exit_loss(SIDE, MAIN, LABELS, alpha=[0.5, 2.0])
+    loss = exit_loss(SIDE, MAIN, LABELS, task=SINGLE_LABEL, alpha=[0.5, 2.0])
     expected = -math.log(0.25) + 0.5 * -math.log(0.5) + 2 * -math.log(0.75)
     assert loss.item() == pytest.approx(expected)
 
 
 def test_a_mainnet_that_did_not_run_has_no_loss():
-    assert exit_loss(SIDE, None, LABELS, alpha=[1.0, 0.0]).item() == pytest.approx(-math.log(0.5))
+    assert exit_loss(SIDE, None, LABELS, task=SINGLE_LABEL, alpha=[1.0, 0.0]).item() == pytest.approx(-math.log(0.5))
 
 
 def test_distillation_is_t_squared_kl_to_a_detached_teacher():
@@ -36,12 +36,16 @@ def test_distillation_is_t_squared_kl_to_a_detached_teacher():
 
 
 def test_mixed_loss_and_no_labels():
-    both = exit_loss(SIDE[:1], MAIN, LABELS, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
+    both = exit_loss(
+        SIDE[:1], MAIN, LABELS, task=SINGLE_LABEL, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0
+    )
     ce, kl = SINGLE_LABEL.loss(SIDE[0], LABELS), SINGLE_LABEL.distillation(SIDE[0], MAIN, 2.0)
     torch.testing.assert_close(both, SINGLE_LABEL.loss(MAIN, LABELS) + 0.75 * ce + 0.25 * kl)
-    unlabelled = exit_loss(SIDE[:1], MAIN, None, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0)
+    unlabelled = exit_loss(
+        SIDE[:1], MAIN, None, task=SINGLE_LABEL, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0
+    )
     torch.testing.assert_close(unlabelled, 0.25 * kl)
-    assert exit_loss(SIDE, MAIN, None, alpha=[1.0, 1.0]) is None
+    assert exit_loss(SIDE, MAIN, None, task=SINGLE_LABEL, alpha=[1.0, 1.0]) is None
 
 
 def test_ignored_rows():
