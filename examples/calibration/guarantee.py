@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from hf_sidenet import ExitRecords
 from hf_sidenet.calibration import TESTS, Target, find_path, fit_temperatures, parse_targets, select_thresholds
-from hf_sidenet.calibration.risks import paired_differences
+from hf_sidenet.calibration.targets import paired_differences
 from hf_sidenet.measurement import ExitCosts, correct_rows, replay
 from hf_sidenet.models.exit_rule import answers
 

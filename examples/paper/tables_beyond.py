@@ -9,7 +9,8 @@ from choose import for_drop
 from found import Run, with_exits
 from policies import POLICIES, leaves_at, settings_of
 
-from hf_sidenet.calibration import Target, TooFewRowsError, calibrate, split_rows
+from hf_sidenet.calibration import TooFewRowsError, calibrate, split_rows
+from hf_sidenet.calibration.targets import AccuracyDrop
 from hf_sidenet.measurement import ExitRecords, accuracy, correct_rows, replay
 from hf_sidenet.models.exit_rule import answers
 
@@ -67,7 +68,7 @@ def guarantee_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
             split = split_rows(len(run.validation), 1 - DESIGN_SHARE, seed)
             design, certification = (run.validation.select(part) for part in (split.design, split.certification))
             try:
-                made = calibrate(design, certification, run.costs, [Target("accuracy_drop", LIMIT)])
+                made = calibrate(design, certification, run.costs, [AccuracyDrop(LIMIT)])
             except TooFewRowsError:
                 rows.append(_guarantee_row(run, seed, "guaranteed", None))
                 continue

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..calibration import (
     TESTS,
+    Budget,
     Calibration,
     Target,
     calibrate,
@@ -249,7 +250,7 @@ def attach(
         features = {name: run.features(given, name, candidates) for name in ("train", "validation")}
     answered = [run.answered(features["train"], "train"), run.answered(features["validation"], "validation")]
     # With whom a model agrees does not depend on the labels.
-    certifies = any(one.name != "disagreement" for one in targets)
+    certifies = any(one.uses_labels for one in targets)
     check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
     with clock("heads"):
         trained = run.train_heads(features, candidates, heads)
@@ -274,7 +275,7 @@ def attach(
             tune_jointly(model, rows["train"].dataset, rows["train"].collate_fn, teacher, joint, progress=progress)
     with clock("costs"):
         # Time is measured with care where the target is a time.
-        quick = not any(one.name == "latency_ms" for one in targets)
+        quick = not any(isinstance(one, Budget) and one.is_time for one in targets)
         costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
     with clock("calibration"):
         own = features["validation"] if tune == "heads" else run.features(model, "validation", chosen)

@@ -267,7 +267,7 @@ def recalibrate(
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
     check_finite(records, precision_of(served))
-    certifies = any(one.needs_labels or not one.is_risk for one in targets) and rows.has_labels
+    certifies = any(one.uses_labels for one in targets) and rows.has_labels
     _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
     calibration = calibrate(
         records.select(split.design),

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..calibration import BUDGETS, CostModel, Placement, Split, Target, cost_model, place
+from ..calibration import Budget, CostModel, Placement, Split, Target, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
 from ..data.rows import Rows
@@ -211,12 +211,12 @@ def place_sidenets(
     design = run.split.design
     labels, mainnet_logits = run.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
-    budget = next((target for target in run.targets if not target.is_risk), None)
+    budget = next((target for target in run.targets if isinstance(target, Budget)), None)
     (batch,) = typical_batches(run.rows["validation"], run.batch_size, 1, run.split.design)
-    currency = "params" if budget is not None and BUDGETS[budget.name] == "params" else "flops"
+    currency = "params" if budget is not None and budget.currency == "params" else "flops"
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit
-    if budget is not None and budget.name == "latency_ms":
+    if budget is not None and budget.is_time:
         # FLOPs stand in for time until there is a model to time.
         limit = budget.limit / _milliseconds_per_row(given, batch)
     placements = place(

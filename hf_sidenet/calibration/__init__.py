@@ -9,9 +9,8 @@ from .path import find_path
 from .placement import Placement, place, records_of
 from .pvalues import TESTS, betting, binomial, paired
 from .repeats import RepeatedRowsError, Repeats, check_fresh, find_repeats
-from .risks import RiskEstimate, expected_losses, expected_risk, paired_differences, risk
 from .split import Split, split_rows
-from .targets import BUDGETS, RISKS, Target, parse_targets
+from .targets import TARGETS, Budget, Risk, RiskEstimate, Target, paired_differences, parse_targets
 from .temperature import fit_temperature, fit_temperatures
 from .thresholds import (
     PathPoint,
@@ -21,21 +20,21 @@ from .thresholds import (
     check_enough,
     check_targets,
     level_per_target,
-    needed_rows,
     select_thresholds,
 )
 
 
 __all__ = [
-    "BUDGETS",
-    "RISKS",
+    "TARGETS",
     "TESTS",
+    "Budget",
     "Calibration",
     "CostModel",
     "PathPoint",
     "Placement",
     "RepeatedRowsError",
     "Repeats",
+    "Risk",
     "RiskEstimate",
     "Selection",
     "Split",
@@ -51,8 +50,6 @@ __all__ = [
     "check_targets",
     "cost_model",
     "count_looks",
-    "expected_losses",
-    "expected_risk",
     "find_path",
     "find_repeats",
     "fit_temperature",
@@ -60,13 +57,11 @@ __all__ = [
     "level_of_all",
     "level_per_target",
     "look_key",
-    "needed_rows",
     "paired",
     "paired_differences",
     "parse_targets",
     "place",
     "records_of",
-    "risk",
     "select_thresholds",
     "split_rows",
 ]

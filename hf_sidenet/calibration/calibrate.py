@@ -10,7 +10,7 @@ import torch
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
 from .path import find_path
-from .targets import BUDGETS, Target
+from .targets import Budget, Risk, Target
 from .temperature import fit_temperatures
 from .thresholds import Selection, level_per_target, select_thresholds
 
@@ -56,7 +56,7 @@ class Calibration:
         chosen = self.selection.chosen
         if chosen is None:
             raise ValueError(f"there is no evidence for thresholds that were not chosen: {self.selection.reason}")
-        risks = [target for target in self.targets if target.is_risk]
+        risks = [target for target in self.targets if isinstance(target, Risk)]
         return {
             "method": METHOD if risks else "none: the most accurate within the budget",
             "targets": [
@@ -82,10 +82,10 @@ class Calibration:
             **more,
         }
 
-    def _test(self, risks: Sequence[Target]) -> str:
+    def _test(self, risks: Sequence[Risk]) -> str:
         if self.num_groups is not None:
             return "betting"
-        return self.test if any(target.name == "accuracy_drop" for target in risks) else "binomial"
+        return self.test if any(target.has_test for target in risks) else "binomial"
 
 
 def calibrate(
@@ -129,7 +129,7 @@ def calibrate(
     if mainnet_temperature is not None:
         temperatures[-1] = mainnet_temperature
     leading = next((target for target in targets if target.is_risk), targets[0])
-    unit = next((BUDGETS[target.name] for target in targets if not target.is_risk), "flops")
+    unit = next((target.currency for target in targets if isinstance(target, Budget)), "flops")
     path = find_path(design, costs.fractions(unit), temperatures, leading)
     selection = select_thresholds(
         certification,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..io.fields import Rule, check_fields, is_count, is_list, is_number, is_object, is_text
-from .pvalues import TESTS, binomial, paired
-from .targets import Target, parse_targets
+from .pvalues import TESTS
+from .targets import parse_targets
 
 
 REFERENCES = ("given", "tuned", "inside", "stored", "other")
@@ -60,21 +60,13 @@ def contradiction(evidence: Mapping[str, Any]) -> str | None:
         estimate = (entry["num_bad"] - entry["num_helped"]) / rows if rows else math.nan
         if entry["estimate"] is None or not math.isclose(entry["estimate"], estimate, rel_tol=1e-6, abs_tol=1e-9):
             return f"{name} is estimated at {entry['estimate']}, but its counts give {estimate:.6g}"
-        expected = _p_value(target, evidence["test"], entry)
+        try:
+            expected = target.p_value(entry["num_bad"], entry["num_helped"], rows, evidence["test"])
+        except ImportError:
+            expected = None
         if expected is not None and not math.isclose(p_value, expected, rel_tol=1e-2, abs_tol=1e-9):
             return f"{name} has a p-value of {p_value:.3g}, but its counts give {expected:.3g}"
     return None
-
-
-def _p_value(target: Target, test: str, entry: Mapping[str, Any]) -> float | None:
-    """From the counts; `None` where they do not tell."""
-    harmed, helped, rows = entry["num_bad"], entry["num_helped"], entry["num_rows"]
-    try:
-        if target.name != "accuracy_drop" or test == "binomial":
-            return binomial(harmed, rows, target.limit)
-        return paired(harmed, helped, rows, target.limit) if test == "paired" else None
-    except ImportError:
-        return None
 
 
 def _is_target(value: Any) -> bool:

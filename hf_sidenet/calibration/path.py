@@ -10,7 +10,6 @@ needs only that it was fixed beforehand (Angelopoulos et al., arXiv 2110.01052, 
 import torch
 
 from ..measurement.records import ExitRecords
-from .risks import expected_losses
 from .targets import Target
 
 
@@ -39,7 +38,7 @@ def find_path(
     confidences = torch.stack(
         [records.task.confidence(records.exit_logits[:, i], temperatures[i]) for i in range(num_sidenets)], dim=1
     ).nan_to_num(nan=-1.0)
-    losses = expected_losses(records, temperatures, target)
+    losses = target.expected_losses(records, temperatures)
     cost = torch.tensor(costs, dtype=torch.float64)
     exit_index = torch.full((len(records),), num_sidenets)
     thresholds = [1.0] * num_sidenets

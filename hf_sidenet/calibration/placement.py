@@ -14,8 +14,7 @@ from ..models.tasks import SINGLE_LABEL, Task
 from ..training.features import Candidate
 from .cost_model import CostModel
 from .path import find_path
-from .risks import expected_risk
-from .targets import Target
+from .targets import Risk, Target
 from .temperature import fit_temperatures
 
 
@@ -158,16 +157,16 @@ def _expect(
     budget: float | None,
 ) -> Placement:
     temperatures = fit_temperatures(records.exit_logits, records.labels, records.task)
-    risks = [target for target in targets if target.is_risk]
+    risks = [target for target in targets if isinstance(target, Risk)]
     per_exit = torch.tensor(costs, dtype=torch.float64)
     reached = Placement(chosen, costs[-1], records.accuracy(records.mainnet_logits))
     best = None
     for thresholds in find_path(records, costs, temperatures, (risks or targets)[0], COARSE_STEPS):
         exit_index = records.route(thresholds, temperatures)
         if any(
-            expected_risk(records, exit_index, temperatures, target, num_rows, test).p_value > level
+            target.expected(records, exit_index, temperatures, num_rows, test).p_value > level
             for target in risks
-            if target.name != "selective_error" or (exit_index < records.num_exits - 1).any()
+            if not target.is_conditional or (exit_index < records.num_exits - 1).any()
         ):
             break
         right = records.accuracy(answers(records.exit_logits, exit_index))

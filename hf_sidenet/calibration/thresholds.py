@@ -8,7 +8,6 @@ at the first one that is not rejected. With probability ≥ confidence level ove
 risk above the limit, on the distribution that the rows came from.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,8 @@ import torch
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
 from ..models.exit_rule import answers
-from .pvalues import NUISANCE_LEVEL, TESTS, betting, paired
-from .risks import RiskEstimate, expected_risk, risk
-from .targets import BUDGETS, Target
+from .pvalues import TESTS
+from .targets import Budget, Risk, RiskEstimate, Target
 
 
 class TooFewRowsError(ValueError):
@@ -58,10 +56,9 @@ class PathPoint:
     risks: dict[str, RiskEstimate]
     certified: bool
 
-    def cost(self, target: Target, costs: ExitCosts) -> float:
+    def cost(self, target: Budget, costs: ExitCosts) -> float:
         """What a budget limits, in the unit of its limit."""
-        value = getattr(self, BUDGETS[target.name])
-        return value * costs.mainnet_milliseconds if target.name == "latency_ms" else value
+        return target.cost(getattr(self, target.currency), costs)
 
 
 @dataclass(frozen=True)
@@ -77,45 +74,6 @@ class Selection:
     points: list[PathPoint]
     chosen: PathPoint | None
     reason: str
-
-
-def needed_rows(target: Target, level: float, test: str = "binomial", grouped: bool = False) -> int:
-    """The smallest number of rows without any loss that certifies a risk: ⌈ln δ / ln(1 − ε)⌉ for the binomial tests.
-
-    Args:
-        target ([`Target`]): the risk and its limit ε.
-        level (`float`): δ, the probability of being wrong that is allowed.
-        test (`str`): for `accuracy_drop`, which test.
-        grouped (`bool`, *optional*, defaults to `False`): whether it is groups of rows that count, not rows.
-    """
-    exact = math.ceil(math.log(level) / math.log1p(-target.limit))
-    if grouped:
-        test = "betting"
-    elif target.name != "accuracy_drop":
-        test = "binomial"
-    if test == "binomial":
-        return exact
-
-    if test == "paired" and level <= 2 * NUISANCE_LEVEL:
-        raise ValueError(
-            f"`confidence_level` must leave each target a level above {2 * NUISANCE_LEVEL:g} with test 'paired', got "
-            f"{level:.3g}. Use 'binomial'."
-        )
-
-    def suffices(num_rows: int) -> bool:
-        if grouped and target.name == "selective_error":
-            return betting(torch.full((num_rows,), -target.limit), 0.0) <= level
-        if test == "paired":
-            return paired(0, 0, num_rows, target.limit) <= level
-        return betting(torch.zeros(num_rows), target.limit) <= level
-
-    low, high = exact, exact + 1
-    while not suffices(high):
-        low, high = high, 2 * high
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
-    return low
 
 
 def select_thresholds(
@@ -145,7 +103,8 @@ def select_thresholds(
         test (`str`, *optional*, defaults to `"paired"`): for `accuracy_drop`; see [`pvalues`].
         design ([`ExitRecords`], *optional*):
             Rows that certify nothing; `selective_error` needs them, to fix beforehand where its sequence starts.
-        groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*): number of each row's group; see [`risk`].
+        groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
+            Number of each row's group; see [`Risk.measure`].
 
     Raises:
         TooFewRowsError: no result on so few rows could certify a target.
@@ -155,23 +114,24 @@ def select_thresholds(
         raise ValueError(f"`test` must be one of {TESTS}, got {test!r}.")
     if not path or len(records) == 0:
         raise ValueError(f"`path` and `records` must not be empty, got {len(path)} points and {len(records)} rows.")
-    risks = [target for target in targets if target.is_risk]
-    budgets = [target for target in targets if not target.is_risk]
+    risks = [target for target in targets if isinstance(target, Risk)]
+    budgets = [target for target in targets if isinstance(target, Budget)]
     num_independent = len(records) if groups is None else len(groups.unique())
     check_targets(targets, confidence_level, test, num_independent, grouped=groups is not None)
     level = level_per_target(targets, confidence_level)
     start = max((_start(target, level, path, temperatures, design, len(records)) for target in risks), default=0)
     points = []
     for thresholds in path[start:]:
-        estimates = {str(target): risk(records, thresholds, temperatures, target, test, groups) for target in risks}
+        exit_index = records.route(thresholds, temperatures)
+        estimates = {str(target): target.measure(records, exit_index, test, groups) for target in risks}
         certified = bool(risks) and all(estimate.p_value <= level for estimate in estimates.values())
-        points.append(_point(records, costs, thresholds, temperatures, estimates, certified))
+        points.append(_point(records, costs, thresholds, exit_index, estimates, certified))
         if risks and not certified:
             break
     return _choose(points, costs, risks, budgets)
 
 
-def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Target], budgets: list[Target]) -> Selection:
+def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Risk], budgets: list[Budget]) -> Selection:
     allowed = [point for point in points if point.certified or not risks]
     if not allowed:
         worst = points[0] if points else None
@@ -232,9 +192,9 @@ def check_enough(target: Target, level: float, test: str, num_rows: int, *, grou
     Raises:
         TooFewRowsError: it says how many are needed.
     """
-    if not target.is_risk:
+    if not isinstance(target, Risk):
         return
-    needed = needed_rows(target, level, test, grouped)
+    needed = target.needed_rows(level, test, grouped)
     if num_rows < needed:
         what = "groups of certification rows" if grouped else "certification rows"
         raise TooFewRowsError(
@@ -246,28 +206,28 @@ def check_enough(target: Target, level: float, test: str, num_rows: int, *, grou
 
 
 def _start(
-    target: Target,
+    target: Risk,
     level: float,
     path: Sequence[list[float]],
     temperatures: list[float],
     design: ExitRecords | None,
     num_rows: int,
 ) -> int:
-    """Where the sequence begins. A selective error is tested on the rows that leave, so enough of them have to.
+    """Where the sequence begins. A conditional risk is tested on the rows that count, so enough of them have to.
 
     Enough is the number that could pass without an error, ⌈ln δ / ln(1 − ε)⌉; of the points that have it, the sequence
     starts at the one that is the most likely to pass. Both are expected from the design rows: were they read from the
     certification rows, the sequence would depend on what it tests.
     """
-    if target.name != "selective_error":
+    if not target.is_conditional:
         return 0
     if design is None or len(design) == 0:
-        raise ValueError("`design` must be given for selective_error, to fix where its sequence starts; got none.")
-    needed = needed_rows(target, level)
+        raise ValueError(f"`design` must be given for {target.name}, to fix where its sequence starts; got none.")
+    needed = target.needed_rows(level)
     expected = []
     for index, thresholds in enumerate(path):
         exit_index = design.route(thresholds, temperatures)
-        estimate = expected_risk(design, exit_index, temperatures, target, num_rows, test="binomial")
+        estimate = target.expected(design, exit_index, temperatures, num_rows, test="binomial")
         if estimate.num_rows >= needed:
             expected.append((estimate.p_value, index))
     return min(expected, default=(1.0, len(path)))[1]
@@ -277,11 +237,10 @@ def _point(
     records: ExitRecords,
     costs: ExitCosts,
     thresholds: list[float],
-    temperatures: list[float],
+    exit_index: torch.Tensor,
     risks: dict[str, RiskEstimate],
     certified: bool,
 ) -> PathPoint:
-    exit_index = records.route(thresholds, temperatures)
     return PathPoint(
         thresholds=list(thresholds),
         accuracy=records.accuracy(answers(records.exit_logits, exit_index)),

@@ -11,11 +11,6 @@ from .tables import aligned
 
 CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
 MAINNET = "MainNet"
-RISKS = {
-    "accuracy_drop": "the accuracy drop is ≤ {}",
-    "selective_error": "the error among rows that a SideNet answers is ≤ {}",
-    "disagreement": "the share of rows that it answers differently is ≤ {}",
-}
 REFERENCES = {
     "given": "the MainNet as it was given",
     "tuned": "the MainNet as it was tuned",
@@ -177,7 +172,7 @@ def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> 
         evidence (`dict[str, Any]`): `calibration` of a [`SideNetConfig`].
         not_certified (`str`, *optional*): why it is not about this checkpoint.
     """
-    from ..calibration import level_of_all
+    from ..calibration import TARGETS, level_of_all
 
     if not_certified is not None:
         return [f"Not certified: {not_certified}. hf-sidenet recalibrate finds θ with a guarantee."]
@@ -188,7 +183,7 @@ def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> 
         limits = []
         for each in risks:
             name, _, limit = each["target"].partition("<=")
-            limits.append(RISKS[name].format(limit))
+            limits.append(TARGETS[name].claim.format(limit=limit))
         sentences.append(
             f"Guarantee: with probability ≥ {evidence['confidence_level']:g} over the "
             f"{evidence['num_certification_rows']:,} certification rows, {' and '.join(limits)} on the distribution "

@@ -11,12 +11,11 @@ from functools import partial
 from threading import RLock
 from typing import Any
 
-from ..calibration.targets import parse_targets
+from ..calibration.targets import Disagreement, parse_targets
 from ..models.configuration_sidenet import SideNetConfig
 from .anytime import ChangeDetector, anytime_interval, check_level
 
 
-TARGET = "disagreement"
 # Chosen rows that may be under way; of more the oldest is given up.
 MAX_OPEN = 10_000
 
@@ -117,12 +116,13 @@ class ShadowMonitor:
         Raises:
             ValueError: θ was not certified for such a target.
         """
-        targets = [each["target"] for each in (config.calibration or {}).get("targets", [])]
-        limits = [target.limit for target in parse_targets(targets) if target.name == TARGET] if targets else []
+        named = [each["target"] for each in (config.calibration or {}).get("targets", [])]
+        targets = parse_targets(named) if named else []
+        limits = [target.limit for target in targets if isinstance(target, Disagreement)]
         if not limits:
             raise ValueError(
-                f"`config.calibration` must have a target `{TARGET}<=...`, got {targets or None}: give `limit`, or "
-                "recalibrate for such a target, which needs no labels."
+                f"`config.calibration` must have a target `{Disagreement.name}<=...`, got {named or None}: give "
+                "`limit`, or recalibrate for such a target, which needs no labels."
             )
         return cls(limits[0], **kwargs)
 

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..calibration import parse_targets
+from ..calibration.targets import AccuracyDrop
 from ..data.pictures import MODES, num_channels_of
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.evaluation_text import markdown_table, rounds_text
@@ -118,7 +119,7 @@ def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> flo
         return report["certification"]["reference_accuracy"]
     evidence, settings = config.calibration, report["settings"]
     for entry in evidence["targets"]:
-        if parse_targets(entry["target"])[0].name == "accuracy_drop":
+        if isinstance(parse_targets(entry["target"])[0], AccuracyDrop):
             return evidence["certification"]["accuracy"] + entry["estimate"]
     first = report["path"][0]
     own = settings["tune"] != "joint" or settings["reference"] == "tuned"

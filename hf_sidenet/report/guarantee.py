@@ -4,14 +4,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration import Target, level_of_all, parse_targets
+from ..calibration import Budget, Risk, Target, level_of_all, parse_targets
 
 
-RISKS = {
-    "accuracy_drop": "P({reference} is right) − P(this model is right)",
-    "selective_error": "the probability that an answer which a SideNet gave is wrong",
-    "disagreement": "the probability that this model and {reference} answer differently",
-}
 TESTS = {
     "paired": "an exact test of paired proportions (harmed and helped rows)",
     "binomial": "an exact binomial test",
@@ -49,13 +44,13 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         settings (`Mapping[str, Any]`): of the report.
     """
     found = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"]]
-    risks = [(target, entry) for target, entry in found if target.is_risk]
-    budgets = [target for target, _ in found if not target.is_risk]
+    risks = [(target, entry) for target, entry in found if isinstance(target, Risk)]
+    budgets = [target for target, _ in found if isinstance(target, Budget)]
     if not risks:
         return _no_guarantee(evidence, budgets)
     reference = reference_name(evidence, settings)
     parts = [GUARANTEE, f"**{_sentence(evidence, [target for target, _ in risks])}**"]
-    parts += [f"The {_words(target)} is {RISKS[target.name].format(reference=reference)}." for target, _ in risks]
+    parts += [f"The {target.words} is {target.meaning.format(reference=reference)}." for target, _ in risks]
     if other_precision(evidence):
         parts.append(
             f"Certified in {evidence['precision']} against the {evidence['reference_precision']} classifier: what "
@@ -71,8 +66,8 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     return "\n\n".join([*parts, "### What it does not say", _limits(evidence)])
 
 
-def _sentence(evidence: Mapping[str, Any], risks: list[Target]) -> str:
-    first, *others = [f"the {_words(target)}" for target in risks]
+def _sentence(evidence: Mapping[str, Any], risks: list[Risk]) -> str:
+    first, *others = [f"the {target.words}" for target in risks]
     about = f"of this checkpoint at these thresholds in {evidence['precision']}"
     claims = [f"{first} {about} is ≤ {risks[0].limit:g}"]
     claims += [f"{name} is ≤ {target.limit:g}" for name, target in zip(others, risks[1:], strict=True)]
@@ -83,11 +78,11 @@ def _sentence(evidence: Mapping[str, Any], risks: list[Target]) -> str:
     )
 
 
-def _table(evidence: Mapping[str, Any], risks: list[tuple[Target, Mapping[str, Any]]]) -> str:
+def _table(evidence: Mapping[str, Any], risks: list[tuple[Risk, Mapping[str, Any]]]) -> str:
     header = "| target | estimate | rows | harmed or wrong | helped | p-value | at most | test |"
     lines = [header, "|:--|--:|--:|--:|--:|--:|--:|:--|"]
     for target, entry in risks:
-        helped = f"{entry['num_helped']:,}" if target.name == "accuracy_drop" else "–"
+        helped = f"{entry['num_helped']:,}" if target.has_test else "–"
         lines.append(
             f"| `{target}` | {entry['estimate']:.4f} | {entry['num_rows']:,} | {entry['num_bad']:,} | {helped} | "
             f"{entry['p_value']:.3g} | {evidence['level_per_target']:.3g} | {_test(evidence, target)} |"
@@ -95,8 +90,8 @@ def _table(evidence: Mapping[str, Any], risks: list[tuple[Target, Mapping[str, A
     return "\n".join(lines)
 
 
-def _test(evidence: Mapping[str, Any], target: Target) -> str:
-    is_named = target.name == "accuracy_drop" or evidence.get("num_groups") is not None
+def _test(evidence: Mapping[str, Any], target: Risk) -> str:
+    is_named = target.has_test or evidence.get("num_groups") is not None
     return evidence["test"] if is_named else "binomial"
 
 
@@ -156,7 +151,7 @@ def _limits(evidence: Mapping[str, Any]) -> str:
     )
 
 
-def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Target]) -> str:
+def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Budget]) -> str:
     return (
         f"## No guarantee\n\n**Nothing is guaranteed for this checkpoint: neither its accuracy nor its costs.** The "
         f"target was {_names(budgets)}. The thresholds are the most accurate ones within it on "
@@ -165,10 +160,6 @@ def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Target]) -> str:
         f"temperatures come from {evidence['num_design_rows']:,} other rows, in {evidence['precision']}. For a "
         "guarantee, calibrate for `accuracy_drop`, `selective_error` or `disagreement`."
     )
-
-
-def _words(target: Target) -> str:
-    return target.name.replace("_", " ")
 
 
 def _names(targets: list[Target]) -> str:

@@ -15,7 +15,6 @@ from transformers.utils import logging as hf_logging
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint, recalibrate
 from hf_sidenet.calibration import parse_targets, split_rows
-from hf_sidenet.calibration.risks import risk
 from hf_sidenet.cli.reports import updated_report
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.hub.push import save_checkpoint
@@ -109,7 +108,7 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
     )
     (target,) = parse_targets("accuracy_drop<=0.1")
     config = found.model.config
-    expected = risk(records, config.thresholds, config.temperatures, target, "paired")
+    expected = target.measure(records, records.route(config.thresholds, config.temperatures), "paired")
     entry = evidence["targets"][0]
     assert (entry["num_bad"], entry["num_helped"], entry["num_rows"]) == (
         expected.num_bad, expected.num_helped, expected.num_rows,
@@ -258,7 +257,7 @@ def test_an_exported_folder(name, exported, made, again, rows):
     loader = certified_rows(SimpleNamespace(config=stages.config), processor, rows)
     records = collect_stages(stages, loader, reference=model.mainnet)
     (target,) = parse_targets("accuracy_drop<=0.1")
-    expected = risk(records, stages.config.thresholds, stages.config.temperatures, target, "paired")
+    expected = target.measure(records, records.route(stages.config.thresholds, stages.config.temperatures), "paired")
     entry = evidence["targets"][0]
     assert (entry["num_bad"], entry["num_helped"]) == (expected.num_bad, expected.num_helped)
     if name == "float32":

@@ -5,17 +5,15 @@ import pytest
 import torch
 
 from hf_sidenet.calibration import (
-    Target,
     TooFewRowsError,
     betting,
     calibrate,
     check_evidence,
-    needed_rows,
     paired_differences,
     parse_targets,
-    risk,
 )
-from hf_sidenet.calibration.risks import group_means
+from hf_sidenet.calibration.targets import TARGETS
+from hf_sidenet.calibration.targets.target import group_means
 from hf_sidenet.measurement import replay
 
 from .cases import costs, records
@@ -35,8 +33,8 @@ def test_means_by_hand():
 @pytest.mark.parametrize("name", ["accuracy_drop", "disagreement", "selective_error"])
 def test_groups_of_one_row_are_rows(name):
     rows, theta, temperatures = records(600), [0.9, 0.9], [1.0] * 3
-    found = risk(rows, theta, temperatures, Target(name, 0.2), "paired", torch.arange(600))
-    plain = risk(rows, theta, temperatures, Target(name, 0.2), "betting")
+    found = TARGETS[name](0.2).measure(rows, rows.route(theta, temperatures), "paired", torch.arange(600))
+    plain = TARGETS[name](0.2).measure(rows, rows.route(theta, temperatures), "betting")
     assert found.estimate == pytest.approx(plain.estimate)
     assert (found.num_rows, found.num_bad, found.num_helped) == (plain.num_rows, plain.num_bad, plain.num_helped)
     if name == "accuracy_drop":
@@ -49,8 +47,8 @@ def test_copies_of_rows_certify_no_more_than_the_rows():
     copies = rows.select(torch.arange(300).repeat_interleave(4))
     groups = torch.arange(300).repeat_interleave(4)
     for name in ("accuracy_drop", "disagreement", "selective_error"):
-        once = risk(rows, theta, temperatures, Target(name, 0.2), "paired", torch.arange(300))
-        again = risk(copies, theta, temperatures, Target(name, 0.2), "paired", groups)
+        once = TARGETS[name](0.2).measure(rows, rows.route(theta, temperatures), "paired", torch.arange(300))
+        again = TARGETS[name](0.2).measure(copies, copies.route(theta, temperatures), "paired", groups)
         assert again.p_value == pytest.approx(once.p_value)
         assert again.estimate == pytest.approx(once.estimate)
 
@@ -70,8 +68,8 @@ def test_calibrate_counts_groups(target):
 
 def test_too_few_groups_are_too_few_rows():
     design, certification, targets = records(500, seed=1), records(3000), parse_targets("accuracy_drop<=0.01")
-    needed = needed_rows(targets[0], 0.05, grouped=True)
-    assert needed == needed_rows(targets[0], 0.05, "betting")
+    needed = targets[0].needed_rows(0.05, grouped=True)
+    assert needed == targets[0].needed_rows(0.05, "betting")
     with pytest.raises(TooFewRowsError, match=f"needs at least {needed} groups of certification rows .* got 30"):
         calibrate(design, certification, costs(), targets, groups=[i // 100 for i in range(3000)])
 

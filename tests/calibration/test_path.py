@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sidenet.calibration import Target, find_path
+from hf_sidenet.calibration import find_path
+from hf_sidenet.calibration.targets import TARGETS, AccuracyDrop
 from hf_sidenet.measurement import replay
 
 from .cases import costs, records
@@ -17,7 +18,7 @@ from .cases import costs, records
 def test_every_step_lowers_one_threshold_and_no_row_comes_back(num_sidenets, num_rows, name):
     rows = records(num_rows, num_sidenets=num_sidenets)
     temperatures = [1.0] * (num_sidenets + 1)
-    path = find_path(rows, costs(num_sidenets).fractions("flops"), temperatures, Target(name, 0.1))
+    path = find_path(rows, costs(num_sidenets).fractions("flops"), temperatures, TARGETS[name](0.1))
     assert path[0] == [1.0] * num_sidenets
     previous = replay(rows.exit_logits, path[0], temperatures)
     for before, after in pairwise(path):
@@ -33,7 +34,7 @@ def test_every_step_lowers_one_threshold_and_no_row_comes_back(num_sidenets, num
 
 def test_the_first_rows_to_leave_are_the_surest():
     rows = records(1000, num_sidenets=1)
-    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], Target("accuracy_drop", 0.1), num_steps=10)
+    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], AccuracyDrop(0.1), num_steps=10)
     left = replay(rows.exit_logits, path[1], [1.0, 1.0]) == 0
     sure = rows.exit_logits[:, 0].softmax(-1).amax(-1)
     assert left.sum() == 100
@@ -45,7 +46,7 @@ def test_a_sidenet_that_disagrees_is_used_last():
     # The first SideNet says the opposite of the MainNet, and is as sure.
     rows.exit_logits[:, 0] = rows.mainnet_logits.flip(-1) * 3
     rows.exit_logits[:, 1] = rows.mainnet_logits * 3
-    path = find_path(rows, [0.3, 0.6, 1.0], [1.0] * 3, Target("accuracy_drop", 0.1))
+    path = find_path(rows, [0.3, 0.6, 1.0], [1.0] * 3, AccuracyDrop(0.1))
     until_the_second_is_done = [vector for vector in path if vector[0] == 1.0]
     assert (replay(rows.exit_logits, until_the_second_is_done[-1], [1.0] * 3) == 1).all()
 
@@ -54,7 +55,7 @@ def test_a_sidenet_that_disagrees_is_used_last():
 def test_equal_confidences_leave_together(confidence):
     rows = records(50, num_sidenets=1)
     rows.exit_logits[:, 0] = torch.tensor([60.0, 0.0]) if confidence == 1.0 else torch.zeros(2)
-    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], Target("accuracy_drop", 0.1))
+    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], AccuracyDrop(0.1))
     assert len(path) == 2
     assert (replay(rows.exit_logits, path[1], [1.0, 1.0]) == 0).all()
 
@@ -67,6 +68,6 @@ def test_neighbouring_confidences_end_too():
         steps.append(torch.nextafter(steps[-1], torch.tensor(1.0)))
     gap = torch.logit(torch.stack(steps).double())
     rows.exit_logits[:, 0] = torch.stack([gap, torch.zeros(40)], dim=1).float()
-    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], Target("accuracy_drop", 0.1), num_steps=40)
+    path = find_path(rows, [0.3, 1.0], [1.0, 1.0], AccuracyDrop(0.1), num_steps=40)
     assert len(path) <= 41
     assert (replay(rows.exit_logits, path[-1], [1.0, 1.0]) == 0).all()

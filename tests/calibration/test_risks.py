@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hf_sidenet import ExitRecords
-from hf_sidenet.calibration import Target, binomial, expected_losses, expected_risk, paired, paired_differences, risk
+from hf_sidenet.calibration import binomial, paired, paired_differences
+from hf_sidenet.calibration.targets import TARGETS, AccuracyDrop, Disagreement, SelectiveError
 
 from .cases import records
 
@@ -37,7 +38,7 @@ def test_paired_differences_by_hand():
     ],
 )
 def test_every_risk_by_hand(name, estimate, num_rows, num_bad, num_helped):
-    found = risk(five(), [0.9], [1.0, 1.0], Target(name, 0.3), "paired")
+    found = TARGETS[name](0.3).measure(five(), five().route([0.9], [1.0, 1.0]), "paired")
     assert (found.estimate, found.num_rows, found.num_bad, found.num_helped) == (
         estimate, num_rows, num_bad, num_helped
     )  # fmt: skip
@@ -48,28 +49,28 @@ def test_every_risk_by_hand(name, estimate, num_rows, num_bad, num_helped):
 def test_the_test_is_the_one_that_was_chosen():
     many = records(400)
     p_values = {
-        test: risk(many, [0.9, 0.9], [1.0] * 3, Target("accuracy_drop", 0.2), test).p_value
+        test: AccuracyDrop(0.2).measure(many, many.route([0.9, 0.9], [1.0] * 3), test).p_value
         for test in ("paired", "binomial", "betting")
     }
     assert len(set(p_values.values())) == 3
 
 
 def test_nobody_leaves_no_risk():
-    found = risk(five(), [1.0], [1.0, 1.0], Target("selective_error", 0.1), "paired")
+    found = SelectiveError(0.1).measure(five(), five().route([1.0], [1.0, 1.0]), "paired")
     assert (found.num_rows, found.p_value) == (0, 1.0)
-    assert risk(five(), [1.0], [1.0, 1.0], Target("accuracy_drop", 0.1), "paired").estimate == 0
+    assert AccuracyDrop(0.1).measure(five(), five().route([1.0], [1.0, 1.0]), "paired").estimate == 0
 
 
 def test_a_broken_answer_is_a_loss():
     rows = five()
     rows.exit_logits[0, 1] = torch.nan
-    found = risk(rows, [1.0], [1.0, 1.0], Target("disagreement", 0.1), "paired")
+    found = Disagreement(0.1).measure(rows, rows.route([1.0], [1.0, 1.0]), "paired")
     assert found.num_bad == 1
-    assert risk(rows, [1.0], [1.0, 1.0], Target("accuracy_drop", 0.1), "paired").num_bad == 1
+    assert AccuracyDrop(0.1).measure(rows, rows.route([1.0], [1.0, 1.0]), "paired").num_bad == 1
 
 
 def test_expected_losses_are_none_where_exits_agree():
-    losses = expected_losses(five(), [1.0, 1.0], Target("accuracy_drop", 0.1))
+    losses = AccuracyDrop(0.1).expected_losses(five(), [1.0, 1.0])
     assert losses[:, 1].tolist() == [0.0] * 5
     assert losses[[0, 4], 0].tolist() == [0.0, 0.0]
     # Harmed: the MainNet's certainty and the label both speak for it.
@@ -90,7 +91,7 @@ def test_expected_losses_are_none_where_exits_agree():
     ],
 )
 def test_expected_risk_by_hand(name, num_rows, num_bad, num_helped):
-    expected = expected_risk(five(), torch.tensor([0, 0, 0, 1, 0]), [1.0, 1.0], Target(name, 0.3), 500, "paired")
+    expected = TARGETS[name](0.3).expected(five(), torch.tensor([0, 0, 0, 1, 0]), [1.0, 1.0], 500, "paired")
     assert (expected.num_rows, expected.num_helped) == (num_rows, num_helped)
     # Sums of floats are rounded up.
     assert expected.num_bad - num_bad in ((0, 1) if name == "selective_error" else (0,))

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from hf_sidenet.calibration import BUDGETS, RISKS, Target, parse_targets
+from hf_sidenet.calibration import parse_targets
+from hf_sidenet.calibration.targets import TARGETS, AccuracyDrop, FlopsBudget
 
 
-@pytest.mark.parametrize("name", [*RISKS, *BUDGETS])
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_target_reads_what_it_writes(name):
-    assert parse_targets(str(Target(name, 0.25))) == [Target(name, 0.25)]
+    assert parse_targets(str(TARGETS[name](0.25))) == [TARGETS[name](0.25)]
 
 
 def test_several_stand_in_a_list_or_behind_commas():
-    expected = [Target("accuracy_drop", 0.01), Target("flops", 0.5)]
+    expected = [AccuracyDrop(0.01), FlopsBudget(0.5)]
     assert parse_targets(" accuracy_drop <= 1e-2 , flops<=0.5") == expected
-    assert parse_targets(["accuracy_drop<=0.01", Target("flops", 0.5)]) == expected
+    assert parse_targets(["accuracy_drop<=0.01", FlopsBudget(0.5)]) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,14 @@ import pytest
 import torch
 
 from hf_sidenet.calibration import (
-    Target,
     TooFewRowsError,
     calibrate,
     check_enough,
     fit_temperatures,
-    needed_rows,
     parse_targets,
     select_thresholds,
 )
+from hf_sidenet.calibration.targets import AccuracyDrop, Disagreement, SelectiveError
 from hf_sidenet.measurement import replay
 
 from .cases import costs, records
@@ -27,22 +26,22 @@ def select(rows, target, **kwargs):
 
 def test_needed_rows_is_ln_delta_by_ln_one_minus_epsilon():
     # ln 0.05 / ln 0.99 = 298.07
-    assert needed_rows(Target("disagreement", 0.01), 0.05) == 299
-    assert needed_rows(Target("accuracy_drop", 0.01), 0.05, "binomial") == 299
-    assert needed_rows(Target("accuracy_drop", 0.01), 0.05, "paired") in (299, 300)
-    assert needed_rows(Target("accuracy_drop", 0.01), 0.05, "betting") > 299
+    assert Disagreement(0.01).needed_rows(0.05) == 299
+    assert AccuracyDrop(0.01).needed_rows(0.05, "binomial") == 299
+    assert AccuracyDrop(0.01).needed_rows(0.05, "paired") in (299, 300)
+    assert AccuracyDrop(0.01).needed_rows(0.05, "betting") > 299
 
 
 def test_a_level_below_what_the_paired_test_resolves():
     with pytest.raises(ValueError, match=r"`confidence_level` must leave each target a level above 0\.0002"):
-        needed_rows(Target("accuracy_drop", 0.01), 1e-5, "paired")
-    assert needed_rows(Target("accuracy_drop", 0.01), 1e-5, "binomial") == 1146
+        AccuracyDrop(0.01).needed_rows(1e-5, "paired")
+    assert AccuracyDrop(0.01).needed_rows(1e-5, "binomial") == 1146
 
 
 @pytest.mark.parametrize("test", ["paired", "binomial", "betting"])
 def test_exactly_enough_rows_can_pass_and_one_less_is_refused(test):
-    target = Target("accuracy_drop", 0.05)
-    needed = needed_rows(target, 0.05, test)
+    target = AccuracyDrop(0.05)
+    needed = target.needed_rows(0.05, test)
     check_enough(target, 0.05, test, needed)
     with pytest.raises(
         TooFewRowsError, match=f"needs at least {needed} certification rows.*got {needed - 1}"
@@ -126,7 +125,7 @@ def test_selective_error_starts_where_the_design_rows_expect_it_to_pass():
     rows, design = records(3000), records(500, seed=1)
     found = select(rows, "selective_error<=0.2", design=design)
     assert found.points[0].thresholds != PATH[0]
-    assert found.points[0].risks["selective_error<=0.2"].num_rows >= needed_rows(Target("selective_error", 0.2), 0.05)
+    assert found.points[0].risks["selective_error<=0.2"].num_rows >= SelectiveError(0.2).needed_rows(0.05)
     assert found.chosen.certified
     other = rows.select(torch.randperm(3000))
     assert select(other, "selective_error<=0.2", design=design).points[0].thresholds == found.points[0].thresholds

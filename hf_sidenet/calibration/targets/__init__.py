@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user may ask for: `accuracy_drop<=0.01`, `selective_error<=0.05`, `disagreement<=0.02` (guaranteed), and
+`flops<=0.5`, `params<=0.7`, `latency_ms<=8` (budgets). One class each; another target is another file and a line in
+`TARGETS`."""
+
+import re
+from collections.abc import Sequence
+
+from .accuracy_drop import AccuracyDrop, paired_differences
+from .budgets import FlopsBudget, LatencyBudget, ParamsBudget
+from .disagreement import Disagreement
+from .selective_error import SelectiveError
+from .target import Budget, Risk, RiskEstimate, Target
+
+
+TARGETS: dict[str, type[Target]] = {
+    kind.name: kind for kind in (AccuracyDrop, SelectiveError, Disagreement, FlopsBudget, ParamsBudget, LatencyBudget)
+}
+FORM = re.compile(r"\s*([a-z_]+)\s*<=\s*(\S+)\s*")
+
+__all__ = [
+    "TARGETS",
+    "AccuracyDrop",
+    "Budget",
+    "Disagreement",
+    "FlopsBudget",
+    "LatencyBudget",
+    "ParamsBudget",
+    "Risk",
+    "RiskEstimate",
+    "SelectiveError",
+    "Target",
+    "paired_differences",
+    "parse_targets",
+]
+
+
+def parse_targets(target: str | Target | Sequence[str | Target]) -> list[Target]:
+    """Targets from their short form; several stand in a list, or in one string with commas.
+
+    Raises:
+        ValueError: the form is wrong, a name is unknown or comes twice, or a limit is impossible.
+
+    Example:
+
+    ```python
+    >>> [str(target) for target in parse_targets("accuracy_drop<=0.01, flops<=0.5")]
+    ['accuracy_drop<=0.01', 'flops<=0.5']
+    ```
+    """
+    given = [target] if isinstance(target, str | Target) else list(target)
+    found: list[Target] = []
+    for item in given:
+        found += [item] if isinstance(item, Target) else [_parse(text) for text in item.split(",")]
+    names = [item.name for item in found]
+    if not found or len(set(names)) != len(names):
+        raise ValueError(f"`target` must name at least one limit, and each only once, got {target!r}.")
+    return found
+
+
+def _parse(text: str) -> Target:
+    match = FORM.fullmatch(text)
+    try:
+        name, limit = match[1], float(match[2])
+    except (TypeError, ValueError):
+        raise ValueError(f"`target` must look like 'accuracy_drop<=0.01', got {text!r}.") from None
+    if name not in TARGETS:
+        raise ValueError(f"`target` must limit one of {', '.join(TARGETS)}, got {name!r}.")
+    return TARGETS[name](limit)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits on the mean cost per row, in each of the three currencies. Nothing is guaranteed for them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...measurement.records import ExitRecords
+from .accuracy_drop import AccuracyDrop
+from .target import Budget
+
+
+class _Budget(Budget):
+    def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
+        """See [`Target.expected_losses`]: what is spent within a budget is accuracy."""
+        return AccuracyDrop.expected_losses(self, records, temperatures)
+
+
+@dataclass(frozen=True)
+class FlopsBudget(_Budget):
+    """Mean FLOPs, as a fraction of the plain MainNet's."""
+
+    name = currency = "flops"
+
+
+@dataclass(frozen=True)
+class ParamsBudget(_Budget):
+    """Mean number of parameters used, as a fraction of the plain MainNet's."""
+
+    name = currency = "params"
+
+
+@dataclass(frozen=True)
+class LatencyBudget(_Budget):
+    """Mean milliseconds per row."""
+
+    name = "latency_ms"
+    currency = "milliseconds"
+    is_time = True
