@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from aims import aims_text
 from earlyon_method import earlyon_methods
 
 from hf_sidenet.benchmark import run_benchmark
@@ -107,8 +108,8 @@ def main() -> None:
             },
         )
     files = result.save(args.output_dir, overwrite=args.overwrite)
-    print(result.text())
-    print("\n" + "\n".join(str(path) for path in files))
+    said = [result.text(), aims_text(result), "\n".join(str(path) for path in files)]
+    print("\n\n".join(filter(None, said)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from transformers.utils import logging
 
 from ..io.folder_kinds import FolderKind
 from ..io.folders import writing_folder
-from .aims import aims_of
 from .csv_file import write_csv
 from .environment import file_name
 from .measures import SizeResult
 from .picture import plot_benchmark
 from .table import text_of
-from .verdict import verdict_of
+from .verdict import Verdict, verdict_of
 
 
 logger = logging.get_logger(__name__)
@@ -48,22 +47,17 @@ class BenchmarkResult:
     about: dict[str, Any]
 
     def text(self) -> str:
-        """Verdict, aims and a Markdown table per batch size, for people."""
-        max_drop = self.settings["max_accuracy_drop"]
-        return text_of(
-            self.sizes, verdict_of(self.sizes, max_drop), aims_of(self.sizes, max_drop), self.settings, self.about
-        )
+        """The verdict and a Markdown table per batch size, for people."""
+        return text_of(self.sizes, self.verdict, self.settings, self.about)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        max_drop = self.settings["max_accuracy_drop"]
         return {
             "schema_version": BENCHMARK_VERSION,
             "about": self.about,
             "environment": self.environment,
             "settings": self.settings,
-            "verdict": asdict(verdict_of(self.sizes, max_drop)),
-            "aims": [asdict(aim) for aim in aims_of(self.sizes, max_drop)],
+            "verdict": asdict(self.verdict),
             "sizes": [asdict(size) for size in self.sizes],
         }
 
@@ -94,6 +88,11 @@ class BenchmarkResult:
                 logger.warning("The benchmark has no picture: %s", error)
                 del names[2]
         return [Path(directory) / name for name in names]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether early exits pay off here."""
+        return verdict_of(self.sizes, self.settings["max_accuracy_drop"])
 
     @property
     def title(self) -> str:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark in Markdown that can be read in a terminal: verdict, aims, and a table per batch size."""
+"""A benchmark in Markdown that can be read in a terminal: the verdict, and tables per batch size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .aims import Aim
 from .measures import MethodResult, SizeResult, StageResult
 from .methods import order_name
 from .verdict import Verdict
@@ -22,16 +21,18 @@ pause. Rows that wait for others wait in it; the time to collect a batch or a wi
 - ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
 times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
 several batches went on together in a better batch size.
+- (t0 + t1 + …) / plain: all stages one after the other against the plain MainNet. It should be near 1, at batch size 1 up to \
+a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
 - × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
 twin best.
 - other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \
-in float32 where that is compared, and after the slash rows that left at another exit."""
+in float32 where that is compared, and after the slash rows that left at another exit. In float32, ours should have \
+0/0."""
 
 
 def text_of(
     sizes: Sequence[SizeResult],
     verdict: Verdict,
-    aims: Sequence[Aim],
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> str:
@@ -40,7 +41,6 @@ def text_of(
     Args:
         sizes (`Sequence[SizeResult]`): what was measured.
         verdict ([`Verdict`]): of them.
-        aims (`Sequence[Aim]`): of them.
         settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
         about (`Mapping[str, Any]`): of [`BenchmarkResult`].
     """
@@ -53,10 +53,6 @@ def text_of(
         drop = f"{100 * settings['max_accuracy_drop']:g} % of the rows"
         names = [f"{name} (batch size {', '.join(map(str, at))})" for name, at in verdict.left_out.items()]
         parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(names)}.")
-    if aims:
-        parts.append(
-            "\n".join(["Aims:", "", *(f"- {'met' if a.met else 'MISSED'}: {a.text}: {a.found}" for a in aims)])
-        )
     for size in sizes:
         parts.append(f"## Batch size {size.batch_size}, {size.num_rows:,} rows")
         parts.append(method_table(size.methods))

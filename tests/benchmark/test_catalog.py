@@ -328,6 +328,5 @@ def test_a_whole_run(text_checkpoint):
         assert all(stage.sum_ratio > 0 for stage in size.stages)
     document = json.loads(json.dumps(found.to_dict()))
     assert document["settings"]["batch_sizes"] == [1, 8]
-    assert "ours in float32: the answers of the model's own forward: all the same" in found.text()
     # Each of them is another classifier.
     assert RIVAL in {each.group for each in found.sizes[0].methods}

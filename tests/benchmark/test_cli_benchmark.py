@@ -45,7 +45,8 @@ def test_tables_files_and_a_verdict(typed, small_model, tmp_path):
     assert any(
         line.startswith("- cascade, float32, eager, by length: its small model answers above ") for line in lines
     )
-    assert "- met: ours in float32: the answers of the model's own forward: all the same" in lines
+    # The aims of the package's developers are not the user's.
+    assert not [line for line in lines if "MISSED" in line or line.startswith("- met")]
     assert lines[-1] == f"Written to {tmp_path / 'out'}"
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names[:3] == ["benchmark.json", "benchmark.md", "benchmark.png"]

@@ -2,7 +2,6 @@
 """The scripts behind the benchmark's tables, as typed, on tiny data and models."""
 
 import csv
-import importlib
 import json
 import re
 import sys
@@ -20,8 +19,8 @@ from transformers import (
 from hf_sidenet import SideNetForImageClassification
 from hf_sidenet.inference.rows import Row
 
-from ..models import tiny
-from .commands import ROOT, run, save_pictures, save_text_mainnet, sentences
+from ...models import tiny
+from ..commands import ROOT, run, save_pictures, save_text_mainnet, sentences
 
 
 FOLDER = ROOT / "examples" / "benchmarks"
@@ -30,13 +29,6 @@ SHADES = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 
 RESNET_18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
 SIZE = {"height": 32, "width": 32}
 NEEDS_EARLYON = "needs pip install -r examples/benchmarks/requirements.txt"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script, which imports others from its own folder."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 def texts(folder):
@@ -197,6 +189,7 @@ def test_earlyon_on_the_mainnets_weights_and_the_big_table(peer, tmp_path):
     )  # fmt: skip
     for name in ("plain MainNet", "truncated MainNet", "cascade", "runner", "earlyon's backbone", "earlyon"):
         assert f"| {name}, float32, eager, mixed " in stdout, name
+    assert "\nAims:\n\n- " in stdout
     assert {"benchmark.json", "benchmark.md", "benchmark.png"} < {path.name for path in out.iterdir()}
     assert len(list(out.glob("*.csv"))) == 1
 
