@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The big tables: everything that `hf-sidenet benchmark` compares, and earlyon beside it, on the same rows in turns.
+"""The big tables: everything that `hf-sidenet benchmark` compares, and more rivals, on the same rows in turns.
 
-usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated FOLDER] [--small_model FOLDER] [--earlyon FOLDER]
+usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated MAINNET] [--small_model MAINNET] [--earlyon FOLDER]
 """
 
 import argparse
@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 import torch
 from aims import aims_text
 from earlyon_method import earlyon_methods
+from rivals import Rivals, check_rivals, rival_methods, with_threshold
 
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX, Method
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, GROUPS, ONNX, Method
 from hf_sidenet.benchmark.reading import read_rows
 from hf_sidenet.benchmark.result import BENCHMARK
 from hf_sidenet.data import load_processor, load_splits
@@ -32,8 +33,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="with SideNets, of hf-sidenet attach")
     parser.add_argument("data_dir", type=Path, help="folder with a file of test rows")
     parser.add_argument("--also", nargs="+", default=[], help="the checkpoint, calibrated again in other precisions")
-    parser.add_argument("--truncated", help="folder of truncate.py")
-    parser.add_argument("--small_model", help="folder of a smaller classifier, for the cascade")
+    parser.add_argument("--truncated", help="a shorter classifier, fine-tuned: folder of truncate.py")
+    parser.add_argument(
+        "--small_model", help="a cascade: this classifier answers where it is sure, the MainNet the other rows"
+    )
+    parser.add_argument(
+        "--small_threshold",
+        type=float,
+        help="above this confidence the small model is sure; by default the lowest at which the cascade is as "
+        "accurate as the checkpoint on these very rows, which is in its favor",
+    )
     parser.add_argument("--earlyon", type=Path, help="folder of earlyon_model.py")
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["eager"])
@@ -47,7 +56,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--output_dir", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.small_threshold is not None and args.small_model is None:
+        parser.error(f"--small_threshold needs --small_model, got {args.small_threshold} without it")
+    return args
 
 
 def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
@@ -61,14 +73,15 @@ def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
     )["test"]
 
 
-def all_methods(args: argparse.Namespace, catalog: Catalog) -> list[Method]:
-    """Those of the catalogue, and earlyon's two."""
-    if args.earlyon is None:
-        return catalog.methods()
+def all_methods(catalog: Catalog, rivals: Rivals, earlyon: Path | None) -> list[Method]:
+    """Those of the catalog and the rivals, in the order of the table: plain, rivals, ours."""
     # Processes that measure memory find the scripts of this folder.
     known = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.resolve()), known]))
-    return [*catalog.methods(), *earlyon_methods(args.earlyon)]
+    found = [*catalog.methods(), *rival_methods(rivals, catalog)]
+    if earlyon is not None:
+        found += earlyon_methods(earlyon)
+    return sorted(found, key=lambda method: GROUPS.index(method.group))
 
 
 def main() -> None:
@@ -82,18 +95,17 @@ def main() -> None:
             precisions=args.precisions,
             engines=[ENGINES[name] for name in args.engines],
             also=args.also,
-            truncated=args.truncated,
-            small_model=args.small_model,
             device=args.device,
         )
     )
+    rivals = Rivals(args.truncated, args.small_model, args.small_threshold)
+    check_rivals(rivals, catalog)
     prepared = test_rows(args, catalog)
     rows, labels = read_rows(Stages(catalog.base.model), prepared, args.rows, args.seed)
-    if args.small_model is not None:
-        catalog = catalog.with_cascade(rows, labels)
+    rivals = with_threshold(rivals, catalog, rows, labels)
     with TemporaryDirectory() as scratch:
         result = run_benchmark(
-            all_methods(args, catalog.with_onnx(scratch, rows)),
+            all_methods(catalog.with_onnx(scratch, rows), rivals, args.earlyon),
             rows,
             labels,
             batch_sizes=args.batch_sizes,

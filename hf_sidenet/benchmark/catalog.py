@@ -5,7 +5,6 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,10 +14,8 @@ from ..inference.rows import Row
 from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
 from .as_runner import as_runner
-from .cascade import cascade_threshold
 from .choice import Choice, onnx_variants
 from .methods import (
-    CASCADE,
     EAGER,
     GATES,
     ONNX,
@@ -29,17 +26,15 @@ from .methods import (
     RIVAL,
     RUNNER,
     SIDENET_ALONE,
-    TRUNCATED,
     WHOLE_BATCH,
     Answering,
     Method,
 )
 from .onnx_variant import OnnxVariant
-from .plain import PlainConfig
-from .reference import Reference, logits_by_place
+from .reference import Reference
 from .settings import Settings
-from .variants import Checkpoint, TorchVariant, check_plain, load_plain
-from .ways import by_cascade, by_first_stage, by_whole_batch
+from .variants import Checkpoint, TorchVariant
+from .ways import by_first_stage, by_whole_batch
 
 
 Make = Callable[[int, list[list[Row]]], Answering]
@@ -53,8 +48,7 @@ class Catalog:
         settings ([`Settings`]): what is compared.
 
     Raises:
-        ValueError: `also`, `truncated` or `small_model` names what cannot be compared with the checkpoint, or
-            `thresholds` are not one per SideNet.
+        ValueError: `also` names what cannot be compared with the checkpoint, or `thresholds` are not one per SideNet.
     """
 
     def __init__(self, settings: Settings):
@@ -62,9 +56,6 @@ class Catalog:
         self.device = torch.device(settings.device)
         self.base = Checkpoint(settings.directory, None, self.device)
         self.is_text = self.base.config.input_size is None
-        for name in ("truncated", "small_model"):
-            if getattr(settings, name) is not None:
-                check_plain(name, getattr(settings, name), self.base, self.is_text)
         if settings.thresholds is not None:
             check_thresholds(list(settings.thresholds), len(self.base.config.exit_layers))
         self.choice = Choice(settings, self.base)
@@ -75,42 +66,21 @@ class Catalog:
         """All of them, in the order of the table: plain, rivals, ours.
 
         Raises:
-            ValueError: ONNX Runtime is to be compared, and nothing was exported for it, or a cascade has no threshold.
+            ValueError: ONNX Runtime is to be compared, and nothing was exported for it.
         """
         if self.choice.for_onnx() and not self.settings.onnx:
             raise ValueError("`engines` has ONNX Runtime, for which nothing was exported: call `with_onnx` first.")
-        if self.settings.small_model is not None and self.settings.small_threshold is None:
-            raise ValueError("`small_model` must have a `small_threshold`, got none: call `with_cascade` first.")
         orders = (False, True) if self.is_text else (False,)
         eager = [variant for variant in self.variants if variant.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
         for variant in eager:
             found += [self._rival(variant, WHOLE_BATCH, _whole_batch(variant), bucketed) for bucketed in orders]
             found.append(self._rival(variant, SIDENET_ALONE, _sidenet_alone(variant), orders[-1]))
-        found += self._others(eager, orders[-1])
         for variant in self.variants:
             found += self._ours(variant, orders)
         asked = asdict(self.settings)
         recipe = f"{__name__}:{method_named.__name__}"
         return [replace(each, recipe=(recipe, {"settings": asked, "name": each.name})) for each in found]
-
-    def with_cascade(self, rows: Sequence[Row], labels: Sequence[int]) -> "Catalog":
-        """The same, with a cascade that is as accurate on these rows as the checkpoint is, or as its MainNet where
-        that is less accurate; see [`cascade_threshold`].
-
-        Args:
-            rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
-            labels (`Sequence[int]`): their classes.
-        """
-        right = torch.tensor(labels)
-        large, _ = self.reference.mainnet(rows)
-        routed, _ = self.reference.routed(
-            self.settings.thresholds or self.base.config.thresholds, self.base.config.temperatures
-        )(rows)
-        accuracy = min((answer == right).double().mean().item() for answer in (large, routed))
-        small = load_plain(self.settings.small_model, self.is_text, self.base.precision, self.device)
-        logits = logits_by_place(lambda inputs: small(0, None, inputs)[1], small, rows)
-        return self._with(small_threshold=cascade_threshold(logits, large, labels, accuracy))
 
     def with_onnx(self, folder: str | os.PathLike, rows: Sequence[Row]) -> "Catalog":
         """The same, with what ONNX Runtime needs, exported into a folder; see [`export_variants`]. Nothing changes
@@ -156,36 +126,6 @@ class Catalog:
             dtype=variant.dtype,
             note=variant.note if kind == WHOLE_BATCH else "",
         )
-
-    def _others(self, eager: Sequence[TorchVariant], bucketed: bool) -> list[Method]:
-        """Classifiers that are not in the checkpoint."""
-        found = []
-        for variant in eager:
-            if self.settings.truncated is not None:
-                found.append(self._rival(variant, TRUNCATED, self._truncated(variant), bucketed))
-            if self.settings.small_model is not None:
-                threshold = self.settings.small_threshold
-                method = self._rival(variant, CASCADE, self._cascade(variant, threshold), bucketed)
-                found.append(replace(method, note=f"its small model answers above {threshold:.6g}"))
-        return found
-
-    def _truncated(self, variant: TorchVariant) -> Make:
-        def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            chain = load_plain(self.settings.truncated, self.is_text, variant.precision, self.device)
-            return WholeEngine(chain, by_first_stage(chain))
-
-        return make
-
-    def _cascade(self, variant: TorchVariant, threshold: float) -> Make:
-        def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            small = load_plain(self.settings.small_model, self.is_text, variant.precision, self.device)
-            large = variant.plain()
-            both = SimpleNamespace(
-                config=PlainConfig(large.config.mainnet_config, [1.0, 1.0]), device=self.device, dtype=variant.dtype
-            )
-            return WholeEngine(both, by_cascade(small, large, threshold))
-
-        return make
 
     def _ours(self, variant: Variant, orders: Sequence[bool]) -> list[Method]:
         def method(kind: str, make: Make, bucketed: bool) -> Method:

@@ -15,12 +15,7 @@ EAGER, COMPILED, ONNX = "eager", "compiled", "ONNX Runtime"
 # What is held to the very answers of the model's own forward: others may round a row over θ.
 FLOAT32 = "float32"
 PLAIN_MAINNET, RUNNER, PER_BATCH, GATES = "plain MainNet", "runner", "per batch", "own forward"
-SIDENET_ALONE, WHOLE_BATCH, TRUNCATED, CASCADE = (
-    "SideNet 0 alone",
-    "whole-batch router",
-    "truncated MainNet",
-    "cascade",
-)
+SIDENET_ALONE, WHOLE_BATCH = "SideNet 0 alone", "whole-batch router"
 
 
 class Answering(Protocol):

@@ -20,9 +20,6 @@ class Settings:
             `directory` there; their precisions are compared too.
         onnx (`Mapping[str, Sequence[str]]`, *optional*): exported folder and file of the plain MainNet, by precision;
             of [`Catalog.with_onnx`].
-        truncated (`str`, *optional*): a shorter classifier, fine-tuned.
-        small_model (`str`, *optional*): a smaller classifier of the same inputs, for the cascade.
-        small_threshold (`float`, *optional*): it answers where its confidence is greater; see [`cascade_threshold`].
         thresholds (`Sequence[float]`, *optional*): θ instead of the checkpoints' own.
         device (`str`, *optional*, defaults to `"cpu"`): where all run.
     """
@@ -31,9 +28,6 @@ class Settings:
     precisions: Sequence[str] = ("float32",)
     engines: Sequence[str] = (EAGER,)
     also: Sequence[str] = ()
-    truncated: str | None = None
-    small_model: str | None = None
-    small_threshold: float | None = None
     thresholds: Sequence[float] | None = None
     device: str = "cpu"
     onnx: Mapping[str, Sequence[str]] = field(default_factory=dict)

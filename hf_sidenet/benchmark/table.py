@@ -21,8 +21,8 @@ pause. Rows that wait for others wait in it; the time to collect a batch or a wi
 - ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
 times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
 several batches went on together in a better batch size.
-- (t0 + t1 + …) / plain: all stages one after the other against the plain MainNet. It should be near 1, at batch size 1 up to \
-a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
+- (t0 + t1 + …) / plain: all stages one after the other against the plain MainNet. It should be near 1, at batch \
+size 1 up to a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
 - × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
 twin best.
 - other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \

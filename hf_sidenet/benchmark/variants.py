@@ -8,15 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from ..attaching.checkpoint import load_checkpoint
-from ..data import load_processor
 from ..inference.compiled import CompiledStages
 from ..inference.stages import Stages
 from ..models.configuration_sidenet import SideNetConfig
@@ -125,44 +119,3 @@ def note_on_thresholds(config: SideNetConfig, precision: str, by_hand: bool) -> 
     # Of "int8 (ONNX Runtime)" the number format counts.
     calibrated = config.calibration.get("precision", "unknown precision").partition(" ")[0]
     return "" if calibrated == precision else f"θ certified in {calibrated}"
-
-
-def check_plain(name: str, directory: str, checkpoint: Checkpoint, is_text: bool) -> None:
-    """Refuse a classifier that cannot answer the same rows.
-
-    Args:
-        name (`str`): of the argument that names it.
-        directory (`str`): folder or Hub id.
-        checkpoint ([`Checkpoint`]): that the rows are prepared for.
-        is_text (`bool`): of texts or of images.
-
-    Raises:
-        ValueError: it has other classes, or another vocabulary.
-    """
-    config, expected = AutoConfig.from_pretrained(directory), checkpoint.config.id2label
-    if config.id2label != expected:
-        raise ValueError(
-            f"`{name}` must have the checkpoint's classes, {list(expected.values())}, got "
-            f"{list(config.id2label.values())} in {directory!r}."
-        )
-    if is_text:
-        own, other = (load_processor(path, True).get_vocab() for path in (checkpoint.directory, directory))
-        if own != other:
-            raise ValueError(
-                f"`{name}` must have the checkpoint's vocabulary of {len(own):,} tokens, since both read the same "
-                f"rows, got another one of {len(other):,} in {directory!r}."
-            )
-
-
-def load_plain(directory: str, is_text: bool, precision: str, device: torch.device) -> PlainChain:
-    """A classifier without SideNets, as a chain of one stage.
-
-    Args:
-        directory (`str`): folder or Hub id.
-        is_text (`bool`): of texts or of images.
-        precision (`str`): name of a dtype.
-        device (`torch.device`): where it goes.
-    """
-    auto = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
-    model = auto.from_pretrained(directory, dtype=getattr(torch, precision), use_safetensors=True)
-    return PlainChain(model.to(device).eval())

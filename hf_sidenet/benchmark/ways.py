@@ -52,28 +52,5 @@ def by_whole_batch(stages: Any) -> Answer:
     return answer
 
 
-def by_cascade(small: Any, large: Any, threshold: float) -> Answer:
-    """A small classifier answers where it is sure, a large one the other rows of the batch.
-
-    Args:
-        small ([`PlainChain`] or the like): runs for all rows.
-        large ([`PlainChain`] or the like): runs for those that the small one is not sure of.
-        threshold (`float`): the small one answers where its confidence is greater.
-    """
-
-    def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _, logits = small(0, None, batch.inputs)
-        unsure = (~leaves(confidence(logits), threshold)).nonzero().squeeze(1)
-        exit_index = torch.zeros(len(batch.rows), dtype=torch.long)
-        if len(unsure):
-            rest = unsure.tolist()
-            _, others = large(0, None, batch.select(rest).inputs)
-            logits = logits.index_copy(0, unsure, others.to(logits.dtype))
-            exit_index[rest] = 1
-        return logits, exit_index
-
-    return answer
-
-
 def _all_leave(logits: torch.Tensor, temperature: float, thresholds: torch.Tensor) -> bool:
     return bool(leaves(confidence(logits, temperature), thresholds).all())

@@ -11,7 +11,6 @@ from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings, method_named
 from hf_sidenet.benchmark.methods import (
-    CASCADE,
     COMPILED,
     EAGER,
     GATES,
@@ -22,7 +21,6 @@ from hf_sidenet.benchmark.methods import (
     RIVAL,
     RUNNER,
     SIDENET_ALONE,
-    TRUNCATED,
     WHOLE_BATCH,
     twin_of,
 )
@@ -31,8 +29,6 @@ from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import Row
 from tests.inference.flood import text_row
 from tests.models.tiny import images
-
-from .checkpoints import save_plain
 
 
 NUM_ROWS = 24
@@ -88,15 +84,8 @@ def stop_of(model, rows):
     return len(config.thresholds)
 
 
-def test_what_a_text_checkpoint_is_compared_by(text_checkpoint, small_model):
-    settings = Settings(
-        text_checkpoint,
-        precisions=("float32", "bfloat16"),
-        engines=(EAGER, COMPILED),
-        truncated=small_model,
-        small_model=small_model,
-        small_threshold=0.7,
-    )
+def test_what_a_text_checkpoint_is_compared_by(text_checkpoint):
+    settings = Settings(text_checkpoint, precisions=("float32", "bfloat16"), engines=(EAGER, COMPILED))
     methods = Catalog(settings).methods()
     found = [(each.kind, each.precision, each.engine, each.bucketed) for each in methods]
     assert len(set(found)) == len(found)
@@ -106,13 +95,11 @@ def test_what_a_text_checkpoint_is_compared_by(text_checkpoint, small_model):
             expected = {(PLAIN_MAINNET, False), (PLAIN_MAINNET, True), (PER_BATCH, True), (RUNNER, True)}
             if engine == EAGER:
                 expected |= {(WHOLE_BATCH, False), (WHOLE_BATCH, True), (SIDENET_ALONE, True), (PER_BATCH, False)}
-                expected |= {(GATES, True), (TRUNCATED, True), (CASCADE, True)}
+                expected |= {(GATES, True)}
             assert here == expected
     assert [each.group for each in methods] == sorted((each.group for each in methods), key=[PLAIN, RIVAL, OURS].index)
     # Every row of ours, and every rival, has something to beat.
     assert all(twin_of(each, methods) is not None for each in methods if each.group != PLAIN)
-    cascade = next(each for each in methods if each.kind == CASCADE)
-    assert cascade.note == "its small model answers above 0.7"
 
 
 def test_images_have_no_lengths(image_checkpoint):
@@ -229,41 +216,6 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
         ValueError, match=r"`also` must name what has SideNets at \[1, 3\], as the checkpoint, got .* \[1, 2, 3\]"
     ):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "three"),)))
-    classes = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
-    other = str(save_plain(tmp_path / "other", **classes))
-    with pytest.raises(
-        ValueError, match=r"`truncated` must have the checkpoint's classes, \['bad', 'good'\], got \['a', 'b'\]"
-    ):
-        Catalog(Settings(text_checkpoint, truncated=other))
-    with pytest.raises(ValueError, match="`small_model` must have the checkpoint's classes"):
-        Catalog(Settings(text_checkpoint, small_model=other))
-    save_plain(tmp_path / "words", words=["anotherword"])
-    with pytest.raises(
-        ValueError, match=r"`truncated` must have the checkpoint's vocabulary of 30,522 tokens, .* 30,523"
-    ):
-        Catalog(Settings(text_checkpoint, truncated=str(tmp_path / "words")))
-
-
-def test_a_cascade_needs_a_threshold(text_checkpoint, small_model):
-    catalog = Catalog(Settings(text_checkpoint, small_model=small_model))
-    with pytest.raises(ValueError, match="`small_model` must have a `small_threshold`, got none: call `with_cascade`"):
-        catalog.methods()
-
-
-def test_the_cascade_is_as_accurate_as_the_checkpoint(text_checkpoint, small_model):
-    rows = text_rows()
-    catalog = Catalog(Settings(text_checkpoint, small_model=small_model))
-    labels, _ = catalog.reference.mainnet(rows)
-    labels = [int(label) ^ (place % 5 == 0) for place, label in enumerate(labels)]
-    catalog = catalog.with_cascade(rows, labels)
-    method = next(each for each in catalog.methods() if each.kind == CASCADE)
-    found, exits = answers_of(method, rows)
-    model, _ = load_checkpoint(text_checkpoint)
-    reached = sum(a == b for a, b in zip(found, labels, strict=True))
-    routed = sum(a == b for a, b in zip(own_answers(model, rows, model.config.thresholds)[0], labels, strict=True))
-    plain = sum(a == b for a, b in zip(own_answers(model, rows, 1.0)[0], labels, strict=True))
-    assert reached >= min(routed, plain)
-    assert set(exits) <= {0, 1}
 
 
 def test_another_process_makes_the_same_method(text_checkpoint):

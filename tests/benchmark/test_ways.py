@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
-from hf_sidenet.benchmark.ways import by_cascade, by_first_stage, by_whole_batch
+from hf_sidenet.benchmark.ways import by_first_stage, by_whole_batch
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import collate
 from hf_sidenet.models.exit_rule import confidence
-from tests.models.tiny import bert, bert_with_sidenets, images, resnet_with_sidenet, texts
+from tests.models.tiny import bert_with_sidenets, images, resnet_with_sidenet, texts
 
 from .cases import rows_of
 
@@ -69,25 +69,6 @@ def test_the_whole_batch_reads_temperatures():
     theta[:, 0] = 1.0
     # At temperature 100 nobody is surer than a third and a little.
     assert by_whole_batch(Stages(model))(batch, theta)[1].tolist() == [2] * 12
-
-
-@pytest.mark.parametrize("threshold", [0.0, None, 1.0])
-@torch.no_grad()
-def test_a_cascade_asks_the_large_model_only_where_the_small_one_is_not_sure(threshold):
-    torch.manual_seed(1)
-    small, large = bert(num_hidden_layers=1, initializer_range=1.0), bert(initializer_range=1.0)
-    batch = batch_of(bert_with_sidenets())
-    own, other = small(**batch.inputs).logits, large(**batch.inputs).logits
-    sure = confidence(own)
-    threshold = sure.sort().values[6].item() if threshold is None else threshold
-    asked = []
-    large.register_forward_hook(lambda *_: asked.append(1))
-    logits, exit_index = by_cascade(PlainChain(small), PlainChain(large), threshold)(batch, torch.zeros(12, 0))
-    assert exit_index.tolist() == [0 if s > threshold else 1 for s in sure.tolist()]
-    for i in range(12):
-        torch.testing.assert_close(logits[i], (own, other)[exit_index[i]][i], rtol=1e-4, atol=1e-5)
-    assert len(asked) == (threshold > 0)
-    assert set(exit_index.tolist()) == ({0} if threshold == 0 else {1} if threshold == 1 else {0, 1})
 
 
 def test_the_plain_mainnet_is_not_the_sidenet():

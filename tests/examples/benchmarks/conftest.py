@@ -3,6 +3,7 @@ import importlib
 
 import pytest
 
+from ...benchmark.checkpoints import save_plain, save_text_checkpoint
 from ..commands import ROOT
 
 
@@ -13,3 +14,13 @@ def script():
     patch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
     yield importlib.import_module
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory):
+    return str(save_text_checkpoint(tmp_path_factory.mktemp("text")))
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    return str(save_plain(tmp_path_factory.mktemp("small")))
