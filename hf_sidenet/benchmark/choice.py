@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..export.exported import read_config
+from ..export.manifest import is_exported
 from ..inference.precision import DTYPES
 from ..inference.rows import Row
 from ..models.configuration_sidenet import SideNetConfig
 from .methods import COMPILED, EAGER, FLOAT32, ONNX
-from .onnx_variant import PRECISIONS, OnnxVariant, export_variants, exported_by_precision, is_exported
+from .onnx_variant import PRECISIONS, OnnxVariant, export_variants, exported_by_precision
 from .settings import Settings
 from .variants import Checkpoint, TorchVariant
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..export.exported import read_config
-from ..export.manifest import MANIFEST, ONNX, Manifest
+from ..export.manifest import ONNX, Manifest
 from ..export.onnx import OnnxStages
-from ..export.onnx_export import export_onnx
+from ..export.onnx_export import MissingCalibrationRows, export_onnx
 from ..inference.rows import Row
 from . import methods
 from .plain import PlainChain, PlainConfig
@@ -66,11 +66,6 @@ class OnnxVariant:
     @cached_property
     def _plain(self) -> PlainOnnx:
         return PlainOnnx(self.plain_file, PlainConfig(self.config.mainnet_config), self.dtype)
-
-
-def is_exported(path: str) -> bool:
-    """Whether a folder is one of `hf-sidenet export`."""
-    return (Path(path) / MANIFEST).is_file()
 
 
 def exported_by_precision(paths: Sequence[str]) -> dict[str, str]:
@@ -127,9 +122,7 @@ def export_variants(
 def _export(checkpoint: Checkpoint, folder: str, int8: bool) -> None:
     try:
         export_onnx(checkpoint.model, folder, int8=int8)
-    except ValueError as error:
-        if "`calibration_rows`" not in str(error):
-            raise
+    except MissingCalibrationRows as error:
         raise ValueError(
             "`also` must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions, since training "
             "rows show their ranges, got none."

@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
-from hf_sidenet.benchmark import onnx_variant
 from hf_sidenet.benchmark.catalog import Catalog, method_named
 from hf_sidenet.benchmark.methods import EAGER, ONNX, OURS, PLAIN, twin_of
-from hf_sidenet.benchmark.onnx_variant import exported_by_precision, is_exported
+from hf_sidenet.benchmark.onnx_variant import exported_by_precision
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
 from hf_sidenet.benchmark.settings import Settings
-from hf_sidenet.cli import exported as command
-from hf_sidenet.export import manifest
 from hf_sidenet.export.onnx import ENTRIES, open_session
 
 from ..export.test_onnx_int8 import model_of
@@ -59,13 +56,6 @@ def test_the_plain_one_has_the_options_of_the_stages(tmp_path):
     for name, value in ENTRIES.items():
         assert options.get_session_config_entry(name) == same.get_session_config_entry(name) == value
     assert open_session(tmp_path / "plain.onnx", num_threads=3).get_session_options().intra_op_num_threads == 3
-
-
-def test_commands_ask_the_same_of_a_folder(monkeypatch, tmp_path):
-    assert command.MANIFEST == manifest.MANIFEST
-    assert not command.is_exported(str(tmp_path))
-    monkeypatch.setattr(onnx_variant, "is_exported", lambda path: path == str(tmp_path))
-    assert command.is_exported(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -125,8 +115,6 @@ def test_an_exported_folder_takes_the_place_and_has_its_own_theta(exported, text
     config["calibration"] = {"precision": "int8 (ONNX Runtime)"}
     path.write_text(json.dumps(config))
     also = (str(tmp_path / "int8"),)
-    assert is_exported(also[0])
-    assert not is_exported(text_checkpoint)
     assert exported_by_precision(also) == {"int8": also[0]}
     with pytest.raises(ValueError, match="`also` must name one exported folder per precision, got two in int8"):
         exported_by_precision(also * 2)
