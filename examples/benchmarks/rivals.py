@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, AutoModelF
 from hf_sidenet.benchmark.catalog import Catalog, Settings
 from hf_sidenet.benchmark.methods import EAGER, RIVAL, Method
 from hf_sidenet.benchmark.plain import PlainChain, PlainConfig
-from hf_sidenet.benchmark.reference import logits_by_place
+from hf_sidenet.benchmark.rows import logits_by_place
 from hf_sidenet.benchmark.variants import TorchVariant
 from hf_sidenet.benchmark.ways import by_first_stage
 from hf_sidenet.data import load_processor

@@ -16,16 +16,16 @@ from rivals import Rivals, check_rivals, rival_methods, with_threshold
 
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, GROUPS, ONNX, Method
-from hf_sidenet.benchmark.reading import read_rows
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, GROUPS, ONNX_RUNTIME, Method
 from hf_sidenet.benchmark.result import BENCHMARK
+from hf_sidenet.benchmark.rows import read_rows
 from hf_sidenet.data import load_processor, load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
 from hf_sidenet.inference import Stages
 from hf_sidenet.io.folders import check_free
 
 
-ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX}
+ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX_RUNTIME}
 
 
 def arguments() -> argparse.Namespace:
@@ -117,6 +117,7 @@ def main() -> None:
                 "model": Path(args.checkpoint).name,
                 "data": args.data_dir.name,
                 "rows": f"{len(rows):,} of {len(prepared):,}, in random order (seed {args.seed})",
+                "fingerprint of the data": prepared.fingerprint,
             },
         )
     files = result.save(args.output_dir, overwrite=args.overwrite)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every method that a checkpoint can be compared by: the plain MainNet, its rivals, and ours."""
+"""The methods of a checkpoint: its plain MainNet, rivals that need nothing else, and ours."""
 
 import copy
 import os
@@ -13,13 +13,11 @@ from ..inference.engine import Engine
 from ..inference.rows import Row
 from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
-from .as_runner import as_runner
-from .choice import Choice, onnx_variants
 from .methods import (
     EAGER,
-    GATES,
-    ONNX,
+    ONNX_RUNTIME,
     OURS,
+    OWN_FORWARD,
     PER_BATCH,
     PLAIN,
     PLAIN_MAINNET,
@@ -27,22 +25,21 @@ from .methods import (
     RUNNER,
     SIDENET_ALONE,
     WHOLE_BATCH,
-    Answering,
+    Answerer,
     Method,
 )
-from .onnx_variant import OnnxVariant
-from .reference import Reference
-from .settings import Settings
-from .variants import Checkpoint, TorchVariant
-from .ways import by_first_stage, by_whole_batch
+from .rows import Reference
+from .variants import Checkpoint, Choice, OnnxVariant, Settings, TorchVariant, onnx_variants
+from .ways import as_runner, by_first_stage, by_whole_batch
 
 
-Make = Callable[[int, list[list[Row]]], Answering]
+Make = Callable[[int, list[list[Row]]], Answerer]
 Variant = TorchVariant | OnnxVariant
 
 
 class Catalog:
-    """The methods of some settings. Models are loaded when a method is made.
+    """The methods for some settings. Models are loaded when a method is made. Methods of your own can be passed to
+    [`run_benchmark`] beside them.
 
     Args:
         settings ([`Settings`]): what is compared.
@@ -96,7 +93,8 @@ class Catalog:
         found = copy.copy(self)
         found.settings = replace(self.settings, **changed)
         # Models that are loaded stay.
-        found.variants = [*(each for each in self.variants if each.engine != ONNX), *onnx_variants(found.settings)]
+        torch_variants = [variant for variant in self.variants if variant.engine != ONNX_RUNTIME]
+        found.variants = [*torch_variants, *onnx_variants(found.settings)]
         return found
 
     def _plain(self, variant: Variant, bucketed: bool) -> Method:
@@ -146,7 +144,7 @@ class Catalog:
         found = []
         if variant.engine == EAGER:
             found.append(
-                method(GATES, lambda _, __: WholeEngine(variant.stages(), by_gates(variant.model())), orders[-1])
+                method(OWN_FORWARD, lambda _, __: WholeEngine(variant.stages(), by_gates(variant.model())), orders[-1])
             )
         # In mixed order, one engine shows what the order costs.
         for bucketed in orders if variant.engine == EAGER else orders[-1:]:
@@ -156,7 +154,7 @@ class Catalog:
 
 
 def method_named(settings: dict[str, Any], name: str) -> Method:
-    """One method of a catalogue, for another process.
+    """One method of a catalog, for another process.
 
     Args:
         settings (`dict[str, Any]`): of [`Settings`].

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..evaluation.plots import new_figure, tidy
 from .measures import MethodResult, SizeResult
-from .methods import GATES, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, WHOLE_BATCH
+from .methods import OWN_FORWARD, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, WHOLE_BATCH
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.3  # inches
@@ -14,7 +14,7 @@ STYLES = {
     PLAIN_MAINNET: {"color": "0.55", "linestyle": "--", "marker": "s", "markerfacecolor": "white"},
     RUNNER: {"color": "0.0", "linestyle": "-", "marker": "o"},
     PER_BATCH: {"color": "0.0", "linestyle": ":", "marker": "^"},
-    GATES: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
+    OWN_FORWARD: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
     WHOLE_BATCH: {"color": "0.55", "linestyle": "-.", "marker": "x"},
 }
 # In turn, for kinds that are not in the table.
@@ -27,8 +27,8 @@ OTHER_STYLES = (
 
 
 def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str) -> None:
-    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of methods that
-    were measured in both orders the one by length is drawn; SideNet 0 alone, which is another classifier, is not.
+    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of a method
+    measured in both orders, the one by length is drawn; SideNet 0 alone, which is another classifier, is left out.
 
     Args:
         sizes (`Sequence[SizeResult]`): what was measured.

@@ -61,8 +61,8 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
 
     from ..benchmark import run_benchmark
     from ..benchmark.catalog import Catalog, Settings
-    from ..benchmark.reading import read_rows
     from ..benchmark.result import BENCHMARK
+    from ..benchmark.rows import read_rows
     from ..calibration.label_checks import Answered, check_class_order
     from ..inference.stages import Stages
     from ..io.folders import check_free

@@ -13,8 +13,8 @@ from hf_sidenet.benchmark.catalog import Catalog, Settings, method_named
 from hf_sidenet.benchmark.methods import (
     COMPILED,
     EAGER,
-    GATES,
     OURS,
+    OWN_FORWARD,
     PER_BATCH,
     PLAIN,
     PLAIN_MAINNET,
@@ -24,14 +24,13 @@ from hf_sidenet.benchmark.methods import (
     WHOLE_BATCH,
     twin_of,
 )
-from hf_sidenet.benchmark.reading import read_rows
-from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import Row
 from tests.inference.flood import text_row
 from tests.models.tiny import images
 
 
 NUM_ROWS = 24
+MINE = {OWN_FORWARD, PER_BATCH, RUNNER}
 
 
 def text_rows():
@@ -51,10 +50,10 @@ def answers_of(method, rows, batch_size=8):
     """Class and exit of each row, by the method's own engine."""
     rows = method.rows(rows)
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    answering = method.make(batch_size, batches)
+    answerer = method.make(batch_size, batches)
     with torch.inference_mode():
-        done = [each for batch in batches for each in answering.put(batch)]
-        done += answering.flush()
+        done = [each for batch in batches for each in answerer.put(batch)]
+        done += answerer.flush()
     assert not [each.error for each in done if each.error]
     done = sorted(done, key=lambda each: each.place)
     return [each.label_id for each in done], [each.exit_index for each in done]
@@ -95,7 +94,7 @@ def test_what_a_text_checkpoint_is_compared_by(text_checkpoint):
             expected = {(PLAIN_MAINNET, False), (PLAIN_MAINNET, True), (PER_BATCH, True), (RUNNER, True)}
             if engine == EAGER:
                 expected |= {(WHOLE_BATCH, False), (WHOLE_BATCH, True), (SIDENET_ALONE, True), (PER_BATCH, False)}
-                expected |= {(GATES, True)}
+                expected |= {(OWN_FORWARD, True)}
             assert here == expected
     assert [each.group for each in methods] == sorted((each.group for each in methods), key=[PLAIN, RIVAL, OURS].index)
     # Every row of ours, and every rival, has something to beat.
@@ -105,7 +104,7 @@ def test_what_a_text_checkpoint_is_compared_by(text_checkpoint):
 def test_images_have_no_lengths(image_checkpoint):
     methods = Catalog(Settings(image_checkpoint)).methods()
     assert not [each for each in methods if each.bucketed]
-    assert {each.kind for each in methods} == {PLAIN_MAINNET, WHOLE_BATCH, SIDENET_ALONE, GATES, PER_BATCH, RUNNER}
+    assert {each.kind for each in methods} == {PLAIN_MAINNET, WHOLE_BATCH, SIDENET_ALONE, *MINE}
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -139,9 +138,9 @@ def test_only_the_runner_lets_rows_wait(text_checkpoint):
     for method in Catalog(Settings(text_checkpoint)).methods():
         if method.kind == RUNNER:
             continue
-        answering = method.make(8, [])
+        answerer = method.make(8, [])
         with torch.inference_mode():
-            assert len(answering.put(method.rows(rows[:8]))) == 8
+            assert len(answerer.put(method.rows(rows[:8]))) == 8
 
 
 @pytest.mark.slow
@@ -164,7 +163,7 @@ def test_bfloat16_is_the_checkpoint_loaded_in_it(kind, request):
     methods = Catalog(Settings(directory, precisions=("bfloat16",))).methods()
     assert {each.precision for each in methods} == {"bfloat16"}
     model, _ = load_checkpoint(directory, dtype=torch.bfloat16)
-    method = next(each for each in methods if each.kind == GATES)
+    method = next(each for each in methods if each.kind == OWN_FORWARD)
     labels, exits = own_answers(model, method.rows(rows), model.config.thresholds)
     found = answers_of(method, rows)
     # Another batch may round a row over θ.
@@ -226,32 +225,6 @@ def test_another_process_makes_the_same_method(text_checkpoint):
     assert (again.name, again.thresholds) == (method.name, method.thresholds)
     assert arguments["settings"] == asdict(Settings(text_checkpoint))
     assert answers_of(again, text_rows()) == answers_of(method, text_rows())
-
-
-def test_rows_are_chosen_at_random(text_checkpoint):
-    model, _ = load_checkpoint(text_checkpoint)
-    data = [{"input_ids": [1000 + i] * (3 + i % 5), "labels": i % 2} for i in range(50)]
-
-    class Rows:
-        dataset = data
-
-        def __len__(self):
-            return len(data)
-
-    rows, labels = read_rows(Stages(model), Rows(), 20, seed=1)
-    assert [row.place for row in rows] == list(range(20))
-    numbers = [int(row.inputs["input_ids"][0]) - 1000 for row in rows]
-    assert len(set(numbers)) == 20
-    assert numbers != sorted(numbers)
-    assert labels == [number % 2 for number in numbers]
-    assert [int(row.inputs["input_ids"][0]) for row in read_rows(Stages(model), Rows(), 20, seed=2)[0]] != numbers
-    assert len(read_rows(Stages(model), Rows(), 1000, seed=1)[0]) == 50
-    data[7]["labels"] = -100
-    with pytest.raises(ValueError, match="every row must have a label"):
-        read_rows(Stages(model), Rows(), 1000, seed=1)
-    data[7] = {"input_ids": [], "labels": 1}
-    with pytest.raises(ValueError, match="a text must have 1 to 512 tokens, got 0"):
-        read_rows(Stages(model), Rows(), 1000, seed=1)
 
 
 def test_a_whole_run(text_checkpoint):

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX_RUNTIME
 from hf_sidenet.cli.benchmarking import BenchmarkOptions, benchmark_command
 from hf_sidenet.cli.errors import CommandError
 from hf_sidenet.inference.precision import DTYPES
@@ -137,6 +137,6 @@ def test_defaults_are_the_librarys():
     for name in ("repeats", "max_accuracy_drop", "seed", "memory"):
         assert here[name].default == there[name].default, name
     assert tuple(here["batch_size"].default) == there["batch_sizes"].default
-    assert tuple(ENGINES.values()) == (EAGER, COMPILED, ONNX)
+    assert tuple(ENGINES.values()) == (EAGER, COMPILED, ONNX_RUNTIME)
     assert set(here["precision"].default.split(",")) < set(PRECISIONS)
     assert {*DTYPES, "int8"} == set(PRECISIONS)

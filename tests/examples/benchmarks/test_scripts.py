@@ -197,15 +197,15 @@ def test_earlyon_on_the_mainnets_weights_and_the_big_table(peer, tmp_path):
 def test_earlyon_lets_a_batch_leave_when_all_are_sure(peer, script):
     wrapper = script("earlyon_model").with_weights_of(resnet_18(), 32)
     wrapper.config.enabled_exits = [True, False]
-    answering = peer.WithExits(wrapper.eval(), ["dark", "light"])
+    answerer = peer.WithExits(wrapper.eval(), ["dark", "light"])
     rows = [Row(i, {"pixel_values": 3 * torch.randn(3, 32, 32)}, 0, ()) for i in range(4)]
     wrapper.config.confidence_thresholds = [0.0, 0.0]
-    first = answering.put(rows)
+    first = answerer.put(rows)
     assert [each.exit_index for each in first] == [0] * 4
     # One row that is not sure keeps all of them; alone, the others leave.
     wrapper.config.confidence_thresholds = [sum(sorted(each.confidence for each in first)[:2]) / 2, 0.0]
-    assert [each.exit_index for each in answering.put(rows)] == [2] * 4
-    assert sorted(each.exit_index for row in rows for each in answering.put([row])) == [0, 0, 0, 2]
+    assert [each.exit_index for each in answerer.put(rows)] == [2] * 4
+    assert sorted(each.exit_index for row in rows for each in answerer.put([row])) == [0, 0, 0, 2]
 
 
 def test_earlyon_takes_no_other_network(peer, script):

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark in Markdown that can be read in a terminal: the verdict, and tables per batch size."""
+"""The measurements as tables: Markdown for people, readable in a terminal, and CSV for programs."""
 
+import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
-from .measures import MethodResult, SizeResult, StageResult
+from .measures import PERCENTILES, MethodResult, SizeResult, StageResult
 from .methods import order_name
 from .verdict import Verdict
 
 
+# Fields with several values, which have columns of their own in CSV.
+SEVERAL = ("latency_ms", "shares", "notes")
 LEGEND = """\
 Each method's twin is the plain MainNet in the same precision, engine and order. All methods took turns batch by \
 batch on the same rows, in {repeats} rounds after a warm-up; times are sums over batches of the median over rounds. \
@@ -16,7 +21,7 @@ batch on the same rows, in {repeats} rounds after a warm-up; times are sums over
 its median.
 - order: mixed, as rows come, or by length, sorted within a window of 32 batches.
 - p50, p95, p99: milliseconds from the start of the call that brought a row to its answer, while rows come without a \
-pause. Rows that wait for others wait in it; the time to collect a batch or a window is not in it.
+pause. It includes waiting for other rows, but not the time to collect a batch or a window.
 - exits %: share of the rows that each exit answered, SideNets first.
 - ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
 times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
@@ -118,6 +123,41 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str
     )
 
 
+def write_results_csv(
+    sizes: Sequence[SizeResult],
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    path: str | os.PathLike,
+) -> None:
+    """Write one line per batch size and method.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): what was measured.
+        settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        environment (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        path (`str` or `os.PathLike`): the file.
+    """
+    num_exits = max(len(result.shares) for size in sizes for result in size.methods)
+    lines = [
+        {
+            "batch_size": size.batch_size,
+            "num_rows": size.num_rows,
+            "repeats": settings["repeats"],
+            "num_threads": settings["num_threads"],
+            **_columns(result, num_exits),
+            "hardware": environment["hardware"],
+            "date": environment["date"],
+            **environment["versions"],
+        }
+        for size in sizes
+        for result in size.methods
+    ]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column == 0 else cell.rjust(width)
 
@@ -152,3 +192,12 @@ def _notes(sizes: Sequence[SizeResult]) -> list[str]:
         )
         for name, notes in found.items()
     ]
+
+
+def _columns(result: MethodResult, num_exits: int) -> dict[str, Any]:
+    values = asdict(result)
+    found = {field.name: values[field.name] for field in fields(result) if field.name not in SEVERAL}
+    found |= {f"p{percent}_ms": value for percent, value in zip(PERCENTILES, result.latency_ms, strict=True)}
+    shares = [*result.shares, *[0.0] * (num_exits - len(result.shares))]
+    found |= {f"share_of_exit_{k}": share for k, share in enumerate(shares)}
+    return found | {"notes": "; ".join(result.notes)}

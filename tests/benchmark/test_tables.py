@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_sidenet.benchmark.methods import OURS, RIVAL, RUNNER
-from hf_sidenet.benchmark.table import markdown_table, method_table, stage_table, text_of
+from hf_sidenet.benchmark.tables import markdown_table, method_table, stage_table, text_of
 from hf_sidenet.benchmark.verdict import verdict_of
 
 from .cases import result, size, stage_result
