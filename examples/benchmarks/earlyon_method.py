@@ -27,8 +27,8 @@ BACKBONE, PEER = "earlyon's backbone", "earlyon"
 FLOAT32 = "float32"
 
 
-class _Answering:
-    """Answers a batch at once; see [`~hf_sidenet.benchmark.Answering`].
+class _Answerer:
+    """Answers a batch at once; see [`~hf_sidenet.benchmark.Answerer`].
 
     Args:
         names (`list[str]`): of the classes.
@@ -55,7 +55,7 @@ class _Answering:
         raise NotImplementedError
 
 
-class WithExits(_Answering):
+class WithExits(_Answerer):
     """earlyon's own inference.
 
     Args:
@@ -69,7 +69,7 @@ class WithExits(_Answering):
         self.num_exits = len(wrapper.config.exit_points)
 
     def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """See [`_Answering`]. Its −1 for the whole network becomes the last exit."""
+        """See [`_Answerer`]. Its −1 for the whole network becomes the last exit."""
         if len(pixels) == 1:
             said = self.wrapper(pixels, mode="inference")
             logits, sure = said.prediction, torch.tensor([said.confidence])
@@ -79,7 +79,7 @@ class WithExits(_Answering):
         return logits, sure, said.exit_taken if said.exit_taken >= 0 else self.num_exits
 
 
-class WithoutExits(_Answering):
+class WithoutExits(_Answerer):
     """Its backbone alone.
 
     Args:
@@ -92,7 +92,7 @@ class WithoutExits(_Answering):
         self.backbone = backbone
 
     def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """See [`_Answering`]."""
+        """See [`_Answerer`]."""
         logits = self.backbone(pixels)
         return logits, logits.softmax(-1).amax(-1), 0
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The big tables: everything that `hf-sidenet benchmark` compares, and earlyon beside it, on the same rows in turns.
+"""The big tables: everything that `hf-sidenet benchmark` compares, and more rivals, on the same rows in turns.
 
-usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated FOLDER] [--small_model FOLDER] [--earlyon FOLDER]
+usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated MAINNET] [--small_model MAINNET] [--earlyon FOLDER]
 """
 
 import argparse
@@ -10,20 +10,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from aims import aims_text
 from earlyon_method import earlyon_methods
+from rivals import Rivals, check_rivals, rival_methods, with_threshold
 
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX, Method
-from hf_sidenet.benchmark.reading import read_rows
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, GROUPS, ONNX_RUNTIME, Method
 from hf_sidenet.benchmark.result import BENCHMARK
+from hf_sidenet.benchmark.rows import read_rows
 from hf_sidenet.data import load_processor, load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
 from hf_sidenet.inference import Stages
 from hf_sidenet.io.folders import check_free
 
 
-ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX}
+ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX_RUNTIME}
 
 
 def arguments() -> argparse.Namespace:
@@ -31,8 +33,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="with SideNets, of hf-sidenet attach")
     parser.add_argument("data_dir", type=Path, help="folder with a file of test rows")
     parser.add_argument("--also", nargs="+", default=[], help="the checkpoint, calibrated again in other precisions")
-    parser.add_argument("--truncated", help="folder of truncate.py")
-    parser.add_argument("--small_model", help="folder of a smaller classifier, for the cascade")
+    parser.add_argument("--truncated", help="a shorter classifier, fine-tuned: folder of truncate.py")
+    parser.add_argument(
+        "--small_model", help="a cascade: this classifier answers where it is sure, the MainNet the other rows"
+    )
+    parser.add_argument(
+        "--small_threshold",
+        type=float,
+        help="above this confidence the small model is sure; by default the lowest at which the cascade is as "
+        "accurate as the checkpoint on these very rows, which is in its favor",
+    )
     parser.add_argument("--earlyon", type=Path, help="folder of earlyon_model.py")
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["eager"])
@@ -46,7 +56,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--output_dir", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.small_threshold is not None and args.small_model is None:
+        parser.error(f"--small_threshold needs --small_model, got {args.small_threshold} without it")
+    return args
 
 
 def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
@@ -60,14 +73,15 @@ def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
     )["test"]
 
 
-def all_methods(args: argparse.Namespace, catalog: Catalog) -> list[Method]:
-    """Those of the catalogue, and earlyon's two."""
-    if args.earlyon is None:
-        return catalog.methods()
+def all_methods(catalog: Catalog, rivals: Rivals, earlyon: Path | None) -> list[Method]:
+    """Those of the catalog and the rivals, in the order of the table: plain, rivals, ours."""
     # Processes that measure memory find the scripts of this folder.
     known = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.resolve()), known]))
-    return [*catalog.methods(), *earlyon_methods(args.earlyon)]
+    found = [*catalog.methods(), *rival_methods(rivals, catalog)]
+    if earlyon is not None:
+        found += earlyon_methods(earlyon)
+    return sorted(found, key=lambda method: GROUPS.index(method.group))
 
 
 def main() -> None:
@@ -81,18 +95,17 @@ def main() -> None:
             precisions=args.precisions,
             engines=[ENGINES[name] for name in args.engines],
             also=args.also,
-            truncated=args.truncated,
-            small_model=args.small_model,
             device=args.device,
         )
     )
+    rivals = Rivals(args.truncated, args.small_model, args.small_threshold)
+    check_rivals(rivals, catalog)
     prepared = test_rows(args, catalog)
     rows, labels = read_rows(Stages(catalog.base.model), prepared, args.rows, args.seed)
-    if args.small_model is not None:
-        catalog = catalog.with_cascade(rows, labels)
+    rivals = with_threshold(rivals, catalog, rows, labels)
     with TemporaryDirectory() as scratch:
         result = run_benchmark(
-            all_methods(args, catalog.with_onnx(scratch, rows)),
+            all_methods(catalog.with_onnx(scratch, rows), rivals, args.earlyon),
             rows,
             labels,
             batch_sizes=args.batch_sizes,
@@ -104,11 +117,12 @@ def main() -> None:
                 "model": Path(args.checkpoint).name,
                 "data": args.data_dir.name,
                 "rows": f"{len(rows):,} of {len(prepared):,}, in random order (seed {args.seed})",
+                "fingerprint of the data": prepared.fingerprint,
             },
         )
     files = result.save(args.output_dir, overwrite=args.overwrite)
-    print(result.text())
-    print("\n" + "\n".join(str(path) for path in files))
+    said = [result.text(), aims_text(result), "\n".join(str(path) for path in files)]
+    print("\n\n".join(filter(None, said)))
 
 
 if __name__ == "__main__":

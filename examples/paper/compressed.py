@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from record import costs_of
 
-from hf_sidenet.benchmark.methods import EAGER, ONNX
-from hf_sidenet.benchmark.plain import PlainChain, PlainConfig, plain_mainnet
-from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
+from hf_sidenet.benchmark.methods import EAGER, ONNX_RUNTIME
+from hf_sidenet.benchmark.plain import PlainChain, PlainConfig, PlainOnnx, export_plain, plain_mainnet
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.export import OnnxStages, export_onnx
 from hf_sidenet.inference import Stages
@@ -107,7 +106,7 @@ def _int8(model: SideNetPreTrainedModel, train: Rows, folder: Path, costs: ExitC
     chain = PlainChain(plain_mainnet(model))
     export_plain(chain, folder / "plain.onnx", int8=True)
     plain = PlainOnnx(folder / "plain.onnx", chain.config, model.dtype)
-    return Version("int8", ONNX, OnnxStages.load(folder / "stages"), None, plain, costs, False)
+    return Version("int8", ONNX_RUNTIME, OnnxStages.load(folder / "stages"), None, plain, costs, False)
 
 
 def _cut(model: SideNetPreTrainedModel, test: Rows, whole: ExitCosts) -> Version:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import torch
 from compressed import Version
 
-from hf_sidenet.benchmark.as_runner import as_runner
 from hf_sidenet.benchmark.interleave import MethodClock, interleave
 from hf_sidenet.benchmark.methods import OURS, PLAIN, PLAIN_MAINNET, RUNNER, Method
-from hf_sidenet.benchmark.ordering import cut
-from hf_sidenet.benchmark.ways import by_first_stage
+from hf_sidenet.benchmark.rows import cut
+from hf_sidenet.benchmark.ways import as_runner, by_first_stage
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.inference.reading import RowReader
 from hf_sidenet.inference.rows import Row

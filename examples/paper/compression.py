@@ -132,7 +132,7 @@ def table_row(
         "rows_test": len(records["test"]),
         "rows_timed": len(clocks[1].answers),
         "engine": version.engine,
-        "routing": clocks[1].answering.note.removeprefix("took ").strip("'"),
+        "routing": clocks[1].answerer.note.removeprefix("took ").strip("'"),
         "same_answers": same_answers(clocks[1], records["test"], version, threshold),
         **settings,
     }

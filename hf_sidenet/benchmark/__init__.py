@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The honest benchmark: every way to answer the same real rows, interleaved batch by batch."""
+"""The benchmark: every way to answer the same real rows, timed in turns, batch by batch."""
 
-from .methods import Answering, Method
+from .methods import Answerer, Method
 from .run import BenchmarkResult, run_benchmark
 
 
-__all__ = ["Answering", "BenchmarkResult", "Method", "run_benchmark"]
+__all__ = ["Answerer", "BenchmarkResult", "Method", "run_benchmark"]

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every method that a checkpoint can be compared by: the plain MainNet, its rivals, and ours."""
+"""The methods of a checkpoint: its plain MainNet, rivals that need nothing else, and ours."""
 
 import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,47 +14,39 @@ from ..inference.rows import Row
 from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
 from ..models.tasks import task_of
-from .as_runner import as_runner
-from .cascade import cascade_threshold
-from .choice import Choice, onnx_variants
 from .methods import (
-    CASCADE,
     EAGER,
-    GATES,
-    ONNX,
+    ONNX_RUNTIME,
     OURS,
+    OWN_FORWARD,
     PER_BATCH,
     PLAIN,
     PLAIN_MAINNET,
     RIVAL,
     RUNNER,
     SIDENET_ALONE,
-    TRUNCATED,
     WHOLE_BATCH,
-    Answering,
+    Answerer,
     Method,
 )
-from .onnx_variant import OnnxVariant
-from .plain import PlainConfig
-from .reference import Reference, logits_by_place
-from .settings import Settings
-from .variants import Checkpoint, TorchVariant, check_plain, load_plain
-from .ways import by_cascade, by_first_stage, by_whole_batch
+from .rows import Reference
+from .variants import Checkpoint, Choice, OnnxVariant, Settings, TorchVariant, onnx_variants
+from .ways import as_runner, by_first_stage, by_whole_batch
 
 
-Make = Callable[[int, list[list[Row]]], Answering]
+Make = Callable[[int, list[list[Row]]], Answerer]
 Variant = TorchVariant | OnnxVariant
 
 
 class Catalog:
-    """The methods of some settings. Models are loaded when a method is made.
+    """The methods for some settings. Models are loaded when a method is made. Methods of your own can be passed to
+    [`run_benchmark`] beside them.
 
     Args:
         settings ([`Settings`]): what is compared.
 
     Raises:
-        ValueError: `also`, `truncated` or `small_model` names what cannot be compared with the checkpoint, or
-            `thresholds` are not one per SideNet.
+        ValueError: `also` names what cannot be compared with the checkpoint, or `thresholds` are not one per SideNet.
     """
 
     def __init__(self, settings: Settings):
@@ -63,9 +54,6 @@ class Catalog:
         self.device = torch.device(settings.device)
         self.base = Checkpoint(settings.directory, None, self.device)
         self.modality = task_of(self.base.config)[1]
-        for name in ("truncated", "small_model"):
-            if getattr(settings, name) is not None:
-                check_plain(name, getattr(settings, name), self.base, self.modality)
         if settings.thresholds is not None:
             check_thresholds(list(settings.thresholds), len(self.base.config.exit_layers))
         self.choice = Choice(settings, self.base)
@@ -76,42 +64,21 @@ class Catalog:
         """All of them, in the order of the table: plain, rivals, ours.
 
         Raises:
-            ValueError: ONNX Runtime is to be compared, and nothing was exported for it, or a cascade has no threshold.
+            ValueError: ONNX Runtime is to be compared, and nothing was exported for it.
         """
         if self.choice.for_onnx() and not self.settings.onnx:
             raise ValueError("`engines` has ONNX Runtime, for which nothing was exported: call `with_onnx` first.")
-        if self.settings.small_model is not None and self.settings.small_threshold is None:
-            raise ValueError("`small_model` must have a `small_threshold`, got none: call `with_cascade` first.")
         orders = (False, True) if self.modality.has_tokens else (False,)
         eager = [variant for variant in self.variants if variant.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
         for variant in eager:
             found += [self._rival(variant, WHOLE_BATCH, _whole_batch(variant), bucketed) for bucketed in orders]
             found.append(self._rival(variant, SIDENET_ALONE, _sidenet_alone(variant), orders[-1]))
-        found += self._others(eager, orders[-1])
         for variant in self.variants:
             found += self._ours(variant, orders)
         asked = asdict(self.settings)
         recipe = f"{__name__}:{method_named.__name__}"
         return [replace(each, recipe=(recipe, {"settings": asked, "name": each.name})) for each in found]
-
-    def with_cascade(self, rows: Sequence[Row], labels: Sequence[int]) -> "Catalog":
-        """The same, with a cascade that is as accurate on these rows as the checkpoint is, or as its MainNet where
-        that is less accurate; see [`cascade_threshold`].
-
-        Args:
-            rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
-            labels (`Sequence[int]`): their classes.
-        """
-        right = torch.tensor(labels)
-        large, _ = self.reference.mainnet(rows)
-        routed, _ = self.reference.routed(
-            self.settings.thresholds or self.base.config.thresholds, self.base.config.temperatures
-        )(rows)
-        accuracy = min((answer == right).double().mean().item() for answer in (large, routed))
-        small = load_plain(self.settings.small_model, self.modality, self.base.precision, self.device)
-        logits = logits_by_place(lambda inputs: small(0, None, inputs)[1], small, rows)
-        return self._with(small_threshold=cascade_threshold(logits, large, labels, accuracy))
 
     def with_onnx(self, folder: str | os.PathLike, rows: Sequence[Row]) -> "Catalog":
         """The same, with what ONNX Runtime needs, exported into a folder; see [`export_variants`]. Nothing changes
@@ -127,7 +94,8 @@ class Catalog:
         found = copy.copy(self)
         found.settings = replace(self.settings, **changed)
         # Models that are loaded stay.
-        found.variants = [*(each for each in self.variants if each.engine != ONNX), *onnx_variants(found.settings)]
+        torch_variants = [variant for variant in self.variants if variant.engine != ONNX_RUNTIME]
+        found.variants = [*torch_variants, *onnx_variants(found.settings)]
         return found
 
     def _plain(self, variant: Variant, bucketed: bool) -> Method:
@@ -158,36 +126,6 @@ class Catalog:
             note=variant.note if kind == WHOLE_BATCH else "",
         )
 
-    def _others(self, eager: Sequence[TorchVariant], bucketed: bool) -> list[Method]:
-        """Classifiers that are not in the checkpoint."""
-        found = []
-        for variant in eager:
-            if self.settings.truncated is not None:
-                found.append(self._rival(variant, TRUNCATED, self._truncated(variant), bucketed))
-            if self.settings.small_model is not None:
-                threshold = self.settings.small_threshold
-                method = self._rival(variant, CASCADE, self._cascade(variant, threshold), bucketed)
-                found.append(replace(method, note=f"its small model answers above {threshold:.6g}"))
-        return found
-
-    def _truncated(self, variant: TorchVariant) -> Make:
-        def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            chain = load_plain(self.settings.truncated, self.modality, variant.precision, self.device)
-            return WholeEngine(chain, by_first_stage(chain))
-
-        return make
-
-    def _cascade(self, variant: TorchVariant, threshold: float) -> Make:
-        def make(batch_size: int, batches: list[list[Row]]) -> Answering:
-            small = load_plain(self.settings.small_model, self.modality, variant.precision, self.device)
-            large = variant.plain()
-            both = SimpleNamespace(
-                config=PlainConfig(large.config.mainnet_config, [1.0, 1.0]), device=self.device, dtype=variant.dtype
-            )
-            return WholeEngine(both, by_cascade(small, large, threshold))
-
-        return make
-
     def _ours(self, variant: Variant, orders: Sequence[bool]) -> list[Method]:
         def method(kind: str, make: Make, bucketed: bool) -> Method:
             return Method(
@@ -207,7 +145,7 @@ class Catalog:
         found = []
         if variant.engine == EAGER:
             found.append(
-                method(GATES, lambda _, __: WholeEngine(variant.stages(), by_gates(variant.model())), orders[-1])
+                method(OWN_FORWARD, lambda _, __: WholeEngine(variant.stages(), by_gates(variant.model())), orders[-1])
             )
         # In mixed order, one engine shows what the order costs.
         for bucketed in orders if variant.engine == EAGER else orders[-1:]:
@@ -217,7 +155,7 @@ class Catalog:
 
 
 def method_named(settings: dict[str, Any], name: str) -> Method:
-    """One method of a catalogue, for another process.
+    """One method of a catalog, for another process.
 
     Args:
         settings (`dict[str, Any]`): of [`Settings`].

@@ -2,8 +2,8 @@
 """Times of many methods on one machine that drifts: they take turns batch by batch, each on its own clock.
 
 A machine may be 30 % slower from one second to the next, so that methods that run one after the other cannot be
-compared. Here every method gets the same batch before anyone gets the next one. The order of the turns is another one
-at every batch, so that nobody always runs on caches that the same other has left.
+compared. Here every method gets the same batch before any method gets the next one. The order of the turns changes
+with every batch, so that no method always runs on the caches that the same other one left behind.
 """
 
 import gc
@@ -17,10 +17,10 @@ from transformers.utils import logging
 
 from ..inference.engine import by_kind, padding_of
 from ..inference.rows import Prediction, Row, collate
-from .methods import Answering, Method
+from .methods import Answerer, Method
 
 
-class Clock(Protocol):
+class TurnClock(Protocol):
     """Something that is timed. A round is a `start` and all steps in turn."""
 
     def start(self, counts: bool) -> None:
@@ -36,7 +36,7 @@ class MethodClock:
     Args:
         method ([`Method`]): that is timed.
         batches (`list[list[Row]]`): in its order.
-        answering ([`Answering`]): what it made for this batch size.
+        answerer ([`Answerer`]): what it made for this batch size.
         device (`torch.device`): that is waited for before the clock stops.
 
     Attributes:
@@ -47,10 +47,10 @@ class MethodClock:
         answers (`dict[int, Prediction]`): the last answer to each row, by its place.
     """
 
-    def __init__(self, method: Method, batches: list[list[Row]], answering: Answering, device: torch.device):
+    def __init__(self, method: Method, batches: list[list[Row]], answerer: Answerer, device: torch.device):
         self.method = method
         self.batches = batches
-        self.answering = answering
+        self.answerer = answerer
         self.device = device
         self.rounds: list[list[float]] = []
         self.latencies: list[float] = []
@@ -61,12 +61,12 @@ class MethodClock:
         self._counts = False
 
     def start(self, counts: bool) -> None:
-        """See [`Clock`]."""
+        """See [`TurnClock`]."""
         self._seconds, self._came, self._now, self._counts = [], {}, 0.0, counts
         self.answers = {}
 
     def step(self, number: int) -> None:
-        """See [`Clock`].
+        """See [`TurnClock`].
 
         Raises:
             RuntimeError: a row has no answer.
@@ -74,7 +74,7 @@ class MethodClock:
         last = number == len(self.batches)
         rows = [] if last else self.method.rows(self.batches[number])
         self._came |= dict.fromkeys((row.place for row in rows), self._now)
-        done, seconds = timed(self.answering.flush if last else lambda: self.answering.put(rows), self.device)
+        done, seconds = timed(self.answerer.flush if last else lambda: self.answerer.put(rows), self.device)
         self._now += seconds
         self._seconds.append(seconds)
         for prediction in done:
@@ -117,11 +117,11 @@ class StageClock:
         self._counts = False
 
     def start(self, counts: bool) -> None:
-        """See [`Clock`]."""
+        """See [`TurnClock`]."""
         self._seconds, self._counts = [], counts
 
     def step(self, number: int) -> None:
-        """See [`Clock`]."""
+        """See [`TurnClock`]."""
         if number == len(self.batches):
             if self._counts:
                 self.rounds.append(self._seconds)
@@ -141,12 +141,18 @@ class StageClock:
 
 @torch.inference_mode()
 def interleave(
-    clocks: Sequence[Clock], num_batches: int, *, repeats: int, seed: int = 0, progress: bool = True, desc: str = ""
+    clocks: Sequence[TurnClock],
+    num_batches: int,
+    *,
+    repeats: int,
+    seed: int = 0,
+    progress: bool = True,
+    desc: str = "",
 ) -> None:
     """Let all clocks take turns, batch by batch, in a warm-up round and `repeats` rounds that count.
 
     Args:
-        clocks (`Sequence[Clock]`): they hold what was measured afterwards.
+        clocks (`Sequence[TurnClock]`): they hold what was measured afterwards.
         num_batches (`int`): batches that each of them has.
         repeats (`int`): rounds that count.
         seed (`int`, *optional*, defaults to 0): of the order of the turns.

@@ -100,7 +100,7 @@ class SizeResult:
     stages: list[StageResult]
 
 
-def summarise(
+def summarize(
     batch_size: int,
     clocks: Sequence[MethodClock],
     stage_clocks: Sequence[StageClock],
@@ -225,7 +225,7 @@ def _of_method(
         shares=[sum(e == k for e in exits.values()) / num_rows for k in range(max(exits.values()) + 1)],
         ideal_milliseconds=None if ideal is None else 1e3 * ideal / num_rows,
         efficiency=None if ideal is None else ideal / seconds,
-        notes=[note for note in (method.note, getattr(clock.answering, "note", "")) if note],
+        notes=[note for note in (method.note, getattr(clock.answerer, "note", "")) if note],
     )
     if expected is None:
         return found

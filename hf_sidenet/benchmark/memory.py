@@ -72,11 +72,11 @@ def measure_here(order: dict[str, Any]) -> float:
     module, _, function = where.partition(":")
     method = getattr(importlib.import_module(module), function)(**arguments)
     batches = [method.rows(batch) for batch in _batches(order)]
-    answering = method.make(max(map(len, batches)), batches)
+    answerer = method.make(max(map(len, batches)), batches)
     with torch.inference_mode():
         for batch in batches:
-            answering.put(batch)
-        answering.flush()
+            answerer.put(batch)
+        answerer.flush()
     if order["device"].startswith("cuda"):
         return torch.cuda.max_memory_allocated() / MEGABYTE
     return _peak_resident() / MEGABYTE

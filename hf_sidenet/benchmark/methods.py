@@ -11,27 +11,22 @@ from ..inference.rows import Prediction, Row
 
 
 GROUPS = PLAIN, RIVAL, OURS = ("plain", "rival", "ours")
-EAGER, COMPILED, ONNX = "eager", "compiled", "ONNX Runtime"
-# What is held to the very answers of the model's own forward: others may round a row over θ.
+EAGER, COMPILED, ONNX_RUNTIME = "eager", "compiled", "ONNX Runtime"
+# Held to exactly the answers of the model's own forward: other precisions may round a row across θ.
 FLOAT32 = "float32"
-PLAIN_MAINNET, RUNNER, PER_BATCH, GATES = "plain MainNet", "runner", "per batch", "own forward"
-SIDENET_ALONE, WHOLE_BATCH, TRUNCATED, CASCADE = (
-    "SideNet 0 alone",
-    "whole-batch router",
-    "truncated MainNet",
-    "cascade",
-)
+PLAIN_MAINNET, RUNNER, PER_BATCH, OWN_FORWARD = "plain MainNet", "runner", "per batch", "own forward"
+SIDENET_ALONE, WHOLE_BATCH = "SideNet 0 alone", "whole-batch router"
 
 
-class Answering(Protocol):
-    """Takes batches of rows and gives answers, in any order; [`Engine`] and [`WholeEngine`] do. It may have a `note`
-    (`str`): what there is to say of it at its batch size."""
+class Answerer(Protocol):
+    """Takes batches of rows and gives answers, in any order, as [`Engine`] and [`WholeEngine`] do. It may have a
+    `note` (`str`) for the table about its batch size."""
 
     def put(self, rows: Sequence[Row]) -> Sequence[Prediction]:
-        """Take a batch; all answers that there are now, also of rows that came earlier."""
+        """Take a batch, and return all answers that are ready, also those of earlier rows."""
 
     def flush(self) -> Sequence[Prediction]:
-        """The answers of all rows that still wait."""
+        """Return the answers of all rows that are still waiting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +39,7 @@ class Method:
         precision (`str`): `"float32"`, `"bfloat16"`, `"int8"`, ...
         engine (`str`): `"eager"`, `"compiled"`, `"ONNX Runtime"`, ...
         bucketed (`bool`): rows come sorted by length within a window; else in mixed order.
-        make (`Callable[[int, list[list[Row]]], Answering]`):
+        make (`Callable[[int, list[list[Row]]], Answerer]`):
             From a batch size, and some batches as they will come to prepare on, makes what answers. It is called once
             per batch size, not on the clock; what it made runs in inference mode, and after a `flush` again.
         twin (`str`, *optional*): name of the method that it has to beat; by default the plain one of the same
@@ -62,7 +57,7 @@ class Method:
         note (`str`, *optional*): what a reader of the table has to know.
 
     Raises:
-        ValueError: `group` is none of the three.
+        ValueError: `group` is not one of the three.
     """
 
     kind: str
@@ -70,7 +65,7 @@ class Method:
     precision: str
     engine: str
     bucketed: bool
-    make: Callable[[int, list[list[Row]]], Answering]
+    make: Callable[[int, list[list[Row]]], Answerer]
     twin: str | None = None
     thresholds: tuple[float, ...] = ()
     dtype: torch.dtype | None = None

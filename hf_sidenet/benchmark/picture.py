@@ -2,11 +2,11 @@
 """A benchmark as a picture: throughput and share of the ideal over the batch size. Readable in grey."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..evaluation.plots import new_figure, tidy
 from .measures import MethodResult, SizeResult
-from .methods import CASCADE, GATES, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, TRUNCATED, WHOLE_BATCH
+from .methods import OWN_FORWARD, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, WHOLE_BATCH
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.3  # inches
@@ -14,17 +14,21 @@ STYLES = {
     PLAIN_MAINNET: {"color": "0.55", "linestyle": "--", "marker": "s", "markerfacecolor": "white"},
     RUNNER: {"color": "0.0", "linestyle": "-", "marker": "o"},
     PER_BATCH: {"color": "0.0", "linestyle": ":", "marker": "^"},
-    GATES: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
+    OWN_FORWARD: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
     WHOLE_BATCH: {"color": "0.55", "linestyle": "-.", "marker": "x"},
-    TRUNCATED: {"color": "0.7", "linestyle": "-", "marker": "D", "markerfacecolor": "white"},
-    CASCADE: {"color": "0.7", "linestyle": ":", "marker": "P"},
 }
-OTHERS = {"color": "0.45", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "*"}
+# In turn, for kinds that are not in the table.
+OTHER_STYLES = (
+    {"color": "0.7", "linestyle": "-", "marker": "D", "markerfacecolor": "white"},
+    {"color": "0.7", "linestyle": ":", "marker": "P"},
+    {"color": "0.45", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "*"},
+    {"color": "0.45", "linestyle": "--", "marker": "X", "markerfacecolor": "white"},
+)
 
 
 def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str) -> None:
-    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of methods that
-    were measured in both orders the one by length is drawn; SideNet 0 alone, which is another classifier, is not.
+    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of a method
+    measured in both orders, the one by length is drawn; SideNet 0 alone, which is another classifier, is left out.
 
     Args:
         sizes (`Sequence[SizeResult]`): what was measured.
@@ -60,14 +64,25 @@ def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: 
         )
 
 
+def styles_of(kinds: Iterable[str]) -> dict[str, dict[str, object]]:
+    """How matplotlib draws each kind of method.
+
+    Args:
+        kinds (`Iterable[str]`): in the order of the table.
+    """
+    others = [kind for kind in kinds if kind not in STYLES]
+    return STYLES | {kind: OTHER_STYLES[i % len(OTHER_STYLES)] for i, kind in enumerate(others)}
+
+
 def _lines(axes, sizes: Sequence[SizeResult], variant: tuple[str, str], field: str, legend: dict[str, object]) -> None:
     results = [result for size in sizes for result in size.methods]
     kinds = dict.fromkeys(result.kind for result in results if result.kind != SIDENET_ALONE)
+    styles = styles_of(kinds)
     for kind in kinds:
         points = [(size.batch_size, _value(size, variant, kind, field)) for size in sizes]
         points = [(batch_size, value) for batch_size, value in points if value is not None]
         if points:
-            style = {"markersize": 5, "linewidth": 1.4, **STYLES.get(kind, OTHERS)}
+            style = {"markersize": 5, "linewidth": 1.4, **styles[kind]}
             (legend[kind],) = axes.plot(*zip(*points, strict=True), label=kind, **style)
 
 

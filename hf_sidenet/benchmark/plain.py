@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier without SideNets as a chain of one stage, so that it runs in the same engines as the stages do."""
+"""A classifier without SideNets as a chain of one stage, so that the engines of a checkpoint's stages run it too: in
+PyTorch and in ONNX Runtime."""
 
 import copy
 import inspect
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +15,25 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..data.lengths import longest_text
+from ..export.onnx import open_session
+from ..export.onnx_graph import load, save, to_onnx
+from ..export.onnx_int8 import quantize_convolutions, quantize_linears
+from ..export.programs import DEFAULTS, export_stage
+from ..inference.engine import by_kind, padding_of
+from ..inference.rows import Row, collate
 from ..models import gate
 from ..models.mainnet import find_blocks
-from ..models.modalities import IMAGE, TEXT
 from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.tasks import SINGLE_LABEL
+from ..models.tasks import task_of
+
+
+# Rows that show ranges at a time.
+BATCH_SIZE = 32
 
 
 @dataclass
 class PlainConfig:
-    """What engines ask of a chain's config.
+    """The part of a chain's config that engines read.
 
     Args:
         mainnet_config (`PretrainedConfig`): of the classifier.
@@ -74,7 +87,7 @@ class PlainChain:
 
     def __init__(self, classifier: PreTrainedModel, input_size: list[int] | None = None):
         taken = inspect.signature(classifier.forward).parameters
-        self.task, self.modality = SINGLE_LABEL, IMAGE if "pixel_values" in taken else TEXT
+        self.task, self.modality = task_of(classifier.config)
         self.input_names = tuple(name for name in self.modality.row_inputs if name in taken)
         self.config = PlainConfig(classifier.config, input_size=input_size)
         self.device = classifier.device
@@ -108,5 +121,72 @@ def plain_mainnet(model: SideNetPreTrainedModel) -> PreTrainedModel:
     return mainnet.eval()
 
 
+def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows: Sequence[Row] = ()) -> None:
+    """Write a classifier as one ONNX file, by the same steps as [`export_onnx`] takes for its stages.
+
+    Args:
+        chain ([`PlainChain`]): in float32 or float16, on the CPU.
+        path (`str` or `os.PathLike`): the file.
+        int8 (`bool`): turn linear layers to int8, or convolutions where there are none.
+        rows (`Sequence[Row]`, *optional*): that show the ranges of what goes into convolutions.
+
+    Raises:
+        ExportError: it cannot be exported.
+        ImportError: onnx or onnxscript is not installed.
+    """
+    path = Path(path)
+    program = export_stage(chain, 0)
+    names = list(program.graph_signature.user_inputs)
+    save(to_onnx(program, names, ["logits"], chain.modality.axes, None), path)
+    if not int8:
+        return
+    model = load(path)
+    if quantize_linears(model, chain.task.num_outputs(chain.config)):
+        save(model, path)
+    else:
+        quantize_convolutions(path, path, _feeds(chain, names, rows))
+
+
+class PlainOnnx:
+    """As [`PlainChain`], run by ONNX Runtime with the options of [`OnnxStages`].
+
+    Args:
+        path (`str` or `os.PathLike`): of [`export_plain`].
+        config ([`PlainConfig`]): of the classifier.
+        dtype (`torch.dtype`): of its images and logits.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: PlainConfig, dtype: torch.dtype):
+        self.session = open_session(path)
+        self.input_names = tuple(each.name for each in self.session.get_inputs())
+        self.config = config
+        self.dtype = dtype
+        self.device = torch.device("cpu")
+        self.task, self.modality = task_of(config.mainnet_config)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __call__(
+        self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
+    ) -> tuple[None, torch.Tensor]:
+        """See [`Stages`]."""
+        shape = next(iter(inputs.values())).shape[:2]
+        feed = {}
+        for name in self.input_names:
+            value = inputs.get(name)
+            value = torch.full(shape, DEFAULTS[name]) if value is None else value
+            feed[name] = value.contiguous().numpy()
+        (logits,) = self.session.run(None, feed)
+        return None, torch.from_numpy(logits)
+
+
 def _is_gate(hook: Any) -> bool:
     return getattr(hook, "func", hook).__module__ == gate.__name__
+
+
+def _feeds(chain: PlainChain, names: Sequence[str], rows: Sequence[Row]) -> Any:
+    for alike in by_kind(rows):
+        for start in range(0, len(alike), BATCH_SIZE):
+            batch = collate(alike[start : start + BATCH_SIZE], padding_of(chain), chain.device)
+            yield {name: batch.inputs[name].numpy() for name in names}

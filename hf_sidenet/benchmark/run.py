@@ -9,13 +9,12 @@ import torch
 from transformers.utils import logging
 
 from ..inference.rows import Row, evenly_spaced
-from .environment import environment
 from .interleave import MethodClock, StageClock, interleave
-from .measures import SizeResult, summarise, with_best_ratios
+from .measures import SizeResult, summarize, with_best_ratios
 from .memory import peak_memory
 from .methods import Method, check_methods
-from .ordering import MAX_BATCHES, Batches, cut
-from .result import BenchmarkResult
+from .result import BenchmarkResult, environment
+from .rows import MAX_BATCHES, OrderedBatches, cut
 
 
 BATCH_SIZES = (1, 8, 32, 128)
@@ -56,7 +55,7 @@ def run_benchmark(
             process of its own.
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): where the methods run.
         seed (`int`, *optional*, defaults to 0): of the order of the turns.
-        about (`Mapping[str, Any]`, *optional*): what the report shall say of model and data, in values for JSON.
+        about (`Mapping[str, Any]`, *optional*): what the report says about model and data, in values for JSON.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
@@ -105,7 +104,7 @@ class _Rounds:
 
     def time(
         self,
-        batches: Batches,
+        batches: OrderedBatches,
         batch_size: int,
         expected: dict[str, tuple[torch.Tensor, torch.Tensor]],
         memory: dict[str, float | None],
@@ -115,8 +114,8 @@ class _Rounds:
         bar = logging.tqdm(self.methods, desc=f"Preparing for batch size {batch_size}", disable=not self.progress)
         for method in bar:
             own = batches.of(method.bucketed)
-            answering = method.make(batch_size, [method.rows(batch) for batch in _sample(own, batch_size)])
-            clocks.append(MethodClock(method, own, answering, self.device))
+            answerer = method.make(batch_size, [method.rows(batch) for batch in _sample(own, batch_size)])
+            clocks.append(MethodClock(method, own, answerer, self.device))
             known = [(clock.method.stages, clock.method.bucketed) for clock in stage_clocks]
             if method.stages is not None and (method.stages, method.bucketed) not in known:
                 stage_clocks.append(StageClock(method, own, self.device))
@@ -128,9 +127,9 @@ class _Rounds:
             progress=self.progress,
             desc=f"Batch size {batch_size}",
         )
-        return summarise(batch_size, clocks, stage_clocks, self.labels, expected, memory)
+        return summarize(batch_size, clocks, stage_clocks, self.labels, expected, memory)
 
-    def memory(self, batches: Batches, batch_size: int) -> dict[str, float | None]:
+    def memory(self, batches: OrderedBatches, batch_size: int) -> dict[str, float | None]:
         """Peak memory of each method, in MB."""
         bar = logging.tqdm(self.methods, desc="Measuring memory", disable=not self.progress)
         return {

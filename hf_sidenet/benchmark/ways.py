@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to answer a whole batch that are not ours, as [`WholeEngine`] takes them."""
+"""Ways to answer batches: by one stage, by the whole batch together, and as a [`SideNetRunner`] does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from ..inference.rows import Batch
+from ..inference.routings import engines_of, full_batch, measure_routings
+from ..inference.rows import Batch, Prediction, Row
+from ..inference.runner import LOOKAHEAD
 from ..models.exit_rule import leaves
 from ..models.tasks import SINGLE_LABEL
 
@@ -15,7 +17,7 @@ Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def by_first_stage(stages: Any) -> Answer:
-    """Stage 0 answers everybody: a plain classifier, or the first SideNet alone.
+    """Stage 0 answers every row: a plain classifier, or the first SideNet alone.
 
     Args:
         stages ([`Stages`] or the like): the chain.
@@ -29,8 +31,8 @@ def by_first_stage(stages: Any) -> Answer:
 
 
 def by_whole_batch(stages: Any) -> Answer:
-    """All rows of a batch go on until every one of them is sure: the policy of PABEE's and earlyon's batched
-    inference. All are answered at the exit where the batch stops.
+    """All rows of a batch continue until every one of them is confident enough: the policy of PABEE's and earlyon's
+    batched inference. All are answered at the exit where the batch stops.
 
     Args:
         stages ([`Stages`] or the like): the chain.
@@ -43,9 +45,7 @@ def by_whole_batch(stages: Any) -> Answer:
         hidden, logits = stages(0, None, inputs)
         stage = 0
         while stage < len(stages) - 1 and not _all_leave(logits, temperatures[stage], thresholds[:, stage]):
-            if not batch.has_tokens:
-                # After stage 0 one image stands for the size of all.
-                inputs = {name: value[:1] for name, value in inputs.items()}
+            inputs = stages.modality.later_inputs(inputs)
             stage += 1
             hidden, logits = stages(stage, hidden, inputs)
         return logits, torch.full((len(batch.rows),), stage)
@@ -53,27 +53,66 @@ def by_whole_batch(stages: Any) -> Answer:
     return answer
 
 
-def by_cascade(small: Any, large: Any, threshold: float) -> Answer:
-    """A small classifier answers where it is sure, a large one the other rows of the batch.
+class AsRunner:
+    """An engine in which no row waits longer than a window after its own.
 
     Args:
-        small ([`PlainChain`] or the like): runs for all rows.
-        large ([`PlainChain`] or the like): runs for those that the small one is not sure of.
-        threshold (`float`): the small one answers where its confidence is greater.
+        engine ([`Engine`] or [`WholeEngine`]): of the way that was chosen.
+        note (`str`): which.
+        window (`int`): batches that the runner reads ahead.
     """
 
-    def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _, logits = small(0, None, batch.inputs)
-        unsure = (~leaves(SINGLE_LABEL.confidence(logits), threshold)).nonzero().squeeze(1)
-        exit_index = torch.zeros(len(batch.rows), dtype=torch.long)
-        if len(unsure):
-            rest = unsure.tolist()
-            _, others = large(0, None, batch.select(rest).inputs)
-            logits = logits.index_copy(0, unsure, others.to(logits.dtype))
-            exit_index[rest] = 1
-        return logits, exit_index
+    def __init__(self, engine: Any, note: str, window: int):
+        self.engine = engine
+        self.note = note
+        self.window = window
+        self._start()
 
-    return answer
+    def put(self, rows: Sequence[Row]) -> list[Prediction]:
+        """See [`Engine`]."""
+        if self._num_batches == self.window:
+            self._earlier |= self._current
+            self._current, self._num_batches = set(), 0
+        self._current.update(row.place for row in rows)
+        self._num_batches += 1
+        done = self._answered(self.engine.put(rows))
+        if self._num_batches == self.window and self._earlier:
+            done += self._answered(self.engine.flush())
+        return done
+
+    def flush(self) -> list[Prediction]:
+        """See [`Engine`]."""
+        self._start()
+        return self.engine.flush()
+
+    def _start(self) -> None:
+        self._current: set[int] = set()
+        self._earlier: set[int] = set()
+        self._num_batches = 0
+
+    def _answered(self, done: list[Prediction]) -> list[Prediction]:
+        places = [prediction.place for prediction in done]
+        self._current.difference_update(places)
+        self._earlier.difference_update(places)
+        return done
+
+
+def as_runner(
+    stages: Any, model: Any, num_in_flight: int, batch_size: int, batches: Sequence[Sequence[Row]]
+) -> AsRunner:
+    """What a runner with `routing="auto"` would be here: it measures its ways first, not on the clock.
+
+    Args:
+        stages ([`Stages`] or the like): the chain.
+        model (`PreTrainedModel`, *optional*): the model, where its own forward runs as well.
+        num_in_flight (`int`): see [`Engine`].
+        batch_size (`int`): rows of stage 0.
+        batches (`Sequence[Sequence[Row]]`): to measure on.
+    """
+    makers = engines_of(stages, model, pool_size=full_batch(batch_size), num_in_flight=num_in_flight)
+    times = measure_routings(makers, batches)
+    chosen = min(times, key=times.__getitem__)
+    return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.modality.has_tokens else 1)
 
 
 def _all_leave(logits: torch.Tensor, temperature: float, thresholds: torch.Tensor) -> bool:

@@ -36,9 +36,6 @@ class BenchmarkOptions:
     engines: str
     also: Sequence[str]
     thresholds: str | None
-    truncated: str | None
-    small_model: str | None
-    small_threshold: float | None
     max_accuracy_drop: float
     memory: bool
     threads: int | None
@@ -53,22 +50,19 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     precisions = _chosen("--precision", options.precision, {name: name for name in PRECISIONS})
     engines = _chosen("--engines", options.engines, ENGINES)
     thresholds = listed("--thresholds", options.thresholds, float)
-    if options.small_threshold is not None and options.small_model is None:
-        raise CommandError(f"--small-threshold: needs --small-model, got {options.small_threshold} without.")
     # In older typer the range of the option lets nan pass.
     if not 0 <= options.max_accuracy_drop <= 1:
         raise CommandError(f"--max-accuracy-drop: must be in [0, 1], got {options.max_accuracy_drop}.")
     if options.output_dir is not None:
         sources = {"DIRECTORY": options.directory, "--test-file": options.data.files["test"]}
-        sources |= {"--truncated": options.truncated, "--small-model": options.small_model}
         refuse_source(options.output_dir, **sources, **{f"--also {path}": path for path in options.also})
     # Here, since they take seconds to import.
     import torch
 
     from ..benchmark import run_benchmark
     from ..benchmark.catalog import Catalog, Settings
-    from ..benchmark.reading import read_rows
     from ..benchmark.result import BENCHMARK
+    from ..benchmark.rows import read_rows
     from ..calibration.label_checks import Answered, check_class_order
     from ..inference.stages import Stages
     from ..io.folders import check_free
@@ -84,9 +78,6 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
             precisions=precisions,
             engines=engines,
             also=tuple(options.also),
-            truncated=options.truncated,
-            small_model=options.small_model,
-            small_threshold=options.small_threshold,
             thresholds=thresholds,
             device=device,
         )
@@ -100,8 +91,6 @@ def benchmark_command(options: BenchmarkOptions) -> Outcome:
     check_class_order(
         [Answered("test", answers, torch.tensor(labels))], prepared.classes, trust_labels=options.data.trust_labels
     )
-    if options.small_model is not None and options.small_threshold is None:
-        catalog = catalog.with_cascade(rows, labels)
     about = {
         "model": Path(options.directory).resolve().name if Path(options.directory).exists() else options.directory,
         "data": Path(options.data.files["test"] or options.data.dataset_name).name,

@@ -19,9 +19,9 @@ MANIFEST = "manifest.json"
 
 def is_exported(directory: str) -> bool:
     """Whether a folder was written by `hf-sidenet export`."""
-    from ..benchmark import onnx_variant
+    from ..export import manifest
 
-    return onnx_variant.is_exported(directory)
+    return manifest.is_exported(directory)
 
 
 def load_exported(directory: str) -> "OnnxStages":

@@ -284,29 +284,6 @@ Also = Annotated[
 GivenThresholds = Annotated[
     str | None, _option("--thresholds", COMPARED, "θ of each SideNet. By default the checkpoint's.", metavar="0.9,…")
 ]
-Truncated = Annotated[
-    str | None,
-    _option("--truncated", COMPARED, "Rival: a shorter classifier, fine-tuned on the same rows.", metavar="MAINNET"),
-]
-SmallModel = Annotated[
-    str | None,
-    _option(
-        "--small-model",
-        COMPARED,
-        "Rival: a cascade, in which this classifier answers where it is sure and the MainNet the other rows.",
-        metavar="MAINNET",
-    ),
-]
-SmallThreshold = Annotated[
-    float | None,
-    _option(
-        "--small-threshold",
-        COMPARED,
-        "Above this confidence it is sure. By default the lowest at which the cascade is as accurate as DIRECTORY on "
-        "these very rows, which is in its favour.",
-        min=0.0,
-    ),
-]
 MaxAccuracyDrop = Annotated[
     float,
     _option(

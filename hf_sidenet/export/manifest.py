@@ -28,6 +28,15 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 PACKAGES = ("hf_sidenet", "torch", "transformers", "timm", "onnx", "onnxscript", "onnxruntime")
 
 
+def is_exported(directory: str | os.PathLike) -> bool:
+    """Whether a folder was written by `hf-sidenet export`.
+
+    Args:
+        directory (`str` or `os.PathLike`): folder, or anything else.
+    """
+    return (Path(directory) / MANIFEST).is_file()
+
+
 @dataclass(frozen=True)
 class StageFile:
     """One stage of an exported folder.

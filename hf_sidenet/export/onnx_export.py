@@ -36,6 +36,10 @@ INT8_SUFFIX = "_model_quantized.onnx"
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
+class MissingCalibrationRows(ValueError):
+    """Convolutions take their int8 ranges from calibration rows, and none were given."""
+
+
 def export_onnx(
     model: PreTrainedModel,
     directory: str | os.PathLike,
@@ -76,6 +80,7 @@ def export_onnx(
     Raises:
         ExportError: a stage cannot be exported, or its export answers differently.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
+        MissingCalibrationRows: convolutions are to be in int8, and there are no rows that show their ranges.
         ValueError: an argument is impossible, or the folder holds something.
     """
     if model.device.type != "cpu" or model.dtype not in DTYPES:
@@ -135,7 +140,9 @@ def _write_int8(
     if count == 0 and convolutions == 0:
         raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
     if count == 0 and not batches:
-        raise ValueError(f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none.")
+        raise MissingCalibrationRows(
+            f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none."
+        )
     if count == 0:
         for index in logging.tqdm(range(len(files)), desc="Calibrating stages", disable=not progress):
             file = files[index]

@@ -41,7 +41,7 @@ class Echo:
         return Prediction(row.place, "one", 1, torch.tensor([0.0, 1.0]), 0.7, 0)
 
 
-def echo_method(kind="echo", group=PLAIN, bucketed=False, answering=None, **kwargs):
+def echo_method(kind="echo", group=PLAIN, bucketed=False, answerer=None, **kwargs):
     """A method that gives this [`Echo`]."""
     return Method(
         kind,
@@ -49,7 +49,7 @@ def echo_method(kind="echo", group=PLAIN, bucketed=False, answering=None, **kwar
         "float32",
         EAGER,
         bucketed,
-        make=lambda *_: Echo(kind) if answering is None else answering,
+        make=lambda *_: Echo(kind) if answerer is None else answerer,
         **kwargs,
     )
 

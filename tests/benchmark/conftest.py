@@ -3,7 +3,7 @@
 
 import pytest
 
-from .checkpoints import save_image_checkpoint, save_plain, save_text_checkpoint
+from .checkpoints import save_image_checkpoint, save_text_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +14,3 @@ def text_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def image_checkpoint(tmp_path_factory):
     return str(save_image_checkpoint(tmp_path_factory.mktemp("image")))
-
-
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory):
-    return str(save_plain(tmp_path_factory.mktemp("small")))

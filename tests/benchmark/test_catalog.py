@@ -11,31 +11,26 @@ from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark import run_benchmark
 from hf_sidenet.benchmark.catalog import Catalog, Settings, method_named
 from hf_sidenet.benchmark.methods import (
-    CASCADE,
     COMPILED,
     EAGER,
-    GATES,
     OURS,
+    OWN_FORWARD,
     PER_BATCH,
     PLAIN,
     PLAIN_MAINNET,
     RIVAL,
     RUNNER,
     SIDENET_ALONE,
-    TRUNCATED,
     WHOLE_BATCH,
     twin_of,
 )
-from hf_sidenet.benchmark.reading import read_rows
-from hf_sidenet.inference import Stages
 from hf_sidenet.inference.rows import Row
 from tests.inference.flood import text_row
 from tests.models.tiny import images
 
-from .checkpoints import save_plain
-
 
 NUM_ROWS = 24
+MINE = {OWN_FORWARD, PER_BATCH, RUNNER}
 
 
 def text_rows():
@@ -55,10 +50,10 @@ def answers_of(method, rows, batch_size=8):
     """Class and exit of each row, by the method's own engine."""
     rows = method.rows(rows)
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    answering = method.make(batch_size, batches)
+    answerer = method.make(batch_size, batches)
     with torch.inference_mode():
-        done = [each for batch in batches for each in answering.put(batch)]
-        done += answering.flush()
+        done = [each for batch in batches for each in answerer.put(batch)]
+        done += answerer.flush()
     assert not [each.error for each in done if each.error]
     done = sorted(done, key=lambda each: each.place)
     return [each.label_id for each in done], [each.exit_index for each in done]
@@ -88,15 +83,8 @@ def stop_of(model, rows):
     return len(config.thresholds)
 
 
-def test_what_a_text_checkpoint_is_compared_by(text_checkpoint, small_model):
-    settings = Settings(
-        text_checkpoint,
-        precisions=("float32", "bfloat16"),
-        engines=(EAGER, COMPILED),
-        truncated=small_model,
-        small_model=small_model,
-        small_threshold=0.7,
-    )
+def test_what_a_text_checkpoint_is_compared_by(text_checkpoint):
+    settings = Settings(text_checkpoint, precisions=("float32", "bfloat16"), engines=(EAGER, COMPILED))
     methods = Catalog(settings).methods()
     found = [(each.kind, each.precision, each.engine, each.bucketed) for each in methods]
     assert len(set(found)) == len(found)
@@ -106,19 +94,17 @@ def test_what_a_text_checkpoint_is_compared_by(text_checkpoint, small_model):
             expected = {(PLAIN_MAINNET, False), (PLAIN_MAINNET, True), (PER_BATCH, True), (RUNNER, True)}
             if engine == EAGER:
                 expected |= {(WHOLE_BATCH, False), (WHOLE_BATCH, True), (SIDENET_ALONE, True), (PER_BATCH, False)}
-                expected |= {(GATES, True), (TRUNCATED, True), (CASCADE, True)}
+                expected |= {(OWN_FORWARD, True)}
             assert here == expected
     assert [each.group for each in methods] == sorted((each.group for each in methods), key=[PLAIN, RIVAL, OURS].index)
     # Every row of ours, and every rival, has something to beat.
     assert all(twin_of(each, methods) is not None for each in methods if each.group != PLAIN)
-    cascade = next(each for each in methods if each.kind == CASCADE)
-    assert cascade.note == "its small model answers above 0.7"
 
 
 def test_images_have_no_lengths(image_checkpoint):
     methods = Catalog(Settings(image_checkpoint)).methods()
     assert not [each for each in methods if each.bucketed]
-    assert {each.kind for each in methods} == {PLAIN_MAINNET, WHOLE_BATCH, SIDENET_ALONE, GATES, PER_BATCH, RUNNER}
+    assert {each.kind for each in methods} == {PLAIN_MAINNET, WHOLE_BATCH, SIDENET_ALONE, *MINE}
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -152,9 +138,9 @@ def test_only_the_runner_lets_rows_wait(text_checkpoint):
     for method in Catalog(Settings(text_checkpoint)).methods():
         if method.kind == RUNNER:
             continue
-        answering = method.make(8, [])
+        answerer = method.make(8, [])
         with torch.inference_mode():
-            assert len(answering.put(method.rows(rows[:8]))) == 8
+            assert len(answerer.put(method.rows(rows[:8]))) == 8
 
 
 @pytest.mark.slow
@@ -177,7 +163,7 @@ def test_bfloat16_is_the_checkpoint_loaded_in_it(kind, request):
     methods = Catalog(Settings(directory, precisions=("bfloat16",))).methods()
     assert {each.precision for each in methods} == {"bfloat16"}
     model, _ = load_checkpoint(directory, dtype=torch.bfloat16)
-    method = next(each for each in methods if each.kind == GATES)
+    method = next(each for each in methods if each.kind == OWN_FORWARD)
     labels, exits = own_answers(model, method.rows(rows), model.config.thresholds)
     found = answers_of(method, rows)
     # Another batch may round a row over θ.
@@ -229,41 +215,6 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
         ValueError, match=r"`also` must name what has SideNets at \[1, 3\], as the checkpoint, got .* \[1, 2, 3\]"
     ):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "three"),)))
-    classes = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
-    other = str(save_plain(tmp_path / "other", **classes))
-    with pytest.raises(
-        ValueError, match=r"`truncated` must have the checkpoint's classes, \['bad', 'good'\], got \['a', 'b'\]"
-    ):
-        Catalog(Settings(text_checkpoint, truncated=other))
-    with pytest.raises(ValueError, match="`small_model` must have the checkpoint's classes"):
-        Catalog(Settings(text_checkpoint, small_model=other))
-    save_plain(tmp_path / "words", words=["anotherword"])
-    with pytest.raises(
-        ValueError, match=r"`truncated` must have the checkpoint's vocabulary of 30,522 tokens, .* 30,523"
-    ):
-        Catalog(Settings(text_checkpoint, truncated=str(tmp_path / "words")))
-
-
-def test_a_cascade_needs_a_threshold(text_checkpoint, small_model):
-    catalog = Catalog(Settings(text_checkpoint, small_model=small_model))
-    with pytest.raises(ValueError, match="`small_model` must have a `small_threshold`, got none: call `with_cascade`"):
-        catalog.methods()
-
-
-def test_the_cascade_is_as_accurate_as_the_checkpoint(text_checkpoint, small_model):
-    rows = text_rows()
-    catalog = Catalog(Settings(text_checkpoint, small_model=small_model))
-    labels, _ = catalog.reference.mainnet(rows)
-    labels = [int(label) ^ (place % 5 == 0) for place, label in enumerate(labels)]
-    catalog = catalog.with_cascade(rows, labels)
-    method = next(each for each in catalog.methods() if each.kind == CASCADE)
-    found, exits = answers_of(method, rows)
-    model, _ = load_checkpoint(text_checkpoint)
-    reached = sum(a == b for a, b in zip(found, labels, strict=True))
-    routed = sum(a == b for a, b in zip(own_answers(model, rows, model.config.thresholds)[0], labels, strict=True))
-    plain = sum(a == b for a, b in zip(own_answers(model, rows, 1.0)[0], labels, strict=True))
-    assert reached >= min(routed, plain)
-    assert set(exits) <= {0, 1}
 
 
 def test_another_process_makes_the_same_method(text_checkpoint):
@@ -274,32 +225,6 @@ def test_another_process_makes_the_same_method(text_checkpoint):
     assert (again.name, again.thresholds) == (method.name, method.thresholds)
     assert arguments["settings"] == asdict(Settings(text_checkpoint))
     assert answers_of(again, text_rows()) == answers_of(method, text_rows())
-
-
-def test_rows_are_chosen_at_random(text_checkpoint):
-    model, _ = load_checkpoint(text_checkpoint)
-    data = [{"input_ids": [1000 + i] * (3 + i % 5), "labels": i % 2} for i in range(50)]
-
-    class Rows:
-        dataset = data
-
-        def __len__(self):
-            return len(data)
-
-    rows, labels = read_rows(Stages(model), Rows(), 20, seed=1)
-    assert [row.place for row in rows] == list(range(20))
-    numbers = [int(row.inputs["input_ids"][0]) - 1000 for row in rows]
-    assert len(set(numbers)) == 20
-    assert numbers != sorted(numbers)
-    assert labels == [number % 2 for number in numbers]
-    assert [int(row.inputs["input_ids"][0]) for row in read_rows(Stages(model), Rows(), 20, seed=2)[0]] != numbers
-    assert len(read_rows(Stages(model), Rows(), 1000, seed=1)[0]) == 50
-    data[7]["labels"] = -100
-    with pytest.raises(ValueError, match="every row must have a label"):
-        read_rows(Stages(model), Rows(), 1000, seed=1)
-    data[7] = {"input_ids": [], "labels": 1}
-    with pytest.raises(ValueError, match="a text must have 1 to 512 tokens, got 0"):
-        read_rows(Stages(model), Rows(), 1000, seed=1)
 
 
 def test_a_whole_run(text_checkpoint):
@@ -328,6 +253,5 @@ def test_a_whole_run(text_checkpoint):
         assert all(stage.sum_ratio > 0 for stage in size.stages)
     document = json.loads(json.dumps(found.to_dict()))
     assert document["settings"]["batch_sizes"] == [1, 8]
-    assert "ours in float32: the answers of the model's own forward: all the same" in found.text()
     # Each of them is another classifier.
     assert RIVAL in {each.group for each in found.sizes[0].methods}

@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 BATCHES = [rows_of([3] * 7)[i : i + 3] for i in (0, 3, 6)]
 
 
-def clock_of(answering, name="echo"):
-    return MethodClock(echo_method(name, answering=answering), BATCHES, answering, CPU)
+def clock_of(answerer, name="echo"):
+    return MethodClock(echo_method(name, answerer=answerer), BATCHES, answerer, CPU)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_sidenet.benchmark.interleave import MethodClock, StageClock
-from hf_sidenet.benchmark.measures import ideal_seconds, percentile, summarise, with_best_ratios
+from hf_sidenet.benchmark.measures import ideal_seconds, percentile, summarize, with_best_ratios
 from hf_sidenet.benchmark.methods import OURS
 from hf_sidenet.inference.rows import Prediction
 
@@ -56,7 +56,7 @@ def found():
         PLAIN.name: (torch.tensor([1, 1, 1, 1, 0]), torch.full((5,), -1)),
         MINE.name: (torch.tensor([0, 1, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 1])),
     }
-    return summarise(8, [plain, mine], [alone], LABELS, expected, {MINE.name: 321.0})
+    return summarize(8, [plain, mine], [alone], LABELS, expected, {MINE.name: 321.0})
 
 
 def test_times_are_sums_of_medians(found):
@@ -107,7 +107,7 @@ def test_the_twin_and_the_answers_that_were_due(found):
 def test_stages_of_another_order_make_no_ideal():
     other = echo_method("mine", OURS, bucketed=True, stages=stages)
     clocks = [clock_of(MINE, [[1.0, 1.0, 0.0]], [(1, 0)] * 5)]
-    found = summarise(8, clocks, [stage_clock_of(other, [[[0.2], [0.5]]])], LABELS, {}, {})
+    found = summarize(8, clocks, [stage_clock_of(other, [[[0.2], [0.5]]])], LABELS, {}, {})
     assert found.methods[0].efficiency is None
     assert found.stages[0].sum_ratio is None
     assert found.methods[0].other_labels is None

@@ -26,7 +26,7 @@ def modest():
 
 
 def greedy(kind):
-    return echo_method(kind, answering=Greedy())
+    return echo_method(kind, answerer=Greedy())
 
 
 class Picky(Echo):
@@ -50,7 +50,7 @@ class Picky(Echo):
 
 
 def picky():
-    return echo_method(answering=Picky())
+    return echo_method(answerer=Picky())
 
 
 def failing():

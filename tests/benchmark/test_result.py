@@ -7,10 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from hf_sidenet.benchmark.environment import environment, file_name
 from hf_sidenet.benchmark.methods import OURS, RUNNER
-from hf_sidenet.benchmark.picture import plot_benchmark
-from hf_sidenet.benchmark.result import BenchmarkResult
+from hf_sidenet.benchmark.result import BenchmarkResult, environment, file_name
 
 from .cases import result, size, stage_result
 
@@ -87,9 +85,3 @@ def test_the_name_says_hardware_and_versions():
     assert {"python", "torch", "transformers"} <= set(here["versions"])
     assert here["provenance"].startswith("- command: ")
     assert "threads" in file_name(here)
-
-
-def test_the_picture_draws_what_there_is(tmp_path):
-    """Another kind of method, one batch size, no efficiency."""
-    plot_benchmark([size(8, result(), result("earlyon", "rival", 90.0))], tmp_path / "one.png", "a title")
-    assert (tmp_path / "one.png").stat().st_size > 10_000

@@ -7,7 +7,7 @@ import pytest
 
 from hf_sidenet.benchmark import run as module
 from hf_sidenet.benchmark import run_benchmark
-from hf_sidenet.benchmark.ordering import cut
+from hf_sidenet.benchmark.rows import cut
 
 from .cases import Echo, echo_method, rows_of
 

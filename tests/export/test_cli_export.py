@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ViTImageProcessor
 
+from hf_sidenet.cli import exported
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages, TorchStages
+from hf_sidenet.export.manifest import MANIFEST
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.models.modalities import TEXT
 
@@ -44,6 +46,10 @@ def world(tmp_path_factory):
     (folder / "texts.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
     (folder / "bare.tsv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def test_commands_know_the_manifest():
+    assert exported.MANIFEST == MANIFEST
 
 
 def test_onnx(world, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_sidenet.export import ExportError, OnnxStages, export_onnx, onnx_graph
-from hf_sidenet.export.manifest import MANIFEST, Manifest, sha256
+from hf_sidenet.export.manifest import MANIFEST, Manifest, is_exported, sha256
 from hf_sidenet.inference import SideNetRunner, Stages
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 
@@ -338,6 +338,12 @@ def test_without_the_extra(bert, folder, tmp_path, monkeypatch, module):
 def test_impossible_arguments_of_load(folder, kwargs, message):
     with pytest.raises(ValueError, match=message):
         OnnxStages.load(folder, **kwargs)
+
+
+def test_an_exported_folder_is_known_by_its_manifest(folder, tmp_path):
+    assert is_exported(str(folder))
+    assert not is_exported(str(tmp_path))
+    assert not is_exported("my-org/no-folder-at-all")
 
 
 def changed(name, change):

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, V
 
 from hf_sidenet.export import OnnxStages, export_onnx
 from hf_sidenet.export.onnx import ENTRIES
+from hf_sidenet.export.onnx_export import MissingCalibrationRows
 from hf_sidenet.export.onnx_int8 import quantize_convolutions, quantize_linears
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.models import SideNetForSequenceClassification, ViTWithSideNetForImageClassification
@@ -223,7 +224,8 @@ def test_what_changed(bert, texts, exported, tmp_path, monkeypatch):
 
 def test_convolutions_need_rows(tmp_path):
     model = tiny.resnet_with_sidenet((2,))
-    with pytest.raises(ValueError, match="`calibration_rows` must be given for int8 of the 12 convolutions, got none"):
+    message = "`calibration_rows` must be given for int8 of the 12 convolutions, got none"
+    with pytest.raises(MissingCalibrationRows, match=message):
         export_onnx(model, tmp_path / "out", int8=True, progress=False)
     for rows, message in (
         ([], "`calibration_rows` must have rows, got none"),

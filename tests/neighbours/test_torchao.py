@@ -162,7 +162,7 @@ def test_what_a_quantised_model_cannot_do_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="You cannot perform fine-tuning on purely quantized models"):
         trainer_of(model, tmp_path / "trainer", labelled(TEXTS))
     model.save_pretrained(tmp_path / "quantised")
-    with pytest.raises(ValueError, match="must not be quantised for the benchmark"):
+    with pytest.raises(ValueError, match="must not be quantized for the benchmark"):
         Checkpoint(str(tmp_path / "quantised"), None, torch.device("cpu"))
 
 

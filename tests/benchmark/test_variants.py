@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.catalog import Catalog
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX, OURS
-from hf_sidenet.benchmark.settings import Settings
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX_RUNTIME, OURS
+from hf_sidenet.benchmark.variants import Settings
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 from tests.examples.commands import minilm
 from tests.models.naive import every_exit
@@ -55,9 +55,9 @@ def test_the_same_vocabulary(text_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("precisions", "engines", "message"),
     [
-        (("float32", "bfloat16"), (ONNX,), "ONNX Runtime, runs, got 'bfloat16', which eager or compiled runs"),
+        (("float32", "bfloat16"), (ONNX_RUNTIME,), "ONNX Runtime, runs, got 'bfloat16', which eager or compiled runs"),
         (("float32", "int8"), (EAGER, COMPILED), "eager or compiled, runs, got 'int8', which ONNX Runtime runs"),
-        (("float8",), (EAGER, ONNX), "eager or ONNX Runtime, runs, got 'float8', which none runs"),
+        (("float8",), (EAGER, ONNX_RUNTIME), "eager or ONNX Runtime, runs, got 'float8', which none runs"),
     ],
 )
 def test_a_precision_that_no_chosen_engine_runs(text_checkpoint, precisions, engines, message):
@@ -68,11 +68,11 @@ def test_a_precision_that_no_chosen_engine_runs(text_checkpoint, precisions, eng
 def test_a_checkpoint_that_no_chosen_engine_runs(text_checkpoint, tmp_path):
     also = stored(text_checkpoint, tmp_path / "also")
     with pytest.raises(ValueError, match=r"`also` must have precisions that a chosen engine, .* got 'bfloat16'"):
-        Catalog(Settings(text_checkpoint, engines=(ONNX,), also=(also,)))
+        Catalog(Settings(text_checkpoint, engines=(ONNX_RUNTIME,), also=(also,)))
 
 
 def test_what_some_engines_leave_out_is_said_once(text_checkpoint):
-    settings = Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, COMPILED, ONNX))
+    settings = Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, COMPILED, ONNX_RUNTIME))
     methods = Catalog(settings).methods()
     assert [each.name for each in methods if each.note == "bfloat16 is not run by ONNX Runtime"] == [
         "plain MainNet, bfloat16, eager, mixed"

@@ -9,15 +9,10 @@ import pytest
 import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
-from hf_sidenet.benchmark import onnx_variant
 from hf_sidenet.benchmark.catalog import Catalog, method_named
-from hf_sidenet.benchmark.methods import EAGER, ONNX, OURS, PLAIN, twin_of
-from hf_sidenet.benchmark.onnx_variant import exported_by_precision, is_exported
-from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
-from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
-from hf_sidenet.benchmark.settings import Settings
-from hf_sidenet.cli import exported as command
-from hf_sidenet.export import manifest
+from hf_sidenet.benchmark.methods import EAGER, ONNX_RUNTIME, OURS, PLAIN, twin_of
+from hf_sidenet.benchmark.plain import PlainChain, PlainOnnx, export_plain, plain_mainnet
+from hf_sidenet.benchmark.variants import Settings, exported_by_precision
 from hf_sidenet.export.onnx import ENTRIES, open_session
 
 from ..export.test_onnx_int8 import model_of
@@ -32,17 +27,17 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module")
 def exported(text_checkpoint, tmp_path_factory):
     """A catalogue with everything in float32 and int8."""
-    catalog = Catalog(Settings(text_checkpoint, precisions=("float32", "int8"), engines=(EAGER, ONNX)))
+    catalog = Catalog(Settings(text_checkpoint, precisions=("float32", "int8"), engines=(EAGER, ONNX_RUNTIME)))
     return catalog.with_onnx(tmp_path_factory.mktemp("onnx"), text_rows())
 
 
 def test_what_was_not_exported_is_not_compared(text_checkpoint):
-    catalog = Catalog(Settings(text_checkpoint, engines=(EAGER, ONNX)))
+    catalog = Catalog(Settings(text_checkpoint, engines=(EAGER, ONNX_RUNTIME)))
     with pytest.raises(ValueError, match="nothing was exported: call `with_onnx` first"):
         catalog.methods()
     # It has no bfloat16, and nothing is exported where nobody asks.
     for settings in (
-        Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, ONNX)),
+        Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, ONNX_RUNTIME)),
         Settings(text_checkpoint),
     ):
         assert {each.engine for each in Catalog(settings).with_onnx("nowhere", []).methods()} == {EAGER}
@@ -61,16 +56,9 @@ def test_the_plain_one_has_the_options_of_the_stages(tmp_path):
     assert open_session(tmp_path / "plain.onnx", num_threads=3).get_session_options().intra_op_num_threads == 3
 
 
-def test_commands_ask_the_same_of_a_folder(monkeypatch, tmp_path):
-    assert command.MANIFEST == manifest.MANIFEST
-    assert not command.is_exported(str(tmp_path))
-    monkeypatch.setattr(onnx_variant, "is_exported", lambda path: path == str(tmp_path))
-    assert command.is_exported(str(tmp_path))
-
-
 @pytest.mark.slow
 def test_int8_of_convolutions_needs_training_rows(image_checkpoint, tmp_path):
-    catalog = Catalog(Settings(image_checkpoint, precisions=("int8",), engines=(ONNX,)))
+    catalog = Catalog(Settings(image_checkpoint, precisions=("int8",), engines=(ONNX_RUNTIME,)))
     with pytest.raises(
         ValueError, match="`also` must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions"
     ):
@@ -86,17 +74,17 @@ def test_answers_in_onnx_runtime(exported, text_checkpoint):
     methods = exported.methods()
     assert {(each.precision, each.engine) for each in methods} == {
         ("float32", EAGER),
-        ("float32", ONNX),
-        ("int8", ONNX),
+        ("float32", ONNX_RUNTIME),
+        ("int8", ONNX_RUNTIME),
     }
     for method in methods:
-        if method.engine != ONNX:
+        if method.engine != ONNX_RUNTIME:
             continue
         labels, exits = answers_of(method, rows)
         assert method.group in (PLAIN, OURS)
         assert method.group == PLAIN or (twin_of(method, methods).precision, twin_of(method, methods).engine) == (
             method.precision,
-            ONNX,
+            ONNX_RUNTIME,
         )
         expected = (plain, [0] * len(rows)) if method.group == PLAIN else routed
         if method.precision == "float32":
@@ -109,7 +97,7 @@ def test_answers_in_onnx_runtime(exported, text_checkpoint):
 
 @pytest.mark.slow
 def test_another_process_needs_the_exported_files_only(exported):
-    method = next(each for each in exported.methods() if (each.engine, each.group) == (ONNX, PLAIN))
+    method = next(each for each in exported.methods() if (each.engine, each.group) == (ONNX_RUNTIME, PLAIN))
     _, arguments = method.recipe
     again = method_named(**json.loads(json.dumps(arguments)))
     assert answers_of(again, text_rows()) == answers_of(method, text_rows())
@@ -125,19 +113,17 @@ def test_an_exported_folder_takes_the_place_and_has_its_own_theta(exported, text
     config["calibration"] = {"precision": "int8 (ONNX Runtime)"}
     path.write_text(json.dumps(config))
     also = (str(tmp_path / "int8"),)
-    assert is_exported(also[0])
-    assert not is_exported(text_checkpoint)
     assert exported_by_precision(also) == {"int8": also[0]}
     with pytest.raises(ValueError, match="`also` must name one exported folder per precision, got two in int8"):
         exported_by_precision(also * 2)
     catalog = Catalog(Settings(text_checkpoint, also=also)).with_onnx(tmp_path / "scratch", [])
-    methods = [each for each in catalog.methods() if each.engine == ONNX]
+    methods = [each for each in catalog.methods() if each.engine == ONNX_RUNTIME]
     assert {each.precision for each in methods} == {"int8"}
     mine = [each for each in methods if each.group == OURS]
     assert {each.note for each in mine} == {""}
     assert set(answers_of(mine[0], text_rows())[1]) == {0}
     by_hand = Catalog(Settings(text_checkpoint, also=also, thresholds=(1.0, 1.0))).with_onnx(tmp_path / "more", [])
-    mine = next(each for each in by_hand.methods() if (each.engine, each.group) == (ONNX, OURS))
+    mine = next(each for each in by_hand.methods() if (each.engine, each.group) == (ONNX_RUNTIME, OURS))
     assert set(answers_of(mine, text_rows())[1]) == {2}
 
 

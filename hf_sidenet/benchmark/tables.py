@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark in Markdown that can be read in a terminal: verdict, aims, and a table per batch size."""
+"""The measurements as tables: Markdown for people, readable in a terminal, and CSV for programs."""
 
+import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
-from .aims import Aim
-from .measures import MethodResult, SizeResult, StageResult
+from .measures import PERCENTILES, MethodResult, SizeResult, StageResult
 from .methods import order_name
 from .verdict import Verdict
 
 
+# Fields with several values, which have columns of their own in CSV.
+SEVERAL = ("latency_ms", "shares", "notes")
 LEGEND = """\
 Each method's twin is the plain MainNet in the same precision, engine and order. All methods took turns batch by \
 batch on the same rows, in {repeats} rounds after a warm-up; times are sums over batches of the median over rounds. \
@@ -17,21 +21,23 @@ batch on the same rows, in {repeats} rounds after a warm-up; times are sums over
 its median.
 - order: mixed, as rows come, or by length, sorted within a window of 32 batches.
 - p50, p95, p99: milliseconds from the start of the call that brought a row to its answer, while rows come without a \
-pause. Rows that wait for others wait in it; the time to collect a batch or a window is not in it.
+pause. It includes waiting for other rows, but not the time to collect a batch or a window.
 - exits %: share of the rows that each exit answered, SideNets first.
 - ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
 times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
 several batches went on together in a better batch size.
+- (t0 + t1 + …) / plain: all stages one after the other against the plain MainNet. It should be near 1, at batch \
+size 1 up to a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
 - × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
 twin best.
 - other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \
-in float32 where that is compared, and after the slash rows that left at another exit."""
+in float32 where that is compared, and after the slash rows that left at another exit. In float32, ours should have \
+0/0."""
 
 
 def text_of(
     sizes: Sequence[SizeResult],
     verdict: Verdict,
-    aims: Sequence[Aim],
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> str:
@@ -40,7 +46,6 @@ def text_of(
     Args:
         sizes (`Sequence[SizeResult]`): what was measured.
         verdict ([`Verdict`]): of them.
-        aims (`Sequence[Aim]`): of them.
         settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
         about (`Mapping[str, Any]`): of [`BenchmarkResult`].
     """
@@ -53,10 +58,6 @@ def text_of(
         drop = f"{100 * settings['max_accuracy_drop']:g} % of the rows"
         names = [f"{name} (batch size {', '.join(map(str, at))})" for name, at in verdict.left_out.items()]
         parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(names)}.")
-    if aims:
-        parts.append(
-            "\n".join(["Aims:", "", *(f"- {'met' if a.met else 'MISSED'}: {a.text}: {a.found}" for a in aims)])
-        )
     for size in sizes:
         parts.append(f"## Batch size {size.batch_size}, {size.num_rows:,} rows")
         parts.append(method_table(size.methods))
@@ -122,6 +123,41 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str
     )
 
 
+def write_results_csv(
+    sizes: Sequence[SizeResult],
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    path: str | os.PathLike,
+) -> None:
+    """Write one line per batch size and method.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): what was measured.
+        settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        environment (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        path (`str` or `os.PathLike`): the file.
+    """
+    num_exits = max(len(result.shares) for size in sizes for result in size.methods)
+    lines = [
+        {
+            "batch_size": size.batch_size,
+            "num_rows": size.num_rows,
+            "repeats": settings["repeats"],
+            "num_threads": settings["num_threads"],
+            **_columns(result, num_exits),
+            "hardware": environment["hardware"],
+            "date": environment["date"],
+            **environment["versions"],
+        }
+        for size in sizes
+        for result in size.methods
+    ]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column == 0 else cell.rjust(width)
 
@@ -156,3 +192,12 @@ def _notes(sizes: Sequence[SizeResult]) -> list[str]:
         )
         for name, notes in found.items()
     ]
+
+
+def _columns(result: MethodResult, num_exits: int) -> dict[str, Any]:
+    values = asdict(result)
+    found = {field.name: values[field.name] for field in fields(result) if field.name not in SEVERAL}
+    found |= {f"p{percent}_ms": value for percent, value in zip(PERCENTILES, result.latency_ms, strict=True)}
+    shares = [*result.shares, *[0.0] * (num_exits - len(result.shares))]
+    found |= {f"share_of_exit_{k}": share for k, share in enumerate(shares)}
+    return found | {"notes": "; ".join(result.notes)}

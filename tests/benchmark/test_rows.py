@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same rows in two orders."""
+"""Rows of a data set, chosen at random, and the two orders in which they come."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sidenet.benchmark.ordering import by_length, cut
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.benchmark.rows import by_length, cut, read_rows
+from hf_sidenet.inference import Stages
 from hf_sidenet.inference.runner import LOOKAHEAD
 
 from .cases import rows_of
@@ -41,3 +44,29 @@ def test_the_window_is_the_runners():
     lengths = [2 * LOOKAHEAD - i for i in range(2 * LOOKAHEAD + 1)]
     ordered = [row.length for batch in cut(rows_of(lengths), 2).bucketed for row in batch]
     assert ordered == [*sorted(lengths[:-1]), lengths[-1]]
+
+
+def test_rows_are_chosen_at_random(text_checkpoint):
+    model, _ = load_checkpoint(text_checkpoint)
+    data = [{"input_ids": [1000 + i] * (3 + i % 5), "labels": i % 2} for i in range(50)]
+
+    class Rows:
+        dataset = data
+
+        def __len__(self):
+            return len(data)
+
+    rows, labels = read_rows(Stages(model), Rows(), 20, seed=1)
+    assert [row.place for row in rows] == list(range(20))
+    numbers = [int(row.inputs["input_ids"][0]) - 1000 for row in rows]
+    assert len(set(numbers)) == 20
+    assert numbers != sorted(numbers)
+    assert labels == [number % 2 for number in numbers]
+    assert [int(row.inputs["input_ids"][0]) for row in read_rows(Stages(model), Rows(), 20, seed=2)[0]] != numbers
+    assert len(read_rows(Stages(model), Rows(), 1000, seed=1)[0]) == 50
+    data[7]["labels"] = -100
+    with pytest.raises(ValueError, match="every row must have a label"):
+        read_rows(Stages(model), Rows(), 1000, seed=1)
+    data[7] = {"input_ids": [], "labels": 1}
+    with pytest.raises(ValueError, match="a text must have 1 to 512 tokens, got 0"):
+        read_rows(Stages(model), Rows(), 1000, seed=1)

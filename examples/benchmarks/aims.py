@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package wants to reach, checked against what was measured: also where it does not."""
+"""The aims of this package, checked against what a benchmark measured: met or missed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .measures import MethodResult, SizeResult
-from .methods import EAGER, FLOAT32, OURS, PER_BATCH, PLAIN, RUNNER, WHOLE_BATCH, order_name
-from .verdict import accurate
+from hf_sidenet.benchmark import BenchmarkResult
+from hf_sidenet.benchmark.measures import MethodResult, SizeResult
+from hf_sidenet.benchmark.methods import (
+    EAGER,
+    FLOAT32,
+    OURS,
+    PER_BATCH,
+    PLAIN,
+    RUNNER,
+    WHOLE_BATCH,
+    order_name,
+)
+from hf_sidenet.benchmark.verdict import accurate
 
 
 # kind of method, batch size, least efficiency
@@ -33,16 +43,27 @@ class Aim:
     found: str
 
 
-def aims_of(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> list[Aim]:
-    """All aims of which anything was measured.
+def aims_of(result: BenchmarkResult) -> list[Aim]:
+    """All aims for which something was measured.
 
     Args:
-        sizes (`Sequence[SizeResult]`): what was measured.
-        max_accuracy_drop (`float`): for the fastest of ours; see [`verdict_of`].
+        result ([`BenchmarkResult`]): of [`run_benchmark`]; the fastest of ours is chosen within its accuracy drop.
     """
+    sizes, max_accuracy_drop = result.sizes, result.settings["max_accuracy_drop"]
     aims = [_efficiency(sizes, *each) for each in EFFICIENCIES]
     aims += [_router(sizes), *_fastest(sizes, max_accuracy_drop), _sums(sizes), _same_answers(sizes)]
     return [aim for aim in aims if aim is not None]
+
+
+def aims_text(result: BenchmarkResult) -> str:
+    """One line per aim, empty where nothing was measured for any.
+
+    Args:
+        result ([`BenchmarkResult`]): of [`run_benchmark`].
+    """
+    aims = aims_of(result)
+    lines = [f"- {'met' if aim.met else 'MISSED'}: {aim.text}: {aim.found}" for aim in aims]
+    return "\n".join(["Aims:", "", *lines]) if lines else ""
 
 
 def _efficiency(sizes: Sequence[SizeResult], kind: str, batch_size: int, least: float) -> Aim | None:

@@ -2,7 +2,6 @@
 """The scripts behind the benchmark's tables, as typed, on tiny data and models."""
 
 import csv
-import importlib
 import json
 import re
 import sys
@@ -20,8 +19,8 @@ from transformers import (
 from hf_sidenet import SideNetForImageClassification
 from hf_sidenet.inference.rows import Row
 
-from ..models import tiny
-from .commands import ROOT, run, save_pictures, save_text_mainnet, sentences
+from ...models import tiny
+from ..commands import ROOT, run, save_pictures, save_text_mainnet, sentences
 
 
 FOLDER = ROOT / "examples" / "benchmarks"
@@ -30,13 +29,6 @@ SHADES = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 
 RESNET_18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
 SIZE = {"height": 32, "width": 32}
 NEEDS_EARLYON = "needs pip install -r examples/benchmarks/requirements.txt"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script, which imports others from its own folder."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 def texts(folder):
@@ -197,6 +189,7 @@ def test_earlyon_on_the_mainnets_weights_and_the_big_table(peer, tmp_path):
     )  # fmt: skip
     for name in ("plain MainNet", "truncated MainNet", "cascade", "runner", "earlyon's backbone", "earlyon"):
         assert f"| {name}, float32, eager, mixed " in stdout, name
+    assert "\nAims:\n\n- " in stdout
     assert {"benchmark.json", "benchmark.md", "benchmark.png"} < {path.name for path in out.iterdir()}
     assert len(list(out.glob("*.csv"))) == 1
 
@@ -204,15 +197,15 @@ def test_earlyon_on_the_mainnets_weights_and_the_big_table(peer, tmp_path):
 def test_earlyon_lets_a_batch_leave_when_all_are_sure(peer, script):
     wrapper = script("earlyon_model").with_weights_of(resnet_18(), 32)
     wrapper.config.enabled_exits = [True, False]
-    answering = peer.WithExits(wrapper.eval(), ["dark", "light"])
+    answerer = peer.WithExits(wrapper.eval(), ["dark", "light"])
     rows = [Row(i, {"pixel_values": 3 * torch.randn(3, 32, 32)}, 0, ()) for i in range(4)]
     wrapper.config.confidence_thresholds = [0.0, 0.0]
-    first = answering.put(rows)
+    first = answerer.put(rows)
     assert [each.exit_index for each in first] == [0] * 4
     # One row that is not sure keeps all of them; alone, the others leave.
     wrapper.config.confidence_thresholds = [sum(sorted(each.confidence for each in first)[:2]) / 2, 0.0]
-    assert [each.exit_index for each in answering.put(rows)] == [2] * 4
-    assert sorted(each.exit_index for row in rows for each in answering.put([row])) == [0, 0, 0, 2]
+    assert [each.exit_index for each in answerer.put(rows)] == [2] * 4
+    assert sorted(each.exit_index for row in rows for each in answerer.put([row])) == [0, 0, 0, 2]
 
 
 def test_earlyon_takes_no_other_network(peer, script):

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers without SideNets as methods of the benchmark: a truncated MainNet, and a cascade of two classifiers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from cascade import by_cascade, cascade_threshold
+from transformers import AutoConfig
+
+from hf_sidenet.benchmark.catalog import Catalog, Settings
+from hf_sidenet.benchmark.methods import EAGER, RIVAL, Method
+from hf_sidenet.benchmark.plain import PlainChain, PlainConfig
+from hf_sidenet.benchmark.rows import logits_by_place
+from hf_sidenet.benchmark.variants import TorchVariant
+from hf_sidenet.benchmark.ways import by_first_stage
+from hf_sidenet.data import load_processor
+from hf_sidenet.inference.rows import Row
+from hf_sidenet.inference.whole import WholeEngine
+from hf_sidenet.models.tasks import SINGLE_LABEL
+
+
+TRUNCATED, CASCADE = "truncated MainNet", "cascade"
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What a checkpoint is compared with, in values for JSON, so that another process can make the same methods.
+
+    Args:
+        truncated (`str`, *optional*): folder or Hub id of a shorter classifier, fine-tuned.
+        small_model (`str`, *optional*): folder or Hub id of a smaller classifier of the same inputs, for the cascade.
+        small_threshold (`float`, *optional*): it answers where its confidence is greater; see [`with_threshold`].
+
+    Raises:
+        ValueError: `small_threshold` is given without `small_model`.
+    """
+
+    truncated: str | None = None
+    small_model: str | None = None
+    small_threshold: float | None = None
+
+    def __post_init__(self):
+        if self.small_threshold is not None and self.small_model is None:
+            raise ValueError(f"`small_threshold` must come with `small_model`, got {self.small_threshold!r} alone.")
+
+
+def check_rivals(rivals: Rivals, catalog: Catalog) -> None:
+    """Refuse classifiers that cannot answer the same rows.
+
+    Args:
+        rivals ([`Rivals`]): classifiers.
+        catalog ([`Catalog`]): of the checkpoint that the rows are prepared for.
+
+    Raises:
+        ValueError: a classifier has other classes, or another vocabulary.
+    """
+    expected = catalog.base.config.id2label
+    for name, directory in (("truncated", rivals.truncated), ("small_model", rivals.small_model)):
+        if directory is None:
+            continue
+        found = AutoConfig.from_pretrained(directory).id2label
+        if found != expected:
+            raise ValueError(
+                f"`{name}` must have the checkpoint's classes, {list(expected.values())}, got "
+                f"{list(found.values())} in {directory!r}."
+            )
+        if catalog.modality.has_tokens:
+            own, other = (
+                load_processor(path, catalog.modality).get_vocab() for path in (catalog.base.directory, directory)
+            )
+            if own != other:
+                raise ValueError(
+                    f"`{name}` must have the checkpoint's vocabulary of {len(own):,} tokens, since both read the same "
+                    f"rows, got another one of {len(other):,} in {directory!r}."
+                )
+
+
+def with_threshold(rivals: Rivals, catalog: Catalog, rows: Sequence[Row], labels: Sequence[int]) -> Rivals:
+    """The same, with a cascade that is as accurate on these rows as the checkpoint is, or as its MainNet where that is
+    less accurate; see [`cascade_threshold`]. Nothing changes without a cascade, or where its threshold is given.
+
+    Args:
+        rivals ([`Rivals`]): classifiers.
+        catalog ([`Catalog`]): of the checkpoint.
+        rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
+        labels (`Sequence[int]`): their classes.
+    """
+    if rivals.small_model is None or rivals.small_threshold is not None:
+        return rivals
+    right, config = torch.tensor(labels), catalog.base.config
+    large, _ = catalog.reference.mainnet(rows)
+    routed, _ = catalog.reference.routed(catalog.settings.thresholds or config.thresholds, config.temperatures)(rows)
+    accuracy = min((answer == right).double().mean().item() for answer in (large, routed))
+    small = load_plain(rivals.small_model, catalog, catalog.base.precision)
+    logits = logits_by_place(lambda inputs: small(0, None, inputs)[1], small, rows)
+    return replace(rivals, small_threshold=cascade_threshold(logits, large, labels, accuracy))
+
+
+def rival_methods(rivals: Rivals, catalog: Catalog) -> list[Method]:
+    """Every rival in eager PyTorch, in every precision of the checkpoint's own methods there.
+
+    Args:
+        rivals ([`Rivals`]): classifiers.
+        catalog ([`Catalog`]): of the checkpoint.
+
+    Raises:
+        ValueError: the cascade has no threshold.
+    """
+    if rivals.small_model is not None and rivals.small_threshold is None:
+        raise ValueError("`small_model` must have a `small_threshold`, got none: call `with_threshold` first.")
+    found = []
+    for variant in catalog.variants:
+        if variant.engine == EAGER and rivals.truncated is not None:
+            found.append(_method(TRUNCATED, variant, catalog, _truncated(rivals, variant, catalog)))
+        if variant.engine == EAGER and rivals.small_model is not None:
+            method = _method(CASCADE, variant, catalog, _cascade(rivals, variant, catalog))
+            found.append(replace(method, note=f"its small model answers above {rivals.small_threshold:.6g}"))
+    recipe, asked = f"{Path(__file__).stem}:{method_named.__name__}", asdict(catalog.settings)
+    return [
+        replace(each, recipe=(recipe, {"settings": asked, "rivals": asdict(rivals), "name": each.name}))
+        for each in found
+    ]
+
+
+def method_named(settings: dict[str, Any], rivals: dict[str, Any], name: str) -> Method:
+    """One of the rivals, for another process."""
+    methods = rival_methods(Rivals(**rivals), Catalog(Settings(**settings)))
+    return next(method for method in methods if method.name == name)
+
+
+def load_plain(directory: str, catalog: Catalog, precision: str) -> PlainChain:
+    """A classifier without SideNets, as a chain of one stage.
+
+    Args:
+        directory (`str`): folder or Hub id.
+        catalog ([`Catalog`]): of the checkpoint, which answers the same rows on the same device.
+        precision (`str`): name of a dtype.
+    """
+    auto = SINGLE_LABEL.auto_class(catalog.modality)
+    model = auto.from_pretrained(directory, dtype=getattr(torch, precision), use_safetensors=True)
+    return PlainChain(model.to(catalog.device).eval())
+
+
+def _method(kind: str, variant: TorchVariant, catalog: Catalog, make: Callable[[], WholeEngine]) -> Method:
+    # Texts come sorted by length: the order in which a shorter classifier is fastest.
+    return Method(
+        kind,
+        RIVAL,
+        variant.precision,
+        variant.engine,
+        bucketed=catalog.modality.has_tokens,
+        make=lambda *_: make(),
+        dtype=variant.dtype,
+    )
+
+
+def _truncated(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Callable[[], WholeEngine]:
+    def make() -> WholeEngine:
+        chain = load_plain(rivals.truncated, catalog, variant.precision)
+        return WholeEngine(chain, by_first_stage(chain))
+
+    return make
+
+
+def _cascade(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Callable[[], WholeEngine]:
+    def make() -> WholeEngine:
+        small, large = load_plain(rivals.small_model, catalog, variant.precision), variant.plain()
+        both = SimpleNamespace(
+            config=PlainConfig(large.config.mainnet_config, [1.0, 1.0]), device=catalog.device, dtype=variant.dtype
+        )
+        return WholeEngine(both, by_cascade(small, large, rivals.small_threshold))
+
+    return make

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a benchmark: real ones, in the two orders in which they come, and the answer that each has to get."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..data.rows import Rows
+from ..inference.engine import by_kind, padding_of
+from ..inference.reading import RowReader
+from ..inference.rows import Row, collate
+from ..inference.runner import LOOKAHEAD
+from ..inference.stages import Stages
+from ..models.exit_rule import answers, route
+from ..models.modeling_base import SideNetPreTrainedModel
+
+
+# With fewer rows per batch, fewer rows are enough for a median, and more would take most of the time.
+MAX_BATCHES = 128
+# Of the model whose answers all methods are compared with.
+BATCH_SIZE = 32
+ANY_EXIT = -1
+
+
+def read_rows(stages: Any, rows: Rows, count: int, seed: int) -> tuple[list[Row], list[int]]:
+    """Some rows of a data set, in random order, and their classes.
+
+    Args:
+        stages ([`Stages`] or the like): that they are for.
+        rows ([`Rows`]): with labels.
+        count (`int`): how many, all where there are no more.
+        seed (`int`): of the choice and the order.
+
+    Raises:
+        ValueError: a row cannot be answered or has no label.
+    """
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()[:count]
+    raw = [rows.dataset[i] for i in order]
+    labels = [int(row.get("labels", -100)) for row in raw]
+    if -100 in labels:
+        raise ValueError("every row must have a label, got one without.")
+    reader = RowReader(stages)
+    found = reader.read(range(len(raw)), raw, [()] * len(raw))
+    for row in found:
+        if not isinstance(row, Row):
+            raise row
+    return found, labels
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedBatches:
+    """The same rows in two orders.
+
+    Args:
+        mixed (`list[list[Row]]`): as they came.
+        bucketed (`list[list[Row]]`): sorted by length within a window.
+    """
+
+    mixed: list[list[Row]]
+    bucketed: list[list[Row]]
+
+    def of(self, bucketed: bool) -> list[list[Row]]:
+        """Those of one order."""
+        return self.bucketed if bucketed else self.mixed
+
+
+def cut(rows: Sequence[Row], batch_size: int, max_batches: int = MAX_BATCHES) -> OrderedBatches:
+    """Batches of the first rows, in both orders.
+
+    Args:
+        rows (`Sequence[Row]`): in mixed order.
+        batch_size (`int`): rows per batch; the last may be smaller.
+        max_batches (`int`, *optional*, defaults to 128): rows beyond these batches are left out.
+    """
+    rows = list(rows[: max_batches * batch_size])
+    ordered = by_length(rows, LOOKAHEAD * batch_size)
+    return OrderedBatches(
+        *([order[i : i + batch_size] for i in range(0, len(order), batch_size)] for order in (rows, ordered))
+    )
+
+
+def by_length(rows: Sequence[Row], window: int) -> list[Row]:
+    """Rows as the runner orders them: sorted by length within each window, up and down by turns.
+
+    Args:
+        rows (`Sequence[Row]`): in mixed order.
+        window (`int`): rows that are read ahead.
+    """
+    ordered = []
+    for number, start in enumerate(range(0, len(rows), window)):
+        part = sorted(rows[start : start + window], key=lambda row: row.length)
+        ordered += part[::-1] if number % 2 else part
+    return ordered
+
+
+class Reference:
+    """The answers that methods are compared with: of every exit to every row, by the model's own forward with exits
+    off. They are computed once.
+
+    Args:
+        model (`Callable[[], SideNetPreTrainedModel]`): gives the model, in the precision that answers are compared in.
+    """
+
+    def __init__(self, model: Callable[[], SideNetPreTrainedModel]):
+        self.model = model
+        self._rows: Sequence[Row] | None = None
+        self._logits: torch.Tensor | None = None
+
+    def exit_logits(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Logits of shape `(num_rows, num_exits, num_labels)`, by place.
+
+        Args:
+            rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
+        """
+        if self._rows is not rows:
+            self._rows, self._logits = rows, self._collect(rows)
+        return self._logits
+
+    def routed(
+        self, thresholds: Sequence[float], temperatures: Sequence[float]
+    ) -> Callable[[Sequence[Row]], tuple[torch.Tensor, torch.Tensor]]:
+        """A function that gives the class and exit of each row at this θ; see `expected` of [`Method`]."""
+
+        def expected(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.exit_logits(rows)
+            exit_index = route(logits, list(thresholds), list(temperatures), self.model().task)
+            return self.model().task.answer(answers(logits, exit_index)), exit_index
+
+        return expected
+
+    def mainnet(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The MainNet's class of each row, at any exit."""
+        labels = self.model().task.answer(self.exit_logits(rows)[:, -1])
+        return labels, torch.full_like(labels, ANY_EXIT)
+
+    def _collect(self, rows: Sequence[Row]) -> torch.Tensor:
+        model = self.model()
+        every_exit = partial(model, thresholds=1.0)
+        return logits_by_place(lambda inputs: every_exit(**inputs).exit_logits, Stages(model), rows)
+
+
+@torch.inference_mode()
+def logits_by_place(
+    call: Callable[[dict[str, torch.Tensor]], torch.Tensor], stages: Any, rows: Sequence[Row]
+) -> torch.Tensor:
+    """Logits of a model for rows, in float32 on the host, by place.
+
+    Args:
+        call (`Callable[[dict[str, torch.Tensor]], torch.Tensor]`): inputs of a batch → logits `(rows, ...)`.
+        stages ([`Stages`] or the like): says where inputs go, how they are padded and in which precision.
+        rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
+    """
+    found: dict[int, torch.Tensor] = {}
+    for alike in by_kind(sorted(rows, key=lambda row: row.length)):
+        for i in range(0, len(alike), BATCH_SIZE):
+            batch = collate(alike[i : i + BATCH_SIZE], padding_of(stages), stages.device)
+            # Images come in the precision of the checkpoint.
+            inputs = {k: v.to(stages.dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
+            logits = call(inputs).float().cpu()
+            found |= {row.place: each for row, each in zip(batch.rows, logits, strict=True)}
+    return torch.stack([found[row.place] for row in rows])
