@@ -10,7 +10,6 @@ from ..inference.routings import engines_of, full_batch, measure_routings
 from ..inference.rows import Batch, Prediction, Row
 from ..inference.runner import LOOKAHEAD
 from ..models.exit_rule import leaves
-from ..models.tasks import SINGLE_LABEL
 
 
 Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -44,7 +43,7 @@ def by_whole_batch(stages: Any) -> Answer:
         inputs = batch.inputs
         hidden, logits = stages(0, None, inputs)
         stage = 0
-        while stage < len(stages) - 1 and not _all_leave(logits, temperatures[stage], thresholds[:, stage]):
+        while stage < len(stages) - 1 and not _all_leave(stages.task.confidence(logits, temperatures[stage]), thresholds[:, stage]):
             inputs = stages.modality.later_inputs(inputs)
             stage += 1
             hidden, logits = stages(stage, hidden, inputs)
@@ -115,5 +114,5 @@ def as_runner(
     return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.modality.has_tokens else 1)
 
 
-def _all_leave(logits: torch.Tensor, temperature: float, thresholds: torch.Tensor) -> bool:
-    return bool(leaves(SINGLE_LABEL.confidence(logits, temperature), thresholds).all())
+def _all_leave(confidence: torch.Tensor, thresholds: torch.Tensor) -> bool:
+    return bool(leaves(confidence, thresholds).all())
