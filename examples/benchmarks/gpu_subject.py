@@ -11,7 +11,8 @@ from gpu_timing import allocated, peak, run, stage_milliseconds, take_turns, tra
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.compiled import CompiledStages
-from hf_sidenet.inference.engine import Engine
+from hf_sidenet.inference.engine import PoolingEngine
+from hf_sidenet.inference.protocols import StageChain
 from hf_sidenet.inference.routings import GATES, PER_BATCH, POOLED, engines_of, full_batch
 
 
@@ -45,7 +46,7 @@ class Subject:
         return CompiledStages(stages, dict(options)), CompiledStages(plain, dict(options))
 
     @torch.inference_mode()
-    def measure(self, engine: str, stages: Any, plain: Any, batch_size: int) -> list[dict[str, Any]]:
+    def measure(self, engine: str, stages: StageChain, plain: Any, batch_size: int) -> list[dict[str, Any]]:
         """Lines of every method at one batch size."""
         count = self.args.rows or (64 if batch_size == 1 else max(256, 8 * batch_size))
         rows = self.shape.rows(count, self.args.share, self.dtype)
@@ -86,7 +87,7 @@ class Subject:
         return lines
 
     @torch.inference_mode()
-    def copies(self, stages: Any, plain: Any) -> tuple[list[str], str]:
+    def copies(self, stages: StageChain, plain: Any) -> tuple[list[str], str]:
         """What the profiler says of copies to the host: lines of text, and its table with SideNets."""
         rows = self.shape.rows(TRACED_BATCHES * TRACED_ROWS, self.args.share, self.dtype)
         methods = self._methods(EAGER, stages, plain, 1)
@@ -101,13 +102,13 @@ class Subject:
             )
         return said, table
 
-    def _methods(self, engine: str, stages: Any, plain: Any, pool: int) -> dict[str, Any]:
+    def _methods(self, engine: str, stages: StageChain, plain: Any, pool: int) -> dict[str, Any]:
         in_flight = 1 if self.device.type == "cuda" else 0
         model = self.model if engine == EAGER else None
         makers = engines_of(stages, model, pool_size=pool, num_in_flight=in_flight)
         # Compiled chains are shared by all routings: one shows what its graphs hold.
         names = [GATES, PER_BATCH, POOLED] if engine == EAGER else [POOLED]
-        methods = {PLAIN: Engine(plain, pool_size=1, num_in_flight=in_flight)}
+        methods = {PLAIN: PoolingEngine(plain, pool_size=1, num_in_flight=in_flight)}
         return methods | {name: makers[name]() for name in names}
 
     def _warm_up(self, engine: str, name: str, method: Any, rows: list, batch_size: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hf_sidenet.inference.engine import padding_of
+from hf_sidenet.inference.protocols import StageChain
 from hf_sidenet.inference.rows import Prediction, Row, collate
 
 
@@ -42,11 +43,11 @@ def take_turns(
     return {name: (1e3 * median(times) / len(rows), answers[name]) for name, times in seconds.items()}
 
 
-def stage_milliseconds(stages: Any, rows: Sequence[Row]) -> list[float]:
+def stage_milliseconds(stages: StageChain, rows: Sequence[Row]) -> list[float]:
     """Milliseconds per row of each stage alone, all rows at each, its inputs on the device.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         rows (`Sequence[Row]`): a batch, of one length.
     """
     times, hidden = [], None

@@ -29,7 +29,7 @@ class Version:
     Args:
         name (`str`): `"float32"`, `"bfloat16"`, `"int8"` or `"cut"`.
         engine (`str`): that runs it.
-        chain ([`Stages`] or the like): it with its SideNets.
+        chain ([`StageChain`]): it with its SideNets.
         model ([`SideNetPreTrainedModel`], *optional*): the same, where its own forward can route.
         plain ([`PlainChain`] or the like): it without SideNets, as a chain whose first stage answers.
         costs ([`ExitCosts`]): of its exits, as fractions of `plain`. Operations are counted, whatever their precision.

@@ -42,6 +42,7 @@ from ..inference.precision import (
     precision_of,
     tell_lost_reference,
 )
+from ..inference.protocols import StageChain
 from ..inference.row_costs import row_costs, stage_costs
 from ..io.fingerprint import fingerprint_weights
 from ..measurement import ExitCosts, ExitRecords, collect
@@ -192,7 +193,7 @@ def recalibrate(
     train: Any = None,
     reference: PreTrainedModel | None = None,
     dtype: str | torch.dtype | None = None,
-    stages: Any = None,
+    stages: StageChain | None = None,
     columns: Columns | None = None,
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
@@ -219,7 +220,7 @@ def recalibrate(
             The classifier to compare with, in its own precision; by default the MainNet inside `model`, as it is.
         dtype (`str` or `torch.dtype`, *optional*):
             `"float32"`, `"bfloat16"` or `"float16"`: a copy of `model` in this precision is calibrated.
-        stages ([`Stages`] or the like, *optional*):
+        stages ([`StageChain`], *optional*):
             The same layers as a chain of stages, such as an exported one, which is calibrated instead of `model`: its
             config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
         columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
@@ -371,7 +372,9 @@ def _collected(
     return records if has_labels else replace(records, labels=records.task.answer(records.mainnet_logits))
 
 
-def _check_served(model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: Any) -> torch.dtype | None:
+def _check_served(
+    model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: StageChain | None
+) -> torch.dtype | None:
     """What the model has to be cast to: `None` for nothing.
 
     Raises:

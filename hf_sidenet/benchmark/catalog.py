@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..inference.engine import Engine
+from ..inference.engine import PoolingEngine
 from ..inference.rows import Row
 from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
@@ -173,7 +173,7 @@ def _sidenet_alone(variant: TorchVariant) -> Make:
 
 
 def _per_batch(variant: Variant) -> Make:
-    return lambda _, __: Engine(variant.stages(), pool_size=1, num_in_flight=_in_flight(variant))
+    return lambda _, __: PoolingEngine(variant.stages(), pool_size=1, num_in_flight=_in_flight(variant))
 
 
 def _runner(variant: Variant) -> Make:

@@ -4,12 +4,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from ..data.rows import Rows
 from ..inference.engine import by_kind, padding_of
+from ..inference.protocols import StageChain
 from ..inference.reading import RowReader
 from ..inference.rows import Row, collate
 from ..inference.runner import LOOKAHEAD
@@ -25,11 +25,11 @@ BATCH_SIZE = 32
 ANY_EXIT = -1
 
 
-def read_rows(stages: Any, rows: Rows, count: int, seed: int) -> tuple[list[Row], list[int]]:
+def read_rows(stages: StageChain, rows: Rows, count: int, seed: int) -> tuple[list[Row], list[int]]:
     """Some rows of a data set, in random order, and their classes.
 
     Args:
-        stages ([`Stages`] or the like): that they are for.
+        stages ([`StageChain`]): that they are for.
         rows ([`Rows`]): with labels.
         count (`int`): how many, all where there are no more.
         seed (`int`): of the choice and the order.
@@ -144,13 +144,13 @@ class Reference:
 
 @torch.inference_mode()
 def logits_by_place(
-    call: Callable[[dict[str, torch.Tensor]], torch.Tensor], stages: Any, rows: Sequence[Row]
+    call: Callable[[dict[str, torch.Tensor]], torch.Tensor], stages: StageChain, rows: Sequence[Row]
 ) -> torch.Tensor:
     """Logits of a model for rows, in float32 on the host, by place.
 
     Args:
         call (`Callable[[dict[str, torch.Tensor]], torch.Tensor]`): inputs of a batch → logits `(rows, ...)`.
-        stages ([`Stages`] or the like): says where inputs go, how they are padded and in which precision.
+        stages ([`StageChain`]): says where inputs go, how they are padded and in which precision.
         rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
     """
     found: dict[int, torch.Tensor] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..inference.protocols import StageChain
 from ..inference.routings import engines_of, full_batch, measure_routings
 from ..inference.rows import Batch, Prediction, Row
 from ..inference.runner import LOOKAHEAD
@@ -15,11 +16,11 @@ from ..models.exit_rule import leaves
 Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def by_first_stage(stages: Any) -> Answer:
+def by_first_stage(stages: StageChain) -> Answer:
     """Stage 0 answers every row: a plain classifier, or the first SideNet alone.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
     """
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,12 +30,12 @@ def by_first_stage(stages: Any) -> Answer:
     return answer
 
 
-def by_whole_batch(stages: Any) -> Answer:
+def by_whole_batch(stages: StageChain) -> Answer:
     """All rows of a batch continue until every one of them is confident enough: the policy of PABEE's and earlyon's
     batched inference. All are answered at the exit where the batch stops.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
     """
     temperatures = stages.config.temperatures
 
@@ -43,7 +44,10 @@ def by_whole_batch(stages: Any) -> Answer:
         inputs = batch.inputs
         hidden, logits = stages(0, None, inputs)
         stage = 0
-        while stage < len(stages) - 1 and not _all_leave(stages.task.confidence(logits, temperatures[stage]), thresholds[:, stage]):
+        while stage < len(stages) - 1:
+            sure = stages.task.confidence(logits, temperatures[stage])
+            if bool(leaves(sure, thresholds[:, stage]).all()):
+                break
             inputs = stages.modality.later_inputs(inputs)
             stage += 1
             hidden, logits = stages(stage, hidden, inputs)
@@ -56,7 +60,7 @@ class AsRunner:
     """An engine in which no row waits longer than a window after its own.
 
     Args:
-        engine ([`Engine`] or [`WholeEngine`]): of the way that was chosen.
+        engine ([`Engine`]): of the way that was chosen.
         note (`str`): which.
         window (`int`): batches that the runner reads ahead.
     """
@@ -97,14 +101,14 @@ class AsRunner:
 
 
 def as_runner(
-    stages: Any, model: Any, num_in_flight: int, batch_size: int, batches: Sequence[Sequence[Row]]
+    stages: StageChain, model: Any, num_in_flight: int, batch_size: int, batches: Sequence[Sequence[Row]]
 ) -> AsRunner:
     """What a runner with `routing="auto"` would be here: it measures its ways first, not on the clock.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         model (`PreTrainedModel`, *optional*): the model, where its own forward runs as well.
-        num_in_flight (`int`): see [`Engine`].
+        num_in_flight (`int`): see [`PoolingEngine`].
         batch_size (`int`): rows of stage 0.
         batches (`Sequence[Sequence[Row]]`): to measure on.
     """
@@ -112,7 +116,3 @@ def as_runner(
     times = measure_routings(makers, batches)
     chosen = min(times, key=times.__getitem__)
     return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.modality.has_tokens else 1)
-
-
-def _all_leave(confidence: torch.Tensor, thresholds: torch.Tensor) -> bool:
-    return bool(leaves(confidence, thresholds).all())

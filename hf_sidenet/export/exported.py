@@ -70,6 +70,9 @@ class ExportedStages:
     def __len__(self) -> int:
         return len(self.manifest.stages)
 
+    def check_mode(self) -> None:
+        """See [`StageChain`]: files have no mode."""
+
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:

@@ -36,7 +36,7 @@ def certificate(served: Any, processor: Any = None, max_length: int | None = Non
     """What answers depend on, of a model at its own θ: `certified` in the evidence behind θ.
 
     Args:
-        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): what answers.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): what answers.
         processor (tokenizer or image processor, *optional*): that reads rows; `None` where model inputs came.
         max_length (`int`, *optional*): tokens at which texts are cut; `None` where they are not.
 
@@ -57,7 +57,7 @@ def why_not_certified(served: Any, processor: Any = None, max_length: int | None
     All weights are read.
 
     Args:
-        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): what answers, with its config.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): what answers, with its config.
         processor (tokenizer or image processor, *optional*): that reads rows; not compared where it is `None`.
         max_length (`int`, *optional*): tokens at which texts are cut; not compared where it is `None`.
     """
@@ -126,7 +126,7 @@ def set_calibration(
     """Write temperatures, θ and the evidence into the config of what was calibrated.
 
     Args:
-        served ([`SideNetPreTrainedModel`] or [`Stages`] or the like): its config is changed in place.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): its config is changed in place.
         calibration ([`Calibration`]): with a chosen point.
         processor (tokenizer or image processor, *optional*): that read the rows.
         max_length (`int`, *optional*): tokens at which texts were cut; `None` for images.

@@ -13,12 +13,13 @@ from ..measurement.costs import per_row, time_calls
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords, collect
 from ..models.modeling_base import SideNetOutput
+from .protocols import StageChain
 
 
 class _EveryExit(nn.Module):
     """A chain of stages, called like a model with exits off."""
 
-    def __init__(self, stages: Any):
+    def __init__(self, stages: StageChain):
         super().__init__()
         self.stages = stages
         self.device = stages.device
@@ -31,7 +32,7 @@ class _EveryExit(nn.Module):
 
 
 def collect_stages(
-    stages: Any,
+    stages: StageChain,
     dataloader: Iterable[Mapping[str, Any]],
     *,
     reference: PreTrainedModel | None = None,
@@ -40,7 +41,7 @@ def collect_stages(
     """Run every stage for every row and record what every exit says; see [`collect`].
 
     Args:
-        stages ([`Stages`] or the like): the chain, in the precision and the runtime that will serve.
+        stages ([`StageChain`]): the chain, in the precision and the runtime that will serve.
         dataloader (`Iterable[Mapping[str, Any]]`): batches of the MainNet's inputs with `labels` of shape `(batch,)`.
         reference (`PreTrainedModel`, *optional*): classifier whose logits become `mainnet_logits`, in its own
             precision; by default the last stage.
@@ -54,12 +55,12 @@ def collect_stages(
 
 @torch.no_grad()
 def stage_milliseconds(
-    stages: Any, batches: Sequence[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
+    stages: StageChain, batches: Sequence[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
 ) -> list[list[float]]:
     """Milliseconds per row of an answer at each exit, with all rows of a batch answered there.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         batches (`Sequence[Mapping[str, Any]]`): inputs as they will come; targets are ignored.
         repeats (`int`, *optional*, defaults to 5): rounds, in which exits take turns.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
@@ -73,11 +74,11 @@ def stage_milliseconds(
     return per_row(time_calls(calls, sample, repeats, progress), num_rows)
 
 
-def _call(stages: Any, count: int, **inputs: torch.Tensor) -> None:
+def _call(stages: StageChain, count: int, **inputs: torch.Tensor) -> None:
     _run(stages, inputs, count)
 
 
-def _run(stages: Any, inputs: dict[str, torch.Tensor], count: int) -> list[torch.Tensor]:
+def _run(stages: StageChain, inputs: dict[str, torch.Tensor], count: int) -> list[torch.Tensor]:
     """Logits of the first exits, each of shape `(rows, num_labels)`."""
     unknown = sorted(set(inputs) - set(stages.input_names))
     if unknown:

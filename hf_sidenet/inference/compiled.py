@@ -50,9 +50,8 @@ class CompiledStages:
         return len(self.modules)
 
     def check_mode(self) -> None:
-        """See [`Stages.check_mode`]; a chain of another kind may have none."""
-        if hasattr(self.stages, "check_mode"):
-            self.stages.check_mode()
+        """See [`StageChain`]."""
+        self.stages.check_mode()
 
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]

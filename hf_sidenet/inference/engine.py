@@ -13,6 +13,7 @@ from ..models.exit_rule import leaves
 from ..models.tasks import Task, label_names
 from .halving import halved
 from .pool import Pool
+from .protocols import StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
@@ -45,18 +46,18 @@ class _Flight:
     arrived: torch.cuda.Event | None
 
 
-class Engine:
-    """Takes batches of rows and gives answers, in any order. Not for several threads.
+class PoolingEngine:
+    """An [`Engine`] in which rows wait for a stage until it has a full batch.
 
     Args:
-        stages ([`Stages`] or the like): the chain; it has no state.
+        stages ([`StageChain`]): the chain; it has no state.
         pool_size (`int`): rows of a full batch at a later stage, for which rows wait (texts for four, sorted by
             length); 1: those of a batch go on at once.
         num_in_flight (`int`, *optional*, defaults to 0): stages that are started before the answers of an earlier one
             are looked at: on a GPU it then never waits for the host.
     """
 
-    def __init__(self, stages, *, pool_size: int, num_in_flight: int = 0):
+    def __init__(self, stages: StageChain, *, pool_size: int, num_in_flight: int = 0):
         self.stages = stages
         self.num_in_flight = num_in_flight
         config = stages.config
@@ -150,11 +151,11 @@ class Engine:
         return done
 
 
-def begin(stages, rows: list[Row], pad: dict[str, float]) -> tuple[Ran, Failed]:
+def begin(stages: StageChain, rows: list[Row], pad: dict[str, float]) -> tuple[Ran, Failed]:
     """Run the first stage.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         rows (`list[Row]`): of one kind.
         pad (`dict[str, float]`): see [`collate`].
 
@@ -164,11 +165,11 @@ def begin(stages, rows: list[Row], pad: dict[str, float]) -> tuple[Ran, Failed]:
     return _run_stage(stages, 0, rows, lambda keep: collate([rows[i] for i in keep], pad, stages.device))
 
 
-def go_on(stages, stage: int, batch: Batch) -> tuple[Ran, Failed]:
+def go_on(stages: StageChain, stage: int, batch: Batch) -> tuple[Ran, Failed]:
     """Run a later stage.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         stage (`int`): which stage.
         batch ([`Batch`]): its rows.
 
@@ -181,7 +182,9 @@ def go_on(stages, stage: int, batch: Batch) -> tuple[Ran, Failed]:
     )
 
 
-def _run_stage(stages, stage: int, rows: list[Row], batch_of: Callable[[Sequence[int]], Batch]) -> tuple[Ran, Failed]:
+def _run_stage(
+    stages: StageChain, stage: int, rows: list[Row], batch_of: Callable[[Sequence[int]], Batch]
+) -> tuple[Ran, Failed]:
     def run(keep: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         batch = batch_of(keep)
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
@@ -276,7 +279,7 @@ def predictions(
     return found
 
 
-def padding_of(stages) -> dict[str, float]:
+def padding_of(stages: StageChain) -> dict[str, float]:
     """What a padded token has, by input."""
     pad = getattr(stages.config.mainnet_config, "pad_token_id", None)
     return {"input_ids": 0 if pad is None else pad}

@@ -25,7 +25,7 @@ def precision_of(served: Any) -> str:
     """The precision of what answers, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
 
     Args:
-        served (`PreTrainedModel` or [`Stages`] or the like): its `precision`, where it has one, else its dtype, and
+        served (`PreTrainedModel` or [`StageChain`]): its `precision`, where it has one, else its dtype, and
             how its weights are quantised: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
     """
     own = getattr(served, "precision", None)

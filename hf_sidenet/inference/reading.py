@@ -17,8 +17,8 @@ from ..models.modalities import TEXT
 from ..models.tasks import LABEL_INPUTS
 from .engine import RowError
 from .halving import halved
+from .protocols import StageChain, with_own_config
 from .rows import Row
-from .stages import with_own_config
 
 
 INTEGER_INPUTS = frozenset(TEXT.row_inputs) - {"inputs_embeds"}
@@ -72,14 +72,14 @@ class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
-        stages ([`Stages`] or the like): says which inputs there are; later changes of its config are not seen.
+        stages ([`StageChain`]): says which inputs there are; later changes of its config are not seen.
         processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
             copied.
         max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
             most 512.
     """
 
-    def __init__(self, stages, processor: Any = None, max_length: int | None = None):
+    def __init__(self, stages: StageChain, processor: Any = None, max_length: int | None = None):
         self.stages = with_own_config(stages)
         self.max_length = text_limit(processor, stages.max_length, max_length)
         self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .engine import Engine
+from .engine import PoolingEngine
+from .protocols import Engine
 from .rows import Prediction, Row
 from .whole import WholeEngine, by_all_stages, by_gates
 
@@ -24,20 +25,20 @@ FULL_LOAD = 32
 
 def engines_of(
     stages, model: PreTrainedModel | None, *, pool_size: int, num_in_flight: int
-) -> dict[str, Callable[[], Engine | WholeEngine]]:
+) -> dict[str, Callable[[], Engine]]:
     """What makes an engine, by routing.
 
     Args:
-        stages ([`Stages`] or the like): the chain; [`Served`] where there is none.
+        stages ([`StageChain`]): the chain; [`Served`] where there is none.
         model (`PreTrainedModel`, *optional*): the model that the stages are of, where its own forward runs as well.
-        pool_size (`int`): see [`Engine`].
-        num_in_flight (`int`): see [`Engine`].
+        pool_size (`int`): see [`PoolingEngine`].
+        num_in_flight (`int`): see [`PoolingEngine`].
     """
-    makers: dict[str, Callable[[], Engine | WholeEngine]] = {}
+    makers: dict[str, Callable[[], Engine]] = {}
     if callable(stages):
         makers = {
-            POOLED: lambda: Engine(stages, pool_size=pool_size, num_in_flight=num_in_flight),
-            PER_BATCH: lambda: Engine(stages, pool_size=1, num_in_flight=num_in_flight),
+            POOLED: lambda: PoolingEngine(stages, pool_size=pool_size, num_in_flight=num_in_flight),
+            PER_BATCH: lambda: PoolingEngine(stages, pool_size=1, num_in_flight=num_in_flight),
             ALL_BLOCKS: lambda: WholeEngine(stages, by_all_stages(stages)),
         }
     if model is not None:
@@ -52,7 +53,7 @@ def full_batch(batch_size: int) -> int:
 
 @torch.inference_mode()
 def measure_routings(
-    makers: dict[str, Callable[[], Engine | WholeEngine]], batches: Sequence[Sequence[Row]], repeats: int = 3
+    makers: dict[str, Callable[[], Engine]], batches: Sequence[Sequence[Row]], repeats: int = 3
 ) -> dict[str, float]:
     """Milliseconds per row of each routing on the same batches. They take turns, after a first round that is not
     counted (kernels are chosen and graphs compiled in it). A routing that fails on rows which another answers is left
@@ -79,7 +80,7 @@ def measure_routings(
     return {name: 1e3 * median(times) / num_rows for name, times in seconds.items()}
 
 
-def _answered(engine: Engine | WholeEngine, batches: Sequence[Sequence[Row]]) -> list[Prediction]:
+def _answered(engine: Engine, batches: Sequence[Sequence[Row]]) -> list[Prediction]:
     done = []
     for batch in batches:
         done += engine.put(batch)

@@ -13,6 +13,7 @@ from ..measurement.costs import ExitCosts, measure_costs, medians
 from ..models.modeling_base import SideNetPreTrainedModel
 from .collect import stage_milliseconds
 from .precision import precision_of
+from .protocols import StageChain
 
 
 # Batches to count, batches to time, repeats.
@@ -44,7 +45,7 @@ def row_costs(
 
 
 def stage_costs(
-    stages: Any,
+    stages: StageChain,
     model: SideNetPreTrainedModel,
     rows: Rows,
     batch_size: int,
@@ -57,7 +58,7 @@ def stage_costs(
     The whole chain stands for the plain MainNet, of which no stages are made: it is slower by the SideNets.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         model ([`SideNetPreTrainedModel`]): with the same layers.
         rows ([`Rows`]): whose first batches are taken.
         batch_size (`int`): rows per call.

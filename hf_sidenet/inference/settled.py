@@ -14,9 +14,10 @@ from ..models.tasks import label_names
 from .certificate import why_not_certified
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
+from .protocols import StageChain, with_own_config
 from .reading import RowReader
 from .routings import AUTO, GATES, engines_of
-from .stages import Served, Stages, StagesError, with_own_config
+from .stages import Served, Stages, StagesError
 
 
 logger = logging.get_logger(__name__)
@@ -34,7 +35,7 @@ class Settled:
         compile (`bool` or `dict[str, Any]`): see [`SideNetRunner`].
         dtype (`torch.dtype`, *optional*): see [`SideNetRunner`].
         max_length (`int`, *optional*): see [`SideNetRunner`].
-        pool_size (`int`): see [`Engine`].
+        pool_size (`int`): see [`PoolingEngine`].
 
     Raises:
         StagesError: `routing` or `compile` needs stages, and this MainNet has none.
@@ -54,7 +55,7 @@ class Settled:
         pool_size: int,
     ):
         is_torch = isinstance(model, PreTrainedModel)
-        if not is_torch and not hasattr(type(model), "__len__"):
+        if not is_torch and not isinstance(model, StageChain):
             raise ValueError(
                 f"`model` must be a model with SideNets or a chain of stages, got a {type(model).__name__}. Of peft, "
                 "give what `merge_and_unload()` returns."
@@ -100,8 +101,7 @@ class Settled:
         Raises:
             ValueError: it is.
         """
-        if hasattr(self.stages, "check_mode"):
-            self.stages.check_mode()
+        self.stages.check_mode()
 
     def check_replaces(self, before: "Settled") -> None:
         """Refuse what cannot take the place of another while rows come.

@@ -12,9 +12,9 @@ from ..models.tasks import label_names
 from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
 from .packet import Packet, pack, unpack
 from .pool import Pool
+from .protocols import StageChain, with_own_config
 from .reading import RowReader, check_rows
 from .rows import Batch, Prediction, Row, merge
-from .stages import with_own_config
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class SingleStage:
         ValueError: an argument is impossible.
     """
 
-    def __init__(self, stages, index: int, *, batch_size: int = 32, reader: RowReader | None = None):
+    def __init__(self, stages: StageChain, index: int, *, batch_size: int = 32, reader: RowReader | None = None):
         if not 0 <= index < len(stages):
             raise ValueError(f"`index` must be from 0 to {len(stages) - 1}, got {index}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

@@ -10,8 +10,7 @@ positions and the head are made by the MainNet's own forward. Whether that gives
 the chain is made.
 """
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +26,6 @@ from .tail import tail_of, watch
 
 # Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
 TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-Chain = TypeVar("Chain")
 
 
 class StagesError(ValueError):
@@ -217,14 +215,3 @@ class Stages(Served):
                     "forward works, which is `routing='gates'` of the runner."
                 ) from error
             inputs = self.modality.later_inputs(inputs)
-
-
-def with_own_config(stages: Chain) -> Chain:
-    """The same chain with a copy of its config, which nobody else can change.
-
-    Args:
-        stages ([`Stages`] or the like): shares everything else.
-    """
-    own = copy.copy(stages)
-    own.config = copy.deepcopy(stages.config)
-    return own

@@ -11,14 +11,15 @@ from ..models.exit_rule import answers, route
 from ..models.tasks import label_names
 from .engine import by_kind, padding_of, predictions, row_error
 from .halving import halved
+from .protocols import StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
 class WholeEngine:
-    """As [`Engine`], without rows that wait.
+    """An [`Engine`] in which no row waits.
 
     Args:
-        stages ([`Stages`] or the like): names the classes, temperatures and the device.
+        stages ([`StageChain`]): names the classes, temperatures and the device.
         answer (`Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]`):
             A batch and θ of shape `(rows, num_sidenets)` → logits `(rows, num_labels)` and exit indices `(rows,)`.
     """
@@ -26,7 +27,7 @@ class WholeEngine:
     waiting = 0
     since = math.inf
 
-    def __init__(self, stages, answer: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
+    def __init__(self, stages: StageChain, answer: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
         self.stages = stages
         self.answer = answer
         self.pad = padding_of(stages)
@@ -68,7 +69,7 @@ def by_gates(model: PreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[to
     return answer
 
 
-def by_all_stages(stages) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def by_all_stages(stages: StageChain) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Every stage for every row; who answers is decided afterwards by the same rule."""
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,11 +80,11 @@ def by_all_stages(stages) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor,
     return answer
 
 
-def all_exits(stages, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits of every exit for every row, in float32, of shape `(rows, num_exits, num_labels)`.
 
     Args:
-        stages ([`Stages`] or the like): the chain.
+        stages ([`StageChain`]): the chain.
         inputs (`dict[str, torch.Tensor]`): a batch.
     """
     hidden, columns = None, []

@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from hf_sidenet.inference import Stages
-from hf_sidenet.inference.engine import Engine
+from hf_sidenet.inference.engine import PoolingEngine
 from hf_sidenet.inference.rows import Row
 from hf_sidenet.inference.whole import WholeEngine, by_all_stages, by_gates
 from hf_sidenet.models import SideNetForSequenceClassification
@@ -49,7 +49,7 @@ def answered(engine, rows, batch_size):
 @pytest.mark.parametrize("pool_size", [1, 7, 1000])
 def test_same_answers_however_long_rows_wait(model, pool_size, num_in_flight):
     raw = token_rows(60, 30)
-    engine = Engine(Stages(model), pool_size=pool_size, num_in_flight=num_in_flight)
+    engine = PoolingEngine(Stages(model), pool_size=pool_size, num_in_flight=num_in_flight)
     predictions = answered(engine, to_rows(raw), 8)
     assert_answers(predictions, one_by_one(model, raw, THETA))
     assert len({prediction.exit_index for prediction in predictions}) == 3
@@ -67,7 +67,7 @@ def test_rows_wait_until_the_pool_is_full_and_no_longer(model):
     stages, calls = Stages(model), []
     for k, stage in enumerate(stages.modules):
         stage.register_forward_hook(lambda *_, k=k: calls.append(k))
-    engine = Engine(stages, pool_size=2)
+    engine = PoolingEngine(stages, pool_size=2)
     rows = to_rows(token_rows(12, 5), (1.0, 1.0))
     with torch.inference_mode():
         assert engine.put(rows[:5]) == []
@@ -82,7 +82,7 @@ def test_rows_wait_until_the_pool_is_full_and_no_longer(model):
 
 
 def test_flush_runs_only_what_has_waited(model):
-    engine = Engine(Stages(model), pool_size=100)
+    engine = PoolingEngine(Stages(model), pool_size=100)
     with torch.inference_mode():
         engine.put(to_rows(token_rows(4, 5), (1.0, 1.0)))
         assert engine.flush(before=engine.since - 1) == []
@@ -98,7 +98,7 @@ def test_each_row_has_its_own_theta(model):
     rows = to_rows(raw)
     for row, theta in zip(rows, thetas, strict=True):
         row.thresholds = theta
-    predictions = answered(Engine(Stages(model), pool_size=5), rows, 4)
+    predictions = answered(PoolingEngine(Stages(model), pool_size=5), rows, 4)
     assert [prediction.exit_index for prediction in predictions] == [0, 1, 2] * 8
     assert_answers(predictions, one_by_one(model, raw, thetas))
 
@@ -109,7 +109,7 @@ def test_a_row_that_breaks_its_batch_stands_alone_with_its_error(model, place):
     rows = to_rows(raw)
     rows[place].inputs["input_ids"][0] = 10_000
     for engine in (
-        Engine(Stages(model), pool_size=4),
+        PoolingEngine(Stages(model), pool_size=4),
         WholeEngine(Stages(model), by_gates(model)),
     ):
         predictions = answered(engine, rows, 10)
@@ -137,7 +137,7 @@ def test_a_failure_in_a_later_stage_is_halved_too(model):
             return self.stages(index, hidden, inputs)
 
     raw = token_rows(12, 9)
-    predictions = answered(Engine(Broken(Stages(model)), pool_size=9), to_rows(raw, (1.0, 1.0)), 4)
+    predictions = answered(PoolingEngine(Broken(Stages(model)), pool_size=9), to_rows(raw, (1.0, 1.0)), 4)
     assert_answers(predictions, one_by_one(model, raw, (1.0, 1.0)))
 
 
@@ -150,7 +150,7 @@ def test_a_head_that_looks_for_padding_finds_it_where_batches_meet():
     raw = [row for row in token_rows(40, 20) if 98 not in row["input_ids"]]
     spread_out(model, {"input_ids": torch.randint(3, 98, (16, 9))})
     rows = to_rows(raw, (1.0,))
-    predictions = answered(Engine(Stages(model), pool_size=11), rows, 4)
+    predictions = answered(PoolingEngine(Stages(model), pool_size=11), rows, 4)
     assert_answers(predictions, one_by_one(model, raw, (1.0,)))
 
 
@@ -161,7 +161,7 @@ def test_images_of_different_sizes_do_not_meet():
     for place in range(24):
         size = (32, 48)[place % 2]
         rows.append(Row(place, {"pixel_values": torch.randn(3, size, size)}, 0, (0.5, 0.5)))
-    predictions = answered(Engine(Stages(model), pool_size=5), rows, 8)
+    predictions = answered(PoolingEngine(Stages(model), pool_size=5), rows, 8)
     for row, prediction in zip(rows, predictions, strict=True):
         with torch.no_grad():
             output = model(row.inputs["pixel_values"][None], thresholds=0.5)

@@ -12,7 +12,7 @@ from hf_sidenet import SideNetForImageClassification, SideNetRunner
 from hf_sidenet.export import export_onnx, export_stage, export_torch
 from hf_sidenet.inference import Stages, StagesError
 from hf_sidenet.inference.compiled import CompiledStages
-from hf_sidenet.inference.engine import Engine
+from hf_sidenet.inference.engine import PoolingEngine
 from hf_sidenet.inference.routings import measure_routings
 from hf_sidenet.inference.whole import WholeEngine, by_gates
 from hf_sidenet.models.mainnet import find_blocks
@@ -202,8 +202,8 @@ def test_a_way_that_fails_is_not_measured_and_says_why(caplog):
     broken = Fails.__new__(Fails)
     broken.__dict__.update(stages.__dict__)
     makers = {
-        "broken": lambda: Engine(broken, pool_size=2),
-        "pooled": lambda: Engine(stages, pool_size=2),
+        "broken": lambda: PoolingEngine(broken, pool_size=2),
+        "pooled": lambda: PoolingEngine(stages, pool_size=2),
         "gates": lambda: WholeEngine(stages, by_gates(model)),
     }
     batches = [[text_row(place, 3 + place, (1.0, 1.0)) for place in range(4)]]
