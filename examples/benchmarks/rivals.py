@@ -4,7 +4,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from hf_sidenet.benchmark.rows import logits_by_place
 from hf_sidenet.benchmark.variants import TorchVariant
 from hf_sidenet.benchmark.ways import by_first_stage
 from hf_sidenet.data import load_processor
+from hf_sidenet.inference.protocols import with_own_config
 from hf_sidenet.inference.rows import Row
 from hf_sidenet.inference.whole import WholeEngine
 from hf_sidenet.models.tasks import SINGLE_LABEL
@@ -169,9 +169,8 @@ def _truncated(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Calla
 def _cascade(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Callable[[], WholeEngine]:
     def make() -> WholeEngine:
         small, large = load_plain(rivals.small_model, catalog, variant.precision), variant.plain()
-        both = SimpleNamespace(
-            config=PlainConfig(large.config.mainnet_config, [1.0, 1.0]), device=catalog.device, dtype=variant.dtype
-        )
+        both = with_own_config(large)
+        both.config = PlainConfig(large.config.mainnet_config, [1.0, 1.0])
         return WholeEngine(both, by_cascade(small, large, rivals.small_threshold))
 
     return make

@@ -57,7 +57,11 @@ class CutChain:
         self.config = PlainConfig(stages.config.mainnet_config, stages.config.temperatures[:-1])
         self.task, self.modality = stages.task, stages.modality
         self.input_names, self.max_length = stages.input_names, stages.max_length
-        self.device, self.dtype = stages.device, stages.dtype
+        self.device, self.dtype, self.precision = stages.device, stages.dtype, stages.precision
+
+    def check_mode(self) -> None:
+        """See [`StageChain`]."""
+        self.stages.check_mode()
 
     def __len__(self) -> int:
         return len(self.stages) - 1

@@ -20,6 +20,7 @@ from ..export.onnx_graph import load, save, to_onnx
 from ..export.onnx_int8 import quantize_convolutions, quantize_linears
 from ..export.programs import DEFAULTS, export_stage
 from ..inference.engine import by_kind, padding_of
+from ..inference.precision import precision_of
 from ..inference.rows import Row, collate
 from ..models import gate
 from ..models.mainnet import find_blocks
@@ -92,9 +93,13 @@ class PlainChain:
         self.config = PlainConfig(classifier.config, input_size=input_size)
         self.device = classifier.device
         self.dtype = classifier.dtype
+        self.precision = precision_of(classifier)
         self.max_length = longest_text(classifier) if self.modality.has_tokens else None
         fixed = {"use_cache": False} if "use_cache" in taken else {}
         self.modules = [PlainStage(classifier, self.input_names, fixed).eval()]
+
+    def check_mode(self) -> None:
+        """See [`StageChain`]: a classifier that is timed is not trained meanwhile."""
 
     def __len__(self) -> int:
         return 1
@@ -162,7 +167,12 @@ class PlainOnnx:
         self.config = config
         self.dtype = dtype
         self.device = torch.device("cpu")
+        self.precision = str(dtype).removeprefix("torch.")
+        self.max_length = None
         self.task, self.modality = task_of(config.mainnet_config)
+
+    def check_mode(self) -> None:
+        """See [`StageChain`]: a file has no mode."""
 
     def __len__(self) -> int:
         return 1

@@ -62,6 +62,7 @@ class Named:
         self.config = copy.deepcopy(model.config)
         self.device, self.dtype = stages.device, stages.dtype
         self.input_names, self.modality, self.task = stages.input_names, stages.modality, stages.task
+        self.max_length, self.check_mode = stages.max_length, stages.check_mode
 
     def __len__(self):
         return len(self.stages)
