@@ -11,7 +11,7 @@ What each row is used for, which is all that the guarantee rests on:
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,6 @@ from ..calibration import (
 from ..calibration.label_checks import check_class_order, check_labeled
 from ..data import Columns
 from ..data.rows import prepare_rows
-from ..evaluation.provenance import hardware, versions
 from ..evaluation.recalls import certified_rows, recall_warnings
 from ..hub.push import CHECKPOINT, save_checkpoint
 from ..inference.certificate import length_of, other_weights, set_calibration
@@ -45,10 +44,11 @@ from ..inference.row_costs import row_costs
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords
+from ..report import Found, Report
 from ..training.features import default_candidates
 from ..training.heads import HeadTraining
 from ..training.joint import JointTraining, tune_jointly
-from .checkpoint import LEDGER, REPORT_VERSION, default_cache, evaluate_records
+from .checkpoint import LEDGER, default_cache, evaluate_records
 from .steps import (
     AttachRun,
     Clock,
@@ -82,7 +82,7 @@ class AttachResult:
         reason (`str`): why, in a sentence.
         model (`PreTrainedModel`, *optional*): with SideNets, temperatures and θ; `None` for "do not attach".
         processor (*optional*): tokenizer or image processor.
-        report (`dict[str, Any]`): everything that was measured; `report.json` of the folder.
+        report ([`Report`]): everything that was measured; `report.json` of the folder.
         evaluation ([`ExitEvaluation`], *optional*): of the test rows, where there are some.
         test_records ([`ExitRecords`], *optional*): of the same.
     """
@@ -91,7 +91,7 @@ class AttachResult:
     reason: str
     model: PreTrainedModel | None
     processor: Any
-    report: dict[str, Any]
+    report: Report
     evaluation: "ExitEvaluation | None" = None
     test_records: ExitRecords | None = None
 
@@ -290,107 +290,87 @@ def attach(
             test=test_method,
             mainnet_temperature=None if rows["validation"].has_labels else model.config.temperatures[-1],
         )
-    chosen_point = calibration.selection.chosen
-    settings = {
-        "target": [str(one) for one in targets],
-        "confidence_level": confidence_level,
-        "test_method": test_method,
-        "tune": tune,
-        "reference": reference if tune == "joint" else "given",
-        "certification_fraction": certification_fraction,
-        "max_exits": max_exits,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "seed": seed,
-        "heads": asdict(heads),
-        "joint": asdict(joint) if tune == "joint" else None,
-    }
-    about_mainnet = {
-        "name": model.config.name_or_path,
-        "class": type(model.mainnet).__name__,
-        "num_labels": model.num_labels,
-        "dtype": precision_of(given),
-        "fingerprint": mainnet_fingerprint,
-        "validation_accuracy": records.accuracy(features["validation"].mainnet_logits),
-    }
-    report = {
-        "schema_version": REPORT_VERSION,
-        "verdict": "do not attach" if calibration.selection.chosen is None else "attach",
-        "reason": calibration.selection.reason,
-        "settings": settings,
-        "mainnet": about_mainnet,
-        "classes": {**classes.about(), "trusted": trust_labels},
-        "data": _about_data(run),
-        "candidates": table,
-        "placements": placement_table(placements),
-        "costs": asdict(costs),
-        "path": [asdict(point) for point in calibration.selection.points],
-        "calibration": None,
-        "certification": certified_rows(
-            records.select(split.certification),
-            classes.names,
-            None if chosen_point is None else (chosen_point.thresholds, calibration.temperatures),
-            repeats.about(trust_rows),
-            has_labels=rows["validation"].has_labels,
-        ),
-        "evaluation": None,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    for warning in recall_warnings(report["certification"]["recalls"]):
+    certification = certified_rows(
+        records.select(split.certification),
+        classes.names,
+        calibration.chosen_setting,
+        repeats.about(trust_rows),
+        has_labels=rows["validation"].has_labels,
+    )
+    for warning in recall_warnings(certification["recalls"]):
         logger.warning(warning)
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     source = fingerprint_weights(model)
+    compared = reference if tune == "joint" else "given"
     look = look_key(
         weights=source,
         targets=targets,
         confidence_level=confidence_level,
         test=test_method,
-        reference=other_weights(given.mainnet if settings["reference"] == "given" else None, model.mainnet),
+        reference=other_weights(given.mainnet if compared == "given" else None, model.mainnet),
         split=(seed, certification_fraction),
     )
     num_calibrations = count_looks(cache / LEDGER, split.certifying(rows["validation"].contents), look)
-    result = AttachResult(report["verdict"], report["reason"], None, processor, report)
-    if calibration.selection.chosen is not None:
+    is_found = calibration.selection.chosen is not None
+    if is_found:
         set_calibration(
             model,
             calibration,
             processor,
             length_of(model, processor, max_length),
-            reference=settings["reference"],
-            reference_precision=precision_of(given if settings["reference"] == "given" else model),
+            reference=compared,
+            reference_precision=precision_of(given if compared == "given" else model),
             seed=seed,
             certification_fraction=certification_fraction,
             validation_fingerprint=rows["validation"].fingerprint,
-            repeated_rows=report["certification"]["repeated_rows"],
+            repeated_rows=certification["repeated_rows"],
             num_calibrations=num_calibrations,
             look=look,
             source_weights=source,
         )
-        report["calibration"] = model.config.calibration
-        result = replace(result, model=model)
-    if result.model is not None and "test" in rows:
+    evaluation = test_records = None
+    if is_found and "test" in rows:
         with clock("evaluation"):
             own = run.features(model, "test", chosen)
             check_class_order([run.answered(own, "test")], classes, trust_labels=trust_labels)
             apart = tune == "joint" and reference == "given"
             test_records = run.records(model, own, run.features(given, "test", chosen) if apart else own)
             evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)
-            report["evaluation"] = evaluation.to_dict()
-            result = replace(result, evaluation=evaluation, test_records=test_records)
-    report["seconds"] = clock.seconds
-    if output_dir is not None and result.model is not None and run.is_main:
-        with clock("writing"):
-            result.save(output_dir, overwrite=overwrite)
+    evidence = model.config.calibration if is_found else None
+    found = Found(calibration, costs, evidence, certification, rows["validation"], trust_labels)
+    report = Report.from_attach(
+        found,
+        settings={
+            "tune": tune,
+            "reference": compared,
+            "certification_fraction": certification_fraction,
+            "max_exits": max_exits,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "seed": seed,
+            "heads": asdict(heads),
+            "joint": asdict(joint) if tune == "joint" else None,
+        },
+        mainnet={
+            "name": model.config.name_or_path,
+            "class": type(model.mainnet).__name__,
+            "num_labels": model.num_labels,
+            "dtype": precision_of(given),
+            "fingerprint": mainnet_fingerprint,
+            "validation_accuracy": records.accuracy(features["validation"].mainnet_logits),
+        },
+        rows=rows,
+        candidates=table,
+        placements=placement_table(placements),
+        evaluation=evaluation,
+        seconds=clock.seconds,
+    )
+    result = AttachResult(
+        found.verdict, found.reason, model if is_found else None, processor, report, evaluation, test_records
+    )
+    if output_dir is not None and is_found and run.is_main:
+        result.save(output_dir, overwrite=overwrite)
     return result
-
-
-def _about_data(run: AttachRun) -> dict[str, Any]:
-    return {
-        **{name: rows.about() for name, rows in run.rows.items()},
-        "num_design_rows": len(run.split.design),
-        "num_certification_rows": len(run.split.certification),
-    }
 
 
 def _shown(calibration: Calibration) -> list[list[float]]:

@@ -3,7 +3,7 @@
 other rows, without training."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..data import Columns, load_processor
 from ..data.rows import Rows, prepare_rows
 from ..evaluation import ExitEvaluation
 from ..evaluation.recalls import certified_rows
+from ..hub.push import save_checkpoint, save_recalibrated
 from ..inference.certificate import length_of, other_weights, set_calibration, source_weights, why_not_certified
 from ..inference.classes import load_model
 from ..inference.collect import collect_stages
@@ -49,12 +50,11 @@ from ..measurement import ExitCosts, ExitRecords, collect
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
+from ..report import Found, Report
 
 
 logger = logging.get_logger(__name__)
 
-# Of report.json; it rises when a field changes its meaning.
-REPORT_VERSION = 1
 # Of a calibration that says neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
 # In the cache: how often rows have certified.
@@ -66,27 +66,81 @@ class Recalibration:
     """What [`recalibrate`] found.
 
     Args:
-        verdict (`str`): `"attach"`, or `"do not attach"` where no threshold meets the target and saves anything.
-        reason (`str`): why, in a sentence.
+        found ([`Found`]): verdict, path, costs, and what the certification rows said.
         model (`PreTrainedModel`): in the precision that was calibrated, with the new temperatures, θ and evidence; as
             it was given for "do not attach", and where stages were calibrated.
-        calibration ([`Calibration`]): the path, and what the certification rows said.
-        costs ([`ExitCosts`]): measured anew, on these rows and this machine.
+        processor (tokenizer or image processor, *optional*): its own.
         config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
         precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
-        rows ([`Rows`]): the validation rows.
-        certification (`dict[str, Any]`): what the certification rows say, as in the report.
+        settings (`dict[str, Any]`): how rows were read and run: `max_length`, `batch_size`.
+        given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
+        stages ([`StageChain`], *optional*): that were calibrated instead of the model.
     """
 
-    verdict: str
-    reason: str
+    found: Found
     model: PreTrainedModel
-    calibration: Calibration
-    costs: ExitCosts
+    processor: Any
     config: SideNetConfig
     precision: str
-    rows: Rows
-    certification: dict[str, Any]
+    settings: dict[str, Any]
+    given_reference: bool
+    stages: StageChain | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`"attach"`, or `"do not attach"` where no threshold meets the target and saves anything."""
+        return self.found.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+        return self.found.reason
+
+    @property
+    def calibration(self) -> Calibration:
+        """The path, and what the certification rows said."""
+        return self.found.calibration
+
+    @property
+    def costs(self) -> ExitCosts:
+        """Measured anew, on these rows and this machine."""
+        return self.found.costs
+
+    def save(
+        self,
+        directory: str | os.PathLike,
+        *,
+        report: Mapping[str, Any] | None = None,
+        source: str | os.PathLike | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the checkpoint with its new θ: the folder that [`attach`] writes, with card and `report.json`. Results
+        on test rows were for the old θ and are left out. Of exported stages, write their folder again.
+
+        Args:
+            directory (`str` or `os.PathLike`): folder to write; with `overwrite` it may be `source`.
+            report (`Mapping[str, Any]`, *optional*):
+                The [`Report`] of the checkpoint that was recalibrated; by default that of `source`.
+            source (`str` or `os.PathLike`, *optional*):
+                Folder or Hub id that model and report, or the stages, were read from; by default where the model says
+                it is from.
+            overwrite (`bool`, *optional*, defaults to `False`): whether `directory` may hold something.
+
+        Raises:
+            ValueError: the verdict is "do not attach", there is no report of `attach`, or the folder holds something.
+        """
+        if self.found.evidence is None:
+            raise ValueError(f"there is no checkpoint to save: {self.reason}.")
+        if self.stages is not None:
+            folder = getattr(self.stages, "directory", None) if source is None else source
+            if folder is None:
+                raise ValueError("`source` must be given for stages that are not of an exported folder, got None.")
+            save_recalibrated(directory, folder, self.config, overwrite=overwrite)
+            return
+        source = self.model.config.name_or_path if source is None else source
+        before = Report.load(source) if report is None else Report(report)
+        made = before.recalibrated(self.found, given_reference=self.given_reference, **self.settings)
+        save_checkpoint(directory, self.model, self.processor, made, overwrite=overwrite, source=source)
 
 
 def load_checkpoint(
@@ -291,36 +345,42 @@ def recalibrate(
     )
     # A try that finds nothing counts as well: looking again and again is what has to be known.
     counted = count_looks(default_cache() / LEDGER, split.certifying(rows.contents), look)
-    selection = calibration.selection
-    chosen = selection.chosen
     certification = certified_rows(
         records.select(split.certification),
         label_names(given.config),
-        None if chosen is None else (chosen.thresholds, calibration.temperatures),
+        calibration.chosen_setting,
         repeats.about(trust_rows),
         has_labels=rows.has_labels,
     )
-    about_found = {"rows": rows, "certification": certification, "precision": precision_of(served)}
-    if chosen is None:
-        return Recalibration("do not attach", selection.reason, model, calibration, costs, given.config, **about_found)
+    is_found = calibration.chosen_setting is not None
     earlier = before.get("num_calibrations", 0) if before.get("validation_fingerprint") == rows.fingerprint else 0
-    set_calibration(
-        served,
-        calibration,
-        processor,
-        length_of(model, processor, max_length),
-        reference="other" if reference is not None else "inside" if served is model else "stored",
-        reference_precision=reference_precision,
-        seed=seed,
-        certification_fraction=fraction,
-        validation_fingerprint=rows.fingerprint,
-        repeated_rows=certification["repeated_rows"],
-        num_calibrations=max(counted, earlier + (look != before.get("look"))),
-        look=look,
-        source_weights=source,
+    if is_found:
+        set_calibration(
+            served,
+            calibration,
+            processor,
+            length_of(model, processor, max_length),
+            reference="other" if reference is not None else "inside" if served is model else "stored",
+            reference_precision=reference_precision,
+            seed=seed,
+            certification_fraction=fraction,
+            validation_fingerprint=rows.fingerprint,
+            repeated_rows=certification["repeated_rows"],
+            num_calibrations=max(counted, earlier + (look != before.get("look"))),
+            look=look,
+            source_weights=source,
+        )
+    config = served.config if is_found else given.config
+    return Recalibration(
+        found=Found(calibration, costs, config.calibration if is_found else None, certification, rows, trust_labels),
+        model=served if is_found and stages is None else model,
+        processor=processor,
+        config=config,
+        precision=precision_of(served),
+        settings={"max_length": max_length, "batch_size": batch_size},
+        given_reference=reference is not None,
+        stages=stages,
     )
-    changed = served if stages is None else model
-    return Recalibration("attach", selection.reason, changed, calibration, costs, served.config, **about_found)
 
 
 def default_cache() -> Path:

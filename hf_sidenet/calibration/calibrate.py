@@ -44,6 +44,12 @@ class Calibration:
     num_certification_rows: int
     num_groups: int | None = None
 
+    @property
+    def chosen_setting(self) -> tuple[list[float], list[float]] | None:
+        """θ of each SideNet and temperature of each exit that were chosen; `None` where none was."""
+        chosen = self.selection.chosen
+        return None if chosen is None else (chosen.thresholds, self.temperatures)
+
     def evidence(self, **more: Any) -> dict[str, Any]:
         """What [`SideNetConfig.calibration`] holds: JSON, without tensors.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..io.fields import Rule, check_fields, is_count, is_list, is_number, is_object
 from ..models.configuration_sidenet import SideNetConfig
-from ..report.report_file import REPORT
+from ..report import REPORT
 
 
 NUM_SHARED = 21

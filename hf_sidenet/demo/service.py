@@ -17,9 +17,8 @@ from ..inference import SideNetRunner
 from ..inference.certificate import length_of, why_not_certified
 from ..inference.engine import RowError
 from ..inference.rows import Prediction
-from ..measurement import ExitCosts
 from ..models.tasks import label_names
-from ..report import load_report
+from ..report import Report
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
 from .curve import curve_html
@@ -53,10 +52,8 @@ class Demo:
         model, processor = load_checkpoint(checkpoint, check=False)
         if is_pair and not model.modality.has_tokens:
             raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
-        report = load_report(checkpoint)
-        max_length = report.get("settings", {}).get("max_length")
-        costs = report.get("costs")
-        flops = None if costs is None else ExitCosts(**costs).fractions("flops")
+        report = Report.load(checkpoint)
+        max_length, flops = report.max_length(), report.fractions("flops")
         self.reads_texts, self.is_pair = model.modality.has_tokens, is_pair
         self.classes, self.labels = label_names(model.config), labels
         self.dial = read_dial(model.config, report)

@@ -53,6 +53,7 @@ class ExportedStages:
     runtime = ""
 
     def __init__(self, directory: str | os.PathLike):
+        self.directory = Path(directory)
         self.manifest = Manifest.read(directory, self.format)
         self.config = read_config(directory)
         if len(self.manifest.stages) != len(self.config.exit_layers) + 1:

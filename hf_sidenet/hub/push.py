@@ -27,7 +27,7 @@ from ..measurement import ExitRecords
 from ..models import __file__ as models_file
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.tasks import TASKS
-from ..report import CURRENCIES, FIGURES, checkpoint_card, describe, eval_results, report_json
+from ..report import CURRENCIES, FIGURES, Report, checkpoint_card, describe, eval_results
 from .shared_files import refuse_links, shared_files
 
 
@@ -90,7 +90,7 @@ def save_checkpoint(
         directory (`str` or `os.PathLike`): folder to write.
         model ([`SideNetPreTrainedModel`]): calibrated.
         processor (tokenizer or image processor, *optional*): saved beside it; `None` for none.
-        report (`Mapping[str, Any]`): of [`AttachResult`].
+        report ([`Report`] or `Mapping[str, Any]`): of [`AttachResult`].
         evaluation ([`ExitEvaluation`], *optional*): of test rows.
         records ([`ExitRecords`], *optional*): of the same rows, for the figures; they are not written.
         overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
@@ -122,7 +122,7 @@ def save_checkpoint(
                 processor = with_limit(processor, longest_text(model.mainnet))
             processor.save_pretrained(temporary)
         figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
-        (temporary / "report.json").write_text(report_json(report), encoding="utf-8")
+        Report(report).save(temporary)
         card = checkpoint_card(
             name,
             model.config,

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ..report import read_report_file
+from ..report import Report
 from .findings import Shareable
 
 
@@ -53,7 +53,7 @@ def check_report(folder: Path, found: Shareable) -> None:
     """`report.json` is read by commands, so that a damaged one is worse than none."""
     if REPORT in found.files:
         try:
-            read_report_file(folder / REPORT)
+            Report.read(folder / REPORT)
         except ValueError as error:
             found.errors.append(str(error))
 

@@ -3,18 +3,18 @@
 
 from .card import FIGURES, checkpoint_card
 from .metadata import CURRENCIES, TAGS, describe, eval_results, hub_id
-from .report_file import load_report, read_report_file, report_json
+from .report import REPORT, Found, Report
 
 
 __all__ = [
     "CURRENCIES",
     "FIGURES",
+    "REPORT",
     "TAGS",
+    "Found",
+    "Report",
     "checkpoint_card",
     "describe",
     "eval_results",
     "hub_id",
-    "load_report",
-    "read_report_file",
-    "report_json",
 ]

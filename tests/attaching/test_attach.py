@@ -15,7 +15,6 @@ from hf_sidenet.calibration import RepeatedRowsError, TooFewRowsError, split_row
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.measurement import collect
 from hf_sidenet.models.modalities import TEXT
-from hf_sidenet.report import report_json
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining
 
@@ -155,7 +154,7 @@ def test_a_verdict_without_a_checkpoint(run, tmp_path):
     result = run(target="flops<=0.01", output_dir=tmp_path / "out")
     assert (result.verdict, result.model) == ("do not attach", None)
     assert not (tmp_path / "out").exists()
-    assert json.loads(report_json(result.report))["verdict"] == "do not attach"
+    assert json.loads(result.report.to_json())["verdict"] == "do not attach"
     with pytest.raises(ValueError, match=r"there is no checkpoint to save: no threshold keeps the budget"):
         result.save(tmp_path / "out")
 

@@ -15,9 +15,7 @@ from transformers.utils import logging as hf_logging
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint, recalibrate
 from hf_sidenet.calibration import parse_targets, split_rows
-from hf_sidenet.cli.reports import updated_report
 from hf_sidenet.data.rows import prepare_rows
-from hf_sidenet.hub.push import save_checkpoint
 from hf_sidenet.inference.collect import collect_stages
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.inference.stages import Stages
@@ -116,8 +114,7 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
     )  # fmt: skip
     assert found.costs.flops == again(target="flops<=0.95").costs.flops
     # The folder: in that precision, and saying so.
-    report = updated_report(runs.text().report, found, False, {}, False)
-    save_checkpoint(tmp_path / "out", found.model, processor, report)
+    found.save(tmp_path / "out", report=runs.text().report)
     loaded, _ = load_checkpoint(tmp_path / "out")
     assert loaded.dtype == found.model.dtype
     assert type(loaded).from_pretrained(tmp_path / "out").dtype == found.model.dtype
@@ -295,8 +292,7 @@ def test_pictures_in_bfloat16(runs, tmp_path):
         result.model, result.processor, rows, target=target, dtype="bfloat16", batch_size=16, progress=False
     )
     assert (found.verdict, found.config.calibration["precision"]) == ("attach", "bfloat16")
-    report = updated_report(result.report, found, False, {}, False)
-    save_checkpoint(tmp_path / "out", found.model, result.processor, report)
+    found.save(tmp_path / "out", report=result.report)
     rows[0]["image"].save(tmp_path / "image.png")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     (use, _) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)

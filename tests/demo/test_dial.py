@@ -7,7 +7,7 @@ import pytest
 
 from hf_sidenet import SideNetConfig
 from hf_sidenet.demo import read_dial
-from hf_sidenet.report import load_report
+from hf_sidenet.report import Report
 
 from ..models import tiny
 
@@ -57,7 +57,7 @@ def test_test_rows_come_before_design_rows():
 
 def test_of_a_real_report(checkpoint):
     own = SideNetConfig.from_pretrained(checkpoint)
-    dial = read_dial(own, load_report(str(checkpoint)))
+    dial = read_dial(own, Report.load(checkpoint))
     assert dial.rows == "80 test rows"
     assert dial.positions[dial.chosen].thresholds == tuple(own.thresholds)
     assert dial.positions[dial.chosen].accuracy is not None

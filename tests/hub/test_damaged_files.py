@@ -16,7 +16,7 @@ from hf_sidenet.calibration import check_evidence
 from hf_sidenet.cli.texts import guarantee
 from hf_sidenet.export import export_onnx
 from hf_sidenet.export.manifest import Manifest
-from hf_sidenet.report import checkpoint_card, read_report_file
+from hf_sidenet.report import Report, checkpoint_card
 
 from ..cli.test_cli import run
 from ..models import tiny
@@ -280,7 +280,7 @@ def calibrated(folder):
 
 def test_a_whole_report(tmp_path, calibrated):
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
-    assert read_report_file(tmp_path / "report.json") == REPORT
+    assert dict(Report.read(tmp_path / "report.json")) == REPORT
     assert "model-index" in new_card(calibrated, REPORT)
     check_evidence(EVIDENCE)
 
@@ -288,7 +288,7 @@ def test_a_whole_report(tmp_path, calibrated):
 def new_card(config, report):
     """What `recalibrate` does with a report: with costs and points of its own, a new card."""
     again = {**report, "costs": COSTS, "path": REPORT["path"]}
-    return str(checkpoint_card("mine", config, again, main_input_name="input_ids"))
+    return str(checkpoint_card("mine", config, again))
 
 
 @MANY
@@ -297,11 +297,11 @@ def test_a_report_is_right_or_refused(tmp_path_factory, calibrated, data):
     damaged, _ = data.draw(damages(REPORT))
     file = tmp_path_factory.mktemp("report") / "report.json"
     file.write_text(json.dumps(damaged))
-    report, message = tried(read_report_file, file)
+    report, message = tried(Report.read, file)
     if report is None:
         assert message.startswith("report.json")
     elif report.get("schema_version") == 1:
-        assert report == damaged
+        assert dict(report) == damaged
         assert "model-index" in new_card(calibrated, report)
 
 

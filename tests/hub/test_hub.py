@@ -35,7 +35,7 @@ My own text.
 
 
 def write(folder, made=None, **kwargs):
-    arguments = {"main_input_name": "input_ids", "mainnet": "me/mainnet", "dataset": "me/data", "split": "test"}
+    arguments = {"task": "text-classification", "mainnet": "me/mainnet", "dataset": "me/data", "split": "test"}
     write_model_card(folder, made or report(), **{**arguments, **kwargs})
     return ModelCard.load(folder / "README.md")
 
@@ -74,7 +74,7 @@ def test_the_model_index_as_the_hub_reads_it(tmp_path):
 
 
 def test_images(tmp_path):
-    assert write(tmp_path, main_input_name="pixel_values").data.pipeline_tag == "image-classification"
+    assert write(tmp_path, task="image-classification").data.pipeline_tag == "image-classification"
 
 
 def test_without_validation_rows_only_the_mainnet_has_a_result(tmp_path):
@@ -144,8 +144,8 @@ def test_a_mainnet_without_a_name(tmp_path):
 
 
 def test_another_input_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`main_input_name` must be one of .*'input_ids'.*, got 'input_values'"):
-        write(tmp_path, main_input_name="input_values")
+    with pytest.raises(ValueError, match=r"`task` must be one of .*'text-classification'.*, got 'audio'"):
+        write(tmp_path, task="audio")
     assert not os.listdir(tmp_path)
 
 

@@ -12,8 +12,7 @@ def runs(tmp_path_factory):
 
 
 def card(result, **kwargs):
-    options = {"main_input_name": result.model.main_input_name, "evaluation": result.evaluation}
-    return checkpoint_card("mine", result.model.config, result.report, **{**options, **kwargs})
+    return checkpoint_card("mine", result.model.config, result.report, **{"evaluation": result.evaluation, **kwargs})
 
 
 def metrics(made):
@@ -94,7 +93,7 @@ def test_rows_without_labels_have_no_accuracy(runs):
             for name, part in result.report["data"].items()}  # fmt: skip
     for evaluation in (result.evaluation, None):
         made = checkpoint_card(
-            "mine", result.model.config, result.report | {"data": data}, main_input_name="input_ids",
+            "mine", result.model.config, {**result.report, "data": data},
             evaluation=evaluation,
         )  # fmt: skip
         assert not any("accuracy" in name for name in metrics(made))
@@ -104,8 +103,8 @@ def test_rows_without_labels_have_no_accuracy(runs):
 def test_the_base_model_is_an_id_on_the_hub_only(runs):
     result = runs.text()
     assert card(result).data.base_model is None
-    named = result.report | {"mainnet": {**result.report["mainnet"], "name": "me/mainnet"}}
-    made = checkpoint_card("mine", result.model.config, named, main_input_name="input_ids")
+    named = {**result.report, "mainnet": {**result.report["mainnet"], "name": "me/mainnet"}}
+    made = checkpoint_card("mine", result.model.config, named)
     assert made.data.base_model == "me/mainnet"
     assert "[me/mainnet](https://huggingface.co/me/mainnet)" in made.text
 

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from hf_sidenet.attaching.checkpoint import REPORT_VERSION
-from hf_sidenet.report import report_json
+from hf_sidenet.report.report import VERSION, Report
 
 from ..attached import Runs
 from .page import PAGE, problems, tables
@@ -25,13 +24,13 @@ def reports(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [*NAMES, "saved"])
 def test_every_key_of_a_report_is_on_the_page_with_its_type(reports, name):
-    assert problems(json.loads(report_json(reports[name])), tables(), set()) == []
+    assert problems(json.loads(Report(reports[name]).to_json()), tables(), set()) == []
 
 
 def test_every_key_on_the_page_is_in_a_report(reports):
     known, seen = tables(), set()
     for report in reports.values():
-        problems(json.loads(report_json(report)), known, seen)
+        problems(json.loads(Report(report).to_json()), known, seen)
     assert {(name, key) for name, table in known.items() for key in table} - seen == set()
 
 
@@ -41,12 +40,12 @@ def test_what_the_runs_are(reports):
 
 
 def test_the_version_of_the_page(reports):
-    assert f"`schema_version` is {REPORT_VERSION}." in PAGE.read_text(encoding="utf-8")
-    assert reports["text"]["schema_version"] == REPORT_VERSION
+    assert f"`schema_version` is {VERSION}." in PAGE.read_text(encoding="utf-8")
+    assert reports["text"]["schema_version"] == VERSION
 
 
 def test_the_check_itself_sees_differences(reports):
-    report = json.loads(report_json(reports["text"]))
+    report = json.loads(reports["text"].to_json())
     assert len(tables()) == 27
     report["evaluation"]["routed"]["news"] = 1
     del report["data"]["train"]["num_rows"]

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from hf_sidenet.report import report_json
+from hf_sidenet.report import Report
 
 
 def no_constant(name):
@@ -12,7 +12,7 @@ def no_constant(name):
 
 def test_numbers_that_json_does_not_have_become_null():
     report = {"mainnet": {"name": "me/mainnet"}, "a": [float("nan"), (float("inf"), 0.5)], "b": {"c": -float("inf")}}
-    text = report_json(report)
+    text = Report(report).to_json()
     assert json.loads(text, parse_constant=no_constant) == {
         "mainnet": {"name": "me/mainnet"},
         "a": [None, [None, 0.5]],
@@ -23,17 +23,17 @@ def test_numbers_that_json_does_not_have_become_null():
 
 @pytest.mark.parametrize("name", ["me/mainnet", "bert"])
 def test_an_id_on_the_hub_stays(name):
-    assert json.loads(report_json({"mainnet": {"name": name}}))["mainnet"]["name"] == name
+    assert json.loads(Report({"mainnet": {"name": name}}).to_json())["mainnet"]["name"] == name
 
 
 @pytest.mark.parametrize(
     "name", ["/home/me/secret/bert", "./bert", "../bert", "~/bert", "C:\\me\\bert", "a/b/c", "", None]
 )
 def test_a_folder_does_not(name):
-    assert json.loads(report_json({"mainnet": {"name": name}}))["mainnet"]["name"] is None
+    assert json.loads(Report({"mainnet": {"name": name}}).to_json())["mainnet"]["name"] is None
 
 
 def test_a_folder_that_looks_like_an_id_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me" / "mainnet").mkdir(parents=True)
-    assert json.loads(report_json({"mainnet": {"name": "me/mainnet"}}))["mainnet"]["name"] is None
+    assert json.loads(Report({"mainnet": {"name": "me/mainnet"}}).to_json())["mainnet"]["name"] is None
