@@ -354,7 +354,7 @@ def attach(
         mainnet={
             "name": model.config.name_or_path,
             "class": type(model.mainnet).__name__,
-            "num_labels": model.num_labels,
+            "num_labels": model.task.num_outputs(model.config),
             "dtype": precision_of(given),
             "fingerprint": mainnet_fingerprint,
             "validation_accuracy": records.accuracy(features["validation"].mainnet_logits),
