@@ -23,7 +23,7 @@ from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, 
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.evaluation.provenance import versions
-from hf_sidenet.inference.row_costs import typical_batches
+from hf_sidenet.inference.collect import typical_batches
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.training.features import Candidate, default_candidates

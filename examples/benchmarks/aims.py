@@ -6,16 +6,7 @@ from dataclasses import dataclass
 
 from hf_sidenet.benchmark import BenchmarkResult
 from hf_sidenet.benchmark.measures import MethodResult, SizeResult
-from hf_sidenet.benchmark.methods import (
-    EAGER,
-    FLOAT32,
-    OURS,
-    PER_BATCH,
-    PLAIN,
-    RUNNER,
-    WHOLE_BATCH,
-    order_name,
-)
+from hf_sidenet.benchmark.methods import EAGER, FLOAT32, OURS, PER_BATCH, PLAIN, RUNNER, WHOLE_BATCH, order_name
 from hf_sidenet.benchmark.verdict import accurate
 
 

@@ -14,7 +14,7 @@ from hf_sidenet.models.tasks import SINGLE_LABEL
 def by_cascade(
     small: Any, large: Any, threshold: float
 ) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """How [`~hf_sidenet.inference.whole.WholeEngine`] answers a batch by a cascade. Exit 0 is the small classifier,
+    """How [`~hf_sidenet.inference.routings.WholeEngine`] answers a batch by a cascade. Exit 0 is the small classifier,
     exit 1 the large one.
 
     Args:

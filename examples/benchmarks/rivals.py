@@ -18,8 +18,8 @@ from hf_sidenet.benchmark.variants import TorchVariant
 from hf_sidenet.benchmark.ways import by_first_stage
 from hf_sidenet.data import load_processor
 from hf_sidenet.inference.protocols import with_own_config
+from hf_sidenet.inference.routings import WholeEngine
 from hf_sidenet.inference.rows import Row
-from hf_sidenet.inference.whole import WholeEngine
 from hf_sidenet.models.tasks import SINGLE_LABEL
 
 

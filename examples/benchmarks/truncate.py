@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from hf_sidenet.attaching.steps import load_mainnet
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
-from hf_sidenet.inference.row_costs import typical_batches
+from hf_sidenet.inference.collect import typical_batches
 from hf_sidenet.measurement.inputs import model_inputs
 from hf_sidenet.models.tasks import SINGLE_LABEL
 

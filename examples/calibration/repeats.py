@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 
 from hf_sidenet.calibration import Repeats, find_repeats
-from hf_sidenet.data.reading import read_file
+from hf_sidenet.data.loading import read_file
 from hf_sidenet.io.fingerprint import content_keys
 
 

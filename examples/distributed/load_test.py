@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from hf_sidenet.data.reading import read_file
+from hf_sidenet.data.loading import read_file
 from hf_sidenet.optional import require
 
 

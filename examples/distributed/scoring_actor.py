@@ -21,7 +21,7 @@ from hf_sidenet import SideNetRunner
 from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages
-from hf_sidenet.export.manifest import is_exported, sha256
+from hf_sidenet.export.exported import is_exported, sha256
 from hf_sidenet.inference.precision import precision_of
 from hf_sidenet.io.files import replacing
 from hf_sidenet.io.fingerprint import fingerprint_weights

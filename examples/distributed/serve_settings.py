@@ -10,8 +10,7 @@ from pathlib import Path
 from serve_inputs import MAX_INPUTS
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
-from hf_sidenet.export.exported import read_config
-from hf_sidenet.export.manifest import is_exported
+from hf_sidenet.export.exported import is_exported, read_config
 from hf_sidenet.export.onnx import OnnxStages
 from hf_sidenet.inference.certificate import length_of, why_not_certified
 from hf_sidenet.models import SideNetConfig

@@ -16,8 +16,8 @@ from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages
 from hf_sidenet.inference import SingleStage, Stages
-from hf_sidenet.inference.packet import Packet
 from hf_sidenet.inference.reading import RowReader
+from hf_sidenet.inference.rows import Packet
 from hf_sidenet.inference.single_stage import Step
 from hf_sidenet.optional import require
 

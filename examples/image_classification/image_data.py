@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from torchvision.transforms import v2
 from transformers import AutoImageProcessor, BaseImageProcessor, ViTImageProcessor
 
-from hf_sidenet.data.pictures import in_channels
+from hf_sidenet.data.limits import in_channels
 from hf_sidenet.training import MainNetArguments
 
 

@@ -16,7 +16,7 @@ from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArgu
 from hf_sidenet import ExitRecords, SideNetForImageClassification, compute_exit_metrics
 from hf_sidenet.calibration.label_checks import Answered, check_class_order
 from hf_sidenet.data import find_classes, number_labels
-from hf_sidenet.data.pictures import num_channels_of
+from hf_sidenet.data.limits import num_channels_of
 from hf_sidenet.evaluation import ExitReport
 from hf_sidenet.hub.push import push_checkpoint, write_model_card
 from hf_sidenet.measurement import CURRENCIES, measure_costs

@@ -12,8 +12,8 @@ from hf_sidenet.benchmark.rows import cut
 from hf_sidenet.benchmark.ways import as_runner, by_first_stage
 from hf_sidenet.data.rows import Rows
 from hf_sidenet.inference.reading import RowReader
+from hf_sidenet.inference.routings import WholeEngine
 from hf_sidenet.inference.rows import Row
-from hf_sidenet.inference.whole import WholeEngine
 
 
 # A runner measures its ways on every fourth batch, not on the clock.

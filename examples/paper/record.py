@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
 from hf_sidenet.data.rows import Rows
-from hf_sidenet.inference.row_costs import typical_batches
+from hf_sidenet.inference.collect import typical_batches
 from hf_sidenet.io.files import replacing
 from hf_sidenet.measurement import collect, measure_costs
 from hf_sidenet.measurement.costs import medians, time_calls

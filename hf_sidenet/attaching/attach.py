@@ -39,8 +39,8 @@ from ..data.rows import prepare_rows
 from ..evaluation.recalls import certified_rows, recall_warnings
 from ..hub.push import CHECKPOINT, save_checkpoint
 from ..inference.certificate import length_of, other_weights, set_calibration
+from ..inference.collect import row_costs
 from ..inference.precision import precision_of
-from ..inference.row_costs import row_costs
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords

@@ -34,7 +34,7 @@ from ..evaluation.recalls import certified_rows
 from ..hub.push import save_checkpoint, save_recalibrated
 from ..inference.certificate import length_of, other_weights, set_calibration, source_weights, why_not_certified
 from ..inference.classes import load_model
-from ..inference.collect import collect_stages
+from ..inference.collect import collect_stages, row_costs, stage_costs
 from ..inference.precision import (
     cast_copy,
     check_finite,
@@ -44,7 +44,6 @@ from ..inference.precision import (
     tell_lost_reference,
 )
 from ..inference.protocols import StageChain
-from ..inference.row_costs import row_costs, stage_costs
 from ..io.fingerprint import fingerprint_weights
 from ..measurement import ExitCosts, ExitRecords, collect
 from ..models.configuration_sidenet import SideNetConfig

@@ -18,7 +18,7 @@ from ..calibration.label_checks import Answered
 from ..data import load_processor
 from ..data.rows import Rows
 from ..inference.classes import sidenet_class
-from ..inference.row_costs import typical_batches
+from ..inference.collect import typical_batches
 from ..inference.stages import Stages
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs

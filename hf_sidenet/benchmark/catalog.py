@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..inference.engine import PoolingEngine
+from ..inference.routings import WholeEngine, by_gates
 from ..inference.rows import Row
-from ..inference.whole import WholeEngine, by_gates
 from ..models.exit_rule import check_thresholds
 from ..models.tasks import task_of
 from .methods import (

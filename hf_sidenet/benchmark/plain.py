@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..data.lengths import longest_text
+from ..data.limits import longest_text
 from ..export.onnx import open_session
-from ..export.onnx_graph import load, save, to_onnx
-from ..export.onnx_int8 import quantize_convolutions, quantize_linears
+from ..export.onnx_graph import load, quantize_convolutions, quantize_linears, save, to_onnx
 from ..export.programs import DEFAULTS, export_stage
 from ..inference.engine import by_kind, padding_of
 from ..inference.precision import precision_of

@@ -15,8 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..attaching.checkpoint import load_checkpoint
-from ..export.exported import read_config
-from ..export.manifest import ONNX, Manifest, is_exported
+from ..export.exported import ONNX, Manifest, is_exported, read_config
 from ..export.onnx import OnnxStages
 from ..export.onnx_export import MissingCalibrationRows, export_onnx
 from ..inference.compiled import CompiledStages

@@ -2,11 +2,10 @@
 """From targets to temperatures, places and thresholds, with a guarantee."""
 
 from .calibrate import Calibration, calibrate
-from .cost_model import CostModel, cost_model
 from .evidence import check_evidence
 from .ledger import count_looks, level_of_all, look_key
 from .path import find_path
-from .placement import Placement, place, records_of
+from .placement import CostModel, Placement, cost_model, place, records_of
 from .pvalues import TESTS, betting, binomial, paired
 from .repeats import RepeatedRowsError, Repeats, check_fresh, find_repeats
 from .split import Split, split_rows

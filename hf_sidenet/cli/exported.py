@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 def is_exported(directory: str) -> bool:
     """Whether a folder was written by `hf-sidenet export`."""
-    from ..export import manifest
+    from ..export import exported as manifest
 
     return manifest.is_exported(directory)
 
@@ -39,8 +39,7 @@ def exported_info(directory: str) -> Outcome:
     """What is in an exported folder."""
     from ..calibration import check_evidence
     from ..data import processor_in
-    from ..export.exported import ExportedAbout, read_config
-    from ..export.manifest import Manifest
+    from ..export.exported import ExportedAbout, Manifest, read_config
     from ..export.onnx import OnnxStages
     from ..export.torch_export import TorchStages
     from ..inference.certificate import why_not_certified

@@ -42,7 +42,7 @@ def export_command(
         raise CommandError(f"{_spelt(data)}: needs --int8, which nothing else is calibrated for.")
     refuse_source(output_dir, DIRECTORY=directory, **{_spelt(data): data.dataset_name or data.files["train"]})
     from ..export import export_onnx, export_torch
-    from ..export.manifest import EXPORTED
+    from ..export.exported import EXPORTED
     from ..io.folders import check_free
 
     check_free(output_dir, EXPORTED, overwrite=overwrite)

@@ -33,7 +33,7 @@ def recalibrate_command(
     exported = _is_exported(directory, checkpoint, dtype)
     from ..attaching.checkpoint import DEFAULT_FRACTION, recalibrate
     from ..calibration import parse_targets
-    from ..export.manifest import EXPORTED
+    from ..export.exported import EXPORTED
     from ..hub.push import CHECKPOINT, READ_NAMES, is_same_folder, save_checkpoint, save_recalibrated
     from ..hub.shared_files import refuse_links
     from ..io.folders import check_free

@@ -14,8 +14,7 @@ from ..io.fingerprint import content_keys, row_keys
 from ..models.modalities import IMAGE, TEXT, Modality
 from ..optional import require
 from .columns import Columns, is_image
-from .lengths import positions_of, text_limit
-from .pictures import in_channels, num_channels_of
+from .limits import in_channels, num_channels_of, positions_of, text_limit
 
 
 if TYPE_CHECKING:

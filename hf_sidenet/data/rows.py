@@ -14,12 +14,11 @@ from transformers import PretrainedConfig
 from ..io.fingerprint import fingerprint_rows
 from ..models.modalities import MODALITIES, Modality
 from ..models.tasks import NO_LABEL, Task, label_names, task_of
-from .bad_rows import without_bad_rows
 from .classes import ClassMap, indexed_classes, moved_names
 from .columns import Columns, find_columns, sample_cells, unformatted
 from .formats import RowFormat, format_of
 from .labels import find_classes, number_labels
-from .preparing import prepare
+from .preparing import prepare, without_bad_rows
 
 
 @dataclass(frozen=True)

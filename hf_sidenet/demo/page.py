@@ -14,9 +14,17 @@ from typing import Any
 
 from ..inference.engine import RowError
 from ..optional import require
-from .batch_files import MAX_BYTES, MAX_CHARACTERS, MAX_PICTURES, MAX_ROWS, TABLES, UploadError
+from .batch_files import (
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    MAX_PICTURES,
+    MAX_ROWS,
+    MAX_TOTAL_BYTES,
+    TABLES,
+    UploadError,
+    UploadLimit,
+)
 from .service import Demo
-from .uploads import MAX_TOTAL_BYTES, UploadLimit
 
 
 MAX_WAITING = 64

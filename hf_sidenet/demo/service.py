@@ -21,9 +21,8 @@ from ..models.tasks import label_names
 from ..report import Report
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
-from .curve import curve_html
 from .dial import read_dial
-from .words import answer_html, batch_html, dial_html, picture_html
+from .words import answer_html, batch_html, curve_html, dial_html, picture_html
 
 
 # Pictures are large until they are model inputs.

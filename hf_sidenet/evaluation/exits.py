@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..measurement.costs import ExitCosts
+from ..measurement.metrics import check_temperatures
 from ..measurement.records import ExitRecords
-from ..measurement.replay import check_temperatures
 from ..models.exit_rule import answers
 from .bootstrap import Interval, Statistic, bootstrap_intervals
 from .curves import DEFAULT_THRESHOLDS, sweep

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ..optional import require
-from .exported import ExportedStages
-from .manifest import ONNX, StageFile
+from .exported import ONNX, ExportedStages, StageFile
 
 
 CPU = "CPUExecutionProvider"

@@ -20,11 +20,18 @@ from ..inference.rows import Row, collate
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
 from .agreement import largest_difference
-from .exported import Exported, sizes, stage_file, write_about
-from .manifest import EXPORTED, ONNX, StageFile
+from .exported import EXPORTED, ONNX, Exported, StageFile, sizes, stage_file, write_about
 from .onnx import OnnxStages
-from .onnx_graph import MIN_OPSET, library, load, save, to_onnx
-from .onnx_int8 import num_convolutions, quantize_convolutions, quantize_linears
+from .onnx_graph import (
+    MIN_OPSET,
+    library,
+    load,
+    num_convolutions,
+    quantize_convolutions,
+    quantize_linears,
+    save,
+    to_onnx,
+)
 from .programs import HIDDEN, export_stage
 
 

@@ -21,8 +21,7 @@ from ..inference.precision import refuse_quantized
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
 from .agreement import largest_difference
-from .exported import Exported, ExportedStages, sizes, stage_file, write_about
-from .manifest import EXPORTED, TORCH
+from .exported import EXPORTED, TORCH, Exported, ExportedStages, sizes, stage_file, write_about
 from .programs import export_stage
 
 

@@ -1,22 +1,213 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a folder as somebody will who loads it elsewhere."""
 
+import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from ..calibration import check_evidence
-from ..export.exported import read_config
-from ..export.manifest import MANIFEST, ONNX, TORCH, Manifest
+from ..data import processor_in
+from ..export.exported import MANIFEST, ONNX, TORCH, ExportedAbout, Manifest, read_config
 from ..export.torch_export import SUFFIX, check_archive
+from ..inference.certificate import why_not_certified
 from ..inference.classes import model_class
 from ..models.configuration_sidenet import SideNetConfig
-from .code import check_code
-from .evidence import check_certified, check_promises
+from ..models.modalities import MODALITIES
+from ..report import REPORT, Report
+from ..report.guarantee import GUARANTEE
+from .code import check_code, check_weights
 from .findings import Shareable
 from .shared_files import LINK, leading_out, shared_files
-from .weights import check_weights
-from .words import check_card, check_report, check_secrets, read_json
+
+
+CARD = "README.md"
+BINARY = (".safetensors", ".onnx", ".data", ".pt2", ".png", ".jpg", ".jpeg", ".model")
+BLOCK = 1 << 20
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+TEMPLATE = "[More Information Needed]"
+TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+# The shortest that it finds, and what stands before it.
+TOKEN_LENGTH = 34
+ABSOLUTE = re.compile(r"(/|~|file:|[A-Za-z]:[\\/]|\\\\)")
+
+
+def check_card(folder: Path, found: Shareable) -> None:
+    """The model card, as the Hub reads it."""
+    if CARD not in found.files:
+        found.warnings.append(f"there is no model card, {CARD}: nobody will know what this is and what θ promises.")
+        return
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+        card = ModelCard(text, ignore_metadata_errors=False)
+        results = card.data.eval_results
+    # The reader of cards raises whatever its YAML parser does.
+    except Exception as error:
+        found.errors.append(f"{CARD} has metadata that the Hub refuses: {' '.join(str(error).split())}")
+        return
+    if TEMPLATE in text:
+        found.warnings.append(f"{CARD} is a template that nobody filled in: it says {TEMPLATE!r}.")
+    if not results:
+        found.warnings.append(f"{CARD} has no `model-index`: the Hub shows no results.")
+    if card.data.license is None:
+        found.notes.append(f"{CARD} names no license, so that others may not use it.")
+    for picture in re.findall(r"!\[[^\]]*\]\(((?!https?:)[^)\s]+)\)", text):
+        if picture.removeprefix("./") not in found.files:
+            found.warnings.append(f"{CARD} shows {picture}, which is not uploaded.")
+
+
+def check_report(folder: Path, found: Shareable) -> None:
+    """`report.json` is read by commands, so that a damaged one is worse than none."""
+    if REPORT in found.files:
+        try:
+            Report.read(folder / REPORT)
+        except ValueError as error:
+            found.errors.append(str(error))
+
+
+def check_secrets(folder: Path, found: Shareable) -> None:
+    """No token, and no path of this machine."""
+    home, parent = Path.home(), folder.resolve().parent
+    places = {f"{place}/".encode() for place in (home, parent) if len(place.parts) > (1 if place == home else 2)}
+    for name in found.files:
+        if name.lower().endswith(BINARY):
+            continue
+        has_token, has_place = _scan(folder / name, places)
+        if has_token:
+            found.errors.append(
+                f"{name} holds what looks like a token of the Hub (hf_...). Take it out, and revoke it."
+            )
+        told = False
+        if name.lower().endswith(".json") and Path(name).name not in VOCABULARIES:
+            for key, value in _paths(read_json(folder / name)):
+                told = True
+                found.errors.append(
+                    f"{name}: `{key}` is {value!r}, a path of this machine, which nobody else has. Take the key out."
+                )
+        if has_place and not told:
+            found.warnings.append(f"{name} tells a path of this machine. Look at it before you share it.")
+
+
+def _scan(path: Path, places: set[bytes]) -> tuple[bool, bool]:
+    """Whether a file holds a token, and whether one of the places; in blocks, since it may be large."""
+    overlap = max(map(len, places), default=0) + TOKEN_LENGTH
+    has_token = has_place = False
+    # Every search begins behind one byte: there is always one to tell whether a word begins.
+    window = b"\n"
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            window = window[-overlap:] + block
+            has_token = has_token or TOKEN.search(window, 1) is not None
+            has_place = has_place or any(place in window for place in places)
+    return has_token, has_place
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds; `None` where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _paths(document: Any) -> Iterator[tuple[str, str]]:
+    """Places that name where something came from on this machine, by the name of their key."""
+    waiting = [("", document)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in reversed(value)]
+        # Classes may be called "/m/04rlf": under other keys only what exists counts.
+        elif (
+            isinstance(value, str)
+            and ABSOLUTE.match(value)
+            and (key.rpartition(".")[2].removeprefix("_") == "name_or_path" or _exists(value))
+        ):
+            yield key, value
+
+
+def _exists(value: str) -> bool:
+    at_home = value.startswith("~")
+    try:
+        # "/", "/m" and "~" are more likely names than places, whatever exists.
+        return len(Path(value).parts) > (1 if at_home else 2) and Path(value).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+AGAIN = (
+    "Calibrate it again (`hf-sidenet recalibrate`), or share it without evidence and card: "
+    "`model.config.calibration = None`, `model.save_pretrained`."
+)
+
+
+def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | None, found: Shareable) -> None:
+    """Compare the weights with those for which θ was certified. Of a checkpoint they are loaded, by this package's own
+    classes; of an exported folder the hashes of the files tell.
+
+    Args:
+        folder (`Path`): a checkpoint or an exported folder that has no other errors.
+        config ([`SideNetConfig`]): its own; without evidence nothing is compared.
+        manifest ([`Manifest`], *optional*): of an exported folder.
+        found ([`Shareable`]): gets what is found.
+    """
+    if config.calibration is None:
+        return
+    if manifest is not None:
+        _compare(ExportedAbout(config, manifest), processor_in(str(folder), MODALITIES[manifest.modality]), found)
+        return
+    try:
+        model = model_class(config).from_pretrained(folder).eval()
+    except ImportError as error:
+        found.warnings.append(f"the evidence behind θ was not compared with the weights: {_line(error)}")
+        return
+    # What a MainNet does that is built from a config and weights which do not fit.
+    except Exception as error:
+        found.errors.append(f"the checkpoint cannot be loaded: {type(error).__name__}: {_line(error)}")
+        return
+    _compare(model, processor_in(str(folder), model.modality), found)
+
+
+def check_promises(folder: Path, config: SideNetConfig, found: Shareable) -> None:
+    """Card and report promise what config.json has evidence for, and nothing else.
+
+    Args:
+        folder (`Path`): the checkpoint.
+        config ([`SideNetConfig`]): its own.
+        found ([`Shareable`]): gets what is found.
+    """
+    report = read_json(folder / REPORT) if REPORT in found.files else None
+    promised = report.get("calibration") if isinstance(report, dict) else None
+    if promised is not None and promised != config.calibration:
+        found.errors.append(
+            f"{REPORT} has evidence behind θ that config.json has not: it is of another model. {AGAIN}"
+        )
+    elif config.calibration is None and CARD in found.files and _promises(folder / CARD):
+        found.errors.append(f"{CARD} has a guarantee, but config.json no evidence for it. {AGAIN}")
+
+
+def _compare(served: Any, processor: Any, found: Shareable) -> None:
+    reason = why_not_certified(served, processor)
+    if reason is not None:
+        found.errors.append(f"config.json has evidence that is not about this folder: {reason}. {AGAIN}")
+
+
+def _promises(card: Path) -> bool:
+    try:
+        return GUARANTEE in card.read_text(encoding="utf-8").splitlines()
+    # Said of the card itself.
+    except ValueError:
+        return False
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 CONFIG = "config.json"

@@ -16,9 +16,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..data.lengths import longest_text, with_limit
+from ..data.limits import longest_text, with_limit
 from ..evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
-from ..export.manifest import EXPORTED
+from ..export.exported import EXPORTED
 from ..inference.certificate import why_not_certified
 from ..io.files import replacing
 from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind, sort_entries

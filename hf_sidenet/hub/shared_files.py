@@ -7,7 +7,7 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..export.manifest import MANIFEST
+from ..export.exported import MANIFEST
 from ..io.folder_kinds import leaves
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..calibration import Calibration, check_evidence
-from ..data.lengths import longest_text, text_limit
+from ..data.limits import longest_text, text_limit
 from ..evaluation.provenance import versions
 from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
 from ..models.tasks import label_names

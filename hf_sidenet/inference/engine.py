@@ -1,20 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows through the stages: those that are sure leave, the others wait until the next stage has a full batch."""
+"""Rows through the stages: those that are sure leave, the others wait until the next stage has a full batch. What
+fails for many rows is tried again for fewer, down to a single one."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..models.exit_rule import leaves
 from ..models.tasks import Task, label_names
-from .halving import halved
 from .pool import Pool
 from .protocols import StageChain
 from .rows import Batch, Prediction, Row, collate
+
+
+def halved(items: Sequence[Any], run: Callable[[Sequence[Any]], Any]) -> Iterator[tuple[Sequence[Any], Any]]:
+    """Do something for many items at once. Where it fails it is done for each half, down to the item that stands alone
+    with its error; what is too much for the memory fits then.
+
+    Args:
+        items (`Sequence`): a list or a range.
+        run (`Callable[[Sequence], Any]`): takes some of the items.
+
+    Yields:
+        `tuple[Sequence, Any]`: some items, and what `run` returned for them; or one item and the exception.
+    """
+    waiting = [items] if len(items) else []
+    while waiting:
+        part = waiting.pop()
+        try:
+            outcome = run(part)
+        except Exception as error:
+            outcome = error
+        if len(part) > 1 and isinstance(outcome, Exception):
+            middle = len(part) // 2
+            waiting += [part[middle:], part[:middle]]
+            # Its frames hold the tensors of the call that failed.
+            del outcome
+        else:
+            yield part, outcome
 
 
 # Rows with x_c where the next stage starts, and their answers `(rows, num_labels + 1)`: logits and confidence.

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.lengths import text_limit
-from ..data.pictures import in_channels, num_channels_of
+from ..data.limits import in_channels, num_channels_of, text_limit
 from ..models.exit_rule import check_thresholds
 from ..models.modalities import TEXT
 from ..models.tasks import LABEL_INPUTS
-from .engine import RowError
-from .halving import halved
+from .engine import RowError, halved
 from .protocols import StageChain, with_own_config
 from .rows import Row
 

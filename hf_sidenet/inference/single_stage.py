@@ -10,11 +10,10 @@ import torch
 
 from ..models.tasks import label_names
 from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
-from .packet import Packet, pack, unpack
 from .pool import Pool
 from .protocols import StageChain, with_own_config
 from .reading import RowReader, check_rows
-from .rows import Batch, Prediction, Row, merge
+from .rows import Batch, Packet, Prediction, Row, merge, pack, unpack
 
 
 @dataclass(slots=True, eq=False)

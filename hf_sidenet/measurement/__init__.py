@@ -7,12 +7,13 @@ from .metrics import (
     STANDARD_BINS,
     ReliabilityBin,
     accuracy,
+    check_temperatures,
     correct_rows,
     expected_calibration_error,
     reliability_bins,
+    replay,
 )
 from .records import ExitRecords, collect
-from .replay import check_temperatures, replay
 
 
 __all__ = [

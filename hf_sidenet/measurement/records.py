@@ -17,7 +17,7 @@ from ..io.files import replacing
 from ..models.mainnet import evaluating
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task, named_task
 from .inputs import model_inputs
-from .replay import replay
+from .metrics import replay
 
 
 FORMAT = {"format": "hf_sidenet.ExitRecords", "version": "1"}

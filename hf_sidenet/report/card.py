@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..calibration import parse_targets
 from ..calibration.targets import AccuracyDrop
-from ..data.pictures import MODES, num_channels_of
+from ..data.limits import MODES, num_channels_of
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.evaluation_text import markdown_table, rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training with the stock `Trainer`."""
 
-from .arguments import MainNetArguments, SideNetArguments
-from .build import build_model, learns_classes, load_config
-from .callbacks import SameStatisticsCallback
-from .optimizers import parameter_groups, trainer_optimizer
+from .arguments import MainNetArguments, SideNetArguments, build_model, learns_classes, load_config
+from .optimizers import SameStatisticsCallback, parameter_groups, trainer_optimizer
 from .trainer_metrics import compute_exit_metrics, routed_exit_metrics
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A learning rate of their own for the SideNets, which start from nothing beside a pretrained MainNet."""
+"""Training with the stock `Trainer`: a learning rate of their own for the SideNets, which start from nothing beside a
+pretrained MainNet, and BatchNorm statistics that are the same in every process."""
 
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 
 def parameter_groups(
@@ -75,3 +77,17 @@ def trainer_optimizer(
 
     optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
     return optimizer_class, {**kwargs, "params": groups}
+
+
+class SameStatisticsCallback(TrainerCallback):
+    """Give every rank rank 0's buffers, BatchNorm statistics among them, after each step. For DDP and FSDP.
+
+    DDP copies them before each forward of training, but not for the `Trainer`'s evaluation, and FSDP never does:
+    without this callback the other ranks evaluate a slightly other model than the one that is saved. With one process
+    it does nothing.
+    """
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)

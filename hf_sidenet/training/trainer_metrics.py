@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..measurement.metrics import STANDARD_BINS, accuracy, expected_calibration_error
+from ..measurement.metrics import STANDARD_BINS, accuracy, check_temperatures, expected_calibration_error, replay
 from ..measurement.records import full_exit_logits
-from ..measurement.replay import check_temperatures, replay
 from ..models.exit_rule import answers
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 

@@ -8,7 +8,7 @@ import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.cli.errors import printable
-from hf_sidenet.export.manifest import MANIFEST, Manifest
+from hf_sidenet.export.exported import MANIFEST, Manifest
 from hf_sidenet.models.configuration_sidenet import SideNetConfig
 
 from ..cli.test_cli import run

@@ -2,7 +2,7 @@
 import pytest
 
 from hf_sidenet.data import Columns, load_splits
-from hf_sidenet.data.bad_rows import without_bad_rows
+from hf_sidenet.data.preparing import without_bad_rows
 
 from .files import datasets, pictures, table
 

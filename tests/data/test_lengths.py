@@ -16,8 +16,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hf_sidenet import SideNetConfig, SideNetForSequenceClassification, SideNetRunner
-from hf_sidenet.data import lengths
-from hf_sidenet.data.lengths import longest_text, positions_of, text_limit, with_limit
+from hf_sidenet.data import limits as lengths
+from hf_sidenet.data.limits import longest_text, positions_of, text_limit, with_limit
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.models.modalities import TEXT
 

@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import ResNetConfig, TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
 from hf_sidenet import SideNetForImageClassification, SideNetRunner
-from hf_sidenet.data.pictures import in_channels, num_channels_of
+from hf_sidenet.data.limits import in_channels, num_channels_of
 
 from ..models import tiny
 

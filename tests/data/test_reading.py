@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from hf_sidenet.data.reading import read_data_set, read_file
+from hf_sidenet.data.loading import read_data_set, read_file
 
 from .files import TEXTS, datasets, pictures, save, table
 

@@ -6,7 +6,7 @@ import pytest
 from gradio_client import Client
 
 from hf_sidenet.demo import build_demo, launch
-from hf_sidenet.demo.uploads import TOO_MUCH, UploadLimit
+from hf_sidenet.demo.batch_files import TOO_MUCH, UploadLimit
 
 
 async def writes(scope, receive, send):

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, ViTImageProcessor
 from hf_sidenet.cli import exported
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages, TorchStages
-from hf_sidenet.export.manifest import MANIFEST
+from hf_sidenet.export.exported import MANIFEST
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.models.modalities import TEXT
 

@@ -7,7 +7,7 @@ import torch
 
 from hf_sidenet.export import ExportError, TorchStages, export_stage, export_torch
 from hf_sidenet.export.agreement import largest_difference
-from hf_sidenet.export.manifest import sha256
+from hf_sidenet.export.exported import sha256
 from hf_sidenet.export.torch_export import check_archive
 from hf_sidenet.inference import Stages
 

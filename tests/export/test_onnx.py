@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_sidenet.export import ExportError, OnnxStages, export_onnx, onnx_graph
-from hf_sidenet.export.manifest import MANIFEST, Manifest, is_exported, sha256
+from hf_sidenet.export.exported import MANIFEST, Manifest, is_exported, sha256
 from hf_sidenet.inference import SideNetRunner, Stages
 from hf_sidenet.models import BertWithSideNetForSequenceClassification
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, V
 from hf_sidenet.export import OnnxStages, export_onnx
 from hf_sidenet.export.onnx import ENTRIES
 from hf_sidenet.export.onnx_export import MissingCalibrationRows
-from hf_sidenet.export.onnx_int8 import quantize_convolutions, quantize_linears
+from hf_sidenet.export.onnx_graph import quantize_convolutions, quantize_linears
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.models import SideNetForSequenceClassification, ViTWithSideNetForImageClassification
 

@@ -15,7 +15,7 @@ from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.calibration import check_evidence
 from hf_sidenet.cli.texts import guarantee
 from hf_sidenet.export import export_onnx
-from hf_sidenet.export.manifest import Manifest
+from hf_sidenet.export.exported import Manifest
 from hf_sidenet.report import Report, checkpoint_card
 
 from ..cli.test_cli import run

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hf_sidenet.export import export_onnx, export_torch
-from hf_sidenet.hub import check_shareable, words
+from hf_sidenet.hub import check_shareable
+from hf_sidenet.hub import preflight as words
 
 from ..cli.test_cli import run
 from ..models import tiny

@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 from transformers.utils import logging as transformers_logging
 
-from hf_sidenet.export.exported import ExportedAbout
-from hf_sidenet.export.manifest import ONNX, VERSION, Manifest
+from hf_sidenet.export.exported import ONNX, VERSION, ExportedAbout, Manifest
 from hf_sidenet.inference import SideNetRunner
 from hf_sidenet.inference import settled as settled_module
 from hf_sidenet.inference.certificate import certificate, source_weights, why_not_certified

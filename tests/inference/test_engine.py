@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.engine import PoolingEngine
+from hf_sidenet.inference.routings import WholeEngine, by_all_stages, by_gates
 from hf_sidenet.inference.rows import Row
-from hf_sidenet.inference.whole import WholeEngine, by_all_stages, by_gates
 from hf_sidenet.models import SideNetForSequenceClassification
 from tests.models.naive import spread_out
 from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet

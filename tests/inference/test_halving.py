@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sidenet.inference.halving import halved
+from hf_sidenet.inference.engine import halved
 
 
 @given(st.integers(0, 40), st.sets(st.integers(0, 39)))

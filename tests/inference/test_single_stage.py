@@ -8,9 +8,8 @@ import torch
 
 from hf_sidenet.export import OnnxStages, export_onnx
 from hf_sidenet.inference import SideNetRunner, SingleStage, Stages
-from hf_sidenet.inference.packet import pack, unpack
 from hf_sidenet.inference.reading import RowReader
-from hf_sidenet.inference.rows import Batch, Row
+from hf_sidenet.inference.rows import Batch, Row, pack, unpack
 
 from ..models import tiny
 from ..models.naive import spread_out

@@ -13,8 +13,7 @@ from hf_sidenet.export import export_onnx, export_stage, export_torch
 from hf_sidenet.inference import Stages, StagesError
 from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.engine import PoolingEngine
-from hf_sidenet.inference.routings import measure_routings
-from hf_sidenet.inference.whole import WholeEngine, by_gates
+from hf_sidenet.inference.routings import WholeEngine, by_gates, measure_routings
 from hf_sidenet.models.mainnet import find_blocks
 from tests.models.naive import spread_out
 from tests.models.tiny import bert_with_sidenets

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from hf_sidenet.measurement.replay import replay
+from hf_sidenet.measurement.metrics import replay
 
 from .models import texts, tiny_bert
 

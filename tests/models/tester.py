@@ -14,7 +14,7 @@ from transformers import AutoModel
 from hf_sidenet.export import export_stage
 from hf_sidenet.export.programs import example_rows
 from hf_sidenet.inference import Stages
-from hf_sidenet.inference.tail import Skipped
+from hf_sidenet.inference.stages import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 from hf_sidenet.models.mainnet import find_blocks

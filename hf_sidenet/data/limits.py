@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a text may be: the shortest of what is asked for, what the tokenizer names, and the MainNet's positions."""
+"""What of a row a MainNet can read: as many tokens as it has positions, and pictures in its own channels."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
+
+from ..models.modalities import IMAGE
 
 
 logger = logging.get_logger(__name__)
@@ -67,3 +70,24 @@ def positions_of(config: PretrainedConfig) -> int | None:
     with torch.device("meta"):
         mainnet = AutoModelForSequenceClassification.from_config(getattr(config, "mainnet_config", config))
     return longest_text(mainnet)
+
+
+# Channels → mode of PIL.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def num_channels_of(config: PretrainedConfig) -> int:
+    """Channels of the pictures that a MainNet reads.
+
+    Args:
+        config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
+    """
+    return IMAGE.input_size(getattr(config, "mainnet_config", config), getattr(config, "input_size", None))[0]
+
+
+def in_channels(picture: Any, num_channels: int) -> Any:
+    """A picture of PIL in this number of channels, as `pipeline` converts it; anything else as it is."""
+    mode = MODES.get(num_channels)
+    if mode is None or not hasattr(picture, "convert") or picture.mode == mode:
+        return picture
+    return picture.convert(mode)
