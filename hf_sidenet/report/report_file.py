@@ -2,7 +2,6 @@
 """`report.json`: what `attach` found, as JSON that every reader takes. Its keys are described in docs/report.md."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers.utils import cached_file
 
 from ..calibration.evidence import COUNT
 from ..io.fields import Rule, check_fields, is_count, is_list, is_map, is_number, is_object, is_text
+from ..io.json import json_text
 from .metadata import hub_id
 
 
@@ -24,7 +24,7 @@ def report_json(report: Mapping[str, Any]) -> str:
         report (`Mapping[str, Any]`): see [`AttachResult`]; it stays as it is.
     """
     shared = {**report, "mainnet": {**report["mainnet"], "name": hub_id(report["mainnet"]["name"])}}
-    return json.dumps(_finite(shared), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(shared) + "\n"
 
 
 def load_report(checkpoint: str) -> dict[str, Any]:
@@ -67,14 +67,6 @@ def read_report_file(path: Path) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _optional(rules: Mapping[str, Rule]) -> dict[str, Rule]:
