@@ -16,7 +16,7 @@ from transformers.utils import logging as hf_logging
 from hf_sidenet.attaching.checkpoint import load_checkpoint, recalibrate
 from hf_sidenet.calibration import parse_targets, split_rows
 from hf_sidenet.calibration.risks import risk
-from hf_sidenet.cli.reports import updated_report
+from hf_sidenet.cli.calibrating import updated_report
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.hub.push import save_checkpoint
 from hf_sidenet.inference.collect import collect_stages

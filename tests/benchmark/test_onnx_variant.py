@@ -16,7 +16,7 @@ from hf_sidenet.benchmark.onnx_variant import exported_by_precision, is_exported
 from hf_sidenet.benchmark.plain import PlainChain, plain_mainnet
 from hf_sidenet.benchmark.plain_onnx import PlainOnnx, export_plain
 from hf_sidenet.benchmark.settings import Settings
-from hf_sidenet.cli import exported as command
+from hf_sidenet.cli import checkpoints as command
 from hf_sidenet.export import manifest
 from hf_sidenet.export.onnx import ENTRIES, open_session
 

@@ -101,8 +101,8 @@ def test_calibration_rows_are_from_all_over_the_file(world, tmp_path, monkeypatc
         found.extend(calibration_rows)
         raise ValueError("enough")
 
-    monkeypatch.setattr("hf_sidenet.inference.export_onnx", export)
-    monkeypatch.setattr("hf_sidenet.cli.exporting.CALIBRATION_ROWS", 4)
+    monkeypatch.setattr("hf_sidenet.export.export_onnx", export)
+    monkeypatch.setattr("hf_sidenet.cli.sharing.CALIBRATION_ROWS", 4)
     texts = ["one", "two", "three", "four", "five", "six", "seven"]
     lines = ["text\tlabel", *(f"{text}\t{('bad', 'good')[i % 2]}" for i, text in enumerate(texts))]
     (tmp_path / "seven.tsv").write_text("\n".join(lines) + "\n")
