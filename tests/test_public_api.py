@@ -4,56 +4,67 @@
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
+
+import pytest
 
 import hf_sidenet
+from hf_sidenet.models import IMAGE_MODELS, TEXT_MODELS
+from hf_sidenet.models.configuration_sidenet import NAMED_ARCHITECTURES
 
 
-ROOT = Path(hf_sidenet.__file__).parent
+# Beside the model classes.
 PUBLIC = [
-    "BertWithSideNetForSequenceClassification",
-    "CamembertWithSideNetForSequenceClassification",
-    "ConvNextV2WithSideNetForImageClassification",
-    "ConvNextWithSideNetForImageClassification",
-    "DebertaV2WithSideNetForSequenceClassification",
-    "DeiTWithSideNetForImageClassification",
-    "Dinov2WithSideNetForImageClassification",
-    "DistilBertWithSideNetForSequenceClassification",
-    "ElectraWithSideNetForSequenceClassification",
     "ExitRecords",
-    "MPNetWithSideNetForSequenceClassification",
-    "ModernBertWithSideNetForSequenceClassification",
-    "RegNetWithSideNetForImageClassification",
-    "ResNetWithSideNetForImageClassification",
-    "RobertaWithSideNetForSequenceClassification",
     "SideNetConfig",
-    "SideNetForImageClassification",
-    "SideNetForSequenceClassification",
     "SideNetOutput",
     "SideNetRunner",
-    "SwinWithSideNetForImageClassification",
-    "TimmWithSideNetForImageClassification",
-    "ViTWithSideNetForImageClassification",
-    "XLMRobertaWithSideNetForSequenceClassification",
     "attach",
+    "check_shareable",
     "collect",
     "compute_exit_metrics",
+    "evaluate_checkpoint",
+    "load_checkpoint",
+    "recalibrate",
 ]
 
 
 def test_public_names():
-    assert hf_sidenet.__all__ == PUBLIC
-    for name in PUBLIC:
+    """Every model class that there is, and these."""
+    models = [model.__name__ for model in (*TEXT_MODELS, *IMAGE_MODELS)]
+    assert len(models) == 20
+    assert hf_sidenet.__all__ == sorted([*models, *PUBLIC])
+    assert set(hf_sidenet.__all__) <= set(dir(hf_sidenet))
+    for name in hf_sidenet.__all__:
         assert getattr(hf_sidenet, name).__doc__, name
+
+
+def test_a_config_names_the_class_that_is_made_for_its_mainnet():
+    models = (*TEXT_MODELS, *IMAGE_MODELS)
+    named = {model.mainnet_model_type: model.__name__ for model in models if model.mainnet_model_type is not None}
+    assert named == NAMED_ARCHITECTURES
+
+
+def test_every_name_is_there_for_a_star_import():
+    names: dict = {}
+    exec("from hf_sidenet import *", names)
+    assert set(hf_sidenet.__all__) <= set(names)
+
+
+def test_a_room_is_there_without_an_import_of_its_own():
+    code = "import hf_sidenet; print(hf_sidenet.calibration.TESTS, hf_sidenet.optional.require.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "paired" in done.stdout
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'hf_sidenet' has no attribute 'atach'"):
+        hf_sidenet.atach  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'atach' from 'hf_sidenet'"):
+        exec("from hf_sidenet import atach")
 
 
 def test_one_version():
     assert metadata.version("hf_sidenet") == hf_sidenet.__version__
-
-
-def test_no_file_has_two_jobs():
-    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
-    assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
 
 
 def test_importing_needs_no_extra():
@@ -61,7 +72,7 @@ def test_importing_needs_no_extra():
         "import sys\n"
         "for name in 'timm torchvision datasets evaluate matplotlib sklearn scipy typer PIL gradio'.split():\n"
         "    sys.modules[name] = None\n"
-        "import hf_sidenet, hf_sidenet.evaluation\n"
+        "import hf_sidenet, hf_sidenet.evaluation\nfrom hf_sidenet import *\n"
         "print(hf_sidenet.SideNetConfig().exit_layers)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -1,25 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands as they are typed. This file, `options.py` and `lists.py` are the only ones that import typer."""
+"""The commands, and how they are typed."""
 
+import csv
+import inspect
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from . import options as o
-from .data import DataOptions
-from .lists import WithLists
-from .outcome import show
+from .calibrating import attach, recalibrate
+from .checkpoints import benchmark, evaluate, info
+from .options import Json, Rows
+from .outcome import Outcome, show
+from .sharing import demo, export, push
 
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong arguments or data, 3 do not attach."
+LISTS = "Where an option takes several values: --option A B, or --option A,B."
+EXAMPLES: dict[Callable[..., Outcome], str] = {
+    attach: "attach my-org/bert-sst2 --train-file train.tsv --validation-file dev.tsv --test-file test.tsv "
+    '--target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet',
+    evaluate: "evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures",
+    recalibrate: "recalibrate bert-sst2-sidenet --dtype bfloat16 --validation-file dev.tsv "
+    '--target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet-bf16',
+    export: "export bert-sst2-sidenet --format onnx --int8 --output-dir bert-sst2-int8",
+    benchmark: "benchmark bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-benchmark",
+    push: "push bert-sst2-sidenet my-org/bert-sst2-sidenet --private",
+    demo: 'demo bert-sst2-sidenet --example "a gripping film"',
+    info: "info bert-sst2-sidenet",
+}
+# Until Ctrl-C there is nothing to print.
+WITHOUT_JSON = (demo,)
+# Sentences have commas.
+PROSE = ("--example",)
+NEGATIVE = re.compile(r"-[0-9.]+(,-?[0-9.]+)*")
+
 app = typer.Typer(
     help="Early exits for Hugging Face classifiers: attach SideNets, know which θ is safe, evaluate, share.",
-    epilog=EXIT_CODES,
+    epilog=f"{LISTS} {EXIT_CODES}",
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Command(TyperCommand):
+    """A command whose lists are typed `--labels A B`, `--labels A,B` or `--labels A --labels B`, and whose options
+    may have underscores for dashes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Bring what was typed to the third form, which is click's own."""
+        return super().parse_args(ctx, _plain(args, self.params))
+
+
+def _plain(args: Sequence[str], params: Sequence[Any]) -> list[str]:
+    options = {name: param for param in params for name in param.opts if name.startswith("--")}
+    # A list is a parameter with its values, so that the loops below can take some away or split them.
+    found: list[str | tuple[Any, list[str]]] = []
+    rest = list(args)
+    num_arguments = 0
+    while rest:
+        arg = rest.pop(0)
+        if arg == "--":
+            found += [arg, *rest]
+            num_arguments += len(rest)
+            break
+        if not arg.startswith("--"):
+            found.append(arg)
+            num_arguments += not arg.startswith("-")
+            continue
+        name, equals, value = arg.partition("=")
+        name = name.replace("_", "-")
+        param = options.get(name)
+        if param is not None and param.multiple:
+            values = [value] if equals else []
+            while not equals and rest and (not rest[0].startswith("-") or NEGATIVE.fullmatch(rest[0])):
+                values.append(rest.pop(0))
+            # Without a value, which click refuses.
+            found.append((param, values) if values else name)
+        else:
+            found.append(f"{name}{equals}{value}")
+            if param is not None and not param.is_flag and not equals and rest:
+                found.append(rest.pop(0))
+    lists = [each for each in found if isinstance(each, tuple)]
+    # In `--text-column words DIRECTORY` the last is no column.
+    num_missing = sum(param.required and not param.opts[0].startswith("-") for param in params) - num_arguments
+    for _, values in reversed(lists):
+        while num_missing > 0 and len(values) > 1:
+            found.append(values.pop())
+            num_missing -= 1
+    counts = {param.opts[0]: sum(len(values) for each, values in lists if each is param) for param, _ in lists}
+    plain: list[str] = []
+    for each in found:
+        if isinstance(each, str):
+            plain.append(each)
+            continue
+        param, values = each
+        name = param.opts[0]
+        if counts[name] == 1 and name not in PROSE:
+            values = _items(values[0], param)
+        plain += [f"{name}={value}" for value in values]
+    return plain
+
+
+def _items(value: str, param: Any) -> list[str]:
+    """The items of a list with commas; quotes hold an item with a comma together, as in a csv file."""
+    if "," not in value or "\n" in value or "\r" in value:
+        return [value]
+    (items,) = csv.reader([value], skipinitialspace=True)
+    items = [item.strip() for item in items]
+    if "" in items:
+        raise typer.BadParameter(f"must have a value on both sides of a comma, got {value!r}.", param=param)
+    return items
+
+
+def _register(function: Callable[..., Outcome]) -> None:
+    """Make a command of a function: its docstring is the help, its [`DataOptions`] are typed one by one."""
+    parameters: list[inspect.Parameter] = []
+    rows: dict[str, Rows] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        known = next(
+            (each for each in getattr(parameter.annotation, "__metadata__", ()) if isinstance(each, Rows)), None
+        )
+        if known is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        else:
+            rows[parameter.name] = known
+            parameters += known.parameters()
+    if function not in WITHOUT_JSON:
+        json = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+        parameters.append(json)
+
+    def typed(**given: Any) -> int:
+        as_json = given.pop("as_json", False)
+        data = {name: each.take(given) for name, each in rows.items()}
+        return show(partial(function, **data, **given), as_json)
+
+    typed.__signature__ = inspect.Signature(parameters)
+    typed.__annotations__ = {}
+    # A paragraph is one line, which is wrapped where it is shown.
+    help = "\n\n".join(" ".join(part.split()) for part in inspect.getdoc(function).split("\n\n"))
+    epilog = f"Example: hf-sidenet {EXAMPLES[function]}"
+    app.command(function.__name__, cls=Command, help=help, epilog=epilog)(typed)
+
+
+for function in EXAMPLES:
+    _register(function)
 
 
 def command() -> Any:
@@ -42,353 +171,3 @@ def _all(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command(
-    cls=WithLists,
-    help="Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.\n\n"
-    "The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is "
-    '"do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.',
-    epilog="Example: hf-sidenet attach my-org/bert-sst2 --train-file train.tsv --validation-file dev.tsv "
-    '--test-file test.tsv --target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet',
-)
-def attach(
-    mainnet: o.MainNet,
-    train_file: o.TrainFile = None,
-    validation_file: o.ValidationFile = None,
-    test_file: o.TestFile = None,
-    dataset_name: o.DatasetName = None,
-    dataset_config: o.DatasetConfig = None,
-    no_header: o.NoHeader = False,
-    text_column: o.TextColumn = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    labels: o.Labels = None,
-    trust_labels: o.TrustLabels = False,
-    skip_bad_rows: o.SkipBadRows = False,
-    trust_rows: o.TrustRows = False,
-    max_length: o.MaxLength = None,
-    target: o.Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
-    confidence_level: o.ConfidenceLevel = 0.95,
-    test_method: o.Test = o.TestMethod.paired,
-    certification_fraction: o.CertificationFraction = 0.75,
-    exit_layers: o.ExitLayers = None,
-    poolings: o.Poolings = None,
-    max_exits: o.MaxExits = 3,
-    hidden_size: o.HiddenSize = 32,
-    distillation_weight: o.DistillationWeight = None,
-    tune: o.TuneMode = o.Tune.heads,
-    joint_epochs: o.JointEpochs = None,
-    joint_learning_rate: o.JointLearningRate = None,
-    joint_batch_size: o.JointBatchSize = None,
-    reference: o.ReferenceMode = o.Reference.given,
-    batch_size: o.BatchSize = 32,
-    seed: o.Seed = 0,
-    cache_dir: o.CacheDir = None,
-    revision: o.Revision = None,
-    dtype: o.DtypeName = None,
-    output_dir: o.OutputDir = ...,
-    overwrite: o.Overwrite = False,
-    as_json: o.Json = False,
-) -> int:
-    """See `hf-sidenet attach --help`."""
-    from .attaching import AttachOptions, attach_command
-
-    joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
-    given = AttachOptions(
-        mainnet=mainnet,
-        data=DataOptions.given({"train": train_file, "validation": validation_file, "test": test_file}, locals()),
-        target=target,
-        confidence_level=confidence_level,
-        test_method=test_method.value,
-        certification_fraction=certification_fraction,
-        max_length=max_length,
-        exit_layers=exit_layers,
-        poolings=poolings,
-        max_exits=max_exits,
-        hidden_size=hidden_size,
-        distillation_weight=distillation_weight,
-        tune=tune.value,
-        joint={name: value for name, value in joint.items() if value is not None},
-        reference=reference.value,
-        batch_size=batch_size,
-        seed=seed,
-        cache_dir=cache_dir,
-        revision=revision,
-        dtype=None if dtype is None else dtype.value,
-        output_dir=output_dir,
-        overwrite=overwrite,
-    )
-    return show(partial(attach_command, given), as_json)
-
-
-@app.command(
-    cls=WithLists,
-    epilog="Example: hf-sidenet evaluate bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-figures",
-)
-def evaluate(
-    directory: o.Directory,
-    test_file: o.TestFile = None,
-    dataset_name: o.DatasetName = None,
-    dataset_config: o.DatasetConfig = None,
-    no_header: o.NoHeader = False,
-    text_column: o.TextColumn = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    labels: o.Labels = None,
-    trust_labels: o.TrustLabels = False,
-    skip_bad_rows: o.SkipBadRows = False,
-    max_length: o.SameMaxLength = None,
-    reference: o.ReferenceModel = None,
-    batch_size: o.SameBatchSize = None,
-    output_dir: o.FiguresDir = None,
-    overwrite: o.Overwrite = False,
-    as_json: o.Json = False,
-) -> int:
-    """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
-    from .checkpoints import evaluate_command
-
-    data = DataOptions.given({"test": test_file}, locals())
-    work = partial(
-        evaluate_command,
-        directory,
-        data,
-        reference=reference,
-        max_length=max_length,
-        batch_size=batch_size,
-        output_dir=output_dir,
-        overwrite=overwrite,
-    )
-    return show(work, as_json)
-
-
-@app.command(
-    cls=WithLists,
-    help="New θ for another target or precision, on other rows or on another machine. Nothing is trained.\n\n"
-    "A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder "
-    "of `hf-sidenet export` is calibrated as it is, with --checkpoint.\n\n"
-    "The new checkpoint's report loses the results on test rows, which were for the old θ: evaluate it again. Where "
-    "no θ is found, nothing is written and the exit code is 3.",
-    epilog="Example: hf-sidenet recalibrate bert-sst2-sidenet --dtype bfloat16 --validation-file dev.tsv "
-    '--target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet-bf16',
-)
-def recalibrate(
-    directory: o.AnyDirectory,
-    checkpoint: o.Checkpoint = None,
-    validation_file: o.ValidationFile = None,
-    train_file: o.KnownFile = None,
-    dataset_name: o.DatasetName = None,
-    dataset_config: o.DatasetConfig = None,
-    no_header: o.NoHeader = False,
-    text_column: o.TextColumn = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    labels: o.Labels = None,
-    trust_labels: o.TrustLabels = False,
-    skip_bad_rows: o.SkipBadRows = False,
-    trust_rows: o.TrustRows = False,
-    max_length: o.SameMaxLength = None,
-    target: o.Targets = ...,
-    confidence_level: o.ConfidenceLevel = 0.95,
-    test_method: o.Test = o.TestMethod.paired,
-    reference: o.ReferenceModel = None,
-    dtype: o.NewDtype = None,
-    batch_size: o.SameBatchSize = None,
-    output_dir: o.NewDir = None,
-    overwrite: o.Overwrite = False,
-    as_json: o.Json = False,
-) -> int:
-    """See `hf-sidenet recalibrate --help`."""
-    from .recalibrating import recalibrate_command
-
-    data = DataOptions.given({"train": train_file, "validation": validation_file}, locals())
-    work = partial(
-        recalibrate_command,
-        directory,
-        data,
-        checkpoint=checkpoint,
-        target=target,
-        confidence_level=confidence_level,
-        test_method=test_method.value,
-        reference=reference,
-        dtype=None if dtype is None else dtype.value,
-        max_length=max_length,
-        batch_size=batch_size,
-        output_dir=output_dir,
-        overwrite=overwrite,
-    )
-    return show(work, as_json)
-
-
-@app.command(
-    help="Write a checkpoint as one file per stage, for ONNX Runtime or torch.export, with θ beside it.\n\n"
-    "Every stage is compared with the model's own. In int8 answers change, so that θ has no evidence behind it until "
-    "`hf-sidenet recalibrate` has found one for the exported folder.",
-    epilog="Example: hf-sidenet export bert-sst2-sidenet --format onnx --int8 --output-dir bert-sst2-int8",
-)
-def export(
-    directory: o.Directory,
-    calibration_file: o.CalibrationFile = None,
-    dataset_name: o.DatasetName = None,
-    dataset_config: o.DatasetConfig = None,
-    no_header: o.NoHeader = False,
-    text_column: o.TextColumn = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    skip_bad_rows: o.SkipBadRows = False,
-    max_length: o.SameMaxLength = None,
-    format: o.Format = o.ExportFormat.onnx,
-    int8: o.Int8 = False,
-    output_dir: o.ExportDir = ...,
-    overwrite: o.Overwrite = False,
-    as_json: o.Json = False,
-) -> int:
-    """See `hf-sidenet export --help`."""
-    from .exporting import export_command
-
-    data = DataOptions.given({"train": calibration_file}, locals())
-    work = partial(
-        export_command,
-        directory,
-        data,
-        format=format.value,
-        int8=int8,
-        max_length=max_length,
-        output_dir=output_dir,
-        overwrite=overwrite,
-    )
-    return show(work, as_json)
-
-
-@app.command(
-    cls=WithLists,
-    help="Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.\n\n"
-    "Plain MainNet, rivals and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to "
-    'beat. The verdict is "worth it here" or "do not use here".',
-    epilog="Example: hf-sidenet benchmark bert-sst2-sidenet --test-file test.tsv --output-dir bert-sst2-benchmark",
-)
-def benchmark(
-    directory: o.Directory,
-    test_file: o.TestFile = None,
-    dataset_name: o.DatasetName = None,
-    dataset_config: o.DatasetConfig = None,
-    no_header: o.NoHeader = False,
-    text_column: o.TextColumn = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    labels: o.Labels = None,
-    trust_labels: o.TrustLabels = False,
-    skip_bad_rows: o.SkipBadRows = False,
-    max_length: o.SameMaxLength = None,
-    precision: o.Precisions = "float32,bfloat16",
-    engines: o.Engines = "eager",
-    also: o.Also = None,
-    thresholds: o.GivenThresholds = None,
-    max_accuracy_drop: o.MaxAccuracyDrop = 0.01,
-    batch_size: o.BatchSizes = [1, 8, 32, 128],  # noqa: B006 (typer reads it, nobody writes it)
-    rows: o.NumRows = 512,
-    repeats: o.Repeats = 3,
-    memory: o.Memory = False,
-    threads: o.Threads = None,
-    device: o.Device = None,
-    seed: o.RowSeed = 0,
-    output_dir: o.BenchmarkDir = None,
-    overwrite: o.Overwrite = False,
-    as_json: o.Json = False,
-) -> int:
-    """See `hf-sidenet benchmark --help`."""
-    from .benchmarking import BenchmarkOptions, benchmark_command
-
-    data = DataOptions.given({"test": test_file}, locals())
-    given = BenchmarkOptions(
-        directory=directory,
-        data=data,
-        max_length=max_length,
-        batch_size=batch_size,
-        rows=rows,
-        repeats=repeats,
-        precision=precision,
-        engines=engines,
-        also=also or [],
-        thresholds=thresholds,
-        max_accuracy_drop=max_accuracy_drop,
-        memory=memory,
-        threads=threads,
-        device=device,
-        seed=seed,
-        output_dir=output_dir,
-        overwrite=overwrite,
-    )
-    return show(partial(benchmark_command, given), as_json)
-
-
-@app.command(
-    help="Put a checkpoint on the Hub: weights, config, code, tokenizer or image processor, card, report, figures.\n\n"
-    "First it says what would not load elsewhere and what must not travel; where there is such a thing, nothing is "
-    "uploaded and the exit code is 2. Nothing pickled is ever uploaded.",
-    epilog="Example: hf-sidenet push bert-sst2-sidenet my-org/bert-sst2-sidenet --private",
-)
-def push(
-    directory: o.SharedDirectory,
-    repo: o.Repo = None,
-    private: o.Private = False,
-    token: o.Token = None,
-    revision: o.Branch = None,
-    message: o.Message = None,
-    dry_run: o.DryRun = False,
-    as_json: o.Json = False,
-) -> int:
-    """See `hf-sidenet push --help`."""
-    from .pushing import push_command
-
-    work = partial(
-        push_command,
-        directory,
-        repo,
-        private=private,
-        token=token,
-        revision=revision,
-        message=message,
-        dry_run=dry_run,
-    )
-    return show(work, as_json)
-
-
-@app.command(
-    cls=WithLists,
-    help="A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who "
-    "answers, how sure it is and what was saved; or answer a whole file.\n\n"
-    "It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.",
-    epilog='Example: hf-sidenet demo bert-sst2-sidenet --example "a gripping film"',
-)
-def demo(
-    directory: o.Directory,
-    example: o.Examples = None,
-    pair: o.Pair = False,
-    labels: o.FileLabels = None,
-    title: o.Title = None,
-    host: o.Host = "127.0.0.1",
-    port: o.Port = None,
-) -> int:
-    """See `hf-sidenet demo --help`."""
-    from .demonstrating import demo_command
-
-    work = partial(
-        demo_command,
-        directory,
-        examples=example or [],
-        is_pair=pair,
-        labels=labels or None,
-        title=title,
-        host=host,
-        port=port,
-    )
-    return show(work, False)
-
-
-@app.command(epilog="Example: hf-sidenet info bert-sst2-sidenet")
-def info(directory: o.AnyDirectory, as_json: o.Json = False) -> int:
-    """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""
-    from .checkpoints import info_command
-
-    return show(partial(info_command, directory), as_json)

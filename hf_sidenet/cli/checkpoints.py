@@ -1,48 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet evaluate` and `info`: what a checkpoint says."""
+"""`hf-sidenet evaluate`, `benchmark` and `info`: what a checkpoint is worth, here, and what is in it."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .data import DataOptions
+from ..io.json import json_text
 from .errors import CommandError, blaming
-from .exported import exported_info, is_exported
-from .outcome import Outcome, json_text, refuse_source
-from .reports import as_attached, read_report
-from .texts import evaluate_text, info_text
+from .options import (
+    COMPARED,
+    OUTPUT,
+    RUNNING,
+    AnyDirectory,
+    DataOptions,
+    Directory,
+    Overwrite,
+    ReferenceModel,
+    Rows,
+    SameBatchSize,
+    SameMaxLength,
+    list_option,
+    number,
+    option,
+    whole_number,
+)
+from .outcome import Outcome, refuse_source
+from .texts import evaluate_text, exported_text, info_text
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..data.rows import Rows as PreparedRows
     from ..models.modeling_base import SideNetPreTrainedModel
 
+# Static twin of the library's own, which costs an import of torch.
+MANIFEST = "manifest.json"
+# How engines are typed; the library's own names are for tables.
+ENGINES = {"eager": "eager", "compiled": "compiled", "onnx": "ONNX Runtime"}
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+BATCH_SIZES = [1, 8, 32, 128]
+TEST = "Rows to report on, which choose nothing:"
 
-def evaluate_command(
-    directory: str,
-    data: DataOptions,
+
+def evaluate(
+    directory: Directory,
+    data: Annotated[DataOptions, Rows(test=TEST)],
     *,
-    reference: str | None,
-    max_length: int | None,
-    batch_size: int | None,
-    output_dir: str | None,
-    overwrite: bool,
+    max_length: SameMaxLength = None,
+    reference: ReferenceModel = None,
+    batch_size: SameBatchSize = None,
+    output_dir: Annotated[
+        str | None,
+        option("--output-dir", OUTPUT, "Folder for evaluation.json and four figures.", metavar="DIRECTORY"),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> Outcome:
-    """Evaluate a checkpoint at its own θ; see [`evaluate_checkpoint`]."""
-    if output_dir is not None:
-        refuse_source(output_dir, DIRECTORY=directory, **{"--test-file": data.files["test"]})
+    """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
+    refuse_source(output_dir, DIRECTORY=directory, **data.sources)
     from ..attaching.checkpoint import evaluate_checkpoint
     from ..evaluation.exit_plots import EVALUATION, save_figures
     from ..inference.certificate import length_of, why_not_certified
     from ..io.folders import check_free, writing_folder
+    from ..report import Report
 
     if output_dir is not None:
         check_free(output_dir, EVALUATION, overwrite=overwrite)
     model, processor = load(directory)
-    report = read_report(directory)
+    report = Report.load(directory)
     compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
-    running = as_attached(report, max_length, batch_size)
+    running = {"max_length": report.max_length(max_length), "batch_size": report.batch_size(batch_size)}
     with data.blaming():
         evaluation, records = evaluate_checkpoint(
             model,
@@ -61,7 +90,7 @@ def evaluate_command(
         "evaluation": evaluation.to_dict(),
     }
     if output_dir is not None:
-        title = f"{Path(directory).resolve().name}: {Path(data.files['test'] or data.dataset_name).name}"
+        title = f"{Path(directory).resolve().name}: {Path(data.name).name}"
         with writing_folder(output_dir, EVALUATION, overwrite=overwrite) as folder:
             (folder / EVALUATION.document).write_text(json_text(document) + "\n", encoding="utf-8")
             save_figures(evaluation, records, folder, title)
@@ -69,22 +98,166 @@ def evaluate_command(
     return Outcome(document, evaluate_text(document, evaluation.text(), missing))
 
 
-def info_command(directory: str) -> Outcome:
-    """What is in a checkpoint, or in an exported folder."""
+def benchmark(
+    directory: Directory,
+    data: Annotated[DataOptions, Rows(test=TEST)],
+    *,
+    max_length: SameMaxLength = None,
+    precision: Annotated[
+        list[str],
+        list_option("--precision", COMPARED, "Of float32, bfloat16, float16; int8 in ONNX Runtime.", "NAME"),
+    ] = ["float32", "bfloat16"],  # noqa: B006 (typer reads it, nobody writes it)
+    engines: Annotated[list[str], list_option("--engines", COMPARED, "Of eager, compiled, onnx.", "NAME")] = ["eager"],  # noqa: B006
+    also: Annotated[
+        list[str] | None,
+        list_option(
+            "--also",
+            COMPARED,
+            "What θ was calibrated for in another precision, which then takes DIRECTORY's place there: a checkpoint "
+            "of `hf-sidenet recalibrate --dtype`, or a folder of `hf-sidenet export`.",
+            "DIRECTORY",
+        ),
+    ] = None,
+    thresholds: Annotated[
+        list[float] | None,
+        list_option(
+            "--thresholds", COMPARED, "θ of each SideNet. By default the checkpoint's.", "NUMBER", parser=number
+        ),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float,
+        option(
+            "--max-accuracy-drop",
+            COMPARED,
+            "What is right on fewer rows than the first plain MainNet, by more than this fraction, does not count in "
+            "the verdict.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.01,
+    batch_size: Annotated[
+        list[int], list_option("--batch-size", RUNNING, "Rows per batch.", "N", parser=whole_number)
+    ] = BATCH_SIZES,
+    rows: Annotated[
+        int,
+        option("--rows", RUNNING, "Rows, chosen at random; of these at most 128 batches at each batch size.", min=1),
+    ] = 512,
+    repeats: Annotated[
+        int, option("--repeats", RUNNING, "Rounds over the rows that count, after one that does not.", min=1)
+    ] = 3,
+    memory: Annotated[
+        bool, option("--memory", RUNNING, "Measure peak memory too, at one batch size: about 10 s per method.")
+    ] = False,
+    threads: Annotated[int | None, option("--threads", RUNNING, "CPU threads. By default PyTorch's.", min=1)] = None,
+    device: Annotated[
+        str | None, option("--device", RUNNING, "cpu, cuda, ... By default a GPU where there is one.", metavar="NAME")
+    ] = None,
+    seed: Annotated[int, option("--seed", RUNNING, "Of the choice of rows and the order of the turns.", min=0)] = 0,
+    output_dir: Annotated[
+        str | None,
+        option("--output-dir", OUTPUT, "Folder for benchmark.json, .md, .png and a CSV file.", metavar="DIRECTORY"),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.
+
+    Plain MainNet and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to
+    beat. The verdict is "worth it here" or "do not use here".
+    """
+    precisions = _chosen("--precision", precision, {name: name for name in PRECISIONS})
+    chosen_engines = _chosen("--engines", engines, ENGINES)
+    also = also or []
+    # In older typer the range of the option lets nan pass.
+    if not 0 <= max_accuracy_drop <= 1:
+        raise CommandError(f"--max-accuracy-drop: must be in [0, 1], got {max_accuracy_drop}.")
+    others = {f"--also {path}": path for path in also}
+    refuse_source(output_dir, DIRECTORY=directory, **data.sources, **others)
+    # Here, since they take seconds to import.
+    import torch
+
+    from ..benchmark import run_benchmark
+    from ..benchmark.catalog import Catalog, Settings
+    from ..benchmark.result import BENCHMARK
+    from ..benchmark.rows import read_rows
+    from ..calibration.label_checks import Answered, check_class_order
+    from ..inference.stages import Stages
+    from ..io.folders import check_free
+    from ..report import Report
+
+    if output_dir is not None:
+        check_free(output_dir, BENCHMARK, overwrite=overwrite)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = _device(device)
+    with blaming("DIRECTORY", when="`model_name_or_path`"):
+        settings = Settings(
+            directory=directory,
+            precisions=precisions,
+            engines=chosen_engines,
+            also=tuple(also),
+            thresholds=thresholds or None,
+            device=device,
+        )
+        catalog = Catalog(settings)
+        model = catalog.base.model
+    max_length = Report.load(directory).max_length(max_length)
+    with data.blaming():
+        prepared = _prepared(directory, data, model, max_length)
+    with blaming(data.spelt("test")):
+        inputs, labels = read_rows(Stages(model), prepared, rows, seed)
+    answers, _ = catalog.reference.mainnet(inputs)
+    check_class_order(
+        [Answered("test", answers, torch.tensor(labels))], prepared.classes, trust_labels=data.trust_labels
+    )
+    about = {
+        "model": Path(directory).resolve().name if Path(directory).exists() else directory,
+        "data": Path(data.name).name,
+        "rows": f"{len(inputs):,} of {len(prepared):,}, in random order (seed {seed})",
+        "fingerprint of the data": prepared.fingerprint,
+    }
+    if model.modality.has_tokens:
+        about["longest text, tokens"] = max(row.length for row in inputs)
+    if max_length is not None:
+        about["texts cut at, tokens"] = max_length
+    with TemporaryDirectory() as scratch:
+        result = run_benchmark(
+            catalog.with_onnx(scratch, inputs).methods(),
+            inputs,
+            labels,
+            batch_sizes=list(batch_size),
+            repeats=repeats,
+            max_accuracy_drop=max_accuracy_drop,
+            memory=memory,
+            device=device,
+            seed=seed,
+            about=about,
+        )
+    document: dict[str, Any] = {**result.to_dict(), "checkpoint": directory, "output_dir": output_dir}
+    text = result.text()
+    if output_dir is not None:
+        result.save(output_dir, overwrite=overwrite)
+        text = f"{text}\n\nWritten to {output_dir}"
+    return Outcome(document, text)
+
+
+def info(directory: AnyDirectory) -> Outcome:
+    """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""
     if is_exported(directory):
-        return exported_info(directory)
+        return _exported_info(directory)
     from ..calibration import check_evidence
     from ..data import processor_in
     from ..inference.certificate import why_not_certified
     from ..inference.classes import load_model
     from ..models.configuration_sidenet import SideNetConfig
+    from ..models.tasks import label_names
+    from ..report import Report
 
     with blaming("DIRECTORY"):
         config = SideNetConfig.from_pretrained(directory)
         if config.calibration is not None:
             check_evidence(config.calibration)
         model = load_model(directory, config)
-    report = read_report(directory)
+    report = Report.load(directory)
     points = model.exit_points()
     mainnet = model.mainnet
     document = {
@@ -95,7 +268,7 @@ def info_command(directory: str) -> Outcome:
             "class": type(mainnet).__name__,
             "num_blocks": len(points) + 1,
             "num_params": sum(param.numel() for param in mainnet.parameters()),
-            "classes": [config.id2label[index] for index in range(config.num_labels)],
+            "classes": label_names(config),
             "dtype": str(model.dtype).removeprefix("torch."),
             "temperature": config.temperatures[-1],
         },
@@ -118,16 +291,6 @@ def info_command(directory: str) -> Outcome:
         "has_evaluation": report.get("evaluation") is not None,
     }
     return Outcome(document, info_text(document))
-
-
-def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:
-    """The classifier that θ was chosen against, where it is not the MainNet inside."""
-    if evidence.get("reference") == "stored":
-        return f"the {evidence['reference_precision']} MainNet that this one was made from"
-    if evidence.get("reference") == "other":
-        return "another classifier"
-    tuned = report.get("settings", {}).get("tune") == "joint"
-    return "the MainNet from before joint training" if tuned and evidence.get("reference") == "given" else None
 
 
 def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Any]":
@@ -169,3 +332,106 @@ def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "P
             f"{list(compared.config.id2label.values())}."
         )
     return compared.to(model.device).eval()
+
+
+def is_exported(directory: str) -> bool:
+    """Whether a folder was written by `hf-sidenet export`. Known without importing what reads it."""
+    return (Path(directory) / MANIFEST).is_file()
+
+
+def _exported_info(directory: str) -> Outcome:
+    """What is in an exported folder."""
+    from ..calibration import check_evidence
+    from ..data import processor_in
+    from ..export.exported import ExportedAbout, Manifest, read_config
+    from ..export.onnx import OnnxStages
+    from ..export.torch_export import TorchStages
+    from ..inference.certificate import why_not_certified
+    from ..models.modalities import MODALITIES
+    from ..models.tasks import label_names
+
+    runtimes = {each.format: each.runtime for each in (OnnxStages, TorchStages)}
+    # Read, not loaded: that needs the runtime, and a program of torch.export can run code.
+    try:
+        found = json.loads((Path(directory) / MANIFEST).read_text(encoding="utf-8"))["format"]
+    # What is wrong with it is said by the reading below.
+    except (ValueError, TypeError, KeyError, RecursionError):
+        found = None
+    manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
+    config = read_config(directory)
+    if config.calibration is not None:
+        check_evidence(config.calibration)
+    places = zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures, strict=False)
+    document = {
+        "exported": directory,
+        "precision": f"{manifest.precision} ({runtimes[manifest.format]})",
+        "mainnet": {
+            "num_blocks": len(config.block_shapes) + 1,
+            "classes": label_names(config),
+            "temperature": config.temperatures[-1],
+        },
+        "exits": [
+            {
+                "name": f"SideNet {i}",
+                "exit_layer": k,
+                "pooling": pooling,
+                "threshold": theta,
+                "temperature": temperature,
+            }
+            for i, (k, pooling, theta, temperature) in enumerate(places)
+        ],
+        "calibration": config.calibration,
+    }
+    document["not_certified"] = why_not_certified(
+        ExportedAbout(config, manifest), processor_in(directory, MODALITIES[manifest.modality])
+    )
+    return Outcome(document, exported_text(document))
+
+
+def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:
+    """The classifier that θ was chosen against, where it is not the MainNet inside."""
+    if evidence.get("reference") == "stored":
+        return f"the {evidence['reference_precision']} MainNet that this one was made from"
+    if evidence.get("reference") == "other":
+        return "another classifier"
+    tuned = report.get("settings", {}).get("tune") == "joint"
+    return "the MainNet from before joint training" if tuned and evidence.get("reference") == "given" else None
+
+
+def _prepared(
+    directory: str, data: DataOptions, model: "SideNetPreTrainedModel", max_length: int | None
+) -> "PreparedRows":
+    from ..data import load_processor
+    from ..data.rows import prepare_rows
+
+    splits, columns = data.load(("test",))
+    processor = load_processor(directory, model.modality)
+    prepared = prepare_rows(
+        splits,
+        model.config,
+        processor,
+        modality=model.modality,
+        columns=columns,
+        max_length=max_length,
+        labels=data.labels or None,
+        skip_bad_rows=data.skip_bad_rows,
+    )
+    return prepared["test"]
+
+
+def _chosen(option: str, names: list[str], known: dict[str, str]) -> list[str]:
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise CommandError(f"{option}: must be different ones of {', '.join(known)}, got {','.join(names)!r}.")
+    return [known[name] for name in names]
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device: must be a device that PyTorch has here, got {name!r} ({error}).") from error
+    return name

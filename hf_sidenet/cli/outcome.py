@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command found, printed for people or as JSON."""
+"""What a command found, printed for people or as JSON, without what libraries say to programmers."""
 
-import json
-import math
+import logging
+import os
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..io.json import json_text
 from .errors import CommandError, printable
-from .quiet import quiet
+
+
+# Library → level from which on it is heard. What datasets logs as an error, it also raises.
+LEVELS = {"transformers": logging.ERROR, "datasets": logging.CRITICAL, "torch": logging.ERROR}
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,18 @@ def show(work: Callable[[], Outcome], as_json: bool) -> int:
     return outcome.code
 
 
-def json_text(document: dict[str, Any]) -> str:
-    """Strict JSON: null where a number is not finite."""
-    return json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def refuse_source(output_dir: str, **sources: str | None) -> None:
+def refuse_source(output_dir: str | None, **sources: str | None) -> None:
     """Refuse a folder that holds what is being read: replacing it would take that away.
 
     Args:
-        output_dir (`str`): the folder to write.
+        output_dir (`str`, *optional*): the folder to write, if any.
         sources (`str`, *optional*): paths by what they are called; Hub ids are no paths.
 
     Raises:
         CommandError: it is one of them, or has one in it.
     """
+    if output_dir is None:
+        return
     output = Path(output_dir).resolve()
     for name, source in sources.items():
         if source is not None and Path(source).exists():
@@ -65,9 +67,33 @@ def refuse_source(output_dir: str, **sources: str | None) -> None:
                 raise CommandError(f"--output-dir: must be another folder than that of {name}, got {output_dir!r}.")
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the libraries' warnings, unless Python or a library was told to show them.
+
+    `PYTHONWARNINGS`, `TRANSFORMERS_VERBOSITY` and `DATASETS_VERBOSITY` are such.
+    """
+    with warnings.catch_warnings(), _levels():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _levels() -> Iterator[None]:
+    before = {}
+    for library, level in LEVELS.items():
+        variable = f"{library.upper()}_VERBOSITY"
+        if variable in os.environ:
+            continue
+        if library in sys.modules:
+            before[library] = logging.getLogger(library).level
+        else:
+            # Read once, when the library is imported.
+            os.environ[variable] = logging.getLevelName(level).lower()
+        logging.getLogger(library).setLevel(level)
+    try:
+        yield
+    finally:
+        for library, level in before.items():
+            logging.getLogger(library).setLevel(level)

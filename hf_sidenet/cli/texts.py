@@ -5,12 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .rows_text import rows_text
-from .tables import aligned
+from ..io.tables import aligned
 
 
 CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
 MAINNET = "MainNet"
+RUNTIMES = {"onnx": "ONNX Runtime", "torch": "torch.export"}
+# A table of more would be longer than the rest.
+MOST_CLASSES = 20
 REFERENCES = {
     "given": "the MainNet as it was given",
     "tuned": "the MainNet as it was tuned",
@@ -148,6 +150,35 @@ def exported_text(document: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def export_text(document: Mapping[str, Any]) -> str:
+    """What `hf-sidenet export` did."""
+    files, precision = document["files"], document["precision"]
+    table = [[name, f"{size / 1e6:.1f}"] for name, size in files.items()]
+    parts = [
+        f"{document['checkpoint']} for {RUNTIMES[document['format']]}, in {precision}.",
+        aligned(["file", "MB"], [*table, ["together", f"{sum(files.values()) / 1e6:.1f}"]]),
+        f"Largest difference from the model's own x_c and logits, on rows of noise: "
+        f"{document['largest_difference']:.1e} of the largest value{' (before int8)' if precision == 'int8' else ''}.",
+    ]
+    if document["changed"] is not None:
+        names = [*(f"SideNet {i}" for i in range(len(document["changed"]) - 1)), "MainNet"]
+        shares = ", ".join(
+            f"{name} {100 * share:.1f} %" for name, share in zip(names, document["changed"], strict=True)
+        )
+        parts.append(
+            f"Of {document['num_calibration_rows']:,} calibration rows, the exits answer with another class than "
+            f"before: {shares}."
+        )
+    if precision == "int8":
+        chosen = document["calibrated_in"] or "another precision"
+        parts.append(
+            f"θ was chosen in {chosen}: in int8 there is no evidence behind it. To certify θ in int8: hf-sidenet "
+            f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ..."
+        )
+    parts.append(f"Written to {document['output_dir']}")
+    return "\n\n".join(parts)
+
+
 def push_text(document: Mapping[str, Any], found: str) -> str:
     """What was found in a folder, and where it went.
 
@@ -163,6 +194,34 @@ def push_text(document: Mapping[str, Any], found: str) -> str:
         f"{found}\n\nPushed to {pushed['url']}\nTo load exactly this for ever: trust_remote_code=True, "
         f'revision="{pushed["commit"]}"'
     )
+
+
+def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
+    """Columns, mapping, repeated rows and rows per class, of a report's `data`, `classes` and `repeated_rows`."""
+    splits = {name: split for name, split in data.items() if isinstance(split, Mapping)}
+    columns = next((split["columns"] for split in splits.values() if split.get("columns")), None)
+    parts = []
+    if columns is not None:
+        inputs = " and ".join(map(repr, columns["inputs"]))
+        unused = f" Not read: {', '.join(map(repr, columns['unused']))}." if columns["unused"] else ""
+        parts.append(f"Rows are read from {inputs}, their classes from {columns['label']!r}.{unused}")
+    spelled = _spelled(classes)
+    shown = ", ".join(f"{name} → {index}" for index, name in list(enumerate(spelled))[:MOST_CLASSES])
+    more = f", … ({len(spelled):,} in all)" if len(spelled) > MOST_CLASSES else ""
+    parts.append(f"Classes are taken {classes['how']}: {shown}{more}.")
+    if classes["trusted"]:
+        parts.append("They were not held against the MainNet's answers.")
+    for name, split in splits.items():
+        if split.get("num_bad_rows_left_out"):
+            parts.append(f"Bad {name} rows that were left out: {split['num_bad_rows_left_out']:,}.")
+    if repeated["num_repeated"]:
+        parts.append(
+            f"{repeated['num_repeated']:,} of {repeated['num_rows']:,} certification rows say what a training or "
+            f"design row says ({repeated['num_repeated'] / repeated['num_rows']:.1%}; of fresh rows "
+            f"{repeated['expected']:.1%} are expected to)."
+        )
+    counted = {name: split["rows_per_class"] for name, split in splits.items() if "rows_per_class" in split}
+    return "\n".join([" ".join(parts), "", _counts(spelled, classes["names"], counted)])
 
 
 def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> list[str]:
@@ -372,3 +431,28 @@ def _percent(fraction: float, digits: int = 1) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value + 0.0:.4f}"
+
+
+def _spelled(classes: Mapping[str, Any]) -> list[str]:
+    """How the data call each class, with the MainNet's name where that is another."""
+    found: list[list[str]] = [[] for _ in classes["names"]]
+    for label, index in classes["labels"].items():
+        found[index].append(label)
+    return [
+        name if labels in ([], [name]) else f"{' or '.join(labels)} ({name})"
+        for labels, name in zip(found, classes["names"], strict=True)
+    ]
+
+
+def _counts(spelled: Sequence[str], names: Sequence[str], counted: Mapping[str, Sequence[int]]) -> str:
+    """Rows per class, or, of many classes, how many there are at least and at most."""
+    if len(names) <= MOST_CLASSES:
+        header = ["rows of class", *counted]
+        rows = [[spelled[i], *(f"{counts[i]:,}" for counts in counted.values())] for i in range(len(names))]
+        return aligned(header, rows)
+    header = ["split", "fewest rows of a class", "most", "classes without rows"]
+    rows = [
+        [name, f"{min(counts):,}", f"{max(counts):,}", f"{sum(count == 0 for count in counts):,}"]
+        for name, counts in counted.items()
+    ]
+    return aligned(header, rows)

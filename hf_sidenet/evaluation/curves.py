@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..io.files import replacing
+from ..io.tables import markdown_table
 from ..measurement.costs import CURRENCIES, ExitCosts
 from ..measurement.records import ExitRecords
 from ..models.exit_rule import answers, check_thresholds
@@ -119,8 +120,7 @@ def table(points: Sequence[CurvePoint]) -> str:
         ]
         for point in points
     ]
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+    return markdown_table(header, rows)
 
 
 def format_thresholds(thresholds: Sequence[float]) -> str:

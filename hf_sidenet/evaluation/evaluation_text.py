@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ..io.tables import markdown_table
 from .bootstrap import Interval
 from .curves import format_thresholds
 from .recalls import recall_introduction, recall_rows, recall_warnings
@@ -19,6 +20,7 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
     """Five tables with a sentence each: routed, classes, exits, calibration, curve."""
     costs = evaluation.costs
     recalls = [asdict(each) for each in evaluation.recalls]
+    recall_header, *recall_lines = recall_rows(recalls)
     theta = format_thresholds(evaluation.thresholds)
     return "\n\n".join(
         [
@@ -30,7 +32,7 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
             f"Routed at θ = {theta}. The oracle leaves at the first exit that is right:",
             _routed_table(evaluation),
             recall_introduction(recalls, evaluation.level),
-            markdown_table(*recall_rows(recalls)),
+            markdown_table(recall_header, recall_lines),
             *recall_warnings(recalls),
             "Each exit by itself. Overthinking: rows that the SideNet gets right and the MainNet wrong:",
             _exit_table(evaluation),
@@ -78,7 +80,7 @@ def _routed_table(evaluation: "ExitEvaluation") -> str:
         ["routed", *_accuracy_and_costs(evaluation.routed)],
         ["oracle", *_accuracy_and_costs(evaluation.oracle)],
     ]
-    return markdown_table(header, *rows)
+    return markdown_table(header, rows)
 
 
 def _accuracy_and_costs(point: "EvaluatedPoint") -> list[str]:
@@ -100,7 +102,7 @@ def _exit_table(evaluation: "ExitEvaluation") -> str:
         ]
         for exit, share in zip(evaluation.exits, evaluation.routed.shares, strict=True)
     ]
-    return markdown_table([*header, "with the MainNet %"], *rows)
+    return markdown_table([*header, "with the MainNet %"], rows)
 
 
 def _calibration_table(evaluation: "ExitEvaluation") -> str:
@@ -116,7 +118,7 @@ def _calibration_table(evaluation: "ExitEvaluation") -> str:
         ]
         for exit in evaluation.exits
     ]
-    return markdown_table(header, *rows)
+    return markdown_table(header, rows)
 
 
 def _curve_table(evaluation: "ExitEvaluation") -> str:
@@ -130,10 +132,4 @@ def _curve_table(evaluation: "ExitEvaluation") -> str:
         ]
         for point in evaluation.curve
     ]
-    return markdown_table(header, *rows)
-
-
-def markdown_table(header: Sequence[str], *rows: Sequence[str]) -> str:
-    """The first column to the left, numbers to the right."""
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+    return markdown_table(header, rows)

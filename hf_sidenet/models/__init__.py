@@ -8,86 +8,23 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from . import modeling_sidenet
 from .configuration_sidenet import SideNetConfig
-from .modeling_base import SideNetOutput
-from .modeling_sidenet import (
-    BertWithSideNetForSequenceClassification,
-    CamembertWithSideNetForSequenceClassification,
-    ConvNextV2WithSideNetForImageClassification,
-    ConvNextWithSideNetForImageClassification,
-    DebertaV2WithSideNetForSequenceClassification,
-    DeiTWithSideNetForImageClassification,
-    Dinov2WithSideNetForImageClassification,
-    DistilBertWithSideNetForSequenceClassification,
-    ElectraWithSideNetForSequenceClassification,
-    ModernBertWithSideNetForSequenceClassification,
-    MPNetWithSideNetForSequenceClassification,
-    RegNetWithSideNetForImageClassification,
-    ResNetWithSideNetForImageClassification,
-    RobertaWithSideNetForSequenceClassification,
-    SideNetForImageClassification,
-    SideNetForSequenceClassification,
-    SwinWithSideNetForImageClassification,
-    TimmWithSideNetForImageClassification,
-    ViTWithSideNetForImageClassification,
-    XLMRobertaWithSideNetForSequenceClassification,
-)
+from .modeling_base import SideNetOutput, SideNetPreTrainedModel
+from .modeling_sidenet import *
 
 
-TEXT_MODELS = (
-    SideNetForSequenceClassification,
-    BertWithSideNetForSequenceClassification,
-    DistilBertWithSideNetForSequenceClassification,
-    RobertaWithSideNetForSequenceClassification,
-    XLMRobertaWithSideNetForSequenceClassification,
-    CamembertWithSideNetForSequenceClassification,
-    ElectraWithSideNetForSequenceClassification,
-    MPNetWithSideNetForSequenceClassification,
-    DebertaV2WithSideNetForSequenceClassification,
-    ModernBertWithSideNetForSequenceClassification,
-)
-IMAGE_MODELS = (
-    SideNetForImageClassification,
-    ResNetWithSideNetForImageClassification,
-    RegNetWithSideNetForImageClassification,
-    ConvNextWithSideNetForImageClassification,
-    ConvNextV2WithSideNetForImageClassification,
-    DeiTWithSideNetForImageClassification,
-    Dinov2WithSideNetForImageClassification,
-    SwinWithSideNetForImageClassification,
-    ViTWithSideNetForImageClassification,
-    TimmWithSideNetForImageClassification,
-)
+def _models(task: type[SideNetPreTrainedModel]) -> tuple[type[SideNetPreTrainedModel], ...]:
+    """The model classes of a task, the general one first."""
+    named = vars(modeling_sidenet).values()
+    return tuple(each for each in named if isinstance(each, type) and issubclass(each, task))
+
+
+TEXT_MODELS = _models(modeling_sidenet.SideNetForSequenceClassification)
+IMAGE_MODELS = _models(modeling_sidenet.SideNetForImageClassification)
 
 # One entry per Auto class holds every model class; a checkpoint's `architectures` picks.
 AutoConfig.register("sidenet", SideNetConfig)
 AutoModel.register(SideNetConfig, (*TEXT_MODELS, *IMAGE_MODELS))
 AutoModelForSequenceClassification.register(SideNetConfig, TEXT_MODELS)
 AutoModelForImageClassification.register(SideNetConfig, IMAGE_MODELS)
-
-__all__ = [
-    "IMAGE_MODELS",
-    "TEXT_MODELS",
-    "BertWithSideNetForSequenceClassification",
-    "CamembertWithSideNetForSequenceClassification",
-    "ConvNextV2WithSideNetForImageClassification",
-    "ConvNextWithSideNetForImageClassification",
-    "DebertaV2WithSideNetForSequenceClassification",
-    "DeiTWithSideNetForImageClassification",
-    "Dinov2WithSideNetForImageClassification",
-    "DistilBertWithSideNetForSequenceClassification",
-    "ElectraWithSideNetForSequenceClassification",
-    "MPNetWithSideNetForSequenceClassification",
-    "ModernBertWithSideNetForSequenceClassification",
-    "RegNetWithSideNetForImageClassification",
-    "ResNetWithSideNetForImageClassification",
-    "RobertaWithSideNetForSequenceClassification",
-    "SideNetConfig",
-    "SideNetForImageClassification",
-    "SideNetForSequenceClassification",
-    "SideNetOutput",
-    "SwinWithSideNetForImageClassification",
-    "TimmWithSideNetForImageClassification",
-    "ViTWithSideNetForImageClassification",
-    "XLMRobertaWithSideNetForSequenceClassification",
-]

@@ -11,8 +11,9 @@ from ..calibration import parse_targets
 from ..calibration.targets import AccuracyDrop
 from ..data.limits import MODES, num_channels_of
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
-from ..evaluation.evaluation_text import markdown_table, rounds_text
+from ..evaluation.evaluation_text import rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
+from ..io.tables import markdown_table
 from ..models.configuration_sidenet import REQUIRED, SideNetConfig
 from ..models.modalities import TEXT, Modality
 from ..models.tasks import task_of
@@ -130,14 +131,14 @@ def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> flo
 def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     mainnet, origin = report["mainnet"], hub_id(report["mainnet"]["name"])
     named = f"`{mainnet['class']}`" + ("" if origin is None else f" [{origin}](https://huggingface.co/{origin})")
-    header = "| exit | after block | pooling | θ | temperature |\n|:--|--:|:--|--:|--:|"
+    header = ["exit", "after block", "pooling", "θ", "temperature"]
     rows = [
-        f"| SideNet {i} | {layer} of {len(config.block_shapes) + 1} | {pooling} | {theta:.10g} | {temperature:.4g} |"
+        [f"SideNet {i}", f"{layer} of {len(config.block_shapes) + 1}", pooling, f"{theta:.10g}", f"{temperature:.4g}"]
         for i, (layer, pooling, theta, temperature) in enumerate(
             zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures[:-1], strict=True)
         )
     ]
-    last = f"| MainNet | all | | | {config.temperatures[-1]:.4g} |"
+    last = ["MainNet", "all", "", "", f"{config.temperatures[-1]:.4g}"]
     joint, precision = report["settings"]["tune"] == "joint", config.calibration["precision"]
     given = mainnet.get("dtype", precision)
     cast = None if given == precision else given
@@ -153,7 +154,7 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
                 else "The MainNet's own weights are unchanged."
             )
             + ("" if cast is None else f" All weights were then cast from {cast} to {precision}."),
-            "\n".join([header, *rows, last]),
+            markdown_table(header, [*rows, last], left=(0, 2)),
         ]
     )
 
@@ -242,7 +243,8 @@ def _recalls(report: Mapping[str, Any]) -> str:
     recalls = report.get("certification", {}).get("recalls")
     if not recalls:
         return ""
-    parts = [recall_introduction(recalls), markdown_table(*recall_rows(recalls)), *recall_warnings(recalls)]
+    header, *rows = recall_rows(recalls)
+    parts = [recall_introduction(recalls), markdown_table(header, rows), *recall_warnings(recalls)]
     return "\n\n" + "\n\n".join(parts)
 
 
@@ -252,15 +254,15 @@ def _costs(report: Mapping[str, Any]) -> str:
     names = [f"SideNet {i}" for i in range(num_exits - 1)] + ["MainNet, after all SideNets"]
     rows = [*zip(names, costs["params"], costs["flops"], costs["milliseconds"], strict=True)]
     rows.append(("plain MainNet", *(costs[f"mainnet_{currency}"] for currency in ("params", "flops", "milliseconds"))))
-    lines = ["| answered at | parameters used | MFLOP per row | ms per row |", "|:--|--:|--:|--:|"]
-    lines += [f"| {name} | {params:,} | {flops / 1e6:.3f} | {ms:.4f} |" for name, params, flops, ms in rows]
+    header = ["answered at", "parameters used", "MFLOP per row", "ms per row"]
+    cells = [[name, f"{params:,}", f"{flops / 1e6:.3f}", f"{ms:.4f}"] for name, params, flops, ms in rows]
     return "\n\n".join(
         [
             "## Costs",
             f"Measured on {costs['device']} in batches of {settings['batch_size']} validation rows; "
             f"{report['hardware']}. Milliseconds are of this machine, with all rows of a batch answered at one exit"
             f"{_spread(costs.get('rounds', []))}.",
-            "\n".join(lines),
+            markdown_table(header, cells),
         ]
     )
 

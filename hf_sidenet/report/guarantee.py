@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..calibration import Budget, Risk, Target, level_of_all, parse_targets
+from ..io.tables import markdown_table
 
 
 TESTS = {
@@ -79,15 +80,21 @@ def _sentence(evidence: Mapping[str, Any], risks: list[Risk]) -> str:
 
 
 def _table(evidence: Mapping[str, Any], risks: list[tuple[Risk, Mapping[str, Any]]]) -> str:
-    header = "| target | estimate | rows | harmed or wrong | helped | p-value | at most | test |"
-    lines = [header, "|:--|--:|--:|--:|--:|--:|--:|:--|"]
-    for target, entry in risks:
-        helped = f"{entry['num_helped']:,}" if target.has_test else "–"
-        lines.append(
-            f"| `{target}` | {entry['estimate']:.4f} | {entry['num_rows']:,} | {entry['num_bad']:,} | {helped} | "
-            f"{entry['p_value']:.3g} | {evidence['level_per_target']:.3g} | {_test(evidence, target)} |"
-        )
-    return "\n".join(lines)
+    header = ["target", "estimate", "rows", "harmed or wrong", "helped", "p-value", "at most", "test"]
+    rows = [
+        [
+            f"`{target}`",
+            f"{entry['estimate']:.4f}",
+            f"{entry['num_rows']:,}",
+            f"{entry['num_bad']:,}",
+            f"{entry['num_helped']:,}" if target.has_test else "–",
+            f"{entry['p_value']:.3g}",
+            f"{evidence['level_per_target']:.3g}",
+            _test(evidence, target),
+        ]
+        for target, entry in risks
+    ]
+    return markdown_table(header, rows, left=(0, 7))
 
 
 def _test(evidence: Mapping[str, Any], target: Risk) -> str:

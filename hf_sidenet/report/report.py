@@ -6,7 +6,6 @@ reader takes.
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from ..evaluation import ExitEvaluation
 from ..evaluation.provenance import hardware, versions
 from ..io.fields import Rule, check_fields, is_count, is_list, is_map, is_number, is_object, is_text
 from ..io.files import replacing
+from ..io.json import json_text
 from ..measurement.costs import ExitCosts
 from .metadata import hub_id
 
@@ -224,8 +224,7 @@ class Report(Mapping[str, Any]):
     def to_json(self) -> str:
         """As text: `null` for NaN and infinite numbers, and no path of the machine that made it."""
         mainnet = {**self["mainnet"], "name": hub_id(self["mainnet"]["name"])}
-        document = _finite({**self, "mainnet": mainnet})
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text({**self, "mainnet": mainnet}) + "\n"
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `report.json`; one that is there is replaced when the new one is complete.
@@ -267,14 +266,6 @@ class Report(Mapping[str, Any]):
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _optional(rules: Mapping[str, Rule]) -> dict[str, Rule]:

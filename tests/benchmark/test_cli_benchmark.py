@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet benchmark` as it is typed, on a tiny checkpoint."""
 
-import dataclasses
 import inspect
 import json
 
 import pytest
 import torch
 
-from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX_RUNTIME
-from hf_sidenet.cli.benchmarking import BenchmarkOptions, benchmark_command
+from hf_sidenet.benchmark.methods import COMPILED, EAGER
+from hf_sidenet.cli.checkpoints import ENGINES, PRECISIONS, benchmark
 from hf_sidenet.cli.errors import CommandError
+from hf_sidenet.cli.options import DataOptions
 from hf_sidenet.inference.precision import DTYPES
 from hf_sidenet.models import SideNetConfig
 from tests.cli.test_cli import contents, run, run_json
@@ -102,7 +102,7 @@ def test_pictures(image_checkpoint, tmp_path):
         (["--precision", "float8"], "Error: --precision: must be different ones of float32, bfloat16, float16, "),
         (["--engines", "eager,eager"], "Error: --engines: must be different ones of eager, compiled, onnx, got "),
         (["--thresholds", "0.5"], "Error: --thresholds: must have one value per SideNet (2), got 1"),
-        (["--thresholds", "high"], "Error: --thresholds: must be numbers with commas between them, got 'high'."),
+        (["--thresholds", "high"], "Error: --thresholds: must be numbers, got 'high'."),
         (["--device", "tpu0"], "Error: --device: must be a device that PyTorch has here, got 'tpu0'"),
         (["--max-accuracy-drop", "nan"], "Error: --max-accuracy-drop: "),
         (["--batch-size", "0"], "Error: --batch-size: "),
@@ -116,10 +116,9 @@ def test_what_cannot_be_is_one_line(typed, arguments, line):
 
 
 def test_no_number_is_refused_before_anything_is_loaded():
-    fields = {field.name: None for field in dataclasses.fields(BenchmarkOptions)}
-    fields |= {"precision": "float32", "engines": "eager", "max_accuracy_drop": float("nan")}
+    rows = DataOptions({"test": None}, {"test": "--test-file"})
     with pytest.raises(CommandError, match=r"--max-accuracy-drop: must be in \[0, 1\], got nan"):
-        benchmark_command(BenchmarkOptions(**fields))
+        benchmark("nowhere", rows, max_accuracy_drop=float("nan"))
 
 
 def test_results_do_not_go_into_the_checkpoint(typed, text_checkpoint):
@@ -130,13 +129,11 @@ def test_results_do_not_go_into_the_checkpoint(typed, text_checkpoint):
 
 def test_defaults_are_the_librarys():
     from hf_sidenet.benchmark import run_benchmark
-    from hf_sidenet.cli.app import benchmark
-    from hf_sidenet.cli.benchmarking import ENGINES, PRECISIONS
 
     here, there = inspect.signature(benchmark).parameters, inspect.signature(run_benchmark).parameters
     for name in ("repeats", "max_accuracy_drop", "seed", "memory"):
         assert here[name].default == there[name].default, name
     assert tuple(here["batch_size"].default) == there["batch_sizes"].default
     assert tuple(ENGINES.values()) == (EAGER, COMPILED, ONNX_RUNTIME)
-    assert set(here["precision"].default.split(",")) < set(PRECISIONS)
+    assert set(here["precision"].default) < set(PRECISIONS)
     assert {*DTYPES, "int8"} == set(PRECISIONS)

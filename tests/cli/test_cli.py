@@ -308,7 +308,7 @@ def test_paths_of_what_is_read_are_not_replaced(world, attached):
         ("atach", "No such command"),
         ("attach M T V O --tune most", "--tune: "),
         ("attach M T V O --batch-size 0", "--batch-size: "),
-        ("attach M T V O --exit-layers 1,two", "--exit-layers: must be whole numbers with commas between them"),
+        ("attach M T V O --exit-layers 1,two", "--exit-layers: must be whole numbers, got 'two'."),
         ("attach M T V O --exit-layers 9", "--exit-layers: "),
         ("attach M T V O --poolings middle", "--poolings: "),
         ("attach M T V O --confidence-level 1", "--confidence-level: must be between 0 and 1, both excluded, got 1."),

@@ -4,11 +4,12 @@
 import inspect
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 import hf_sidenet
-from hf_sidenet.cli import options
+from hf_sidenet.cli import calibrating, options
 from hf_sidenet.cli.app import app
 from hf_sidenet.cli.errors import in_flags
 
@@ -60,18 +61,17 @@ def test_choices_and_defaults_are_the_librarys(monkeypatch):
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
     from hf_sidenet.attaching.attach import REFERENCES, TUNES, attach
     from hf_sidenet.calibration import TESTS
-    from hf_sidenet.cli.app import attach as typed
+    from hf_sidenet.cli.calibrating import attach as typed
     from hf_sidenet.training.heads import HeadTraining
     from hf_sidenet.training.joint import JointTraining
 
-    assert tuple(each.value for each in options.Tune) == TUNES
-    assert tuple(each.value for each in options.Reference) == REFERENCES
-    assert tuple(each.value for each in options.TestMethod) == TESTS
+    assert get_args(calibrating.Tune) == TUNES
+    assert get_args(calibrating.Reference) == REFERENCES
+    assert get_args(options.TestMethod) == TESTS
     here, there = inspect.signature(typed).parameters, inspect.signature(attach).parameters
-    for name in ("confidence_level", "max_exits", "certification_fraction", "batch_size", "seed"):
+    names = ("confidence_level", "max_exits", "certification_fraction", "batch_size", "seed")
+    for name in (*names, "tune", "reference", "test_method"):
         assert here[name].default == there[name].default, name
-    for name in ("tune", "reference", "test_method"):
-        assert here[name].default.value == there[name].default, name
     assert here["target"].default == [there["target"].default]
     assert here["hidden_size"].default == HeadTraining().hidden_size
     # Where the default depends, the help says it.
@@ -91,11 +91,31 @@ def test_version():
     assert run("--version").out == f"{hf_sidenet.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS), ["attach", "M", "--nope"], ["attach"], []],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported_before_a_command_works(arguments):
+    code = (
+        "import sys; from hf_sidenet.cli import main; code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'scipy', 'matplotlib', 'huggingface_hub'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    wrong = arguments[-1:] in (["--nope"], ["attach"])
+    assert done.returncode == (2 if wrong else 0), done.stderr
+    # Nothing but what was asked for.
+    assert len(done.stderr.splitlines()) == wrong
+    assert bool(done.stdout) != wrong
+
+
 def test_as_a_process():
     command = [sys.executable, "-m", "hf_sidenet.cli", "info", "--nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("Error: No such option")
+    assert done.stderr.startswith("Error: No such option")
 
 
 def test_without_typer():

@@ -9,7 +9,7 @@ import pytest
 from transformers import ViTImageProcessor
 from transformers.utils import logging as transformers_logging
 
-from hf_sidenet.cli.quiet import quiet
+from hf_sidenet.cli.outcome import quiet
 
 from ..attached import save_text_mainnet, sentences
 from ..examples.commands import save_pictures

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ViTImageProcessor
 
-from hf_sidenet.cli import exported
+from hf_sidenet.cli import checkpoints
 from hf_sidenet.data import load_processor
 from hf_sidenet.export import OnnxStages, TorchStages
 from hf_sidenet.export.exported import MANIFEST
@@ -49,7 +49,7 @@ def world(tmp_path_factory):
 
 
 def test_commands_know_the_manifest():
-    assert exported.MANIFEST == MANIFEST
+    assert checkpoints.MANIFEST == MANIFEST
 
 
 def test_onnx(world, tmp_path):
@@ -108,8 +108,8 @@ def test_calibration_rows_are_from_all_over_the_file(world, tmp_path, monkeypatc
         found.extend(calibration_rows)
         raise ValueError("enough")
 
-    monkeypatch.setattr("hf_sidenet.inference.export_onnx", export)
-    monkeypatch.setattr("hf_sidenet.cli.exporting.CALIBRATION_ROWS", 4)
+    monkeypatch.setattr("hf_sidenet.export.export_onnx", export)
+    monkeypatch.setattr("hf_sidenet.cli.sharing.CALIBRATION_ROWS", 4)
     texts = ["one", "two", "three", "four", "five", "six", "seven"]
     lines = ["text\tlabel", *(f"{text}\t{('bad', 'good')[i % 2]}" for i, text in enumerate(texts))]
     (tmp_path / "seven.tsv").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-sidenet attach` and `recalibrate`: θ with a guarantee, for a new checkpoint or one that there is."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from typer import Argument, Option
+
+from .checkpoints import MANIFEST, is_exported, load, load_reference
+from .errors import DO_NOT_ATTACH, CommandError, blaming
+from .options import (
+    DATA,
+    GUARANTEE,
+    JOINT,
+    OUTPUT,
+    RUNNING,
+    SIDENETS,
+    AnyDirectory,
+    ConfidenceLevel,
+    DataOptions,
+    Dtype,
+    Overwrite,
+    ReferenceModel,
+    Rows,
+    SameBatchSize,
+    SameMaxLength,
+    Targets,
+    Test,
+    between_0_and_1,
+    list_option,
+    option,
+    whole_number,
+)
+from .outcome import Outcome, refuse_source
+from .texts import attach_text, recalibrate_text
+
+
+# Static twins of the library's own lists, which cost an import of torch.
+Tune = Literal["heads", "joint"]
+Reference = Literal["given", "tuned"]
+VALIDATION = "Rows that neither trained nor selected the MainNet:"
+
+
+def attach(
+    mainnet: Annotated[str, Argument(metavar="MAINNET", help="Fine-tuned classifier: folder or Hub id.")],
+    data: Annotated[
+        DataOptions,
+        Rows(
+            without=(),
+            train="Rows to learn from:",
+            validation=VALIDATION,
+            test="Rows to report on, which choose nothing:",
+        ),
+    ],
+    *,
+    max_length: Annotated[
+        int | None,
+        option(
+            "--max-length", DATA, "Longer texts are cut, in tokens. By default the tokenizer's, at most 512.", min=1
+        ),
+    ] = None,
+    target: Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
+    confidence_level: ConfidenceLevel = 0.95,
+    test_method: Test = "paired",
+    certification_fraction: Annotated[
+        float,
+        option(
+            "--certification-fraction",
+            GUARANTEE,
+            "Share of the validation rows that certifies and does nothing else.",
+            callback=between_0_and_1,
+        ),
+    ] = 0.75,
+    exit_layers: Annotated[
+        list[int] | None,
+        list_option(
+            "--exit-layers",
+            SIDENETS,
+            "Candidate places: blocks before a SideNet. By default every one.",
+            "N",
+            parser=whole_number,
+        ),
+    ] = None,
+    poolings: Annotated[
+        list[str] | None,
+        list_option(
+            "--poolings",
+            SIDENETS,
+            "Candidate poolings: mean, cls, gap, flatten. By default mean and cls of tokens, gap of feature maps.",
+            "NAME",
+        ),
+    ] = None,
+    max_exits: Annotated[int, option("--max-exits", SIDENETS, "The most SideNets.", min=1)] = 3,
+    hidden_size: Annotated[int, option("--hidden-size", SIDENETS, "Width of a SideNet's hidden layer.", min=1)] = 32,
+    distillation_weight: Annotated[
+        float | None,
+        option(
+            "--distillation-weight",
+            SIDENETS,
+            "w in (1 − w)·CE + w·T²·KL to the MainNet, the loss of a SideNet. "
+            "[dim]\\[default: 0.5 for heads, 0.7 for joint][/dim]",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
+    tune: Annotated[
+        Tune,
+        option("--tune", JOINT, "heads: the MainNet stays as it is. joint: afterwards all is fine-tuned together."),
+    ] = "heads",
+    joint_epochs: Annotated[
+        float | None,
+        option("--joint-epochs", JOINT, "Passes over the training rows. [dim]\\[default: 4][/dim]", min=0.0),
+    ] = None,
+    joint_learning_rate: Annotated[
+        float | None, option("--joint-learning-rate", JOINT, "Of the MainNet. [dim]\\[default: 5e-5][/dim]", min=0.0)
+    ] = None,
+    joint_batch_size: Annotated[
+        int | None, option("--joint-batch-size", JOINT, "Rows per step. [dim]\\[default: 32][/dim]", min=1)
+    ] = None,
+    reference: Annotated[
+        Reference,
+        option("--reference", JOINT, "Classifier that risks are measured against: the given one, or the tuned one."),
+    ] = "given",
+    batch_size: Annotated[
+        int, option("--batch-size", RUNNING, "Rows per call; it is also what is timed.", min=1)
+    ] = 32,
+    seed: Annotated[int, option("--seed", RUNNING, "Of the split of the validation rows and of training.", min=0)] = 0,
+    cache_dir: Annotated[
+        str | None,
+        option(
+            "--cache-dir", RUNNING, "Where features are kept. By default hf_sidenet in $HF_HOME.", metavar="DIRECTORY"
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, option("--revision", RUNNING, "Branch, tag or commit of MAINNET on the Hub.", metavar="NAME")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, option("--dtype", RUNNING, "Precision of the model. By default as it is stored.")
+    ] = None,
+    output_dir: Annotated[
+        str, option("--output-dir", OUTPUT, "Folder for the checkpoint, whole or not at all.", metavar="DIRECTORY")
+    ],
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.
+
+    The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is
+    "do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.
+    """
+    joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
+    joint = {name: value for name, value in joint.items() if value is not None}
+    _check_joint(joint, reference, tune)
+    refuse_source(output_dir, MAINNET=mainnet, **data.sources)
+    # Here, since they take seconds to import.
+    import torch
+    from transformers import AutoConfig
+
+    from ..attaching.attach import attach
+    from ..calibration import parse_targets
+    from ..hub.push import CHECKPOINT
+    from ..io.folders import check_free
+    from ..training.heads import HeadTraining
+    from ..training.joint import JointTraining
+
+    # What is wrong is said before rows are read.
+    parse_targets(target)
+    check_free(output_dir, CHECKPOINT, overwrite=overwrite)
+    hub_kwargs: dict[str, Any] = {} if revision is None else {"revision": revision}
+    with blaming("MAINNET"):
+        AutoConfig.from_pretrained(mainnet, **hub_kwargs)
+    if dtype is not None:
+        hub_kwargs["dtype"] = getattr(torch, dtype)
+    splits, columns = data.load(("train", "validation"), ("test",))
+    shared: dict[str, Any] = {"seed": seed}
+    if distillation_weight is not None:
+        shared["distillation_weight"] = distillation_weight
+    with (
+        _enough_rows(data.spelt("validation"), certification_fraction),
+        data.blaming(),
+        blaming("MAINNET", when="`model_name_or_path`"),
+    ):
+        result = attach(
+            mainnet,
+            splits["train"],
+            splits["validation"],
+            splits.get("test"),
+            target=target,
+            confidence_level=confidence_level,
+            output_dir=output_dir,
+            overwrite=overwrite,
+            columns=columns,
+            **data.about_labels,
+            trust_rows=data.trust_rows,
+            max_length=max_length,
+            exit_layers=exit_layers or None,
+            poolings=poolings or None,
+            max_exits=max_exits,
+            heads=HeadTraining(hidden_size=hidden_size, **shared),
+            tune=tune,
+            joint=JointTraining(**joint, **shared),
+            reference=reference,
+            test_method=test_method,
+            certification_fraction=certification_fraction,
+            batch_size=batch_size,
+            seed=seed,
+            cache_dir=cache_dir,
+            **hub_kwargs,
+        )
+    config = None if result.model is None else result.model.config
+    document = {
+        **result.report,
+        "output_dir": None if config is None else output_dir,
+        "exit_layers": config and config.exit_layers,
+        "pooling": config and config.pooling,
+        "thresholds": config and config.thresholds,
+        "temperatures": config and config.temperatures,
+    }
+    return Outcome(document, attach_text(document), 0 if config else DO_NOT_ATTACH)
+
+
+def recalibrate(
+    directory: AnyDirectory,
+    checkpoint: Annotated[
+        str | None,
+        Option(
+            "--checkpoint",
+            metavar="CHECKPOINT",
+            help="For an exported DIRECTORY: what it was exported from, folder or Hub id. Risks are measured against "
+            "its MainNet.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    data: Annotated[
+        DataOptions,
+        Rows(
+            without=(),
+            validation=VALIDATION,
+            train="Training rows, of which the others must not be copies:",
+        ),
+    ],
+    max_length: SameMaxLength = None,
+    target: Targets,
+    confidence_level: ConfidenceLevel = 0.95,
+    test_method: Test = "paired",
+    reference: ReferenceModel = None,
+    dtype: Annotated[
+        Dtype | None,
+        option(
+            "--dtype",
+            RUNNING,
+            "Precision of the new checkpoint, and what is calibrated; risks are still measured against the MainNet as "
+            "it is stored in DIRECTORY, or --reference. By default as it is stored.",
+        ),
+    ] = None,
+    batch_size: SameBatchSize = None,
+    output_dir: Annotated[
+        str | None,
+        option(
+            "--output-dir",
+            OUTPUT,
+            "Folder for the new checkpoint. Without it DIRECTORY itself is changed, which needs --overwrite.",
+            metavar="DIRECTORY",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """New θ for another target or precision, on other rows or on another machine. Nothing is trained.
+
+    A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder of
+    `hf-sidenet export` is calibrated as it is, with --checkpoint.
+
+    The new checkpoint's report loses the results on test rows, which were for the old θ: evaluate it again. Where no
+    θ is found, nothing is written and the exit code is 3.
+    """
+    _check_places(directory, data, checkpoint, output_dir, overwrite)
+    exported = _check_exported(directory, checkpoint, dtype)
+    from ..attaching.checkpoint import DEFAULT_FRACTION, recalibrate
+    from ..calibration import parse_targets
+    from ..export.exported import EXPORTED
+    from ..export.onnx import OnnxStages
+    from ..hub.push import CHECKPOINT, READ_NAMES, is_same_folder
+    from ..hub.shared_files import refuse_links
+    from ..io.folders import check_free
+    from ..report import Report
+
+    parse_targets(target)
+    if exported:
+        refuse_links(directory)
+    where = output_dir or directory
+    kind, names = (EXPORTED, EXPORTED.names) if exported else (CHECKPOINT, READ_NAMES)
+    check_free(where, kind, overwrite=overwrite, read=names if is_same_folder(where, directory) else ())
+    source = checkpoint or directory
+    model, processor = load(source, "--checkpoint" if exported else "DIRECTORY")
+    report = Report.load(source)
+    stages = OnnxStages.load(directory) if exported else None
+    if not exported:
+        with blaming(f"DIRECTORY: the report of {directory!r}", when="`report`"):
+            report.check_version()
+    compared = load_reference(model, reference)
+    known = data.dataset_name is not None or data.files["train"] is not None
+    splits, columns = data.load(("validation",), ("train",) if known else ())
+    running = {"max_length": report.max_length(max_length), "batch_size": report.batch_size(batch_size)}
+    fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
+    with (
+        _enough_rows(data.spelt("validation"), fraction),
+        data.blaming(),
+        blaming("--checkpoint: must be what DIRECTORY was exported from", when="`stages` and `model`"),
+    ):
+        found = recalibrate(
+            model,
+            processor,
+            splits["validation"],
+            target=target,
+            confidence_level=confidence_level,
+            test_method=test_method,
+            train=splits.get("train"),
+            reference=compared,
+            dtype=dtype,
+            stages=stages,
+            columns=columns,
+            **data.about_labels,
+            trust_rows=data.trust_rows,
+            **running,
+        )
+    attached = found.found.evidence is not None
+    if attached:
+        found.save(where, report=None if exported else report, source=directory, overwrite=overwrite)
+    # An exported folder has no report of its own.
+    settings = {} if exported else report["settings"]
+    document = {
+        **found.found.to_dict(),
+        "settings": {**settings, **running, **found.found.settings()},
+        "data": {"validation": found.found.validation.about()},
+        "precision": found.precision,
+        "checkpoint": directory,
+        "output_dir": where if attached else None,
+        **{name: getattr(found.config, name) for name in ("exit_layers", "pooling", "thresholds", "temperatures")},
+    }
+    return Outcome(document, recalibrate_text(document), 0 if attached else DO_NOT_ATTACH)
+
+
+@contextmanager
+def _enough_rows(option: str, fraction: float) -> Iterator[None]:
+    """Say how many validation rows would do."""
+    from ..calibration import TooFewRowsError
+
+    try:
+        yield
+    except TooFewRowsError as error:
+        raise CommandError(
+            f"{option}: must have about {math.ceil(error.needed / fraction):,} rows or more. {error}"
+        ) from error
+
+
+def _check_joint(joint: dict[str, Any], reference: str, tune: str) -> None:
+    given = [f"--joint-{name.removeprefix('num_').replace('_', '-')}" for name in joint]
+    if reference != "given":
+        given.append("--reference tuned")
+    if given and tune != "joint":
+        raise CommandError(f"{given[0]}: needs --tune joint, got --tune {tune}.")
+
+
+def _check_places(
+    directory: str, data: DataOptions, checkpoint: str | None, output_dir: str | None, overwrite: bool
+) -> None:
+    if output_dir is None and not overwrite:
+        raise CommandError("--output-dir: must be given, or --overwrite to change DIRECTORY itself.")
+    if output_dir is None and not Path(directory).is_dir():
+        raise CommandError(f"--output-dir: must be given where DIRECTORY is no folder, got {directory!r}.")
+    refuse_source(output_dir or directory, **data.sources, **{"--checkpoint": checkpoint})
+    if output_dir is not None and Path(output_dir).resolve() != Path(directory).resolve():
+        refuse_source(output_dir, DIRECTORY=directory)
+
+
+def _check_exported(directory: str, checkpoint: str | None, dtype: str | None) -> bool:
+    """Whether DIRECTORY was exported; refuses options that do not fit."""
+    exported = is_exported(directory)
+    if exported and checkpoint is None:
+        raise CommandError(f"--checkpoint: must be given for an exported DIRECTORY, got {directory!r} alone.")
+    if exported and dtype is not None:
+        raise CommandError(f"--dtype: must not be given for an exported DIRECTORY, got {dtype!r}.")
+    if checkpoint is not None and not exported:
+        raise CommandError(f"--checkpoint: goes with an exported DIRECTORY, one with {MANIFEST}, got {directory!r}.")
+    return exported

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-sidenet export`, `push` and `demo`: a checkpoint for other runtimes, for other people, and to play with."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument
+
+from .checkpoints import is_exported, load
+from .errors import WRONG, CommandError, blaming, report_error
+from .options import (
+    HUB,
+    OUTPUT,
+    PAGE,
+    DataOptions,
+    Directory,
+    Overwrite,
+    Rows,
+    SameMaxLength,
+    list_option,
+    option,
+)
+from .outcome import Outcome, refuse_source
+from .texts import export_text, push_text
+
+
+if TYPE_CHECKING:
+    from ..models.modeling_base import SideNetPreTrainedModel
+
+# More show hardly any other ranges.
+CALIBRATION_ROWS = 512
+
+
+def export(
+    directory: Directory,
+    data: Annotated[
+        DataOptions,
+        Rows(
+            without=("labels", "trust_labels", "trust_rows"),
+            flags={"train": "--calibration-file"},
+            train="Training rows that show which numbers convolutions meet, for --int8 of a MainNet that has some; "
+            "never those that certify θ:",
+        ),
+    ],
+    *,
+    max_length: SameMaxLength = None,
+    format: Annotated[
+        Literal["onnx", "torch"],
+        option("--format", OUTPUT, "onnx: for ONNX Runtime. torch: archives of torch.export."),
+    ] = "onnx",
+    int8: Annotated[
+        bool,
+        option("--int8", OUTPUT, "Linear layers and convolutions of the MainNet in int8; needs --format onnx."),
+    ] = False,
+    output_dir: Annotated[
+        str, option("--output-dir", OUTPUT, "Folder for the stages, whole or not at all.", metavar="DIRECTORY")
+    ],
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """Write a checkpoint as one file per stage, for ONNX Runtime or torch.export, with θ beside it.
+
+    Every stage is compared with the model's own. In int8 answers change, so that θ has no evidence behind it until
+    `hf-sidenet recalibrate` has found one for the exported folder.
+    """
+    if is_exported(directory):
+        raise CommandError(f"DIRECTORY: must be a checkpoint, got the folder {directory!r}, which was exported.")
+    if int8 and format != "onnx":
+        raise CommandError(f"--int8: needs --format onnx, got --format {format}.")
+    if data.given and not int8:
+        raise CommandError(f"{data.spelt('train')}: needs --int8, which nothing else is calibrated for.")
+    refuse_source(output_dir, DIRECTORY=directory, **data.sources)
+    from ..export import export_onnx, export_torch
+    from ..export.exported import EXPORTED
+    from ..io.folders import check_free
+
+    check_free(output_dir, EXPORTED, overwrite=overwrite)
+    model, processor = load(directory)
+    if format == "torch":
+        done = export_torch(model, output_dir, processor, overwrite=overwrite)
+    else:
+        rows = _rows(model, processor, data, directory, max_length) if data.given else None
+        done = export_onnx(
+            model, output_dir, processor=processor, int8=int8, calibration_rows=rows, overwrite=overwrite
+        )
+    document = {
+        "checkpoint": directory,
+        "output_dir": output_dir,
+        "format": format,
+        "precision": "int8" if int8 else str(model.dtype).removeprefix("torch."),
+        "files": done.files,
+        "largest_difference": done.largest_difference,
+        "num_calibration_rows": None if not data.given else len(rows),
+        "changed": done.changed,
+        "calibrated_in": (model.config.calibration or {}).get("precision"),
+    }
+    return Outcome(document, export_text(document))
+
+
+def push(
+    directory: Annotated[
+        str, Argument(metavar="DIRECTORY", help="Folder of a checkpoint with SideNets, or of `hf-sidenet export`.")
+    ],
+    repo: Annotated[
+        str | None,
+        Argument(
+            metavar="REPO", help="Where to, as my-org/my-classifier. Made where it is missing.", show_default=False
+        ),
+    ] = None,
+    *,
+    private: Annotated[bool, option("--private", HUB, "A new repository is private.")] = False,
+    token: Annotated[
+        str | None,
+        option(
+            "--token",
+            HUB,
+            "By default HF_TOKEN, or the one of `hf auth login`, which other people on this machine cannot read off "
+            "the command.",
+            metavar="TOKEN",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        option("--revision", HUB, "Branch, made where it is missing. By default the main one.", metavar="NAME"),
+    ] = None,
+    message: Annotated[str | None, option("--message", HUB, "Of the commit.", metavar="TEXT")] = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", HUB, "Look and say, without any network. REPO need not be given.")
+    ] = False,
+) -> Outcome:
+    """Put a checkpoint on the Hub: weights, config, code, tokenizer or image processor, card, report, figures.
+
+    First it says what would not load elsewhere and what must not travel; where there is such a thing, nothing is
+    uploaded and the exit code is 2. Nothing pickled is ever uploaded.
+    """
+    if repo is None and not dry_run:
+        raise CommandError("REPO: must be given, or --dry-run.")
+    if not Path(directory).is_dir():
+        raise CommandError(f"DIRECTORY: must be a folder, got {directory!r}.")
+    from ..hub import check_shareable
+    from ..hub.push import check_repo_id, push_checkpoint
+
+    if repo is not None:
+        check_repo_id(repo)
+    found = check_shareable(directory)
+    pushed = None
+    if not found.ok:
+        count = len(found.errors)
+        first = "" if count == 1 else f" The first of {count}:"
+        report_error(CommandError(f"DIRECTORY: must load elsewhere, but does not.{first} {found.errors[0]}"))
+    elif not dry_run:
+        pushed = push_checkpoint(
+            directory, repo, private=private or None, token=token, revision=revision, message=message
+        )
+    document = {
+        **asdict(found),
+        "repo": repo,
+        "revision": revision,
+        "dry_run": dry_run,
+        "pushed": None if pushed is None else asdict(pushed),
+    }
+    return Outcome(document, push_text(document, found.text()), 0 if found.ok else WRONG)
+
+
+def demo(
+    directory: Directory,
+    *,
+    example: Annotated[
+        list[str] | None, list_option("--example", PAGE, "Texts, or paths of pictures, to click on.", "TEXT")
+    ] = None,
+    pair: Annotated[bool, option("--pair", PAGE, "A row is two texts.")] = False,
+    labels: Annotated[
+        list[str] | None,
+        list_option("--labels", PAGE, "What files call the outputs, in their order.", "NAME"),
+    ] = None,
+    title: Annotated[str | None, option("--title", PAGE, "By default the name of DIRECTORY.", metavar="TEXT")] = None,
+    host: Annotated[
+        str, option("--host", PAGE, "Address to listen at; 0.0.0.0 lets others in.", metavar="ADDRESS")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        option("--port", PAGE, "By default the first free one from 7860.", min=1, max=65535, metavar="NUMBER"),
+    ] = None,
+) -> Outcome:
+    """A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who answers,
+    how sure it is and what was saved; or answer a whole file.
+
+    It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.
+    """
+    examples = example or []
+    if is_exported(directory):
+        raise CommandError(f"DIRECTORY: must be a checkpoint, got the folder {directory!r}, which was exported.")
+    if pair and len(examples) % 2:
+        raise CommandError(f"--example: must be given twice per pair, got {len(examples)}.")
+    from ..demo import build_demo, launch
+
+    given = list(zip(examples[::2], examples[1::2], strict=True)) if pair else examples
+    with blaming("DIRECTORY", when="`model_name_or_path`"), blaming("DIRECTORY"):
+        page = build_demo(directory, is_pair=pair, title=title, examples=given, labels=labels or None)
+    address = launch(page, host=host, port=port)
+    return Outcome({"checkpoint": directory, "address": address}, f"{address} was stopped.")
+
+
+def _rows(
+    model: "SideNetPreTrainedModel", processor: Any, data: DataOptions, directory: str, max_length: int | None
+) -> list[Any]:
+    """Calibration rows as model inputs, from all over the file."""
+    from ..data.rows import prepare_rows
+    from ..inference.rows import evenly_spaced
+    from ..report import Report
+
+    splits, columns = data.load(("train",))
+    length = Report.load(directory).max_length(max_length)
+    # Which class a row is does not matter here.
+    prepared = prepare_rows(
+        {"train": splits["train"].remove_columns(columns.label)},
+        model.config,
+        processor,
+        modality=model.modality,
+        columns=columns,
+        max_length=length,
+        skip_bad_rows=data.skip_bad_rows,
+    )["train"]
+    return [prepared.dataset[i] for i in evenly_spaced(len(prepared), CALIBRATION_ROWS)]
