@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from hf_sidenet.benchmark.methods import COMPILED, EAGER
+from hf_sidenet.benchmark.methods import COMPILED, EAGER, ONNX_RUNTIME
 from hf_sidenet.cli.checkpoints import ENGINES, PRECISIONS, benchmark
 from hf_sidenet.cli.errors import CommandError
 from hf_sidenet.cli.options import DataOptions
