@@ -108,7 +108,7 @@ def moved(pixels: torch.Tensor) -> torch.Tensor:
 def load_rows(args: argparse.Namespace, given: PreTrainedModel, processor: Any) -> dict[str, Rows]:
     """The rows of each split, as the MainNet takes them."""
     files = {path.stem: path for path in sorted(args.data_dir.iterdir())}
-    splits, columns = load_splits(files=files, header=not args.no_header, required=("train", "test"))
+    splits, columns = load_splits(files=files, no_header=args.no_header, required=("train", "test"))
     if args.max_train_rows is not None:
         splits["train"] = splits["train"].select(range(min(args.max_train_rows, len(splits["train"]))))
     return prepare_rows(

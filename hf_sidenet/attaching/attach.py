@@ -44,6 +44,7 @@ from ..inference.precision import precision_of
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords
+from ..models.errors import ArgumentError
 from ..report import Found, Report
 from ..training.features import default_candidates
 from ..training.heads import HeadTraining
@@ -216,7 +217,7 @@ def attach(
         ("test_method", test_method, TESTS),
     ):
         if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
+            raise ArgumentError(name, f"must be one of {allowed}", value)
     if output_dir is not None:
         check_free(output_dir, CHECKPOINT, overwrite=overwrite)
     heads, joint = heads or HeadTraining(seed=seed), joint or JointTraining(seed=seed)

@@ -47,6 +47,7 @@ from ..inference.protocols import StageChain
 from ..io.fingerprint import fingerprint_weights
 from ..measurement import ExitCosts, ExitRecords, collect
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from ..report import Found, Report
@@ -133,7 +134,7 @@ class Recalibration:
         if self.stages is not None:
             folder = getattr(self.stages, "directory", None) if source is None else source
             if folder is None:
-                raise ValueError("`source` must be given for stages that are not of an exported folder, got None.")
+                raise ArgumentError("source", "must be given for stages that are not of an exported folder, got None")
             save_recalibrated(directory, folder, self.config, overwrite=overwrite)
             return
         source = self.model.config.name_or_path if source is None else source
@@ -207,7 +208,7 @@ def evaluate_checkpoint(
     rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
     costs = row_costs(model, rows, batch_size, progress=progress)
     if not rows.has_labels:
-        raise ValueError("`test` must have labels, got none.")
+        raise ArgumentError("test", "must have labels, got none")
     records = _collected(model, rows, reference, batch_size, progress)
     _check_labels(records, "test", rows, trust_labels)
     return evaluate_records(records, costs, model.config, num_resamples=num_resamples, seed=seed), records
@@ -293,7 +294,7 @@ def recalibrate(
     """
     targets = parse_targets(target)
     if test_method not in TESTS:
-        raise ValueError(f"`test_method` must be one of {TESTS}, got {test_method!r}.")
+        raise ArgumentError("test_method", f"must be one of {TESTS}", test_method)
     given = model if stages is None else stages
     dtype = _check_served(model, dtype, stages)
     before = given.config.calibration or model.config.calibration or {}
@@ -443,12 +444,12 @@ def _check_served(
         dtype = model.dtype if dtype is None else parse_dtype(dtype)
         return None if dtype == model.dtype else dtype
     if dtype is not None:
-        raise ValueError(f"`dtype` must not be given with `stages`, which have their own precision, got {dtype!r}.")
+        raise ArgumentError("dtype", "must not be given with `stages`, which have their own precision", dtype)
     for name in ("exit_layers", "pooling", "id2label"):
         own, expected = getattr(stages.config, name), getattr(model.config, name)
         if own != expected:
-            raise ValueError(f"`stages` and `model` must have the same {name}, got {own} and {expected}.")
+            raise ArgumentError("stages", f"must have the same {name} as `model`, got {own} and {expected}")
     weights = getattr(getattr(stages, "manifest", None), "weights", None)
     if weights not in (None, fingerprint_weights(model)):
-        raise ValueError("`stages` and `model` must have the same weights, got those of another model.")
+        raise ArgumentError("stages", "must have the same weights as `model`, got those of another model")
     return None

@@ -22,6 +22,7 @@ from ..inference.collect import typical_batches
 from ..inference.stages import Stages
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
+from ..models.errors import ArgumentError
 from ..models.mainnet import evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet
@@ -177,8 +178,9 @@ def load_mainnet(
         }
         config = AutoConfig.from_pretrained(mainnet, **known)
     if config.model_type == "sidenet":
-        raise ValueError(
-            f"`mainnet` must be a plain classifier, but {mainnet!r} has SideNets: recalibrate it instead."
+        raise ArgumentError(
+            "mainnet",
+            f"must be a plain classifier, but {mainnet!r} has SideNets: recalibrate it instead",
         )
     model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], **hub_kwargs)
     if processor is None and not isinstance(mainnet, PreTrainedModel):

@@ -12,6 +12,7 @@ import torch
 from ..inference.engine import PoolingEngine
 from ..inference.routings import WholeEngine, by_gates
 from ..inference.rows import Row
+from ..models.errors import ArgumentError
 from ..models.exit_rule import check_thresholds
 from ..models.tasks import task_of
 from .methods import (
@@ -67,7 +68,7 @@ class Catalog:
             ValueError: ONNX Runtime is to be compared, and nothing was exported for it.
         """
         if self.choice.for_onnx() and not self.settings.onnx:
-            raise ValueError("`engines` has ONNX Runtime, for which nothing was exported: call `with_onnx` first.")
+            raise ArgumentError("engines", "has ONNX Runtime, for which nothing was exported: call `with_onnx` first")
         orders = (False, True) if self.modality.has_tokens else (False,)
         eager = [variant for variant in self.variants if variant.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]

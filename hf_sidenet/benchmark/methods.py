@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ..inference.rows import Prediction, Row
+from ..models.errors import ArgumentError
 
 
 GROUPS = PLAIN, RIVAL, OURS = ("plain", "rival", "ours")
@@ -76,7 +77,7 @@ class Method:
 
     def __post_init__(self):
         if self.group not in GROUPS:
-            raise ValueError(f"`group` must be one of {GROUPS}, got {self.group!r}.")
+            raise ArgumentError("group", f"must be one of {GROUPS}", self.group)
 
     @property
     def name(self) -> str:
@@ -100,14 +101,14 @@ def check_methods(methods: Sequence[Method]) -> None:
         ValueError: there are no methods, two have one name, or a `twin` is none of them.
     """
     if not methods:
-        raise ValueError("`methods` must hold at least one method, got none.")
+        raise ArgumentError("methods", "must hold at least one method, got none")
     names = [method.name for method in methods]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"`methods` must have different names, got more than one {twice[0]!r}.")
+        raise ArgumentError("methods", f"must have different names, got more than one {twice[0]!r}")
     for method in methods:
         if method.twin is not None and (method.twin not in names or method.twin == method.name):
-            raise ValueError(f"`twin` of {method.name!r} must be the name of another method, got {method.twin!r}.")
+            raise ArgumentError("twin", f"of {method.name!r} must be the name of another method", method.twin)
 
 
 def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:

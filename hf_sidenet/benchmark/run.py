@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from ..inference.rows import Row, evenly_spaced
+from ..models.errors import ArgumentError
 from .interleave import MethodClock, StageClock, interleave
 from .measures import SizeResult, summarize, with_best_ratios
 from .memory import peak_memory
@@ -65,10 +66,10 @@ def run_benchmark(
     _check(methods, rows, labels, batch_sizes)
     for name, value in (("repeats", repeats), ("max_batches", max_batches)):
         if value < 1:
-            raise ValueError(f"`{name}` must be ≥ 1, got {value!r}.")
+            raise ArgumentError(name, "must be ≥ 1", value)
     # So that NaN is refused too.
     if not 0 <= max_accuracy_drop <= 1:
-        raise ValueError(f"`max_accuracy_drop` must be in [0, 1], got {max_accuracy_drop!r}.")
+        raise ArgumentError("max_accuracy_drop", "must be in [0, 1]", max_accuracy_drop)
     rounds = _Rounds(methods, labels, repeats, torch.device(device), seed, progress)
     expected = {method.name: method.expected(rows) for method in methods if method.expected is not None}
     memory_size = MEMORY_BATCH_SIZE if MEMORY_BATCH_SIZE in batch_sizes else max(batch_sizes)
@@ -156,8 +157,8 @@ def _places(batches: list[list[Row]], batch_size: int) -> list[int]:
 def _check(methods: Sequence[Method], rows: Sequence[Row], labels: Sequence[int], batch_sizes: Sequence[int]) -> None:
     check_methods(methods)
     if not rows or [row.place for row in rows] != list(range(len(rows))):
-        raise ValueError(f"`rows` must be at least one, with `place` 0, 1, 2, ..., got {len(rows)} with others.")
+        raise ArgumentError("rows", f"must be at least one, with `place` 0, 1, 2, ..., got {len(rows)} with others")
     if len(labels) != len(rows):
-        raise ValueError(f"`labels` must be as many as rows, {len(rows)}, got {len(labels)}.")
+        raise ArgumentError("labels", f"must be as many as rows, {len(rows)}, got {len(labels)}")
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
-        raise ValueError(f"`batch_sizes` must be different whole numbers ≥ 1, got {list(batch_sizes)}.")
+        raise ArgumentError("batch_sizes", f"must be different whole numbers ≥ 1, got {list(batch_sizes)}")

@@ -23,6 +23,7 @@ from ..inference.precision import DTYPES
 from ..inference.rows import Row
 from ..inference.stages import Stages
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from .methods import COMPILED, EAGER, FLOAT32, ONNX_RUNTIME
 from .plain import PlainChain, PlainConfig, PlainOnnx, export_plain, plain_mainnet
@@ -203,8 +204,9 @@ class Choice:
             checkpoint = Checkpoint(path, None, base.device)
             self._check(path, checkpoint.config)
             if checkpoint.precision in self.checkpoints:
-                raise ValueError(
-                    f"`also` must name one checkpoint per precision, got two in {checkpoint.precision}: {path!r}."
+                raise ArgumentError(
+                    "also",
+                    f"must name one checkpoint per precision, got two in {checkpoint.precision}: {path!r}",
                 )
             self.checkpoints[checkpoint.precision] = checkpoint
         self.precisions = tuple(dict.fromkeys([*settings.precisions, *self.checkpoints]))
@@ -257,16 +259,18 @@ class Choice:
         own, other = _described(self.base.config), _described(config)
         for what, expected in own.items():
             if other[what] != expected:
-                raise ValueError(
-                    f"`also` must name what has {what} {expected}, as the checkpoint, got {path!r} with {other[what]}."
+                raise ArgumentError(
+                    "also",
+                    f"must name what has {what} {expected}, as the checkpoint, got {path!r} with {other[what]}",
                 )
 
     def _check_engines(self, name: str, precision: str) -> None:
         able, chosen = _engines_of(precision), self.settings.engines
         if not set(able) & set(chosen):
-            raise ValueError(
-                f"`{name}` must have precisions that a chosen engine, {' or '.join(chosen)}, runs, got {precision!r}, "
-                f"which {' or '.join(able) or 'none'} runs."
+            raise ArgumentError(
+                name,
+                f"must have precisions that a chosen engine, {' or '.join(chosen)}, runs, got "
+                f"{precision!r}, which {' or '.join(able) or 'none'} runs",
             )
 
 
@@ -285,7 +289,10 @@ def exported_by_precision(paths: Sequence[str]) -> dict[str, str]:
     for path in paths:
         precision = Manifest.read(path, ONNX).precision
         if precision in found:
-            raise ValueError(f"`also` must name one exported folder per precision, got two in {precision}: {path!r}.")
+            raise ArgumentError(
+                "also",
+                f"must name one exported folder per precision, got two in {precision}: {path!r}",
+            )
         found[precision] = path
     return found
 
@@ -357,9 +364,10 @@ def _export(checkpoint: Checkpoint, folder: str, int8: bool) -> None:
     try:
         export_onnx(checkpoint.model, folder, int8=int8)
     except MissingCalibrationRows as error:
-        raise ValueError(
-            "`also` must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions, since training "
-            "rows show their ranges, got none."
+        raise ArgumentError(
+            "also",
+            "must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions, "
+            "since training rows show their ranges, got none",
         ) from error
 
 

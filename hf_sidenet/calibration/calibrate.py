@@ -9,6 +9,7 @@ import torch
 
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from .path import find_path
 from .targets import Budget, Risk, Target
 from .temperature import fit_temperatures
@@ -157,7 +158,7 @@ def _numbered(groups: Sequence[Hashable], num_rows: int) -> torch.Tensor:
     """Numbers of groups, in the order in which they come first, which says nothing of their answers."""
     if isinstance(groups, str) or len(groups) != num_rows:
         got = f"{len(groups)} for {num_rows} rows" if not isinstance(groups, str) else repr(groups)
-        raise ValueError(f"`groups` must name the group of every certification row, got {got}.")
+        raise ArgumentError("groups", f"must name the group of every certification row, got {got}")
     listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     numbers: dict[Hashable, int] = {}
     return torch.tensor([numbers.setdefault(group, len(numbers)) for group in listed])

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from ..data.classes import ClassMap, listed
 from ..data.rows import Rows
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 from ..optional import require
 from .pvalues import binomial
@@ -41,10 +42,29 @@ MOST_OTHERS = 10**15
 WORTH = 0.6
 # Fewer rows of other classes than the most frequent one say nothing about the second question.
 FEWEST_OTHERS = 20
+TRUST = "If the labels are right and the MainNet is not: `trust_labels`."
 
 
 class ClassOrderError(ValueError):
-    """Labels do not fit the MainNet's answers."""
+    """Labels do not fit the MainNet's answers.
+
+    Args:
+        found (`str`): what was found.
+        outputs (`Sequence[str]`, *optional*): an order of the classes that would fit.
+    """
+
+    def __init__(self, found: str, outputs: Sequence[str] | None = None):
+        self.found = found
+        self.outputs = None if outputs is None else list(outputs)
+        other = (
+            "Another order is given by `labels`, the names of the MainNet's outputs"
+            if outputs is None
+            else f"If that is the order of its outputs: labels={self.outputs}"
+        )
+        super().__init__(f"{found} {other}. {TRUST}")
+
+    def __reduce__(self) -> tuple:
+        return ClassOrderError, (self.found, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -131,8 +151,8 @@ def _check_order(rows: Answered, classes: ClassMap) -> None:
     raise ClassOrderError(
         f"the labels do not fit the MainNet's answers on {len(rows):,} {rows.name} rows. The classes are taken "
         f"{classes.how}: {taken}; so the MainNet is right on {_percent(right[0])} % of the rows. With {better} it "
-        f"would be right on {_percent(right[1])} % (exact test, p = {p_value:.2g}). If that is the order of its "
-        f"outputs: labels={outputs}. If the labels are right and the MainNet is not: `trust_labels`."
+        f"would be right on {_percent(right[1])} % (exact test, p = {p_value:.2g}).",
+        outputs,
     )
 
 
@@ -161,10 +181,7 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     if may_be_worth_it or not certifies:
         logger.warning("Notice that %s.", found)
         return
-    raise ClassOrderError(
-        f"{found}. The classes are taken {classes.how}: {classes.text()}. Another order is given by `labels`, the "
-        "names of the MainNet's outputs. If the labels are right and the MainNet is not: `trust_labels`."
-    )
+    raise ClassOrderError(f"{found}. The classes are taken {classes.how}: {classes.text()}.")
 
 
 def _tells_apart(answered: torch.Tensor, labelled: torch.Tensor) -> float:
@@ -215,7 +232,10 @@ def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
     for split, each in rows.items():
         missing = sum(label == NO_LABEL for label in each.labels)
         if missing and (needing or labeled):
-            raise ValueError(
-                f"`{split}` must have labels {f'for {needing}' if needing else 'in every row or in none'}, but "
-                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs none, of any row."
+            raise ArgumentError(
+                split,
+                "must have labels "
+                f"{f'for {needing}' if needing else 'in every row or in none'}, but "
+                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs none, of "
+                "any row",
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..io.files import replacing
 from ..io.locks import folder_lock
+from ..models.errors import ArgumentError
 from .repeats import find_repeats
 from .targets import Target
 
@@ -83,9 +84,10 @@ def _read(path: Path) -> dict[str, list[str]]:
         what = "it has other fields"
     except (ValueError, TypeError) as error:
         what = str(error)
-    raise ValueError(
-        f"`{path}` must hold how often rows have certified, but is damaged: {what}. Move it away to go on; what it "
-        "counted is then not counted any more."
+    raise ArgumentError(
+        path,
+        f"must hold how often rows have certified, but is damaged: {what}. Move it away to go "
+        "on; what it counted is then not counted any more",
     )
 
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from ..models.errors import ArgumentError
+
 
 T = TypeVar("T")
 
@@ -48,10 +50,10 @@ def split_rows(num_rows: int, fraction: float, seed: int) -> Split:
         ValueError: `fraction` is not in (0, 1), or a part would be empty.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"`certification_fraction` must be in (0, 1), got {fraction!r}.")
+        raise ArgumentError("certification_fraction", "must be in (0, 1)", fraction)
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
     num_design = num_rows - round(fraction * num_rows)
     design, certification = order[:num_design], order[num_design:]
     if len(design) == 0 or len(certification) == 0:
-        raise ValueError(f"`validation` must have rows to design and to certify with, got {num_rows} in all.")
+        raise ArgumentError("validation", f"must have rows to design and to certify with, got {num_rows} in all")
     return Split(design.sort().values, certification)

@@ -15,6 +15,7 @@ import torch
 
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
 from .pvalues import TESTS
 from .targets import Budget, Risk, RiskEstimate, Target
@@ -111,9 +112,9 @@ def select_thresholds(
         ValueError: an argument is impossible.
     """
     if test not in TESTS:
-        raise ValueError(f"`test` must be one of {TESTS}, got {test!r}.")
+        raise ArgumentError("test", f"must be one of {TESTS}", test)
     if not path or len(records) == 0:
-        raise ValueError(f"`path` and `records` must not be empty, got {len(path)} points and {len(records)} rows.")
+        raise ArgumentError("path", f"and `records` must not be empty, got {len(path)} points and {len(records)} rows")
     risks = [target for target in targets if isinstance(target, Risk)]
     budgets = [target for target in targets if isinstance(target, Budget)]
     num_independent = len(records) if groups is None else len(groups.unique())
@@ -164,7 +165,7 @@ def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Risk], budget
 def check_confidence_level(confidence_level: float) -> None:
     """Raise `ValueError` for what is no probability of a guarantee."""
     if not 0 < confidence_level < 1:
-        raise ValueError(f"`confidence_level` must be in (0, 1), got {confidence_level!r}.")
+        raise ArgumentError("confidence_level", "must be in (0, 1)", confidence_level)
 
 
 def level_per_target(targets: Sequence[Target], confidence_level: float) -> float:
@@ -222,7 +223,7 @@ def _start(
     if not target.is_conditional:
         return 0
     if design is None or len(design) == 0:
-        raise ValueError(f"`design` must be given for {target.name}, to fix where its sequence starts; got none.")
+        raise ArgumentError("design", f"must be given for {target.name}, to fix where its sequence starts; got none")
     needed = target.needed_rows(level)
     expected = []
     for index, thresholds in enumerate(path):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from .checkpoints import MANIFEST, is_exported, load, load_reference
-from .errors import DO_NOT_ATTACH, CommandError, blaming
+from .errors import DO_NOT_ATTACH, CommandError, attribute_errors_to
 from .options import (
     DATA,
     GUARANTEE,
@@ -169,7 +169,7 @@ def attach(
     parse_targets(target)
     check_free(output_dir, CHECKPOINT, overwrite=overwrite)
     hub_kwargs: dict[str, Any] = {} if revision is None else {"revision": revision}
-    with blaming("MAINNET"):
+    with attribute_errors_to("MAINNET"):
         AutoConfig.from_pretrained(mainnet, **hub_kwargs)
     if dtype is not None:
         hub_kwargs["dtype"] = getattr(torch, dtype)
@@ -178,9 +178,9 @@ def attach(
     if distillation_weight is not None:
         shared["distillation_weight"] = distillation_weight
     with (
-        _enough_rows(data.spelt("validation"), certification_fraction),
-        data.blaming(),
-        blaming("MAINNET", when="`model_name_or_path`"),
+        _enough_rows(data.option_of("validation"), certification_fraction),
+        data.attribute_errors(),
+        attribute_errors_to("MAINNET", argument="model_name_or_path"),
     ):
         result = attach(
             mainnet,
@@ -298,7 +298,7 @@ def recalibrate(
     report = Report.load(source)
     stages = OnnxStages.load(directory) if exported else None
     if not exported:
-        with blaming(f"DIRECTORY: the report of {directory!r}", when="`report`"):
+        with attribute_errors_to(f"DIRECTORY: the report of {directory!r}", argument="report"):
             report.check_version()
     compared = load_reference(model, reference)
     known = data.dataset_name is not None or data.files["train"] is not None
@@ -306,9 +306,9 @@ def recalibrate(
     running = {"max_length": report.max_length(max_length), "batch_size": report.batch_size(batch_size)}
     fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
     with (
-        _enough_rows(data.spelt("validation"), fraction),
-        data.blaming(),
-        blaming("--checkpoint: must be what DIRECTORY was exported from", when="`stages` and `model`"),
+        _enough_rows(data.option_of("validation"), fraction),
+        data.attribute_errors(),
+        attribute_errors_to("--checkpoint: must be what DIRECTORY was exported from", argument="stages"),
     ):
         found = recalibrate(
             model,

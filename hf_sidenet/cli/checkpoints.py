@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..io.json import json_text
-from .errors import CommandError, blaming
+from .errors import CommandError, attribute_errors_to
 from .options import (
     COMPARED,
     OUTPUT,
@@ -72,7 +72,7 @@ def evaluate(
     compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
     running = {"max_length": report.max_length(max_length), "batch_size": report.batch_size(batch_size)}
-    with data.blaming():
+    with data.attribute_errors():
         evaluation, records = evaluate_checkpoint(
             model,
             processor,
@@ -189,7 +189,7 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     device = _device(device)
-    with blaming("DIRECTORY", when="`model_name_or_path`"):
+    with attribute_errors_to("DIRECTORY", argument="model_name_or_path"):
         settings = Settings(
             directory=directory,
             precisions=precisions,
@@ -201,9 +201,9 @@ def benchmark(
         catalog = Catalog(settings)
         model = catalog.base.model
     max_length = Report.load(directory).max_length(max_length)
-    with data.blaming():
+    with data.attribute_errors():
         prepared = _prepared(directory, data, model, max_length)
-    with blaming(data.spelt("test")):
+    with attribute_errors_to(data.option_of("test")):
         inputs, labels = read_rows(Stages(model), prepared, rows, seed)
     answers, _ = catalog.reference.mainnet(inputs)
     check_class_order(
@@ -252,7 +252,7 @@ def info(directory: AnyDirectory) -> Outcome:
     from ..models.tasks import label_names
     from ..report import Report
 
-    with blaming("DIRECTORY"):
+    with attribute_errors_to("DIRECTORY"):
         config = SideNetConfig.from_pretrained(directory)
         if config.calibration is not None:
             check_evidence(config.calibration)
@@ -306,7 +306,7 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
     from ..attaching.checkpoint import load_checkpoint
     from ..calibration import check_evidence
 
-    with blaming(called, when="`model_name_or_path`"), blaming(called):
+    with attribute_errors_to(called, argument="model_name_or_path"), attribute_errors_to(called):
         model, processor = load_checkpoint(directory, check=False)
         if model.config.calibration is not None:
             check_evidence(model.config.calibration)
@@ -322,7 +322,7 @@ def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "P
     """
     if reference is None:
         return None
-    with blaming("--reference"):
+    with attribute_errors_to("--reference"):
         compared = model.mainnet_auto_class.from_pretrained(reference, use_safetensors=True)
     if compared.config.model_type == model.config.model_type:
         compared = compared.mainnet

@@ -6,16 +6,18 @@ import re
 import shlex
 import sys
 import traceback
-from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 FAILED, WRONG, DO_NOT_ATTACH = 1, 2, 3
 TRACEBACK = "HF_SIDENET_TRACEBACK"
 # What the library calls differently.
-ARGUMENTS = {"mainnet": "MAINNET", "directory": "DIRECTORY", "repo_id": "REPO"}
-FLAGS = {
+ARGUMENTS = {
+    "mainnet": "MAINNET",
+    "directory": "DIRECTORY",
+    "repo_id": "REPO",
     "text_columns": "--text-column",
     "exit_layer": "--exit-layers",
     "pooling": "--poolings",
@@ -25,73 +27,67 @@ FLAGS = {
     "examples": "--example",
     "calibration_rows": "--calibration-file",
 }
-# The command line can only switch the header off.
-PHRASES = (
-    ("`header` must be True", "`no_header` must not be given"),
-    ("got False with ", "got "),
-    ("For a file without a header line: `header` False.", "For a file without a header line: `no_header`."),
-)
-# Arguments of the library that are flags here.
-NAMES = frozenset(
-    {
-        "also", "batch_size", "cache_dir", "calibration_file", "certification_fraction", "confidence_level",
-        "dataset_config", "dataset_name", "distillation_weight", "dtype", "exit_layers", "hidden_size", "image_column",
-        "int8", "joint", "label_column", "labels", "max_exits", "max_length", "no_header", "output_dir", "overwrite",
-        "poolings", "port", "reference", "revision", "seed", "skip_bad_rows", "small_model", "target", "test_file",
-        "test_method", "thresholds", "token", "train_file", "truncated", "trust_labels", "trust_rows", "tune",
-        "validation_file",
-    }
-)  # fmt: skip
-# A list of strings as Python writes it.
-LABELS = re.compile(r"""labels=(\[(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|, )*\])""")
 # All but tabs and ends of lines; also those that turn the direction of writing.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-QUOTED = re.compile(r"`([a-z_]+)`")
+MENTIONED = re.compile(r"`([a-z_0-9]+)`")
 
 
 class CommandError(Exception):
-    """What a user gave cannot be; the message is complete."""
+    """Invalid input; the message is complete."""
 
 
-def flag(name: str) -> str | None:
-    """How an argument of the library is spelt on the command line; `None` for what is no flag."""
-    return ARGUMENTS.get(name) or FLAGS.get(name) or ("--" + name.replace("_", "-") if name in NAMES else None)
+@cache
+def _options() -> frozenset[str]:
+    """The names of all options of all commands, as the library spells them."""
+    from .app import command
+
+    commands = command().commands.values()
+    return frozenset(param.name for each in commands for param in each.params if param.opts[0].startswith("--"))
 
 
-def in_flags(message: str) -> str:
-    """A message of the library as one line in the words of the command line.
+def option_name(argument: str) -> str | None:
+    """How an argument of the library is typed; `None` for what is no option."""
+    known = ARGUMENTS.get(argument)
+    return known or ("--" + argument.replace("_", "-") if argument in _options() else None)
+
+
+def in_options(text: str) -> str:
+    """A text of the library on one line, with the arguments that it mentions, in backticks, as they are typed.
 
     Example:
 
     ```python
-    >>> in_flags("`max_length` must be at least 1, got 0.")
-    '--max-length: must be at least 1, got 0.'
+    >>> in_options("needs `dataset_name`")
+    'needs --dataset-name'
     ```
     """
-    text = " ".join(message.split())
-    for old, new in PHRASES:
-        text = text.replace(old, new)
-    first = QUOTED.match(text)
-    if first and flag(first[1]):
-        text = f"{flag(first[1])}: {text[first.end() :].lstrip(': ')}"
-    text = LABELS.sub(lambda found: f"--labels {shlex.join(literal_eval(found[1]))}", text)
-    return QUOTED.sub(lambda found: flag(found[1]) or found[0], text)
+    return MENTIONED.sub(lambda found: option_name(found[1]) or found[0], " ".join(text.split()))
+
+
+def explained(error: Exception) -> str:
+    """What an error says, without the name of the argument where it has one."""
+    if hasattr(error, "explanation"):
+        return in_options(error.explanation)
+    if getattr(error, "outputs", None) is not None:
+        # Of labels in another order than the MainNet's outputs.
+        return in_options(str(error).replace(f"labels={error.outputs}", f"--labels {shlex.join(error.outputs)}"))
+    return in_options(str(error) or type(error).__name__)
 
 
 @contextmanager
-def blaming(what: str, when: str = "") -> Iterator[None]:
+def attribute_errors_to(what: str, argument: str | None = None) -> Iterator[None]:
     """A `ValueError` or `OSError` is the fault of one argument.
 
     Args:
         what (`str`): the argument as it is typed.
-        when (`str`, *optional*): only messages that begin with this, which is taken off.
+        argument (`str`, *optional*): only errors about this argument of the library.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if not str(error).startswith(when):
+        if argument not in (None, getattr(error, "argument", None)):
             raise
-        raise CommandError(f"{what}: {in_flags(str(error).removeprefix(when).strip())}") from error
+        raise CommandError(f"{what}: {explained(error)}") from error
 
 
 def report_error(error: Exception) -> None:
@@ -113,8 +109,14 @@ def error_line(error: Exception) -> str:
     if _is_usage(error):
         return _usage_line(error)
     if isinstance(error, ValueError | ImportError | OSError):
-        return in_flags(str(error) or type(error).__name__)
-    return f"{type(error).__name__}: {in_flags(str(error))} ({TRACEBACK}=1 shows where.)"
+        typed = option_name(error.argument) if hasattr(error, "argument") else None
+        return f"{typed}: {explained(error)}" if typed else _unnamed(error)
+    return f"{type(error).__name__}: {in_options(str(error))} ({TRACEBACK}=1 shows where.)"
+
+
+def _unnamed(error: Exception) -> str:
+    """An error about no option."""
+    return in_options(str(error)) if hasattr(error, "explanation") else explained(error)
 
 
 def exit_code(error: Exception) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, BadParameter, Option
 
-from .errors import CommandError, in_flags
+from .errors import CommandError, explained
 
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class DataOptions:
                 dataset_name=self.dataset_name,
                 dataset_config=self.dataset_config,
                 files=files or None,
-                header=not self.no_header,
+                no_header=self.no_header,
                 text_columns=self.text_column or None,
                 image_column=self.image_column,
                 label_column=self.label_column,
@@ -246,26 +246,24 @@ class DataOptions:
                 required=(*required, *(split for split in optional if split in files)),
             )
         except ValueError as error:
-            message = str(error)
-            for split, flag in self.flags.items():
-                message = message.replace(f"`{split}_file`", f"`{_parameter_name(flag)}`")
-            raise ValueError(message) from error
+            split = getattr(error, "argument", "").removesuffix("_file")
+            if split not in self.flags:
+                raise
+            raise CommandError(f"{self.flags[split]}: {explained(error)}") from error
 
     @contextmanager
-    def blaming(self) -> Iterator[None]:
+    def attribute_errors(self) -> Iterator[None]:
         """An error about the rows of a split is the fault of the option that they came from, and names the file."""
         try:
             yield
         except ValueError as error:
-            split = next((split for split in self.files if str(error).startswith(f"`{split}`")), None)
-            if split is None:
+            split = getattr(error, "argument", None)
+            if split not in self.files:
                 raise
-            what = str(error).removeprefix(f"`{split}`").strip()
-            path = self.files[split]
-            where = f" (in {path})" if path is not None else f" (in {split})"
-            raise CommandError(f"{self.spelt(split)}: {in_flags(what)}{where}") from error
+            where = self.files[split] or split
+            raise CommandError(f"{self.option_of(split)}: {explained(error)} (in {where})") from error
 
-    def spelt(self, split: str) -> str:
+    def option_of(self, split: str) -> str:
         """The option that the rows of a split came from."""
         return self.flags[split] if self.dataset_name is None else "--dataset-name"
 

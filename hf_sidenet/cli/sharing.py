@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument
 
 from .checkpoints import is_exported, load
-from .errors import WRONG, CommandError, blaming, report_error
+from .errors import WRONG, CommandError, attribute_errors_to, report_error
 from .options import (
     HUB,
     OUTPUT,
@@ -68,7 +68,7 @@ def export(
     if int8 and format != "onnx":
         raise CommandError(f"--int8: needs --format onnx, got --format {format}.")
     if data.given and not int8:
-        raise CommandError(f"{data.spelt('train')}: needs --int8, which nothing else is calibrated for.")
+        raise CommandError(f"{data.option_of('train')}: needs --int8, which nothing else is calibrated for.")
     refuse_source(output_dir, DIRECTORY=directory, **data.sources)
     from ..export import export_onnx, export_torch
     from ..export.exported import EXPORTED
@@ -195,7 +195,7 @@ def demo(
     from ..demo import build_demo, launch
 
     given = list(zip(examples[::2], examples[1::2], strict=True)) if pair else examples
-    with blaming("DIRECTORY", when="`model_name_or_path`"), blaming("DIRECTORY"):
+    with attribute_errors_to("DIRECTORY", argument="model_name_or_path"), attribute_errors_to("DIRECTORY"):
         page = build_demo(directory, is_pair=pair, title=title, examples=given, labels=labels or None)
     address = launch(page, host=host, port=port)
     return Outcome({"checkpoint": directory, "address": address}, f"{address} was stopped.")

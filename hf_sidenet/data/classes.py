@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.errors import ArgumentError
+
 
 GIVEN, NAME, INDEX, CLASS_LABEL, LEARNT = (
     "in the order that was given",
@@ -28,7 +30,7 @@ GIVEN, NAME, INDEX, CLASS_LABEL, LEARNT = (
     "in the order of the data set's ClassLabel",
     "in the order of the training rows, which the MainNet is to learn",
 )
-OTHER_NAMES = " Where that is another name of one of them, `labels` must name the MainNet's outputs in their order."
+OTHER_NAMES = "Where that is another name of one of them, `labels` must name the MainNet's outputs in their order."
 MAINNET = "the MainNet"
 SHOWN = 10
 NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.0*)?")
@@ -119,7 +121,7 @@ def match_classes(
     values = list(dict.fromkeys(values))
     if labels is not None:
         if isinstance(labels, str | bytes | Mapping | Set):
-            raise ValueError(f"`labels` must be a list of names, got {labels!r}.")
+            raise ArgumentError("labels", "must be a list of names", labels)
         return _given(values, own, [str(label) for label in labels], new_head)
     known = [name for name in values if _find(own)(name) is not None]
     find, ordered = _find_or_index(own), list(ordered or ())
@@ -138,9 +140,10 @@ def match_classes(
     unknown = [value for value in values if found[value] is None]
     if not names_nothing(own) or known or all(_index(value) is not None for value in values):
         raise UnknownClassError((unknown or values)[0], own)
-    raise ValueError(
-        f"`labels` must name the MainNet's {len(own)} outputs in their order, since it has no names for them and the "
-        f"data have {_shown(sorted(values))}, got None."
+    raise ArgumentError(
+        "labels",
+        f"must name the MainNet's {len(own)} outputs in their order, since it has no names "
+        f"for them and the data have {_shown(sorted(values))}, got None",
     )
 
 
@@ -157,12 +160,12 @@ class UnknownClassError(ValueError):
         self.label, self.known, self.owner = label, known, owner
         super().__init__(f"labels must be classes that {owner} has, {_shown(known)}, got {label!r}.")
 
-    def where(self, split: str, row: int) -> ValueError:
+    def where(self, split: str, row: int) -> ArgumentError:
         """The error with the place: the number of the row counts from 1."""
-        advice = OTHER_NAMES if self.owner == MAINNET else ""
-        return ValueError(
-            f"`{split}` must hold classes that {self.owner} has, {_shown(self.known)}, got "
-            f"{self.label!r} in row {row:,}.{advice}"
+        return ArgumentError(
+            split,
+            f"must hold classes that {self.owner} has, {_shown(self.known)}, got {self.label!r} in row {row:,}",
+            advice=OTHER_NAMES if self.owner == MAINNET else "",
         )
 
 
@@ -175,11 +178,12 @@ def _given(values: list[str], own: Sequence[str], labels: list[str], new_head: b
     twice = [label for label, count in Counter(labels).items() if count > 1]
     blank = any(not label.strip() for label in labels)
     if twice or blank or len(labels) < 2:
-        raise ValueError(f"`labels` must be different names, two or more, got {labels}.")
+        raise ArgumentError("labels", f"must be different names, two or more, got {labels}")
     if len(labels) != len(own) and not new_head:
-        raise ValueError(
-            f"`labels` must name each of the MainNet's {len(own)} outputs, also classes that the data have not, got "
-            f"{len(labels)}: {_shown(labels)}."
+        raise ArgumentError(
+            "labels",
+            f"must name each of the MainNet's {len(own)} outputs, also classes that the data "
+            f"have not, got {len(labels)}: {_shown(labels)}",
         )
     find = _find(labels)
     for value in values:
@@ -201,7 +205,7 @@ def _learnt(values: list[str], train: list[str], ordered: Sequence[str]) -> Clas
         if sorted(set(numbers.values())) == list(range(len(names))):
             names = [f"LABEL_{index}" for index in range(len(names))]
     elif any(FRACTION.fullmatch(value) and number is None for value, number in numbers.items()):
-        raise ValueError(f"`label_column` must hold names or indices of classes, got {_shown(sorted(train))}.")
+        raise ArgumentError("label_column", f"must hold names or indices of classes, got {_shown(sorted(train))}")
     else:
         names = sorted(train)
     find = _find_or_index(names)

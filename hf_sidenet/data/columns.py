@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
 from ..optional import require
 
@@ -58,7 +59,7 @@ class Columns:
 
     def __post_init__(self):
         if self.modality not in MODALITIES:
-            raise ValueError(f"`modality` must be one of {', '.join(MODALITIES)}, got {self.modality!r}.")
+            raise ArgumentError("modality", f"must be one of {', '.join(MODALITIES)}", self.modality)
 
 
 def find_columns(
@@ -91,18 +92,18 @@ def find_columns(
     if image_column is not None:
         _must_exist("image_column", [image_column], features)
         if not is_image(features[image_column]) and not is_string(features[image_column]):
-            raise ValueError(f"`image_column` must hold images or their paths, got {features[image_column]}.")
+            raise ArgumentError("image_column", f"must hold images or their paths, got {features[image_column]}")
         inputs = (image_column,)
     else:
         inputs = tuple(text_columns) if text_columns is not None else _texts(features, label, sample or {})
         _must_exist("text_columns", inputs, features)
         if len(inputs) not in (1, 2):
-            raise ValueError(f"`text_columns` must be one column, or two for pairs, got {list(inputs)}.")
+            raise ArgumentError("text_columns", f"must be one column, or two for pairs, got {list(inputs)}")
         for name in inputs:
             if not is_string(features[name]):
-                raise ValueError(f"`text_columns` must hold texts, got {name!r} with {features[name]}.")
+                raise ArgumentError("text_columns", f"must hold texts, got {name!r} with {features[name]}")
     if label in inputs:
-        raise ValueError(f"`label_column` must not be an input too, got {label!r}.")
+        raise ArgumentError("label_column", "must not be an input too", label)
     unused = [name for name in features if is_string(features[name]) and name not in (*inputs, label)]
     unused = tuple(name for name in unused if _has_words(name, sample or {})) if image_column is None else ()
     if unused:
@@ -171,7 +172,7 @@ def _label(features: "Features", given: str | None) -> str:
     label = _only("label_column", found, [name for names in LABELS for name in names], features)
     feature = features[label]
     if not isinstance(feature, class_label) and not is_string(feature) and not _is_plain(feature):
-        raise ValueError(f"`label_column` must hold names or indices of classes, got {label!r} with {feature}.")
+        raise ArgumentError("label_column", f"must hold names or indices of classes, got {label!r} with {feature}")
     return label
 
 
@@ -201,13 +202,13 @@ def _has_words(name: str, sample: Mapping[str, Sequence[Any]]) -> bool:
 
 def _only(argument: str, found: list, usual: Sequence, features: "Features") -> Any:
     if not found:
-        raise ValueError(f"`{argument}` must be given where no column is one of {list(usual)}, got {list(features)}.")
+        raise ArgumentError(argument, f"must be given where no column is one of {list(usual)}, got {list(features)}")
     if len(found) > 1:
-        raise ValueError(f"`{argument}` must be given where several may be meant: {found} of {list(features)}.")
+        raise ArgumentError(argument, f"must be given where several may be meant: {found} of {list(features)}")
     return found[0]
 
 
 def _must_exist(argument: str, names: Sequence[str], features: "Features") -> None:
     missing = [name for name in names if name not in features]
     if missing:
-        raise ValueError(f"`{argument}` must be among the columns {list(features)}, got {missing}.")
+        raise ArgumentError(argument, f"must be among the columns {list(features)}, got {missing}")

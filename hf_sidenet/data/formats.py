@@ -11,6 +11,7 @@ import torch
 from transformers import BaseImageProcessor, DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..io.fingerprint import content_keys, row_keys
+from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, TEXT, Modality
 from ..optional import require
 from .columns import Columns, is_image
@@ -156,7 +157,7 @@ class ImageRows(RowFormat):
             ValueError: `max_length` is given.
         """
         if max_length is not None:
-            raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
+            raise ArgumentError("max_length", f"must be at least 1, and None for images, got {max_length}")
         num_channels = num_channels_of(config)
 
         def read(batch: dict[str, list]) -> dict[str, list]:

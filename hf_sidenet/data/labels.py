@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
+from ..models.errors import ArgumentError
 from ..models.tasks import label_names
 from ..optional import require
 from .classes import ClassMap, UnknownClassError, match_classes, spelled
@@ -62,9 +63,9 @@ def find_classes(
     for split, values in found.items():
         if None in values:
             row = _row(splits[split], label_column, None)
-            raise ValueError(f"`{split}` must have a label in every row, but row {row:,} has none.")
+            raise ArgumentError(split, f"must have a label in every row, but row {row:,} has none")
     if new_head and len(found.get("train", ())) < 2:
-        raise ValueError(f"`label_column` must hold at least two classes, got {found.get('train', [])}.")
+        raise ArgumentError("label_column", f"must hold at least two classes, got {found.get('train', [])}")
     try:
         return match_classes(
             [value for values in found.values() for value in values],

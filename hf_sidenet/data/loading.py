@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE
 from ..optional import require
 from .classes import spelled
@@ -36,7 +37,7 @@ def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
         ValueError: it cannot be read.
     """
     datasets = require("datasets", "train")
-    with _one_line_errors(f"`dataset_name` {name!r} could not be read"):
+    with _one_line_errors("dataset_name", f"{name!r} could not be read"):
         if (Path(name) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(name))
         return dict(datasets.load_dataset(name, config, **_folder_tables(Path(name))))
@@ -56,21 +57,21 @@ def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | Non
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"`{argument}` must be a file or a folder of pictures, got {str(path)!r}, which is missing.")
+        raise ArgumentError(argument, f"must be a file or a folder of pictures, got {str(path)!r}, which is missing")
     suffix = path.suffix.lower()
     if path.is_dir():
         reader, pattern, options = "imagefolder", f"{glob.escape(str(path))}/**", _folder_options(argument, path)
     elif suffix in READERS:
         reader, pattern, options = READERS[suffix], glob.escape(str(path)), {}
     else:
-        raise ValueError(f"`{argument}` must be a folder of pictures or one of {sorted(READERS)}, got {str(path)!r}.")
+        raise ArgumentError(argument, f"must be a folder of pictures or one of {sorted(READERS)}", str(path))
     if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"`{argument}` must have rows, got {str(path)!r}, which is empty.")
+        raise ArgumentError(argument, f"must have rows, got {str(path)!r}, which is empty")
     if names is not None and reader != "csv":
-        raise ValueError(f"`header` must be True where `{argument}` is no csv or tsv file, got {str(path)!r}.")
+        raise ArgumentError("no_header", f"must not be given where `{argument}` is not a csv or tsv file", str(path))
     if reader == "csv":
         options = _table_options(argument, path, names)
-    with _one_line_errors(f"`{argument}` {str(path)!r} could not be read"):
+    with _one_line_errors(argument, f"{str(path)!r} could not be read"):
         return require("datasets", "train").load_dataset(reader, data_files={"train": pattern}, **options)["train"]
 
 
@@ -109,7 +110,7 @@ def _folder_options(argument: str, path: Path) -> dict[str, Any]:
     if any(path.glob("metadata.*")):
         return {}
     if not any(child.is_dir() for child in path.iterdir()):
-        raise ValueError(f"`{argument}` must have one sub-folder per class, got {str(path)!r}, which has none.")
+        raise ArgumentError(argument, f"must have one sub-folder per class, got {str(path)!r}, which has none")
     # By itself datasets gives no labels to pictures of one class only.
     return {"drop_labels": False}
 
@@ -117,32 +118,30 @@ def _folder_options(argument: str, path: Path) -> dict[str, Any]:
 def _table_options(argument: str, path: Path, names: Sequence[str] | None) -> dict[str, Any]:
     tabs = path.suffix.lower() == ".tsv"
     options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    with _one_line_errors(f"`{argument}` {str(path)!r} could not be read"), open(path, **OPENED) as file:
+    with _one_line_errors(argument, f"{str(path)!r} could not be read"), open(path, **OPENED) as file:
         lines = (row for row in csv.reader(file, **options) if row)
         columns = list(names) if names is not None else next(lines, [])
         first = next(lines, None)
     if first is None:
-        raise ValueError(f"`{argument}` must have rows, got {str(path)!r} with a header line only.")
+        raise ArgumentError(argument, f"must have rows, got {str(path)!r} with a header line only")
     # pandas would take the first cells of longer rows for an index, and shift the others.
     if len(first) != len(columns):
-        raise ValueError(
-            f"`{argument}` must have a cell for each of the columns {columns}, got {len(first)} in the first row."
+        raise ArgumentError(
+            argument,
+            f"must have a cell for each of the columns {columns}, got {len(first)} in the first row",
         )
     return {**options, **_as_texts(columns, header=0 if names is None else None)}
 
 
 @contextmanager
-def _one_line_errors(what: str) -> Iterator[None]:
+def _one_line_errors(argument: str, what: str) -> Iterator[None]:
     errors = require("datasets.exceptions", "train")
     try:
         yield
     except (OSError, RuntimeError, ValueError, csv.Error, errors.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"{what}: {reason[:500]}") from error
+        raise ArgumentError(argument, f"{what}: {reason[:500]}") from error
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.get_logger(__name__)
 
@@ -157,7 +156,7 @@ def load_splits(
     dataset_name: str | None = None,
     dataset_config: str | None = None,
     files: dict[str, str | PathLike] | None = None,
-    header: bool = True,
+    no_header: bool = False,
     text_columns: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -173,8 +172,8 @@ def load_splits(
         files (`dict[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test a csv,
             tsv, json, jsonl or parquet file, or a folder with one sub-folder of pictures per class. The kinds may
             differ. Every cell of a csv or tsv file is a text; quotation marks in a tsv file are part of it.
-        header (`bool`, *optional*, defaults to `True`): whether the first line of csv and tsv files has the names of
-            the columns. Else these are `text_columns`, by default `"text"`, then `label_column`, by default `"label"`.
+        no_header (`bool`, *optional*, defaults to `False`): whether csv and tsv files have no line with the names of
+            the columns. These are then `text_columns`, by default `"text"`, and `label_column`, by default `"label"`.
         text_columns (`Sequence[str]`, *optional*): see [`find_columns`], as for the next two.
         image_column (`str`, *optional*): the column with images, or with paths of images.
         label_column (`str`, *optional*): the column with the class.
@@ -200,39 +199,41 @@ def load_splits(
             f"give one of `dataset_name` and `{wanted[0]}_file`, got {dataset_name!r} and the files {files or 'none'}."
         )
     if dataset_name is not None:
-        found = _from_data_set(dataset_name, dataset_config, header, wanted)
+        found = _from_data_set(dataset_name, dataset_config, no_header, wanted)
     elif dataset_config is not None:
-        raise ValueError(f"`dataset_config` must go with `dataset_name`, got {dataset_config!r} with files.")
+        raise ArgumentError("dataset_config", f"must go with `dataset_name`, got {dataset_config!r} with files")
     else:
-        names = None if header else [*(text_columns or ["text"]), label_column or "label"]
+        names = [*(text_columns or ["text"]), label_column or "label"]
         found = {name: read_file(f"{name}_file", files[name], names) for name in wanted if name in files}
     for name in required or wanted[: not found]:
         if name not in found:
-            raise ValueError(_needs(dataset_name, name, f"{name} rows, got {list(found) or 'no wanted split'}"))
+            raise _needs(dataset_name, name, f"{name} rows, got {list(found) or 'no wanted split'}")
     named = {"text_columns": text_columns, "image_column": image_column, "label_column": label_column}
     try:
         first = next(iter(found.values()))
         columns = find_columns(first.features, **named, sample=sample_cells(first))
-    except ValueError as error:
-        if dataset_name is None and header and any(Path(path).suffix in TABLES for path in files.values()):
-            raise ValueError(f"{error} For a file without a header line: `header` False.") from error
+    except ArgumentError as error:
+        if dataset_name is None and not no_header and any(Path(path).suffix in TABLES for path in files.values()):
+            raise ArgumentError(
+                error.argument, error.rule, error.value, "For a file without a header line: `no_header`."
+            ) from error
         raise
     kept = {name: rows for name, rows in found.items() if _is_labelled(rows, name, columns, dataset_name, required)}
     if not kept:
-        raise ValueError(_needs(dataset_name, next(iter(found)), "labels, all of them are hidden"))
+        raise _needs(dataset_name, next(iter(found)), "labels, all of them are hidden")
     if columns.modality == IMAGE.name:
         kept = {name: _with_pictures(rows, columns.inputs[0]) for name, rows in kept.items()}
     return kept, columns
 
 
-def _from_data_set(name: str, config: str | None, header: bool, wanted: Sequence[str]) -> "dict[str, Dataset]":
-    if not header:
-        raise ValueError(f"`header` must be True with `dataset_name`, got False with {name!r}.")
+def _from_data_set(name: str, config: str | None, no_header: bool, wanted: Sequence[str]) -> "dict[str, Dataset]":
+    if no_header:
+        raise ArgumentError("no_header", "must not be given with `dataset_name`", name)
     given = read_data_set(name, config)
     called = {split: next((each for each in ALIASES[split] if each in given), None) for split in wanted}
     found = {split: given[each] for split, each in called.items() if each is not None}
     if not found:
-        raise ValueError(f"`dataset_name` {name!r} must have {' or '.join(wanted)} rows, got {list(given)}.")
+        raise ArgumentError("dataset_name", f"{name!r} must have {' or '.join(wanted)} rows, got {list(given)}")
     return found
 
 
@@ -246,13 +247,13 @@ def _is_labelled(
     """
     for name in (*columns.inputs, columns.label):
         if name not in rows.column_names:
-            raise ValueError(_needs(dataset_name, split, f"a column {name!r}, got {rows.column_names} in {split}"))
+            raise _needs(dataset_name, split, f"a column {name!r}, got {rows.column_names} in {split}")
     if len(rows) == 0:
-        raise ValueError(_needs(dataset_name, split, f"{split} rows, got 0"))
+        raise _needs(dataset_name, split, f"{split} rows, got 0")
     if not {spelled(label) for label in rows.unique(columns.label)} <= HIDDEN:
         return True
     if split == "train" or split in required:
-        raise ValueError(_needs(dataset_name, split, f"labels in {split}, all of them are hidden"))
+        raise _needs(dataset_name, split, f"labels in {split}, all of them are hidden")
     logger.warning("The labels of the %s rows are hidden: these rows are left out.", split)
     return False
 
@@ -264,7 +265,8 @@ def _with_pictures(rows: "Dataset", column: str) -> "Dataset":
     return rows.cast_column(column, require("datasets", "train").Image())
 
 
-def _needs(dataset_name: str | None, split: str, what: str) -> str:
+def _needs(dataset_name: str | None, split: str, what: str) -> ArgumentError:
     """An error that names the argument which the user gave for these rows."""
-    argument = f"`{split}_file`" if dataset_name is None else f"`dataset_name` {dataset_name!r}"
-    return f"{argument} must have {what}."
+    if dataset_name is None:
+        return ArgumentError(f"{split}_file", f"must have {what}")
+    return ArgumentError("dataset_name", f"{dataset_name!r} must have {what}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PretrainedConfig
 
+from ..models.errors import ArgumentError
 from ..models.modalities import MODALITIES, Modality
 from .classes import spelled
 from .columns import Columns, unformatted
@@ -44,16 +45,13 @@ def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: boo
         return rows, 0
     if not skip or len(wrong) == len(rows):
         shown = [f"row {i + 1:,} {what}" for i, what in sorted(wrong.items())[:SHOWN]]
-        advice = "" if len(wrong) == len(rows) else " `skip_bad_rows` leaves them out."
-        raise ValueError(
-            f"`{split}` must have a {row_format.noun} and a label in every row, but {'; '.join(shown)}: "
-            f"{len(wrong):,} of {len(rows):,} rows in all.{advice}"
+        raise ArgumentError(
+            split,
+            f"must have a {row_format.noun} and a label in every row, but {'; '.join(shown)}: {len(wrong):,} of "
+            f"{len(rows):,} rows in all",
+            advice="" if len(wrong) == len(rows) else "`skip_bad_rows` leaves them out.",
         )
     return rows.select([i for i in range(len(rows)) if i not in wrong]), len(wrong)
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: Any) -> Processor:
@@ -68,17 +66,22 @@ def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: An
         ValueError: there is none.
     """
     kind = modality.processor_name
-    advice = (
-        f"`model_name_or_path` must have a {kind}, got {model_name_or_path!r} without {modality.processor_file}; save "
-        f"it next to the model: {kind.replace(' ', '_')}.save_pretrained(...)."
-    )
+
+    def missing(advice: str = "") -> ArgumentError:
+        return ArgumentError(
+            "model_name_or_path",
+            f"must have a {kind}, got {model_name_or_path!r} without {modality.processor_file}; save it next to the "
+            f"model: {kind.replace(' ', '_')}.save_pretrained(...)",
+            advice=advice,
+        )
+
     try:
         processor = modality.processor_class.from_pretrained(model_name_or_path, **hub_kwargs)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{advice} ({' '.join(str(error).split())[:200]})") from error
+        raise missing(f"({' '.join(str(error).split())[:200]})") from error
     # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
     if hasattr(processor, "all_special_ids") and len(processor) <= len(set(processor.all_special_ids)):
-        raise ValueError(advice)
+        raise missing()
     return processor
 
 
@@ -117,7 +120,7 @@ def prepare(
         ValueError: `max_length` is less than 1, or given for images.
     """
     if max_length is not None and max_length < 1:
-        raise ValueError(f"`max_length` must be at least 1, and None for images, got {max_length}.")
+        raise ArgumentError("max_length", f"must be at least 1, and None for images, got {max_length}")
     return format_of(MODALITIES[columns.modality]).prepare(rows, columns, processor, config, max_length)
 
 

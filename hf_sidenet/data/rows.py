@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..io.fingerprint import fingerprint_rows
+from ..models.errors import ArgumentError
 from ..models.modalities import MODALITIES, Modality
 from ..models.tasks import NO_LABEL, Task, label_names, task_of
 from .classes import ClassMap, indexed_classes, moved_names
@@ -108,10 +109,13 @@ def prepare_rows(
         _check_container(split, rows, name)
     raw = {split: rows for split, rows in splits.items() if name not in _first(rows)}
     if (raw or row_format.needs_processor) and processor is None:
-        raise ValueError(f"`processor` must be given for rows without {name!r} and to pad texts, got None.")
+        raise ArgumentError("processor", f"must be given for rows without {name!r} and to pad texts, got None")
     prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(label_names(config))
     if labels is not None and len(raw) < len(splits):
-        raise ValueError(f"`labels` must be None for rows that have indices of classes already, got {list(labels)}.")
+        raise ArgumentError(
+            "labels",
+            f"must be None for rows that have indices of classes already, got {list(labels)}",
+        )
     if raw:
         first = next(iter(raw.values()))
         columns = columns or find_columns(first.features, sample=sample_cells(first))
@@ -155,7 +159,7 @@ def _check_container(split: str, rows: Any, name: str) -> None:
         instead = f"of dicts `datasets.Dataset.from_list(rows)`, or dicts with {name!r}"
     else:
         return
-    raise ValueError(f"`{split}` must be a `datasets.Dataset`, got a {type(rows).__name__}. Give {instead}.")
+    raise ArgumentError(split, f"must be a `datasets.Dataset`, got a {type(rows).__name__}. Give {instead}")
 
 
 def _first(rows: Any) -> Any:
@@ -168,9 +172,11 @@ def _check_order(rows: Any, split: str, own: Sequence[str]) -> None:
     feature = (getattr(rows, "features", None) or {}).get("labels")
     names = getattr(feature, "names", None) or []
     if moved_names(names, own):
-        raise ValueError(
-            f"`{split}` must have `labels` in the order of the MainNet's outputs, {list(own)}, got a ClassLabel in "
-            f"another order, {list(names)}. `align_labels` brings raw rows to the MainNet's order."
+        raise ArgumentError(
+            split,
+            f"must have `labels` in the order of the MainNet's outputs, {list(own)}, got a "
+            f"ClassLabel in another order, {list(names)}. `align_labels` brings raw rows to "
+            "the MainNet's order",
         )
 
 
@@ -178,9 +184,10 @@ def _check_indices(rows: Rows, split: str, task: Task, config: PretrainedConfig)
     num_outputs = task.num_outputs(config)
     row = task.wrong_row(rows.labels, num_outputs)
     if row is not None:
-        raise ValueError(
-            f"`{split}` must have `labels` in [0, {num_outputs}), or {NO_LABEL} where there is none, got "
-            f"{rows.labels[row]} in row {row + 1:,}."
+        raise ArgumentError(
+            split,
+            f"must have `labels` in [0, {num_outputs}), or {NO_LABEL} where there is none, "
+            f"got {rows.labels[row]} in row {row + 1:,}",
         )
 
 
@@ -210,9 +217,10 @@ def _as_index(label: Any, split: str, row: int) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise ValueError(
-            f"`{split}` must have `labels` that are indices of classes, or -100 where there is none, got {label!r} in "
-            f"row {row:,}."
+        raise ArgumentError(
+            split,
+            "must have `labels` that are indices of classes, or -100 where there is none, "
+            f"got {label!r} in row {row:,}",
         )
     return index
 

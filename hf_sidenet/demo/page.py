@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ..inference.engine import RowError
+from ..models.errors import ArgumentError
 from ..optional import require
 from .batch_files import (
     MAX_BYTES,
@@ -96,7 +97,7 @@ def build_demo(
     demo = Demo(str(checkpoint), is_pair, labels)
     missing = [each for each in examples if not demo.reads_texts and not Path(each).is_file()]
     if missing:
-        raise ValueError(f"`examples` must be pictures that are there, got {missing[0]!r}.")
+        raise ArgumentError("examples", "must be pictures that are there", missing[0])
     title = title or Path(str(checkpoint)).resolve().name
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(LOOKED_AT, KEPT)) as page:
         gr.Markdown(

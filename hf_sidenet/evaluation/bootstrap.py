@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.errors import ArgumentError
+
 
 # Weights of shape (num_resamples, num_rows) in, values of shape (num_resamples, num_values) out.
 Statistic = Callable[[torch.Tensor], torch.Tensor]
@@ -63,9 +65,9 @@ def bootstrap_intervals(
     """
     for name, number in (("num_rows", num_rows), ("num_resamples", num_resamples)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"`{name}` must be an integer ≥ 1, got {number!r}.")
+            raise ArgumentError(name, "must be an integer ≥ 1", number)
     if not 0 < level < 1:
-        raise ValueError(f"`level` must be in (0, 1), got {level!r}.")
+        raise ArgumentError("level", "must be in (0, 1)", level)
     chunks = {name: [] for name in statistics}
     for weights in resample_weights(num_rows, num_resamples, seed):
         for name, statistic in statistics.items():

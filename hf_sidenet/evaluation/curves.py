@@ -12,6 +12,7 @@ from ..io.files import replacing
 from ..io.tables import markdown_table
 from ..measurement.costs import CURRENCIES, ExitCosts
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from ..models.exit_rule import answers, check_thresholds
 
 
@@ -107,7 +108,7 @@ def table(points: Sequence[CurvePoint]) -> str:
         ValueError: there are no points.
     """
     if not points:
-        raise ValueError("`points` must hold at least one point, got none.")
+        raise ArgumentError("points", "must hold at least one point, got none")
     num_sidenets = len(points[0].thresholds)
     exits = [f"exit {i} %" for i in range(num_sidenets)]
     header = ["θ", "accuracy %", *exits, "MainNet %", "params", "FLOPs", "ms"]
@@ -136,7 +137,7 @@ def write_csv(points: Sequence[CurvePoint], path: str | os.PathLike) -> None:
         ValueError: there are no points.
     """
     if not points:
-        raise ValueError("`points` must hold at least one point, got none.")
+        raise ArgumentError("points", "must hold at least one point, got none")
     num_exits = len(points[0].shares)
     header = [
         "name",
@@ -167,6 +168,7 @@ def _point(
 
 def _check_same_exits(records: ExitRecords, costs: ExitCosts) -> None:
     if records.num_exits != costs.num_exits:
-        raise ValueError(
-            f"`costs` must be of the same model as `records`, with {records.num_exits} exits, got {costs.num_exits}."
+        raise ArgumentError(
+            "costs",
+            f"must be of the same model as `records`, with {records.num_exits} exits, got {costs.num_exits}",
         )

@@ -10,6 +10,7 @@ import torch
 
 from ..io.folder_kinds import FolderKind
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from .bootstrap import Interval
 from .exits import EvaluatedPoint, ExitEvaluation
 from .plots import PANELS, add_legend, new_figure, plot_accuracy_cost_bands, short_thresholds, tidy
@@ -166,9 +167,11 @@ def plot_confidences(evaluation: ExitEvaluation, records: ExitRecords, path: str
 
 def _check_same_rows(evaluation: ExitEvaluation, records: ExitRecords) -> None:
     if (len(records), records.num_exits) != (evaluation.num_rows, len(evaluation.exits)):
-        raise ValueError(
-            f"`records` must be those of the evaluation, {evaluation.num_rows} rows and {len(evaluation.exits)} "
-            f"exits, got {len(records)} rows and {records.num_exits} exits."
+        raise ArgumentError(
+            "records",
+            f"must be those of the evaluation, {evaluation.num_rows} rows and "
+            f"{len(evaluation.exits)} exits, got {len(records)} rows and {records.num_exits} "
+            "exits",
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from ..measurement.costs import ExitCosts
 from ..measurement.metrics import check_temperatures
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
 from .bootstrap import Interval, Statistic, bootstrap_intervals
 from .curves import DEFAULT_THRESHOLDS, sweep
@@ -123,7 +124,7 @@ class ExitEvaluation:
             ValueError: there are no rows, an argument is impossible, or records and costs do not fit together.
         """
         if len(records) == 0:
-            raise ValueError("`records` must hold at least one row, got none.")
+            raise ArgumentError("records", "must hold at least one row, got none")
         temperatures = check_temperatures(temperatures, records.num_exits)
         if path is None:
             path = [[threshold] * (records.num_exits - 1) for threshold in DEFAULT_THRESHOLDS]

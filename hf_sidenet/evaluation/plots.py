@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..io.files import replacing
+from ..models.errors import ArgumentError
 from ..optional import require
 from .bootstrap import Interval
 from .curves import CurvePoint, format_thresholds
@@ -43,7 +44,7 @@ def plot_accuracy_cost(
         ValueError: there are no points on the curve.
     """
     if not curve:
-        raise ValueError("`curve` must hold at least one point, got none.")
+        raise ArgumentError("curve", "must hold at least one point, got none")
     with _three_panels(path, title, [*curve, *fixed]) as panels:
         for axes, currency in zip(panels, PANELS, strict=True):
             _draw_panel(axes, curve, fixed, currency)
@@ -96,7 +97,7 @@ def plot_comparison(curves: Mapping[str, Sequence[CurvePoint]], path: str | os.P
     """
     everything = [point for points in curves.values() for point in points]
     if not everything:
-        raise ValueError("`curves` must hold at least one point, got none.")
+        raise ArgumentError("curves", "must hold at least one point, got none")
     with _three_panels(path, title, everything) as panels:
         for axes, currency in zip(panels, PANELS, strict=True):
             for number, (label, points) in enumerate(curves.items()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..io.files import replacing
 from ..measurement.costs import ExitCosts
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from .curves import DEFAULT_THRESHOLDS, CurvePoint, fixed_points, format_thresholds, sweep, table, write_csv
 from .plots import plot_accuracy_cost
 from .provenance import provenance
@@ -63,7 +64,7 @@ class ExitReport:
             ValueError: `max_accuracy_drop` is negative or NaN, or a θ is impossible.
         """
         if not max_accuracy_drop >= 0:
-            raise ValueError(f"`max_accuracy_drop` must be ≥ 0, got {max_accuracy_drop!r}.")
+            raise ArgumentError("max_accuracy_drop", "must be ≥ 0", max_accuracy_drop)
         thresholds = sorted({*(DEFAULT_THRESHOLDS if thresholds is None else thresholds), 1.0})
         num_sidenets = records.num_exits - 1
         chosen, singles = None, []
@@ -162,8 +163,8 @@ def cheapest(
     good = [(point.flops, theta) for theta, point in points if point.accuracy >= floor]
     if not good:
         best = max((point.accuracy for _, point in points), default=None)
-        raise ValueError(
-            f"`candidates` must hold a θ with an accuracy ≥ {floor:.4f} on these rows, as 1.0 mostly is, got at most "
-            f"{best}."
+        raise ArgumentError(
+            "candidates",
+            f"must hold a θ with an accuracy ≥ {floor:.4f} on these rows, as 1.0 mostly is, got at most {best}",
         )
     return min(good, key=lambda pair: pair[0])[1]

@@ -18,6 +18,7 @@ from ..io.files import sha256
 from ..io.fingerprint import fingerprint_weights
 from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
 from ..models.tasks import task_of
 from .programs import DEFAULTS, HIDDEN, input_names
@@ -110,17 +111,17 @@ class Manifest:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(
-                f"`directory` must be an exported folder, with {MANIFEST}, got {str(directory)!r}."
-            ) from None
+            raise ArgumentError("directory", f"must be an exported folder, with {MANIFEST}", str(directory)) from None
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(directory, f"{MANIFEST} cannot be read ({error})") from error
         if not isinstance(document, dict):
             raise _damaged(directory, f"{MANIFEST} holds a {type(document).__name__}")
         if document.get("format") != format or document.get("format_version") != VERSION:
-            raise ValueError(
-                f"`directory` must be an exported folder of format {format!r}, version {VERSION}, got "
-                f"{document.get('format')!r}, version {document.get('format_version')!r}, in {str(directory)!r}."
+            raise ArgumentError(
+                "directory",
+                f"must be an exported folder of format {format!r}, version {VERSION}, got "
+                f"{document.get('format')!r}, version {document.get('format_version')!r}, in "
+                f"{str(directory)!r}",
             )
         if "modality" not in document:
             # Folders of version 0.1 say whether they read texts.
@@ -150,7 +151,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _damaged(directory: str | os.PathLike, what: str) -> ValueError:
-    return ValueError(f"`directory` {str(directory)!r} is damaged: {what}. Export it again.")
+    return ArgumentError("directory", f"{str(directory)!r} is damaged: {what}. Export it again")
 
 
 def _wrong_field(document: dict[str, Any]) -> str | None:
@@ -241,9 +242,10 @@ class ExportedStages:
         self.manifest = Manifest.read(directory, self.format)
         self.config = read_config(directory)
         if len(self.manifest.stages) != len(self.config.exit_layers) + 1:
-            raise ValueError(
-                f"`directory` {str(directory)!r} is damaged: {len(self.config.exit_layers)} SideNets in {CONFIG}, but "
-                f"{len(self.manifest.stages)} stages. Export it again."
+            raise ArgumentError(
+                "directory",
+                f"{str(directory)!r} is damaged: {len(self.config.exit_layers)} SideNets in "
+                f"{CONFIG}, but {len(self.manifest.stages)} stages. Export it again",
             )
         self.task, self.modality = task_of(self.config)[0], MODALITIES[self.manifest.modality]
         self.input_names = tuple(self.manifest.input_names)
@@ -283,12 +285,15 @@ class ExportedStages:
     ) -> dict[str, torch.Tensor]:
         unknown = sorted(set(inputs) - set(self.input_names))
         if unknown:
-            raise ValueError(f"`inputs` must be among {list(self.input_names)}, got {unknown}.")
+            raise ArgumentError("inputs", f"must be among {list(self.input_names)}, got {unknown}")
         if (hidden is None) != (index == 0):
-            raise ValueError(f"`hidden` must be given for every stage but the first, got {hidden} for stage {index}.")
+            raise ArgumentError(
+                "hidden",
+                f"must be given for every stage but the first, got {hidden} for stage {index}",
+            )
         first = hidden if index else inputs.get(self.input_names[0])
         if first is None:
-            raise ValueError(f"`inputs` must have {self.input_names[0]!r}, got {list(inputs)}.")
+            raise ArgumentError("inputs", f"must have {self.input_names[0]!r}, got {list(inputs)}")
         size = tuple(first.shape[: len(self.modality.axes)])
         tensors = {}
         for name in self.manifest.stages[index].inputs:
@@ -296,7 +301,7 @@ class ExportedStages:
             if value is None:
                 value = torch.full(size, DEFAULTS[name])
             if tuple(value.shape[: len(size)]) != size:
-                raise ValueError(f"`{name}` must have {size} rows and tokens as x_c or the texts, got {value.shape}.")
+                raise ArgumentError(name, f"must have {size} rows and tokens as x_c or the texts, got {value.shape}")
             tensors[name] = value
         return tensors
 
@@ -313,10 +318,11 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
         config.validate()
     # Of garbage the config may say anything.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"`directory` {str(directory)!r} has no usable {CONFIG}: {error}") from error
+        reason = str(error).rstrip(".")
+        raise ArgumentError("directory", f"{str(directory)!r} has no usable {CONFIG}: {reason}") from error
     if config.block_shapes is None:
-        rule = "`block_shapes` must be a list of shapes, got None."
-        raise ValueError(f"`directory` {str(directory)!r} has no usable {CONFIG}: {rule}")
+        rule = "`block_shapes` must be a list of shapes, got None"
+        raise ArgumentError("directory", f"{str(directory)!r} has no usable {CONFIG}: {rule}")
     return config
 
 

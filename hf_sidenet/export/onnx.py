@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..models.errors import ArgumentError
 from ..optional import require
 from .exported import ONNX, ExportedStages, StageFile
 
@@ -81,15 +82,15 @@ class OnnxStages(ExportedStages):
         only: int | None = None,
     ):
         if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-            raise ValueError(f"`num_threads` must be a whole number ≥ 1, got {num_threads!r}.")
+            raise ArgumentError("num_threads", "must be a whole number ≥ 1", num_threads)
         runtime = require("onnxruntime", "onnx")
         providers = [CPU] if providers is None else list(providers)
         known = runtime.get_available_providers()
         if not providers or not set(providers) <= set(known):
-            raise ValueError(f"`providers` must be of {known}, which are here, got {providers}.")
+            raise ArgumentError("providers", f"must be of {known}, which are here, got {providers}")
         super().__init__(directory)
         if only is not None and not 0 <= only < len(self):
-            raise ValueError(f"`only` must be from 0 to {len(self) - 1}, got {only}.")
+            raise ArgumentError("only", f"must be from 0 to {len(self) - 1}, got {only}")
         self._process = os.getpid()
         self._has_threads = (num_threads or torch.get_num_threads()) > 1
         self._sessions = {}
@@ -100,7 +101,7 @@ class OnnxStages(ExportedStages):
                 session = open_session(Path(directory) / stage.file, num_threads=num_threads, providers=providers)
             except Exception as error:
                 line = " ".join(str(error).split())
-                raise ValueError(f"`directory` {str(directory)!r} cannot be run: {stage.file}: {line}") from error
+                raise ArgumentError("directory", f"{str(directory)!r} cannot be run: {stage.file}: {line}") from error
             self._check(stage, session)
             self._sessions[index] = session
         self._shapes = {
@@ -134,7 +135,7 @@ class OnnxStages(ExportedStages):
 
     def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         if index not in self._sessions:
-            raise ValueError(f"`index` must be {list(self._sessions)}, which was opened, got {index}.")
+            raise ArgumentError("index", f"must be {list(self._sessions)}, which was opened, got {index}")
         if self._has_threads and os.getpid() != self._process:
             # A call would wait for them for ever.
             raise RuntimeError(
@@ -147,11 +148,12 @@ class OnnxStages(ExportedStages):
             if len(shape) != tensor.dim() or any(
                 isinstance(size, int) and size != got for size, got in zip(shape, tensor.shape, strict=True)
             ):
-                raise ValueError(
-                    f"`{name}` must have shape {tuple(shape)} for stage {index}, got {tuple(tensor.shape)}."
+                raise ArgumentError(
+                    name,
+                    f"must have shape {tuple(shape)} for stage {index}, got {tuple(tensor.shape)}",
                 )
             if tensor.is_floating_point() and tensor.dtype != self.dtype:
-                raise ValueError(f"`{name}` must be {self.dtype}, got {tensor.dtype}.")
+                raise ArgumentError(name, f"must be {self.dtype}, got {tensor.dtype}")
             value = tensor if tensor.is_floating_point() else tensor.long()
             feed[name] = value.detach().contiguous().numpy()
         return tuple(map(torch.from_numpy, self._sessions[index].run(None, feed)))

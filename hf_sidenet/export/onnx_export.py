@@ -19,6 +19,7 @@ from ..inference.reading import RowReader, check_rows
 from ..inference.rows import Row, collate
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
+from ..models.errors import ArgumentError
 from .agreement import largest_difference
 from .exported import EXPORTED, ONNX, Exported, StageFile, sizes, stage_file, write_about
 from .onnx import OnnxStages
@@ -91,16 +92,17 @@ def export_onnx(
         ValueError: an argument is impossible, or the folder holds something.
     """
     if model.device.type != "cpu" or model.dtype not in DTYPES:
-        raise ValueError(
-            f"`model` must be in float32 or float16 on the CPU for ONNX Runtime, got {model.dtype} on {model.device}."
+        raise ArgumentError(
+            "model",
+            f"must be in float32 or float16 on the CPU for ONNX Runtime, got {model.dtype} on {model.device}",
         )
     if int8 and model.dtype is not torch.float32:
-        raise ValueError(f"`int8` must start from a model in float32, got {model.dtype}.")
+        raise ArgumentError("int8", f"must start from a model in float32, got {model.dtype}")
     if calibration_rows is not None and not int8:
-        raise ValueError("`calibration_rows` must not be given without `int8`.")
+        raise ArgumentError("calibration_rows", "must not be given without `int8`")
     newest = library().defs.onnx_opset_version()
     if opset is not None and not MIN_OPSET <= opset <= newest:
-        raise ValueError(f"`opset` must be in [{MIN_OPSET}, {newest}], got {opset}.")
+        raise ArgumentError("opset", f"must be in [{MIN_OPSET}, {newest}], got {opset}")
     refuse_quantized(model, "an export")
     check_free(directory, EXPORTED, overwrite=overwrite)
     stages = Stages(model)
@@ -145,7 +147,7 @@ def _write_int8(
         count += quantize_linears(model, stages.task.num_outputs(stages.config))
         save(model, folder / written.file)
     if count == 0 and convolutions == 0:
-        raise ValueError("`int8` must find linear layers on tokens or convolutions in the MainNet, got none.")
+        raise ArgumentError("int8", "must find linear layers on tokens or convolutions in the MainNet, got none")
     if count == 0 and not batches:
         raise MissingCalibrationRows(
             f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none."
@@ -165,17 +167,17 @@ def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:
     read = reader.read(range(len(rows)), rows, [reader.thresholds(None)] * len(rows))
     for row in read:
         if not isinstance(row, Row):
-            raise ValueError(f"`calibration_rows`: {row}") from row
+            raise ArgumentError("calibration_rows", f"must be readable: {str(row).rstrip('.')}") from row
         size = None if stages.modality.has_tokens else list(row.inputs["pixel_values"].shape)
         if size not in (None, stages.config.input_size):
-            raise ValueError(f"`calibration_rows` must be images of {stages.config.input_size}, got {size}.")
+            raise ArgumentError("calibration_rows", f"must be images of {stages.config.input_size}, got {size}")
     made = []
     for alike in by_kind(read):
         alike.sort(key=lambda row: row.length)
         parts = [alike[start : start + BATCH_SIZE] for start in range(0, len(alike), BATCH_SIZE)]
         made += [collate(part, padding_of(stages), stages.device).inputs for part in parts]
     if not made:
-        raise ValueError("`calibration_rows` must have rows, got none.")
+        raise ArgumentError("calibration_rows", "must have rows, got none")
     return made
 
 

@@ -17,6 +17,7 @@ from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from ..inference.stages import Stages
+from ..models.errors import ArgumentError
 from ..models.modalities import DEFAULT_VOCABULARY, Modality
 
 
@@ -118,7 +119,7 @@ def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | 
         ExportError: the stage cannot be traced, or not for any number of rows and tokens.
     """
     if not 0 <= index < len(stages):
-        raise ValueError(f"`index` must be in [0, {len(stages)}), got {index}.")
+        raise ArgumentError("index", f"must be in [0, {len(stages)}), got {index}")
     example = example_of(stages, index) if example is None else example
     whole = _traced(_Positional(stages.modules[index], tuple(example)), example, stages, index)
     graph, needed = _cleaned(whole, tuple(example))

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ..inference.precision import refuse_quantized
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
+from ..models.errors import ArgumentError
 from .agreement import largest_difference
 from .exported import EXPORTED, TORCH, Exported, ExportedStages, sizes, stage_file, write_about
 from .programs import export_stage
@@ -58,7 +59,7 @@ def export_torch(
         ValueError: the model is in training mode, not on the CPU or quantised, or the folder holds something.
     """
     if model.device.type != "cpu":
-        raise ValueError(f"`model` must be on the CPU to be exported, got {model.device}: `model.cpu()`.")
+        raise ArgumentError("model", f"must be on the CPU to be exported, got {model.device}: `model.cpu()`")
     refuse_quantized(model, "an export")
     check_free(directory, EXPORTED, overwrite=overwrite)
     stages = Stages(model)
@@ -94,9 +95,10 @@ class TorchStages(ExportedStages):
     def __init__(self, directory: str | os.PathLike, *, trust_programs: bool = False):
         super().__init__(directory)
         if not trust_programs:
-            raise ValueError(
-                f"`trust_programs` must be True to load {str(directory)!r}: loading a program of torch.export can run "
-                "any code that was written into it. ONNX files cannot."
+            raise ArgumentError(
+                "trust_programs",
+                f"must be True to load {str(directory)!r}: loading a program of torch.export "
+                "can run any code that was written into it. ONNX files cannot",
             )
         self._programs = []
         for stage in self.manifest.stages:
@@ -106,7 +108,8 @@ class TorchStages(ExportedStages):
                 program = torch.export.load(path)
             except Exception as error:
                 line = " ".join(str(error).split())
-                raise ValueError(f"`directory` {str(directory)!r} cannot be loaded: {stage.file}: {line}") from error
+                what = f"{str(directory)!r} cannot be loaded: {stage.file}: {line}"
+                raise ArgumentError("directory", what) from error
             if list(program.graph_signature.user_inputs) != stage.inputs:
                 raise ValueError(
                     f"{stage.file} must take {stage.inputs} as its manifest says, but takes "

@@ -17,6 +17,7 @@ from ..export.torch_export import SUFFIX, check_archive
 from ..inference.certificate import why_not_certified
 from ..inference.classes import model_class
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modalities import MODALITIES
 from ..report import REPORT, Report
 from ..report.guarantee import GUARANTEE
@@ -244,7 +245,7 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
     """
     folder = Path(directory)
     if not folder.is_dir():
-        raise ValueError(f"`directory` must be a folder, got {str(directory)!r}.")
+        raise ArgumentError("directory", "must be a folder", str(directory))
     found = Shareable(str(directory))
     names, left_out = shared_files(folder)
     found.files.update({name: (folder / name).stat().st_size for name in names})

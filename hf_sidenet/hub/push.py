@@ -26,6 +26,7 @@ from ..io.folders import writing_folder
 from ..measurement import ExitRecords
 from ..models import __file__ as models_file
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.tasks import TASKS
 from ..report import CURRENCIES, FIGURES, Report, checkpoint_card, describe, eval_results
 from .shared_files import refuse_links, shared_files
@@ -103,15 +104,17 @@ def save_checkpoint(
             is given, or the folder holds something and `overwrite` is False, or something else of these names.
     """
     if model.config.calibration is None:
-        raise ValueError("`model` must be calibrated to be saved with a card, but `config.calibration` is None.")
+        raise ArgumentError("model", "must be calibrated to be saved with a card, but `config.calibration` is None")
     if (evaluation is None) != (records is None):
         given = "evaluation" if records is None else "records"
-        raise ValueError(f"`evaluation` and `records` must be given together, got only `{given}`.")
+        raise ArgumentError("evaluation", f"and `records` must be given together, got only `{given}`")
     not_certified = why_not_certified(model, processor)
     if not_certified is not None:
-        raise ValueError(
-            f"`model` must be what it was when θ was certified, but {not_certified}. Calibrate it again with "
-            "`hf_sidenet.attaching.checkpoint.recalibrate`, or save it without a card: `model.save_pretrained`."
+        raise ArgumentError(
+            "model",
+            f"must be what it was when θ was certified, but {not_certified}. Calibrate it "
+            "again with `hf_sidenet.attaching.checkpoint.recalibrate`, or save it without a "
+            "card: `model.save_pretrained`",
         )
     name = Path(directory).resolve().name
     read = READ_NAMES if is_same_folder(directory, source) else ()
@@ -199,7 +202,7 @@ def write_model_card(
     """
     known = sorted(name for each in TASKS.values() for name in each.pipelines.values())
     if task not in known:
-        raise ValueError(f"`task` must be one of {known}, got {task!r}.")
+        raise ArgumentError("task", f"must be one of {known}", task)
     path = Path(directory) / "README.md"
     if path.is_symlink():
         # What it says is written into a file that is shared.
@@ -268,9 +271,11 @@ def push_checkpoint(
         repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         # Of a repository that exists, `create_repo` leaves it as it is.
         if private and not api.model_info(repo_id, token=token).private:
-            raise ValueError(
-                f"`repo_id` must be a private repository where that is asked for, but {repo_id!r} exists and is "
-                "public. Make it private in its settings on the Hub, or name another. Nothing was uploaded."
+            raise ArgumentError(
+                "repo_id",
+                f"must be a private repository where that is asked for, but {repo_id!r} "
+                "exists and is public. Make it private in its settings on the Hub, or name "
+                "another. Nothing was uploaded",
             )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
@@ -302,7 +307,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"`repo_id` must be a name as 'my-org/my-classifier', got {repo_id!r}.") from error
+        raise ArgumentError("repo_id", "must be a name as 'my-org/my-classifier'", repo_id) from error
 
 
 def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:
@@ -310,17 +315,24 @@ def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Except
     status = getattr(getattr(error, "response", None), "status_code", None)
     login = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write there."
     if status == 401:
-        return ValueError(f"`token` must be one that the Hub knows, but it refused it (401). {login} {SAFE}")
+        return ArgumentError(
+            "token", "must be one that the Hub knows, but it refused it (401)", advice=f"{login} {SAFE}"
+        )
     if status == 403:
-        return ValueError(f"`token` must be allowed to write to {repo_id!r}, but is not (403). {login} {SAFE}")
+        return ArgumentError(
+            "token", f"must be allowed to write to {repo_id!r}, but is not (403)", advice=f"{login} {SAFE}"
+        )
     if status == 404:
         where = repr(repo_id) + ("" if revision is None else f" at {revision!r}")
-        return ValueError(
-            f"`repo_id` must be a repository that you can see and write to, but the Hub has no {where} (404). Look at "
-            f"the owner's name, and at whose token it is. {SAFE}"
+        return ArgumentError(
+            "repo_id",
+            f"must be a repository that you can see and write to, but the Hub has no {where} (404)",
+            advice=f"Look at the owner's name, and at whose token it is. {SAFE}",
         )
     if status is not None and 400 <= status < 500 and status not in (408, 429):
-        return ValueError(f"`repo_id` {repo_id!r}: the Hub refused the upload ({status}): {_line(error)} {SAFE}")
+        return ArgumentError(
+            "repo_id", f"{repo_id!r}: the Hub refused the upload ({status})", advice=f"{_line(error)} {SAFE}"
+        )
     return _interrupted(error, repo_id)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..export.exported import MANIFEST
 from ..io.folder_kinds import leaves
+from ..models.errors import ArgumentError
 
 
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -110,8 +111,8 @@ def refuse_links(directory: str | os.PathLike, argument: str = "directory") -> N
     """
     links = leading_out(directory)
     if links:
-        raise ValueError(
-            f"`{argument}` must hold no link that leads out of it, got {str(directory)!r}: {LINK.format(links[0])}"
+        raise ArgumentError(
+            argument, f"must hold no link that leads out of it, got {str(directory)!r}: {LINK.format(links[0])}"
         )
 
 

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from .. import models
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
@@ -24,7 +25,7 @@ def model_class(config: SideNetConfig) -> type[SideNetPreTrainedModel]:
     name = config.architectures[0] if config.architectures else None
     kind = getattr(models, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, SideNetPreTrainedModel)):
-        raise ValueError(f"`architectures` must name a class of hf_sidenet, got {config.architectures!r}.")
+        raise ArgumentError("architectures", "must name a class of hf_sidenet", config.architectures)
     return kind
 
 

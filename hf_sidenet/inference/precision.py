@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..measurement import ExitRecords
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
@@ -72,9 +73,9 @@ def refuse_quantized(model: nn.Module, purpose: str) -> None:
         ValueError: it is quantised.
     """
     if quantization_of(model) is not None:
-        raise ValueError(
-            f"`model` must not be quantised for {purpose}, got {precision_of(model)}: give the model that it was made "
-            "from."
+        raise ArgumentError(
+            "model",
+            f"must not be quantised for {purpose}, got {precision_of(model)}: give the model that it was made from",
         )
 
 
@@ -86,7 +87,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {tuple(DTYPES)}, got {name!r}.")
+        raise ArgumentError("dtype", f"must be one of {tuple(DTYPES)}", name)
     return DTYPES[name]
 
 

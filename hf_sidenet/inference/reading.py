@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.limits import in_channels, num_channels_of, text_limit
+from ..models.errors import ArgumentError
 from ..models.exit_rule import check_thresholds
 from ..models.modalities import TEXT
 from ..models.tasks import LABEL_INPUTS
@@ -45,7 +46,7 @@ def check_rows(rows: Any, name: str = "rows") -> None:
         instead = "one row as `[row]`"
     else:
         return
-    raise ValueError(f"`{name}` must be an iterable of rows, got a {type(rows).__name__}. Give {instead}.")
+    raise ArgumentError(name, f"must be an iterable of rows, got a {type(rows).__name__}. Give {instead}")
 
 
 def own_tokenizer(processor: Any, **arguments: Any) -> Any:
@@ -135,7 +136,10 @@ class RowReader:
         encoded = dict(self.processor(texts, truncation=True, max_length=self.max_length))
         for name, values in encoded.items():
             if len(values) != len(texts):
-                raise ValueError(f"`processor` must give one row per text, {len(texts)}, got {len(values)} `{name}`.")
+                raise ArgumentError(
+                    "processor",
+                    f"must give one row per text, {len(texts)}, got {len(values)} `{name}`",
+                )
         return [{name: values[i] for name, values in encoded.items()} for i in range(len(texts))]
 
     def _processed(self, row: Any) -> Any:
@@ -166,16 +170,16 @@ class RowReader:
         listed, value = value, torch.as_tensor(value)
         if name in INTEGER_INPUTS:
             if value.dim() != 1 or (value.is_floating_point() and value.numel() > 0):
-                raise ValueError(
-                    f"`{name}` must be whole numbers of shape (tokens,), got {value.dtype} of shape "
-                    f"{tuple(value.shape)}."
+                raise ArgumentError(
+                    name,
+                    f"must be whole numbers of shape (tokens,), got {value.dtype} of shape {tuple(value.shape)}",
                 )
             self._check_range(name, listed if isinstance(listed, list) else value)
             return value.long()
         expected = 2 if name == "inputs_embeds" else 3
         if value.dim() != expected or not value.is_floating_point():
             axes = "(tokens, width)" if expected == 2 else "(channels, height, width)"
-            raise ValueError(f"`{name}` must be numbers of shape {axes}, got {value.dtype} of {tuple(value.shape)}.")
+            raise ArgumentError(name, f"must be numbers of shape {axes}, got {value.dtype} of {tuple(value.shape)}")
         return value.to(self.stages.dtype)
 
     def _check_range(self, name: str, values: list[int] | torch.Tensor) -> None:
@@ -186,7 +190,7 @@ class RowReader:
         # A short list is read faster than a tensor.
         low, high = (min(values), max(values)) if isinstance(values, list) else values.aminmax()
         if low < 0 or high >= limit:
-            raise ValueError(f"`{name}` must be in [0, {limit}), got {int(low)} to {int(high)}.")
+            raise ArgumentError(name, f"must be in [0, {limit}), got {int(low)} to {int(high)}")
 
     def _length(self, inputs: dict[str, torch.Tensor]) -> int:
         names = self.stages.modality.main_inputs
@@ -203,10 +207,10 @@ class RowReader:
             raise ValueError(f"a text must have 1 to {longest or 'any number of'} tokens, got {length}.")
         for name, value in inputs.items():
             if len(value) != length:
-                raise ValueError(f"`{name}` must have {length} entries as `{main[0]}` has, got {len(value)}.")
+                raise ArgumentError(name, f"must have {length} entries as `{main[0]}` has, got {len(value)}")
         if "attention_mask" in inputs:
             if not inputs["attention_mask"].any():
-                raise ValueError("`attention_mask` must keep at least one token, got zeros.")
+                raise ArgumentError("attention_mask", "must keep at least one token, got zeros")
         elif "attention_mask" in self.stages.input_names:
             inputs["attention_mask"] = torch.ones(length, dtype=torch.long)
         return length

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..models.errors import ArgumentError
 from ..models.exit_rule import lets_rows_leave
 from .reading import RowReader, check_rows
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, full_batch, measure_routings
@@ -129,11 +130,11 @@ class SideNetRunner:
             ("max_waiting_rows", max_waiting_rows),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a whole number ≥ 1, got {value!r}.")
+                raise ArgumentError(name, "must be a whole number ≥ 1", value)
         if not 0 <= max_wait_ms < float("inf"):
-            raise ValueError(f"`max_wait_ms` must be ≥ 0 and finite, got {max_wait_ms!r}.")
+            raise ArgumentError("max_wait_ms", "must be ≥ 0 and finite", max_wait_ms)
         if routing not in ROUTINGS:
-            raise ValueError(f"`routing` must be one of {ROUTINGS}, got {routing!r}.")
+            raise ArgumentError("routing", f"must be one of {ROUTINGS}", routing)
         self._settle = partial(
             Settled,
             routing=routing,
@@ -225,14 +226,14 @@ class SideNetRunner:
         settled.check_mode()
         settled.tell_not_certified()
         if on_error not in ("return", "raise"):
-            raise ValueError(f"`on_error` must be 'return' or 'raise', got {on_error!r}.")
+            raise ArgumentError("on_error", "must be 'return' or 'raise'", on_error)
         per_row = thresholds if isinstance(thresholds, torch.Tensor) and thresholds.dim() == 2 else None
         shared = None
         if per_row is None and thresholds is not None:
             shared = settled.reader.thresholds(thresholds)
         total = len(rows) if hasattr(rows, "__len__") else None
         if per_row is not None and total not in (None, len(per_row)):
-            raise ValueError(f"`thresholds` must have one row per row, {total}, got {len(per_row)}.")
+            raise ArgumentError("thresholds", f"must have one row per row, {total}, got {len(per_row)}")
         return self._predict(rows, shared, per_row, on_error, total, progress)
 
     async def submit(self, row: Any, thresholds: float | Sequence[float] | None = None) -> Prediction:
@@ -353,7 +354,7 @@ class SideNetRunner:
 
     def _measure(self, settled: Settled, rows: list[Row], repeats: int = 3) -> dict[str, float]:
         if not rows:
-            raise ValueError("`rows` must hold a row that can be answered, got none.")
+            raise ArgumentError("rows", "must hold a row that can be answered, got none")
         ordered = sorted(rows, key=lambda row: row.length)
         batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
         self.times = measure_routings(settled.makers, batches, repeats)
@@ -419,7 +420,7 @@ class SideNetRunner:
 
 def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:
     if end > len(thresholds):
-        raise ValueError(f"`thresholds` must have one row per row, got {len(thresholds)} for {end} or more.")
+        raise ArgumentError("thresholds", f"must have one row per row, got {len(thresholds)} for {end} or more")
     return [reader.thresholds(row) for row in thresholds[start:end].tolist()]
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..io.fingerprint import answering_fields
+from ..models.errors import ArgumentError
 from ..models.tasks import label_names
 from .certificate import why_not_certified
 from .compiled import CompiledStages
@@ -56,12 +57,13 @@ class Settled:
     ):
         is_torch = isinstance(model, PreTrainedModel)
         if not is_torch and not isinstance(model, StageChain):
-            raise ValueError(
-                f"`model` must be a model with SideNets or a chain of stages, got a {type(model).__name__}. Of peft, "
-                "give what `merge_and_unload()` returns."
+            raise ArgumentError(
+                "model",
+                "must be a model with SideNets or a chain of stages, got a "
+                f"{type(model).__name__}. Of peft, give what `merge_and_unload()` returns",
             )
         if not is_torch and (compile or dtype is not None):
-            raise ValueError("`compile` and `dtype` need a torch model, got a chain of stages.")
+            raise ArgumentError("compile", "and `dtype` need a torch model, got a chain of stages")
         if routing == GATES and (compile or not is_torch):
             raise ValueError(f"`routing='{GATES}'` needs a torch model that is not compiled.")
         if is_torch:
@@ -115,9 +117,11 @@ class Settled:
         was, now = before._kind(), self._kind()
         for name in (*was, *(name for name in now if name not in was)):
             if was.get(name) != now.get(name):
-                raise ValueError(
-                    f"`model` must differ from the one before in weights, θ and temperatures only, but {name} is "
-                    f"{now.get(name)}, and was {was.get(name)}: make another runner."
+                raise ArgumentError(
+                    "model",
+                    "must differ from the one before in weights, θ and temperatures only, "
+                    f"but {name} is {now.get(name)}, and was {was.get(name)}: make another "
+                    "runner",
                 )
 
     def _kind(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..models.errors import ArgumentError
 from ..models.tasks import label_names
 from .engine import Failed, Ran, RowError, begin, by_kind, go_on, leaving, padding_of, predictions
 from .pool import Pool
@@ -46,11 +47,14 @@ class SingleStage:
 
     def __init__(self, stages: StageChain, index: int, *, batch_size: int = 32, reader: RowReader | None = None):
         if not 0 <= index < len(stages):
-            raise ValueError(f"`index` must be from 0 to {len(stages) - 1}, got {index}.")
+            raise ArgumentError("index", f"must be from 0 to {len(stages) - 1}, got {index}")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a whole number ≥ 1, got {batch_size!r}.")
+            raise ArgumentError("batch_size", "must be a whole number ≥ 1", batch_size)
         if (reader is None) == (index == 0):
-            raise ValueError(f"`reader` must be given for stage 0 and for no other, got {reader} for stage {index}.")
+            raise ArgumentError(
+                "reader",
+                f"must be given for stage 0 and for no other, got {reader} for stage {index}",
+            )
         self.stages = stages = with_own_config(stages)
         self.index, self.batch_size, self.reader = index, batch_size, reader
         self.is_last = index == len(stages) - 1

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PreTrainedModel
 
 from ..data.limits import longest_text
+from ..models.errors import ArgumentError
 from ..models.gate import Blocks, Run, StopForward, leave_through_gate, run_mainnet, sharing_weights
 from ..models.mainnet import check_unchanged, evaluating, gated, name_of
 from ..models.modalities import Modality
@@ -328,7 +329,10 @@ class Served:
         self.check_mode()
         places = set(getattr(model, "hf_device_map", {}).values())
         if len(places) > 1:
-            raise ValueError(f"`model` must be on one device to be cut into stages, got {sorted(map(str, places))}.")
+            raise ArgumentError(
+                "model",
+                f"must be on one device to be cut into stages, got {sorted(map(str, places))}",
+            )
         self.model = sharing_weights(model).eval()
         self.modality = model.modality
         self.task = model.task
@@ -348,8 +352,9 @@ class Served:
         for name, module in self._given:
             if module.training:
                 part = f"its {type(module).__name__} {name!r}" if name else "the whole of it"
-                raise ValueError(
-                    f"`model` must be in evaluation mode, got {part} in training mode: call `model.eval()` first."
+                raise ArgumentError(
+                    "model",
+                    f"must be in evaluation mode, got {part} in training mode: call `model.eval()` first",
                 )
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.errors import ArgumentError
 from ..models.tasks import LABEL_INPUTS
 
 
@@ -86,15 +87,18 @@ def row_keys(dataset: Any, columns: Sequence[str] | None = None) -> list[str]:
             an unknown kind.
     """
     if columns is not None and (isinstance(columns, str) or len(columns) == 0):
-        raise ValueError(f"`columns` must be a list of at least one name, got {columns!r}.")
+        raise ArgumentError("columns", "must be a list of at least one name", columns)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise ValueError(f"`dataset` must give rows by number, got a {type(dataset).__name__} that does not.")
+        raise ArgumentError("dataset", f"must give rows by number, got a {type(dataset).__name__} that does not")
     keys = []
     for row in _stored_rows(dataset, columns):
         names = sorted(set(row) - ANSWERS) if columns is None else columns
         missing = [name for name in names if name not in row]
         if missing or not names:
-            raise ValueError(f"`columns` must name columns of every row, got {missing}; row {len(keys)} has {[*row]}.")
+            raise ArgumentError(
+                "columns",
+                f"must name columns of every row, got {missing}; row {len(keys)} has {[*row]}",
+            )
         digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         for name in names:
             _feed_value(digest, row[name], name)
@@ -205,7 +209,7 @@ def _json(value: Any) -> bytes:
 def _feed_tensors(digest: Any, kind: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         if tensor.is_meta:
-            raise ValueError(f"`model` must be loaded to be fingerprinted, but {name!r} is on the device 'meta'.")
+            raise ArgumentError("model", f"must be loaded to be fingerprinted, but {name!r} is on the device 'meta'")
         _feed(digest, f"{kind} {name}", b"")
         _feed_tensor(digest, tensor)
 
@@ -220,7 +224,7 @@ def _stored_rows(dataset: Any, columns: Sequence[str] | None) -> Iterator[Mappin
     for i in range(len(dataset)):
         row = dataset[i]
         if not isinstance(row, Mapping):
-            raise ValueError(f"`dataset` must have dicts as rows, but row {i} is a {type(row).__name__}.")
+            raise ArgumentError("dataset", f"must have dicts as rows, but row {i} is a {type(row).__name__}")
         yield row
 
 
@@ -272,7 +276,10 @@ def _feed_value(digest: Any, value: Any, column: str) -> None:
     elif value is None or isinstance(value, bool | int | float | date | time | timedelta | Decimal):
         _feed(digest, "value", repr(value).encode())
     else:
-        raise ValueError(f"`columns` must hold values of known kinds, but {column!r} holds a {type(value).__name__}.")
+        raise ArgumentError(
+            "columns",
+            f"must hold values of known kinds, but {column!r} holds a {type(value).__name__}",
+        )
 
 
 def _feed_list(digest: Any, values: Sequence[Any], column: str) -> None:

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ..models.errors import ArgumentError
 from .files import sha256
 
 
@@ -110,7 +111,7 @@ def list_files(folder: Path, kind: FolderKind, foreign: Collection[str] = ()) ->
     """
     document = _read(folder / kind.document)
     if document is None:
-        raise ValueError(f"`folder` must have its {kind.document}, a JSON object, got {str(folder)!r}.")
+        raise ArgumentError("folder", f"must have its {kind.document}, a JSON object", str(folder))
     document[FILES] = {name: _digest(folder, name, kind) for name in sorted(leaves(folder)) if name not in foreign}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     # A file system that finds a file cut and written again waits for the disk.

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..models.errors import ArgumentError
 from .files import temporary_name
 from .folder_kinds import FolderKind, Sorted, leaves, list_files, sort_entries
 from .locks import folder_lock, is_abandoned, sign
@@ -139,26 +140,27 @@ def _check_place(path: Path, overwrite: bool) -> bool:
         `bool`: whether something is in it.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"`output_dir` must be a folder, got the file {str(path)!r}.")
+        raise ArgumentError("output_dir", f"must be a folder, got the file {str(path)!r}")
     if os.path.ismount(path):
-        raise ValueError(
-            f"`output_dir` must be a folder that can be replaced, got {str(path)!r}, where a disk is mounted. Name a "
-            "folder in it."
+        raise ArgumentError(
+            "output_dir",
+            f"must be a folder that can be replaced, got {str(path)!r}, where a disk is mounted. Name a folder in it",
         )
     if not path.is_dir() or not any(path.iterdir()):
         return False
     if not overwrite:
-        raise ValueError(f"`output_dir` must be new or empty unless `overwrite` is given, got {str(path)!r}.")
+        raise ArgumentError("output_dir", "must be new or empty unless `overwrite` is given", str(path))
     return True
 
 
 def _refuse(path: Path, names: list[str]) -> None:
     if names:
         several = f" ({len(names)} files, of which this is the first)" if len(names) > 1 else ""
-        raise ValueError(
-            f"`output_dir` must hold nothing of a name that is written there but what this package wrote, got "
-            f"{str(path)!r}, where {names[0]} is somebody else's or was changed since{several}. Move it away, or name "
-            "another folder."
+        raise ArgumentError(
+            "output_dir",
+            "must hold nothing of a name that is written there but what this package wrote, "
+            f"got {str(path)!r}, where {names[0]} is somebody else's or was changed since{several}. "
+            "Move it away, or name another folder",
         )
 
 

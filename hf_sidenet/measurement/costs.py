@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..models.errors import ArgumentError
 from ..models.mainnet import detached_parameters, evaluating, used_parameters
 from .inputs import model_inputs
 from .shapes import count_shapes, typical_batches
@@ -63,7 +64,7 @@ class ExitCosts:
         if len(set(lengths)) != 1 or lengths[0] < 2:
             raise ValueError(f"{CURRENCIES} must have one value per exit, the same number ≥ 2 each, got {lengths}.")
         if any(len(times) != lengths[0] + 1 for times in self.rounds):
-            raise ValueError(f"`rounds` must have a time per exit and the MainNet's, got {self.rounds}.")
+            raise ArgumentError("rounds", f"must have a time per exit and the MainNet's, got {self.rounds}")
 
     @property
     def num_exits(self) -> int:
@@ -80,7 +81,7 @@ class ExitCosts:
             ValueError: `currency` is none of these.
         """
         if currency not in CURRENCIES:
-            raise ValueError(f"`currency` must be one of {CURRENCIES}, got {currency!r}.")
+            raise ArgumentError("currency", f"must be one of {CURRENCIES}", currency)
         mainnet = getattr(self, f"mainnet_{currency}")
         return [cost / mainnet for cost in getattr(self, currency)]
 
@@ -109,11 +110,11 @@ class ExitCosts:
         """
         fractions = torch.tensor(self.fractions(currency), dtype=torch.float64)
         if exit_index.numel() == 0:
-            raise ValueError("`exit_index` must have at least one row, got none.")
+            raise ArgumentError("exit_index", "must have at least one row, got none")
         if exit_index.min() < 0 or exit_index.max() >= self.num_exits:
-            raise ValueError(
-                f"`exit_index` must be in [0, {self.num_exits}), got {exit_index.min().item()} to "
-                f"{exit_index.max().item()}."
+            raise ArgumentError(
+                "exit_index",
+                f"must be in [0, {self.num_exits}), got {exit_index.min().item()} to {exit_index.max().item()}",
             )
         return fractions[exit_index.cpu()].mean().item()
 
@@ -148,14 +149,14 @@ def measure_costs(
     """
     for name, value in (("repeats", repeats), ("timed_batches", timed_batches)):
         if value < 1:
-            raise ValueError(f"`{name}` must be ≥ 1, got {value!r}.")
+            raise ArgumentError(name, "must be ≥ 1", value)
     at_exits = [{"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))]
     with evaluating(model), torch.no_grad():
         calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
         shapes = count_shapes(calls, batches, model.device, model.dtype, num_timed=timed_batches, progress=progress)
         num_rows = sum(shape.times * shape.rows for shape in shapes)
         if num_rows == 0:
-            raise ValueError("`batches` must hold at least one row, got none.")
+            raise ArgumentError("batches", "must hold at least one row, got none")
         totals = [[shape.times * flops for flops in shape.flops] for shape in shapes]
         flops = [sum(column) / num_rows for column in zip(*totals, strict=True)]
         sample = [model_inputs(batch, model.device, model.dtype) for batch in typical_batches(shapes, timed_batches)]

@@ -12,6 +12,7 @@ from numbers import Real
 
 import torch
 
+from ..models.errors import ArgumentError
 from ..models.exit_rule import route
 from ..models.tasks import SINGLE_LABEL, Task
 
@@ -50,10 +51,10 @@ def check_temperatures(temperatures: list[float] | None, num_exits: int) -> list
     if temperatures is None:
         return [1.0] * num_exits
     if len(temperatures) != num_exits:
-        raise ValueError(f"`temperatures` must have one value per exit ({num_exits}), got {temperatures!r}.")
+        raise ArgumentError("temperatures", f"must have one value per exit ({num_exits})", temperatures)
     for value in temperatures:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
-            raise ValueError(f"`temperatures` must hold finite numbers > 0, got {value!r}.")
+            raise ArgumentError("temperatures", "must hold finite numbers > 0", value)
     return [float(value) for value in temperatures]
 
 
@@ -165,15 +166,16 @@ def expected_calibration_error(
 
 def _check_bins(confidences: torch.Tensor, correct: torch.Tensor, num_bins: int, low: float, high: float) -> None:
     if confidences.dim() != 1 or correct.shape != confidences.shape:
-        raise ValueError(
-            "`confidences` and `correct` must be one-dimensional and of the same length, got shapes "
-            f"{tuple(confidences.shape)} and {tuple(correct.shape)}."
+        raise ArgumentError(
+            "confidences",
+            "and `correct` must be one-dimensional and of the same length, got shapes "
+            f"{tuple(confidences.shape)} and {tuple(correct.shape)}",
         )
     if isinstance(num_bins, bool) or not isinstance(num_bins, int) or num_bins < 1:
-        raise ValueError(f"`num_bins` must be an integer ≥ 1, got {num_bins!r}.")
+        raise ArgumentError("num_bins", "must be an integer ≥ 1", num_bins)
     if not 0 <= low < high <= 1:
-        raise ValueError(f"`low` and `high` must satisfy 0 ≤ low < high ≤ 1, got low={low}, high={high}.")
+        raise ArgumentError("low", f"and `high` must satisfy 0 ≤ low < high ≤ 1, got low={low}, high={high}")
     # A softmax may exceed 1 by a rounding error.
     wrong = confidences[~((confidences >= 0) & (confidences <= high + 1e-6))]
     if wrong.numel() > 0:
-        raise ValueError(f"`confidences` must be in [0, high={high}], got {wrong[0].item()}.")
+        raise ArgumentError("confidences", f"must be in [0, high={high}], got {wrong[0].item()}")

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from ..io.files import replacing
+from ..models.errors import ArgumentError
 from ..models.mainnet import evaluating
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task, named_task
 from .inputs import model_inputs
@@ -49,15 +50,17 @@ class ExitRecords:
     def __post_init__(self):
         exit_logits, labels, mainnet_logits = self.exit_logits, self.labels, self.mainnet_logits
         if exit_logits.dim() != 3 or exit_logits.shape[1] < 2 or not exit_logits.is_floating_point():
-            raise ValueError(
-                "`exit_logits` must be floating point of shape (num_rows, num_exits ≥ 2, num_labels), got "
-                f"{exit_logits.dtype} of shape {tuple(exit_logits.shape)}."
+            raise ArgumentError(
+                "exit_logits",
+                "must be floating point of shape (num_rows, num_exits ≥ 2, num_labels), got "
+                f"{exit_logits.dtype} of shape {tuple(exit_logits.shape)}",
             )
         num_rows, _, num_outputs = exit_logits.shape
         if mainnet_logits.shape != (num_rows, num_outputs) or not mainnet_logits.is_floating_point():
-            raise ValueError(
-                f"`mainnet_logits` must be floating point of shape ({num_rows}, {num_outputs}), got "
-                f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
+            raise ArgumentError(
+                "mainnet_logits",
+                f"must be floating point of shape ({num_rows}, {num_outputs}), got "
+                f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}",
             )
         self.task.check_recorded(labels, num_rows, num_outputs)
 
@@ -69,7 +72,7 @@ class ExitRecords:
             ValueError: there are no labels or no `exit_logits`, or rows left early (columns are missing).
         """
         if predictions.label_ids is None:
-            raise ValueError("`predictions` must have `label_ids`, got None: the rows had no labels.")
+            raise ArgumentError("predictions", "must have `label_ids`, got None: the rows had no labels")
         exit_logits, labels = full_exit_logits(predictions.predictions), torch.as_tensor(predictions.label_ids)
         keep = labels != NO_LABEL
         exit_logits = exit_logits[keep]
@@ -152,21 +155,25 @@ def full_exit_logits(predictions: Any) -> torch.Tensor:
     found = [array for array in arrays if getattr(array, "ndim", 0) == 3]
     if not found:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
-        raise ValueError(
-            "`predictions` must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
-            f"{shapes}. `compute_metrics=compute_exit_metrics(model)` asks the Trainer for them, and so does "
-            "`model.config.keep_exits_at_inference()` before `trainer.predict`."
+        raise ArgumentError(
+            "predictions",
+            "must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
+            f"{shapes}. `compute_metrics=compute_exit_metrics(model)` asks the Trainer for "
+            "them, and so does `model.config.keep_exits_at_inference()` before "
+            "`trainer.predict`",
         )
     exit_logits = torch.as_tensor(found[0])
     # A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead.
     missing = exit_logits.isnan().all(-1)  # (num_rows, num_exits)
     incomplete = missing[:, -1] | missing.all(0).any()
     if incomplete.any():
-        raise ValueError(
-            f"`exit_logits` must have every exit for every row, but {int(incomplete.sum())} of {len(incomplete)} rows "
-            "lack some, because they left early (or because their numbers are NaN). Evaluate with exits off: set "
-            "`model.config.thresholds = [1.0] * len(model.sidenets)`, and give θ to "
-            "`compute_exit_metrics(thresholds=...)`, which replays it. Or take `routed_exit_metrics`."
+        raise ArgumentError(
+            "exit_logits",
+            f"must have every exit for every row, but {int(incomplete.sum())} of "
+            f"{len(incomplete)} rows lack some, because they left early (or because their "
+            "numbers are NaN). Evaluate with exits off: set `model.config.thresholds = [1.0] "
+            "* len(model.sidenets)`, and give θ to `compute_exit_metrics(thresholds=...)`, "
+            "which replays it. Or take `routed_exit_metrics`",
         )
     return exit_logits
 
@@ -218,7 +225,7 @@ def collect(
                 inputs = model_inputs(batch, reference.device, reference.dtype)
                 mainnet_logits.append(reference(**inputs).logits.cpu()[keep])
     if sum(len(batch_labels) for batch_labels in labels) == 0:
-        raise ValueError("`dataloader` must give at least one row, got none.")
+        raise ArgumentError("dataloader", "must give at least one row, got none")
     exit_logits = torch.cat(exit_logits)
     return ExitRecords(
         exit_logits=exit_logits,

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils.versions import require_version
 
+from .errors import ArgumentError
 from .exit_rule import check_thresholds
 from .sidenet import POOLINGS
 from .tasks import SINGLE_LABEL, modality_of, task_of
@@ -46,7 +47,7 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+        raise ArgumentError(name, f"must be one of {', '.join(map(repr, allowed))}", value)
 
 
 def is_count(value: Any) -> bool:
@@ -60,7 +61,7 @@ def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
     except (TypeError, ValueError):
         labels = {}
     if sorted(labels) != list(range(len(id2label))):
-        raise ValueError(f"`id2label` must have the keys 0, 1, ..., one per class, got {id2label!r}.")
+        raise ArgumentError("id2label", "must have the keys 0, 1, ..., one per class", id2label)
     return labels
 
 
@@ -73,7 +74,7 @@ def numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
     one_per(name, values, count)
     for number in values:
         if not _is_finite(number) or not holds(number):
-            raise ValueError(f"`{name}` must be finite and {rule}, got {number!r}.")
+            raise ArgumentError(name, f"must be finite and {rule}", number)
     return [float(number) for number in values]
 
 
@@ -86,7 +87,7 @@ def _is_finite(value: Any) -> bool:
 
 def one_per(name: str, values: list, count: int) -> None:
     if len(values) != count:
-        raise ValueError(f"`{name}` must have {count} values or one for all of them, got {len(values)}: {values!r}.")
+        raise ArgumentError(name, f"must have {count} values or one for all of them, got {len(values)}: {values!r}")
 
 
 # The class that a config without `architectures` is built with, by the MainNet's model type.
@@ -149,7 +150,7 @@ def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfi
         model_type = getattr(mainnet_config, "model_type", None)
     # A model of remote code could be attached and saved, but the checkpoint would not load.
     if model_type not in CONFIG_MAPPING or model_type == "sidenet":
-        raise ValueError(f"`mainnet_config` must have a 'model_type' that transformers knows, got {model_type!r}.")
+        raise ArgumentError("mainnet_config", "must have a 'model_type' that transformers knows", model_type)
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
     try:
@@ -212,17 +213,17 @@ CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
 
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:
     if not isinstance(value, list | tuple | Real):
-        raise ValueError(f"`thresholds` of a config must be a number or one per SideNet, got {value!r}.")
+        raise ArgumentError("thresholds", "of a config must be a number or one per SideNet", value)
     try:
         return check_thresholds(value, num_sidenets)
     # JSON has integers that no float can hold.
     except OverflowError as error:
-        raise ValueError(f"`thresholds` must hold numbers that a float can hold, got {value!r}.") from error
+        raise ArgumentError("thresholds", "must hold numbers that a float can hold", value) from error
 
 
 def _poolings(value: Any, num_sidenets: int) -> list[str]:
     if not isinstance(value, str | list | tuple):
-        raise ValueError(f"`pooling` must be a name or one per SideNet, got {value!r}.")
+        raise ArgumentError("pooling", "must be a name or one per SideNet", value)
     names = [value] * num_sidenets if isinstance(value, str) else list(value)
     one_per("pooling", names, num_sidenets)
     for name in names:
@@ -380,9 +381,11 @@ class SideNetConfig(PretrainedConfig):
         refuse_misspelt(kwargs)
         for name in FIXED_BY_WEIGHTS:
             if name in own and own[name] != config_dict.get(name, own[name]):
-                raise ValueError(
-                    f"`{name}` of a checkpoint is fixed by its weights, {config_dict[name]!r}, got {own[name]!r}. New "
-                    "SideNets are added with `model.add_exits`."
+                raise ArgumentError(
+                    name,
+                    f"of a checkpoint is fixed by its weights, {config_dict[name]!r}",
+                    own[name],
+                    advice="New SideNets are added with `model.add_exits`.",
                 )
         if any(name in own and own[name] != config_dict.get(name) for name in CERTIFIED):
             # The evidence was for the checkpoint's own values.
@@ -394,7 +397,7 @@ class SideNetConfig(PretrainedConfig):
         if not isinstance(auto_map, dict) or not all(
             isinstance(kind, str) or name == "AutoTokenizer" for name, kind in auto_map.items()
         ):
-            raise ValueError(f"`auto_map` must be a dict of names of classes, got {auto_map!r}.")
+            raise ArgumentError("auto_map", "must be a dict of names of classes", auto_map)
         lost = [name for name in NEEDED if config_dict.get(name) is None]
         if lost:
             raise ValueError(f"config.json must have `{lost[0]}`, got {config_dict.get(lost[0])!r}.")
@@ -494,7 +497,7 @@ class SideNetConfig(PretrainedConfig):
         """
         shapes = self.block_shapes
         if shapes is not None and not (isinstance(shapes, list) and all(map(is_shape, shapes))):
-            raise ValueError(f"`block_shapes` must be a list of shapes, lists of integers ≥ 1, got {shapes!r}.")
+            raise ArgumentError("block_shapes", "must be a list of shapes, lists of integers ≥ 1", shapes)
         for name in ("exit_layers", *PER_EXIT):
             setattr(self, name, getattr(self, name))
         weight, temperature = self.distillation_weight, self.distillation_temperature
@@ -504,15 +507,15 @@ class SideNetConfig(PretrainedConfig):
         one_of("mainnet_head", self.mainnet_head, ("own", "mlp"))
         size = self.sidenet_hidden_size
         if not is_count(size):
-            raise ValueError(f"`sidenet_hidden_size` must be an integer ≥ 1, got {size!r}.")
+            raise ArgumentError("sidenet_hidden_size", "must be an integer ≥ 1", size)
         size = self.input_size
         if size is not None and (not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_count, size))):
-            raise ValueError(f"`input_size` must be [channels, height, width], integers ≥ 1, got {size!r}.")
+            raise ArgumentError("input_size", "must be [channels, height, width], integers ≥ 1", size)
         self.input_size = None if size is None else list(size)
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):
-                raise ValueError(f"`{name}` must be a {kind.__name__} or None, got {value!r}.")
+                raise ArgumentError(name, f"must be a {kind.__name__} or None", value)
         task_of(self)[0].check_config(self)
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
@@ -520,7 +523,7 @@ class SideNetConfig(PretrainedConfig):
         mainnet = self.mainnet_config
         for name in ("id2label", "label2id"):
             if kwargs.get(name) is not None and not isinstance(kwargs[name], dict):
-                raise ValueError(f"`{name}` must be a dict or None, got {kwargs[name]!r}.")
+                raise ArgumentError(name, "must be a dict or None", kwargs[name])
         num_labels = kwargs.pop("num_labels", None)
         if kwargs.get("id2label") is not None:
             num_labels = len(kwargs["id2label"])

@@ -12,6 +12,7 @@ from numbers import Real
 
 import torch
 
+from .errors import ArgumentError
 from .gate import StopForward
 from .tasks import SINGLE_LABEL, Task
 
@@ -78,18 +79,19 @@ def check_thresholds(
     if isinstance(thresholds, Real) and not isinstance(thresholds, bool):
         thresholds = [thresholds] * num_sidenets
     if not isinstance(thresholds, list | tuple):
-        raise ValueError(
-            "`thresholds` must be a number, a list with one number per SideNet, or a tensor of shape "
-            f"(batch, num_sidenets), got {reprlib.repr(thresholds)}."
+        raise ArgumentError(
+            "thresholds",
+            "must be a number, a list with one number per SideNet, or a tensor of shape "
+            f"(batch, num_sidenets), got {reprlib.repr(thresholds)}",
         )
     if len(thresholds) != num_sidenets:
-        raise ValueError(
-            f"`thresholds` must have one value per SideNet ({num_sidenets}), got {len(thresholds)}: "
-            f"{reprlib.repr(thresholds)}."
+        raise ArgumentError(
+            "thresholds",
+            f"must have one value per SideNet ({num_sidenets}), got {len(thresholds)}: {reprlib.repr(thresholds)}",
         )
     for value in thresholds:
         if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
-            raise ValueError(f"`thresholds` must hold numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}.")
+            raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}")
     return [float(value) for value in thresholds]
 
 
@@ -97,17 +99,19 @@ def _check_threshold_tensor(
     thresholds: torch.Tensor, num_sidenets: int, batch_size: int | None
 ) -> list[float | torch.Tensor]:
     if thresholds.dim() != 2:
-        raise ValueError(
-            "`thresholds` given as a tensor must have shape (batch, num_sidenets), since one axis could mean rows or "
-            f"SideNets, got shape {tuple(thresholds.shape)}. Pass a list for one θ per SideNet."
+        raise ArgumentError(
+            "thresholds",
+            "given as a tensor must have shape (batch, num_sidenets), since one axis could "
+            f"mean rows or SideNets, got shape {tuple(thresholds.shape)}. Pass a list for one "
+            "θ per SideNet",
         )
     if thresholds.shape[1] != num_sidenets or batch_size not in (None, thresholds.shape[0]):
-        raise ValueError(
-            f"`thresholds` must have shape (batch={batch_size}, num_sidenets={num_sidenets}), got shape "
-            f"{tuple(thresholds.shape)}."
+        raise ArgumentError(
+            "thresholds",
+            f"must have shape (batch={batch_size}, num_sidenets={num_sidenets}), got shape {tuple(thresholds.shape)}",
         )
     if thresholds.dtype == torch.bool or thresholds.is_complex():
-        raise ValueError(f"`thresholds` must hold numbers that are ≥ 0, got a tensor of {thresholds.dtype}.")
+        raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0, got a tensor of {thresholds.dtype}")
     columns = list(thresholds.float().unbind(1))
     if thresholds.device.type != "cpu":
         return columns
@@ -116,7 +120,7 @@ def _check_threshold_tensor(
         torch._assert_async((thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN.")
         return columns
     if not bool((thresholds >= 0).all()):
-        raise ValueError("`thresholds` must hold numbers that are ≥ 0 and not NaN, got a tensor with others.")
+        raise ArgumentError("thresholds", "must hold numbers that are ≥ 0 and not NaN, got a tensor with others")
     return [1.0 if bool((column >= 1).all()) else column for column in columns]
 
 

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .errors import ArgumentError
+
 
 class StopForward(Exception):
     """Every row has its answer: nothing after this block needs to run."""
@@ -141,7 +143,10 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
     if gated == blocks.names:
         return
     if gated:
-        raise ValueError(f"`blocks` must be the ones this MainNet was split at before, {gated}, got {blocks.names}.")
+        raise ArgumentError(
+            "blocks",
+            f"must be the ones this MainNet was split at before, {gated}, got {blocks.names}",
+        )
     for i, block in enumerate(blocks.modules):
         names = tuple(inspect.signature(block.forward).parameters)
         enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after, blocks=blocks)

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelt
+from .errors import ArgumentError
 from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, install, run_mainnet
 from .mainnet import (
@@ -140,11 +141,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
         for name in ("mainnet_config", "block_shapes"):
             if name in own:
-                raise ValueError(f"`{name}` must not be given to from_mainnet, which reads it from the MainNet.")
+                raise ArgumentError(name, "must not be given to from_mainnet, which reads it from the MainNet")
         refuse_misspelt(kwargs)
         if not isinstance(mainnet, str | os.PathLike | PreTrainedModel):
-            raise ValueError(
-                f"`mainnet` must be a folder, a Hub id or a PreTrainedModel, got a {type(mainnet).__name__}."
+            raise ArgumentError(
+                "mainnet",
+                f"must be a folder, a Hub id or a PreTrainedModel, got a {type(mainnet).__name__}",
             )
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":
@@ -256,11 +258,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
         """
         old = self.config
         if not isinstance(exit_layers, list | tuple) or not all(map(is_count, exit_layers)):
-            raise ValueError(f"`exit_layers` must be a list of block counts, integers ≥ 1, got {exit_layers!r}.")
+            raise ArgumentError("exit_layers", "must be a list of block counts, integers ≥ 1", exit_layers)
         taken = sorted(set(exit_layers) & set(old.exit_layers))
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
-            raise ValueError(f"`exit_layers` must name new places, at least one; {got}.")
+            raise ArgumentError("exit_layers", f"must name new places, at least one; {got}")
         at = {layer: i for i, layer in enumerate(old.exit_layers)}
         new = {"thresholds": 1.0, "temperatures": 1.0, "alpha": 1.0, "pooling": pooling}
         config = copy.copy(old)
@@ -293,9 +295,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
             ValueError: the mode is none of these, or adapters are there, which decide what learns.
         """
         if has_adapters(self):
-            raise ValueError(
-                f"`freeze_mainnet` must be chosen before adapters are added, which freeze what is not theirs; got "
-                f"{mode!r} after {sorted(self.peft_config)}."
+            raise ArgumentError(
+                "freeze_mainnet",
+                "must be chosen before adapters are added, which freeze what is not theirs; "
+                f"got {mode!r} after {sorted(self.peft_config)}",
             )
         config = copy.copy(self.config)
         config.freeze_mainnet = mode
@@ -414,7 +417,7 @@ def classify(
     if mainnet_logits is not None:
         check_mainnet_logits(mainnet_logits, batch_size, model.task.num_outputs(model.config))
         if model.config.distillation_weight == 0:
-            raise ValueError("`mainnet_logits` serve distillation only, and `distillation_weight` is 0.")
+            raise ArgumentError("mainnet_logits", "serve distillation only, and `distillation_weight` is 0")
     given = model.config.thresholds if thresholds is None else thresholds
     given = [
         # Before the MainNet is called, so that no exit waits for the copy.

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .errors import ArgumentError
 from .tasks import Task
 
 
@@ -125,9 +126,10 @@ def pooling_mask(mask: torch.Tensor | None, pooling: str, rows: torch.Tensor | N
     if mask is None or pooling not in ("auto", "mean"):
         return None
     if mask.dim() != 2:
-        raise ValueError(
-            "`attention_mask` must have shape (batch, sequence) for the SideNets' mean pooling, got "
-            f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks."
+        raise ArgumentError(
+            "attention_mask",
+            "must have shape (batch, sequence) for the SideNets' mean pooling, got "
+            f"{tuple(mask.shape)}. Use `pooling='cls'` with other masks",
         )
     return mask if rows is None or mask.shape[0] == 1 else mask.index_select(0, rows.to(mask.device))
 
@@ -189,7 +191,8 @@ def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labe
         ValueError: wrong dtype or shape.
     """
     if not mainnet_logits.is_floating_point() or mainnet_logits.shape != (batch_size, num_labels):
-        raise ValueError(
-            f"`mainnet_logits` must be floating point of shape ({batch_size}, {num_labels}), got "
-            f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}."
+        raise ArgumentError(
+            "mainnet_logits",
+            f"must be floating point of shape ({batch_size}, {num_labels}), got "
+            f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}",
         )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from .errors import ArgumentError
 from .modalities import IMAGE, TEXT, Modality
 
 
@@ -197,9 +198,10 @@ class SingleLabelClassification(Task):
     def correct(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """See [`Task.correct`]."""
         if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-            raise ValueError(
-                "`logits` and `labels` must have shapes (num_rows, num_labels) and (num_rows,), got "
-                f"{tuple(logits.shape)} and {tuple(labels.shape)}."
+            raise ArgumentError(
+                "logits",
+                "and `labels` must have shapes (num_rows, num_labels) and (num_rows,), got "
+                f"{tuple(logits.shape)} and {tuple(labels.shape)}",
             )
         return (self.answer(logits) == labels) & ~logits.isnan().any(-1)
 
@@ -224,26 +226,29 @@ class SingleLabelClassification(Task):
     def check_labels(self, labels: torch.Tensor, batch_size: int, num_outputs: int) -> None:
         """See [`Task.check_labels`]: indices of classes, [`NO_LABEL`] for rows that do not count."""
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch_size:
-            raise ValueError(
-                f"`labels` must be one class index per row, {batch_size} integers, got shape {tuple(labels.shape)} of "
-                f"{labels.dtype}."
+            raise ArgumentError(
+                "labels",
+                f"must be one class index per row, {batch_size} integers, got shape "
+                f"{tuple(labels.shape)} of {labels.dtype}",
             )
         if labels.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
             return
         wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= num_outputs))]
         if wrong.numel() > 0:
-            raise ValueError(f"`labels` must be in [0, {num_outputs}) or -100, got {wrong.flatten()[0].item()}.")
+            raise ArgumentError("labels", f"must be in [0, {num_outputs}) or -100, got {wrong.flatten()[0].item()}")
 
     def check_recorded(self, labels: torch.Tensor, num_rows: int, num_outputs: int) -> None:
         """See [`Task.check_recorded`]."""
         if labels.shape != (num_rows,) or labels.dtype != torch.long:
-            raise ValueError(
-                f"`labels` must be int64 of shape ({num_rows},), got {labels.dtype} of shape {tuple(labels.shape)}."
+            raise ArgumentError(
+                "labels",
+                f"must be int64 of shape ({num_rows},), got {labels.dtype} of shape {tuple(labels.shape)}",
             )
         wrong = labels[(labels < 0) | (labels >= num_outputs)]
         if wrong.numel() > 0:
-            raise ValueError(
-                f"`labels` must be in [0, {num_outputs}), got {wrong[0].item()}. Leave rows without a label out."
+            raise ArgumentError(
+                "labels",
+                f"must be in [0, {num_outputs}), got {wrong[0].item()}. Leave rows without a label out",
             )
 
     def wrong_row(self, labels: list[int], num_outputs: int) -> int | None:
@@ -282,5 +287,5 @@ def named_task(name: Any) -> Task:
         ValueError: there is none.
     """
     if name not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {name!r}.")
+        raise ArgumentError("task", f"must be one of {', '.join(TASKS)}", name)
     return TASKS[name]

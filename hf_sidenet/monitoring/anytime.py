@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.errors import ArgumentError
 from ..optional import require
 
 
@@ -36,9 +37,9 @@ def log_wealth(num_rows: int, num_hits: int, rate: float) -> float:
         ValueError: a count or the rate is impossible.
     """
     if not 0 <= num_hits <= num_rows:
-        raise ValueError(f"`num_hits` must be from 0 to `num_rows`, {num_rows}, got {num_hits}.")
+        raise ArgumentError("num_hits", f"must be from 0 to `num_rows`, {num_rows}, got {num_hits}")
     if not 0 < rate < 1:
-        raise ValueError(f"`rate` must be in (0, 1), got {rate!r}.")
+        raise ArgumentError("rate", "must be in (0, 1)", rate)
     return float(_log_wealth(num_rows, num_hits, rate))
 
 
@@ -74,7 +75,7 @@ def check_level(level: float) -> None:
     ValueError: it is no probability between 0 and 1.
     """
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
-        raise ValueError(f"`level` must be in (0, 1), got {level!r}.")
+        raise ArgumentError("level", "must be in (0, 1)", level)
 
 
 def _lower_bound(num_rows: int, num_hits: int, level: float) -> float:
@@ -115,7 +116,7 @@ class ChangeDetector:
         log_wealth(0, 0, self.rate)
         check_level(self.level)
         if isinstance(self.epoch, bool) or not isinstance(self.epoch, int) or self.epoch < 1:
-            raise ValueError(f"`epoch` must be a whole number ≥ 1, got {self.epoch!r}.")
+            raise ArgumentError("epoch", "must be a whole number ≥ 1", self.epoch)
         self.num_rows = self.num_hits = 0
         self.alarm_at: int | None = None
         # Per bet: rows and hits before it began.

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..calibration.targets import Disagreement, parse_targets
 from ..models.configuration_sidenet import SideNetConfig
+from ..models.errors import ArgumentError
 from .anytime import ChangeDetector, anytime_interval, check_level
 
 
@@ -88,11 +89,11 @@ class ShadowMonitor:
         self, limit: float, *, share: float = 0.05, level: float = 0.05, keep: int = 10_000, seed: int | None = None
     ):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ValueError(f"`share` must be in (0, 1], got {share!r}.")
+            raise ArgumentError("share", "must be in (0, 1]", share)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-            raise ValueError(f"`keep` must be a whole number ≥ 0, got {keep!r}.")
+            raise ArgumentError("keep", "must be a whole number ≥ 0", keep)
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < 1:
-            raise ValueError(f"`limit` must be in (0, 1), got {limit!r}.")
+            raise ArgumentError("limit", "must be in (0, 1)", limit)
         check_level(level)
         self.limit, self.share, self.level = limit, share, level
         self._detector = ChangeDetector(limit, level)
@@ -160,7 +161,7 @@ class ShadowMonitor:
             ValueError: a row that the MainNet answered cannot disagree with it.
         """
         if disagrees and not early:
-            raise ValueError("`disagrees` must be False for a row that the MainNet answered, got True.")
+            raise ArgumentError("disagrees", "must be False for a row that the MainNet answered, got True")
         with self._lock:
             self._close(ticket, (row, mainnet_label, early, disagrees))
             return self._detector.alarm

@@ -9,6 +9,7 @@ from ..inference.engine import RowError
 from ..inference.reading import check_rows
 from ..inference.rows import Prediction
 from ..inference.runner import SideNetRunner
+from ..models.errors import ArgumentError
 from .shadow import ShadowMonitor, Ticket
 
 
@@ -39,7 +40,7 @@ class WatchedRunner:
         """
         check_rows(rows)
         if "thresholds" in kwargs:
-            raise ValueError("`thresholds` must not be given where the certified ones are watched.")
+            raise ArgumentError("thresholds", "must not be given where the certified ones are watched")
         return self._predict(rows, kwargs)
 
     def _predict(self, rows: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[Prediction]:

@@ -23,6 +23,7 @@ from ..io.fields import Rule, check_fields, is_count, is_list, is_map, is_number
 from ..io.files import replacing
 from ..io.json import json_text
 from ..measurement.costs import ExitCosts
+from ..models.errors import ArgumentError
 from .metadata import hub_id
 
 
@@ -244,7 +245,7 @@ class Report(Mapping[str, Any]):
         version = self.get("schema_version")
         if version != VERSION:
             got = "one without a version or none" if version is None else f"version {version}"
-            raise ValueError(f"`report` must be a {REPORT} of `attach`, version {VERSION}, got {got}.")
+            raise ArgumentError("report", f"must be a {REPORT} of `attach`, version {VERSION}, got {got}")
 
     def max_length(self, given: int | None = None) -> int | None:
         """Tokens at which texts are cut: as given, else as when the checkpoint was made."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
@@ -42,9 +43,11 @@ class MainNetArguments:
         try:
             overrides = json.loads(self.config_overrides)
         except json.JSONDecodeError as error:
-            raise ValueError(f"`config_overrides` must be JSON, got {self.config_overrides!r} ({error}).") from error
+            raise ArgumentError(
+                "config_overrides", f"must be JSON, got {self.config_overrides!r} ({error})"
+            ) from error
         if not isinstance(overrides, dict):
-            raise ValueError(f"`config_overrides` must be a JSON object, got {self.config_overrides!r}.")
+            raise ArgumentError("config_overrides", "must be a JSON object", self.config_overrides)
         return overrides
 
 
@@ -133,7 +136,7 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
         config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **loading, **overrides)
         unknown = [name for name in overrides if name in unused]
     if unknown:
-        raise ValueError(f"`config_overrides` must be fields of a {config.model_type} config, got {unknown}.")
+        raise ArgumentError("config_overrides", f"must be fields of a {config.model_type} config, got {unknown}")
     return config
 
 
@@ -194,9 +197,10 @@ def build_model(
         if sidenet_args.exit_layers is None:
             return mainnet
         if sidenet_args.freeze_mainnet != "none":
-            raise ValueError(
-                "`model_type` makes random weights, which must learn: `freeze_mainnet` must be 'none', got "
-                f"{sidenet_args.freeze_mainnet!r}."
+            raise ArgumentError(
+                "model_type",
+                "makes random weights, which must learn: `freeze_mainnet` must be 'none'",
+                sidenet_args.freeze_mainnet,
             )
         return sidenet_class.from_mainnet(mainnet, **fields)
     loading = {

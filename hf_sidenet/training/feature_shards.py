@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ..io.files import replacing
 from ..io.locks import folder_lock
+from ..models.errors import ArgumentError
 
 
 FORMAT = {"format": "hf_sidenet.Features", "version": "1"}
@@ -121,8 +122,9 @@ class ShardFolder:
                 whole[file.get_tensor(ROWS)] = part
                 num_found += len(part)
         if num_found not in (0, self.num_rows):
-            raise ValueError(
-                f"`{name}` must be there for all {self.num_rows} rows or for none, but {num_found} have it."
+            raise ArgumentError(
+                name,
+                f"must be there for all {self.num_rows} rows or for none, but {num_found} have it",
             )
         return whole
 

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
+from ..models.errors import ArgumentError
 from ..models.gate import Run, has_sharded_parameters, run_mainnet
 from ..models.mainnet import evaluating, gated
 from ..models.modeling_base import SideNetPreTrainedModel, check_names
@@ -91,9 +92,7 @@ class Features:
             ValueError: there is no such candidate, or a shard is damaged or gone.
         """
         if candidate not in self.candidates:
-            raise ValueError(
-                f"`candidate` must be one of {[known.name for known in self.candidates]}, got {candidate!r}."
-            )
+            raise ArgumentError("candidate", f"must be one of {[known.name for known in self.candidates]}", candidate)
         return self._shards.column(_column(candidate))
 
     @cached_property
@@ -238,12 +237,12 @@ def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> d
     """Width of every tensor that is kept, by name."""
     shapes, widths = model.config.block_shapes, {}
     if not candidates or len(set(candidates)) < len(candidates):
-        raise ValueError(f"`candidates` must be at least one, none twice, got {[*candidates]}.")
+        raise ArgumentError("candidates", f"must be at least one, none twice, got {[*candidates]}")
     for candidate in candidates:
         if not 1 <= candidate.exit_layer <= len(shapes):
-            raise ValueError(f"`exit_layer` must be from 1 to {len(shapes)}, got {candidate.exit_layer!r}.")
+            raise ArgumentError("exit_layer", f"must be from 1 to {len(shapes)}", candidate.exit_layer)
         if candidate.pooling not in POOLINGS or candidate.pooling == "auto":
-            raise ValueError(f"`pooling` must be one of {POOLINGS[1:]}, got {candidate.pooling!r}.")
+            raise ArgumentError("pooling", f"must be one of {POOLINGS[1:]}", candidate.pooling)
         shape = shapes[candidate.exit_layer - 1]
         widths[_column(candidate)] = model.modality.pooled_size(shape, candidate.pooling)
     return widths | {LOGITS: model.task.num_outputs(model.config)}
@@ -252,13 +251,15 @@ def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> d
 def _check_arguments(model: SideNetPreTrainedModel, dataset: Any, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
-            raise ValueError(f"`{name}` must be ≥ 1, got {number!r}.")
+            raise ArgumentError(name, "must be ≥ 1", number)
     if len(dataset) == 0:
-        raise ValueError("`dataset` must have at least one row, got none.")
+        raise ArgumentError("dataset", "must have at least one row, got none")
     if has_sharded_parameters(model.mainnet):
-        raise ValueError(
-            "`model` must have whole parameters on every process, but they are sharded (FSDP or ZeRO-3), and "
-            "processes with different rows would wait for each other: cache features before the model is prepared."
+        raise ArgumentError(
+            "model",
+            "must have whole parameters on every process, but they are sharded (FSDP or "
+            "ZeRO-3), and processes with different rows would wait for each other: cache "
+            "features before the model is prepared",
         )
 
 
@@ -332,9 +333,11 @@ def _read_batch(
     found[LOGITS] = run_mainnet(mainnet, Run(visit), **inputs, return_dict=True).logits
     for name, tensor in found.items():
         if tensor.shape[1] != widths[name]:
-            raise ValueError(
-                f"`dataset` must have inputs of the size that SideNets are made for, {model.config.input_size}: "
-                f"{name} has {tensor.shape[1]} columns, not {widths[name]}."
+            raise ArgumentError(
+                "dataset",
+                "must have inputs of the size that SideNets are made for, "
+                f"{model.config.input_size}: {name} has {tensor.shape[1]} columns, not "
+                f"{widths[name]}",
             )
     tensors = {name: tensor.cpu() for name, tensor in found.items()}
     if batch.get(LABELS) is not None:
@@ -346,8 +349,8 @@ def _read_batch(
 
 def _joined(parts: list[dict[str, torch.Tensor]], num_rows: int) -> dict[str, torch.Tensor]:
     if len({frozenset(part) for part in parts}) > 1:
-        raise ValueError("`dataset` must have labels in every row or in none, but some batches have none.")
+        raise ArgumentError("dataset", "must have labels in every row or in none, but some batches have none")
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if len(tensors[LOGITS]) != num_rows:
-        raise ValueError(f"`collate_fn` must keep every row, but {num_rows} rows became {len(tensors[LOGITS])}.")
+        raise ArgumentError("collate_fn", f"must keep every row, but {num_rows} rows became {len(tensors[LOGITS])}")
     return tensors

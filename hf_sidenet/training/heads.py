@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..measurement.records import ExitRecords
+from ..models.errors import ArgumentError
 from ..models.exit_rule import stack_exits
 from ..models.sidenet import SideNet, exit_loss
 from ..models.tasks import SINGLE_LABEL, Task
@@ -55,11 +56,11 @@ class HeadTraining:
         positive = ("hidden_size", "max_epochs", "patience", "batch_size", "learning_rate", "distillation_temperature")
         for name in positive:
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)!r}.")
+                raise ArgumentError(name, "must be > 0", getattr(self, name))
         if not 0 <= self.distillation_weight <= 1:
-            raise ValueError(f"`distillation_weight` must be in [0, 1], got {self.distillation_weight!r}.")
+            raise ArgumentError("distillation_weight", "must be in [0, 1]", self.distillation_weight)
         if not self.weight_decay >= 0:
-            raise ValueError(f"`weight_decay` must be ≥ 0, got {self.weight_decay!r}.")
+            raise ArgumentError("weight_decay", "must be ≥ 0", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,9 @@ def train_heads(
     """
     for name, data in (("train", train), ("stopping", stopping)):
         if len(data) == 0:
-            raise ValueError(f"`{name}` must hold at least one row, got none.")
+            raise ArgumentError(name, "must hold at least one row, got none")
         if data.labels is None and settings.distillation_weight == 0:
-            raise ValueError(f"`{name}` must have labels where `distillation_weight` is 0, got none.")
+            raise ArgumentError(name, "must have labels where `distillation_weight` is 0, got none")
     generator = torch.Generator().manual_seed(settings.seed)
     learners = {candidate: _new_learner(x, train, settings) for candidate, x in train.features.items()}
     with logging.tqdm(total=settings.max_epochs, desc="Training SideNets", disable=not progress) as bar:

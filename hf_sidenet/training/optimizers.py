@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from ..models.errors import ArgumentError
+
 
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, sidenet_learning_rate: float, weight_decay: float = 0.0
@@ -27,15 +29,15 @@ def parameter_groups(
     """
     for name, value in (("learning_rate", learning_rate), ("sidenet_learning_rate", sidenet_learning_rate)):
         if not value > 0:
-            raise ValueError(f"`{name}` must be > 0, got {value!r}.")
+            raise ArgumentError(name, "must be > 0", value)
     if not weight_decay >= 0:
-        raise ValueError(f"`weight_decay` must be ≥ 0, got {weight_decay!r}.")
+        raise ArgumentError("weight_decay", "must be ≥ 0", weight_decay)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("sidenets."), parameter.dim() > 1), []).append(parameter)
     if not groups:
-        raise ValueError("`model` must have parameters that learn (`requires_grad`), and has none.")
+        raise ArgumentError("model", "must have parameters that learn (`requires_grad`), and has none")
     return [
         {
             "params": parameters,
@@ -62,9 +64,10 @@ def trainer_optimizer(
     if sidenet_learning_rate is None:
         return None
     if args.fsdp or args.deepspeed:
-        raise ValueError(
-            "`sidenet_learning_rate` must be None with FSDP or DeepSpeed, which shard the parameters after the "
-            f"groups are made, got {sidenet_learning_rate!r}."
+        raise ArgumentError(
+            "sidenet_learning_rate",
+            "must be None with FSDP or DeepSpeed, which shard the parameters after the groups are made",
+            sidenet_learning_rate,
         )
     groups = parameter_groups(
         model,

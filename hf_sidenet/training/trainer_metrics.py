@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..measurement.metrics import STANDARD_BINS, accuracy, check_temperatures, expected_calibration_error, replay
 from ..measurement.records import full_exit_logits
+from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 
@@ -95,7 +96,7 @@ def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalP
 def _ask(model: PreTrainedModel | None) -> None:
     config = getattr(model, "config", None)
     if model is not None and not hasattr(config, "keep_exits_at_inference"):
-        raise ValueError(f"`model` must be a model with SideNets or None, got {model!r:.60}; θ is `thresholds=`.")
+        raise ArgumentError("model", f"must be a model with SideNets or None, got {model!r:.60}; θ is `thresholds=`")
     if model is not None:
         config.keep_exits_at_inference()
 
@@ -105,9 +106,10 @@ def _routed_metrics(prediction: EvalPrediction, task: Task) -> dict[str, float]:
     dims = [getattr(array, "ndim", None) for array in arrays] if isinstance(arrays, tuple | list) else []
     if dims[:3] != [2, 1, 3]:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
-        raise ValueError(
-            "`predictions` must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, got shapes "
-            f"{shapes}: `routed_exit_metrics(model)` asks the Trainer for them."
+        raise ArgumentError(
+            "predictions",
+            "must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, got "
+            f"shapes {shapes}: `routed_exit_metrics(model)` asks the Trainer for them",
         )
     logits, exit_index = torch.as_tensor(arrays[0]), torch.as_tensor(arrays[1])
     labels = _labels_of(prediction.label_ids, len(logits))
@@ -144,7 +146,7 @@ def _exit_metrics(
 def _labels_of(label_ids: Any, num_rows: int) -> torch.Tensor:
     if getattr(label_ids, "shape", None) != (num_rows,):
         got = getattr(label_ids, "shape", type(label_ids).__name__)
-        raise ValueError(f"`label_ids` must be one class index per row, shape ({num_rows},), got {got}.")
+        raise ArgumentError("label_ids", f"must be one class index per row, shape ({num_rows},), got {got}")
     return torch.as_tensor(label_ids)
 
 

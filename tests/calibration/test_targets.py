@@ -23,7 +23,7 @@ def test_several_stand_in_a_list_or_behind_commas():
         ("accuracy_drop<0.01", "must look like 'accuracy_drop<=0.01', got 'accuracy_drop<0.01'"),
         ("accuracy_drop<=a lot", "must look like"),
         ("accuracy_drop<=nan", "must be in .0, 1., got nan"),
-        ("accuracy_drop<=1", "the limit of accuracy_drop must be in .0, 1., got 1.0"),
+        ("accuracy_drop<=1", "must limit accuracy_drop to a number in .0, 1., got 1.0"),
         ("disagreement<=0", "must be in .0, 1., got 0.0"),
         ("latency_ms<=inf", "finite and > 0, got inf"),
         ("flops<=0.5,flops<=0.4", "each only once"),

@@ -2,6 +2,7 @@
 """The command line before it does anything: help, defaults, words, missing parts."""
 
 import inspect
+import pickle
 import subprocess
 import sys
 from typing import get_args
@@ -9,9 +10,11 @@ from typing import get_args
 import pytest
 
 import hf_sidenet
+from hf_sidenet.calibration.label_checks import ClassOrderError
 from hf_sidenet.cli import calibrating, options
 from hf_sidenet.cli.app import app
-from hf_sidenet.cli.errors import in_flags
+from hf_sidenet.cli.errors import error_line
+from hf_sidenet.models.errors import ArgumentError
 
 from ..examples.commands import ROOT
 from .test_cli import run
@@ -21,20 +24,25 @@ COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", 
 
 
 @pytest.mark.parametrize(
-    ("message", "line"),
+    ("error", "line"),
     [
-        ("`train_file` 'a.tsv' could not be read: no", "--train-file: 'a.tsv' could not be read: no"),
-        ("`certification_fraction` must be in (0, 1).", "--certification-fraction: must be in (0, 1)."),
-        ("`target`: the limit of x must be", "--target: the limit of x must be"),
-        ("`text_columns` must be one column.", "--text-column: must be one column."),
-        ("give one of `dataset_name` and `train_file`.", "give one of --dataset-name and --train-file."),
-        ("`header` must be True with `dataset_name`, got False with 'x'.",
+        (ArgumentError("train_file", "'a.tsv' could not be read: no"), "--train-file: 'a.tsv' could not be read: no."),
+        (ArgumentError("seed", "must be ≥ 0", -1), "--seed: must be ≥ 0, got -1."),
+        (ArgumentError("text_columns", "must be one column"), "--text-column: must be one column."),
+        (ArgumentError("mainnet", "must be a folder", "x"), "MAINNET: must be a folder, got 'x'."),
+        (ArgumentError("no_header", "must not be given with `dataset_name`", "x"),
          "--no-header: must not be given with --dataset-name, got 'x'."),
-        ("two\nlines of `id2label`", "two lines of `id2label`"),
+        (ArgumentError("id2label", "must be a dict", 1, "See `labels`."),
+         "`id2label` must be a dict, got 1. See --labels."),
+        (ValueError("give one of `dataset_name` and `train_file`."), "give one of --dataset-name and --train-file."),
+        (ValueError("two\nlines of `id2label`"), "two lines of `id2label`"),
+        (ClassOrderError("it does not fit.", ["a", "b c"]), "it does not fit. If that is the order of its outputs: "
+         "--labels a 'b c'. If the labels are right and the MainNet is not: --trust-labels."),
     ],
 )  # fmt: skip
-def test_words_of_the_library_become_flags(message, line):
-    assert in_flags(message) == line
+def test_errors_of_the_library_name_the_option(error, line):
+    assert error_line(error) == line
+    assert error_line(pickle.loads(pickle.dumps(error))) == line
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -64,7 +64,7 @@ CELLS = [("007", "01"), ("5", "true"), ("1e5", "1.0"), ("true", "10"), ("inf", "
 @pytest.mark.parametrize("header", [True, False])
 def test_every_cell_of_a_table_is_a_text(tmp_path, kind, header):
     path = table(tmp_path / f"t.{kind}", CELLS, columns=("text", "label") if header else None)
-    splits, _ = load_splits(files=files(train=path), header=header)
+    splits, _ = load_splits(files=files(train=path), no_header=not header)
     assert columns_of(splits["train"], "text", "label") == CELLS
     if header:
         folder = tmp_path / "data"
@@ -83,11 +83,11 @@ def test_columns_that_are_empty_or_have_no_name_or_the_same(tmp_path):
 
 def test_files_without_a_header_line(tmp_path):
     path = table(tmp_path / "t.tsv", [('"a', 0), ("b", 1)], columns=None)
-    splits, columns = load_splits(files=files(train=path), header=False)
+    splits, columns = load_splits(files=files(train=path), no_header=True)
     assert columns == Columns(("text",), "label", "text")
     assert columns_of(splits["train"], "text", "label") == [('"a', "0"), ("b", "1")]
     path = table(tmp_path / "p.tsv", PAIR, columns=None)
-    splits, columns = load_splits(files=files(test=path), header=False, text_columns=["q", "s"], label_column="y")
+    splits, columns = load_splits(files=files(test=path), no_header=True, text_columns=["q", "s"], label_column="y")
     assert columns == Columns(("q", "s"), "y", "text")
     assert columns_of(splits["test"], "q", "s", "y") == [(*texts, str(label)) for *texts, label in PAIR]
 

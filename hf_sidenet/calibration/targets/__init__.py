@@ -6,6 +6,7 @@
 import re
 from collections.abc import Sequence
 
+from ...models.errors import ArgumentError
 from .accuracy_drop import AccuracyDrop, paired_differences
 from .budgets import FlopsBudget, LatencyBudget, ParamsBudget
 from .disagreement import Disagreement
@@ -54,7 +55,7 @@ def parse_targets(target: str | Target | Sequence[str | Target]) -> list[Target]
         found += [item] if isinstance(item, Target) else [_parse(text) for text in item.split(",")]
     names = [item.name for item in found]
     if not found or len(set(names)) != len(names):
-        raise ValueError(f"`target` must name at least one limit, and each only once, got {target!r}.")
+        raise ArgumentError("target", "must name at least one limit, and each only once", target)
     return found
 
 
@@ -63,7 +64,7 @@ def _parse(text: str) -> Target:
     try:
         name, limit = match[1], float(match[2])
     except (TypeError, ValueError):
-        raise ValueError(f"`target` must look like 'accuracy_drop<=0.01', got {text!r}.") from None
+        raise ArgumentError("target", "must look like 'accuracy_drop<=0.01'", text) from None
     if name not in TARGETS:
-        raise ValueError(f"`target` must limit one of {', '.join(TARGETS)}, got {name!r}.")
+        raise ArgumentError("target", f"must limit one of {', '.join(TARGETS)}", name)
     return TARGETS[name](limit)

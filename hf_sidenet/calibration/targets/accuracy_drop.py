@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ...measurement.records import ExitRecords
+from ...models.errors import ArgumentError
 from ...models.exit_rule import answers
 from ..pvalues import NUISANCE_LEVEL, betting, binomial, paired
 from .target import Risk, answers_and_reference, probably_right, smallest
@@ -41,9 +42,10 @@ class AccuracyDrop(Risk):
         if grouped or test == "binomial":
             return super().needed_rows(level, test, grouped)
         if test == "paired" and level <= 2 * NUISANCE_LEVEL:
-            raise ValueError(
-                f"`confidence_level` must leave each target a level above {2 * NUISANCE_LEVEL:g} with test 'paired', "
-                f"got {level:.3g}. Use 'binomial'."
+            raise ArgumentError(
+                "confidence_level",
+                f"must leave each target a level above {2 * NUISANCE_LEVEL:g} with test "
+                f"'paired', got {level:.3g}. Use 'binomial'",
             )
         return smallest(super().needed_rows(level), lambda n: self.p_value(0, 0, n, test, torch.zeros(n)) <= level)
 

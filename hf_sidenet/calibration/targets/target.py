@@ -10,6 +10,7 @@ import torch
 
 from ...measurement.costs import ExitCosts
 from ...measurement.records import ExitRecords
+from ...models.errors import ArgumentError
 from ...models.exit_rule import answers
 from ..pvalues import betting, binomial
 
@@ -95,7 +96,7 @@ class Risk(Target):
 
     def __post_init__(self):
         if not 0 < self.limit < 1:
-            raise ValueError(f"`target`: the limit of {self.name} must be in (0, 1), got {self.limit!r}.")
+            raise ArgumentError("target", f"must limit {self.name} to a number in (0, 1)", self.limit)
 
     @property
     def words(self) -> str:
@@ -214,7 +215,7 @@ class Budget(Target):
 
     def __post_init__(self):
         if not 0 < self.limit < math.inf:
-            raise ValueError(f"`target`: the limit of {self.name} must be finite and > 0, got {self.limit!r}.")
+            raise ArgumentError("target", f"must limit {self.name} to a finite number > 0", self.limit)
 
     def cost(self, fraction: float, costs: ExitCosts) -> float:
         """A fraction of the plain MainNet's cost, in the unit of the limit."""

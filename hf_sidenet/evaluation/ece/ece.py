@@ -7,6 +7,7 @@ import evaluate
 import torch
 
 from ...measurement.metrics import correct_rows, expected_calibration_error, reliability_bins
+from ...models.errors import ArgumentError
 
 
 DESCRIPTION = """
@@ -77,9 +78,10 @@ class ECE(evaluate.Metric):
         wrong = ((sums - 1).abs() > SUM_TOLERANCE) | (probabilities < 0).any(-1)
         if wrong.any():
             row = int(wrong.nonzero()[0])
-            raise ValueError(
-                "`predictions` must hold class probabilities, ≥ 0 and 1 in sum, got "
-                f"{probabilities[row].tolist()} in row {row}. Apply a softmax to logits."
+            raise ArgumentError(
+                "predictions",
+                "must hold class probabilities, ≥ 0 and 1 in sum, got "
+                f"{probabilities[row].tolist()} in row {row}. Apply a softmax to logits",
             )
         confidences, correct = probabilities.amax(-1), correct_rows(probabilities, labels)
         ece = expected_calibration_error(confidences, correct, num_bins, low, high)
