@@ -279,7 +279,7 @@ def test_impossible_arguments(made, again):
     with pytest.raises(ValueError, match=r"`dtype` must not be given with `stages`, .* got 'bfloat16'"):
         again(dtype="bfloat16", stages=stages)
     stages.config.id2label = {0: "no", 1: "yes"}
-    with pytest.raises(ValueError, match=r"`stages` and `model` must have the same id2label, got .*'no'.*'bad'"):
+    with pytest.raises(ValueError, match=r"`stages. must have the same id2label as .model., got .*'no'.*'bad'"):
         again(stages=stages)
 
 
