@@ -12,6 +12,8 @@ from .targets import parse_targets
 
 REFERENCES = ("given", "tuned", "inside", "stored", "other")
 
+COUNT = "a whole number ≥ 0"
+
 
 def check_evidence(evidence: Mapping[str, Any]) -> None:
     """Refuse evidence that is damaged or contradicts itself: what is said of it would be wrong.
@@ -103,7 +105,6 @@ def _between_0_and_1(value: Any) -> bool:
     return is_number(value) and 0 < value < 1
 
 
-COUNT = "a whole number ≥ 0"
 RULES = {
     "targets": Rule("a list of targets with their evidence", lambda x: is_list(x, _is_target)),
     "confidence_level": Rule("a number in (0, 1) or null", lambda x: x is None or _between_0_and_1(x)),

@@ -22,6 +22,12 @@ from .targets import Risk, Target
 from .temperature import fit_temperatures
 
 
+# Above it, sets grow from the best smaller ones instead of all being looked at.
+MAX_SETS = 64
+BEAM = 4
+COARSE_STEPS = 40
+
+
 @dataclass(frozen=True)
 class CostModel:
     """Costs as fractions of the plain MainNet's, in one currency.
@@ -78,12 +84,6 @@ def _head(model: SideNetPreTrainedModel, candidate: Candidate, hidden_size: int,
         with torch.device("meta"):
             return sum(p.numel() for p in SideNet(width, hidden_size, num_outputs).parameters())
     return 2 * (width * hidden_size + hidden_size * num_outputs)
-
-
-# Above it, sets grow from the best smaller ones instead of all being looked at.
-MAX_SETS = 64
-BEAM = 4
-COARSE_STEPS = 40
 
 
 @dataclass(frozen=True)

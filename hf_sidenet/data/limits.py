@@ -19,6 +19,9 @@ MAX_LENGTH = 512
 # What MainNets call their table of positions.
 POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
 
+# Channels → mode of PIL.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
 
 def text_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None, max_length: int | None = None) -> int:
     """Tokens at which texts are cut. A warning says, once, where the MainNet has fewer positions than that.
@@ -70,10 +73,6 @@ def positions_of(config: PretrainedConfig) -> int | None:
     with torch.device("meta"):
         mainnet = AutoModelForSequenceClassification.from_config(getattr(config, "mainnet_config", config))
     return longest_text(mainnet)
-
-
-# Channels → mode of PIL.
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def num_channels_of(config: PretrainedConfig) -> int:

@@ -28,6 +28,12 @@ OPENED = {"encoding": "utf-8-sig", "newline": ""}
 TEXT_CELLS = {"keep_default_na": False, "na_values": [""]}
 TABLES = (".csv", ".tsv")
 
+logger = logging.get_logger(__name__)
+SPLITS = ("train", "validation", "test")
+ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+# As texts, like the cells of a table.
+HIDDEN = {"-1", None}
+
 
 def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
     """Every split of a data set on the Hub, or of a folder that `load_dataset` reads or `save_to_disk` wrote.
@@ -141,14 +147,6 @@ def _one_line_errors(argument: str, what: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, csv.Error, errors.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ArgumentError(argument, f"{what}: {reason[:500]}") from error
-
-
-logger = logging.get_logger(__name__)
-
-SPLITS = ("train", "validation", "test")
-ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-# As texts, like the cells of a table.
-HIDDEN = {"-1", None}
 
 
 def load_splits(

@@ -26,6 +26,9 @@ SHOWN_COLUMNS = 10
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 TABLES = {".csv": {}, ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}}
 
+MAX_TOTAL_BYTES = 2**30
+TOO_MUCH = b"The page holds as many files as it may. Try again later: they are deleted within the hour."
+
 
 class UploadError(ValueError):
     """What a visitor gave cannot be answered; the message is complete."""
@@ -206,10 +209,6 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-MAX_TOTAL_BYTES = 2**30
-TOO_MUCH = b"The page holds as many files as it may. Try again later: they are deleted within the hour."
 
 
 class UploadLimit:

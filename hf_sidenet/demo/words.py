@@ -16,6 +16,8 @@ from .dial import Dial
 
 THUMBNAIL = 256  # pixels
 
+WIDTH, HEIGHT = 5.6, 4.0  # inches: readable on a phone
+
 
 def answer_html(answer: Answer) -> str:
     """Who answered, how sure, and what was saved."""
@@ -153,9 +155,6 @@ def percent(value: float) -> str:
 def percents(values: Sequence[float]) -> str:
     """An interval, as `"86.1 to 88.6 %"`."""
     return " to ".join(f"{100 * value:.1f}" for value in values) + " %"
-
-
-WIDTH, HEIGHT = 5.6, 4.0  # inches: readable on a phone
 
 
 def curve_html(dial: Dial, index: int) -> str:

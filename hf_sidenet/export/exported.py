@@ -36,6 +36,8 @@ ONNX, TORCH = "onnx", "torch"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 PACKAGES = ("hf_sidenet", "torch", "transformers", "timm", "onnx", "onnxscript", "onnxruntime")
 
+CONFIG = "config.json"
+
 
 def is_exported(directory: str | os.PathLike) -> bool:
     """Whether a folder was written by `hf-sidenet export`.
@@ -204,9 +206,6 @@ def _are_strings(value: Any) -> bool:
 def _is_plain(name: str) -> bool:
     """Whether a name stays in its folder."""
     return name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", "\0", ":"))
-
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)

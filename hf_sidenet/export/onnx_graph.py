@@ -22,6 +22,13 @@ MIN_OPSET = 18
 # A protocol buffer ends at 2 GiB; its weights lie in a file beside it then.
 MAX_BYTES = 2**31 - 2**20
 
+# Tables of as many rows are vocabularies, whose rows are stored in int8 too.
+MIN_TABLE = 1000
+# Values are whole numbers in ±127 times a scale; those of tokens are stored with 128 added.
+LEVELS, ZERO = 127, 128
+# What passes int8 on from one convolution to the next.
+BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
+
 
 def library() -> Any:
     """The package `onnx`."""
@@ -115,14 +122,6 @@ def _strip(model: Any) -> None:
     ):
         del part.metadata_props[:]
         part.doc_string = ""
-
-
-# Tables of as many rows are vocabularies, whose rows are stored in int8 too.
-MIN_TABLE = 1000
-# Values are whole numbers in ±127 times a scale; those of tokens are stored with 128 added.
-LEVELS, ZERO = 127, 128
-# What passes int8 on from one convolution to the next.
-BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
 
 
 def quantize_linears(model: Any, num_outputs: int) -> int:

@@ -23,6 +23,8 @@ INSTALLED = {"torch", "transformers"}
 # What the parser raises, of nesting that is too deep too.
 BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
 
 def check_code(folder: Path, auto_map: Mapping[str, Any], found: Shareable) -> None:
     """Look at every file of code that would be uploaded, and at those that `auto_map` leads to.
@@ -142,9 +144,6 @@ def _statements(node: ast.AST | None) -> Iterator[ast.AST]:
 
 def _children(node: ast.AST) -> Iterable[ast.AST]:
     return [*node.handlers, *node.orelse, *node.finalbody] if isinstance(node, ast.Try) else ast.iter_child_nodes(node)
-
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) -> None:

@@ -36,6 +36,16 @@ TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 TOKEN_LENGTH = 34
 ABSOLUTE = re.compile(r"(/|~|file:|[A-Za-z]:[\\/]|\\\\)")
 
+AGAIN = (
+    "Calibrate it again (`hf-sidenet recalibrate`), or share it without evidence and card: "
+    "`model.config.calibration = None`, `model.save_pretrained`."
+)
+CONFIG = "config.json"
+PROCESSOR_FILES = {
+    "text": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    "image": ("preprocessor_config.json", "processor_config.json"),
+}
+
 
 def check_card(folder: Path, found: Shareable) -> None:
     """The model card, as the Hub reads it."""
@@ -142,12 +152,6 @@ def _exists(value: str) -> bool:
         return False
 
 
-AGAIN = (
-    "Calibrate it again (`hf-sidenet recalibrate`), or share it without evidence and card: "
-    "`model.config.calibration = None`, `model.save_pretrained`."
-)
-
-
 def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | None, found: Shareable) -> None:
     """Compare the weights with those for which θ was certified. Of a checkpoint they are loaded, by this package's own
     classes; of an exported folder the hashes of the files tell.
@@ -209,13 +213,6 @@ def _promises(card: Path) -> bool:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-CONFIG = "config.json"
-PROCESSOR_FILES = {
-    "text": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    "image": ("preprocessor_config.json", "processor_config.json"),
-}
 
 
 def check_shareable(directory: str | os.PathLike) -> Shareable:

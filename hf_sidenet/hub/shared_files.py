@@ -14,6 +14,27 @@ from ..models.errors import ArgumentError
 
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+# What training leaves beside a checkpoint, and what is hidden; in lower case.
+NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
+# What a checkpoint has. Anything else may be pickled, under whatever name, and loading that would run what is in it.
+SUFFIXES = (
+    *(".safetensors", ".onnx", ".model", ".json", ".py", ".md", ".txt", ".csv", ".yaml", ".yml", ".jinja"),
+    *(".png", ".jpg", ".jpeg", ".svg"),
+)
+# Programs of torch.export, and the weights of a large ONNX file: of an exported folder, whose manifest names them.
+EXPORTED_SUFFIXES = (".pt2", ".data")
+ATTRIBUTES = ".gitattributes"
+NAMES = re.compile(r"(licen[sc]e|copying|notice|authors)([-_][a-z0-9-]*(\.\d+)?)?")
+# Known to be pickled, or to hold pickles: somebody will ask where they are.
+PICKLED = (
+    *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".cloudpickle", ".pck", ".pcl", ".p"),
+    *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
+)
+LINK = (
+    "{} is a link that leads out of the folder, or nowhere: what is behind it was not put here to be shared. Put the "
+    "file itself here, or take the link away."
+)
+
 
 def behind_link(folder: Path, name: str) -> str | None:
     """The name, in the folder, of what a link leads to in the end.
@@ -43,28 +64,6 @@ def _blobs(root: Path) -> list[Path]:
     """Where the Hub's cache keeps the files of a snapshot: `models--ORG--NAME/blobs`, beside `snapshots/COMMIT`."""
     repos = [place.parent.parent for place in (root, *root.parents) if place.parent.name == "snapshots"]
     return [repo / "blobs" for repo in repos if repo.name.startswith("models--")]
-
-
-# What training leaves beside a checkpoint, and what is hidden; in lower case.
-NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
-# What a checkpoint has. Anything else may be pickled, under whatever name, and loading that would run what is in it.
-SUFFIXES = (
-    *(".safetensors", ".onnx", ".model", ".json", ".py", ".md", ".txt", ".csv", ".yaml", ".yml", ".jinja"),
-    *(".png", ".jpg", ".jpeg", ".svg"),
-)
-# Programs of torch.export, and the weights of a large ONNX file: of an exported folder, whose manifest names them.
-EXPORTED_SUFFIXES = (".pt2", ".data")
-ATTRIBUTES = ".gitattributes"
-NAMES = re.compile(r"(licen[sc]e|copying|notice|authors)([-_][a-z0-9-]*(\.\d+)?)?")
-# Known to be pickled, or to hold pickles: somebody will ask where they are.
-PICKLED = (
-    *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".cloudpickle", ".pck", ".pcl", ".p"),
-    *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
-)
-LINK = (
-    "{} is a link that leads out of the folder, or nowhere: what is behind it was not put here to be shared. Put the "
-    "file itself here, or take the link away."
-)
 
 
 def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:

@@ -22,6 +22,10 @@ from .precision import precision_of
 from .protocols import StageChain
 
 
+# Batches to count, batches to time, repeats.
+COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 3)
+
+
 class _EveryExit(nn.Module):
     """A chain of stages, called like a model with exits off."""
 
@@ -98,10 +102,6 @@ def _run(stages: StageChain, inputs: dict[str, torch.Tensor], count: int) -> lis
         # As where rows leave.
         inputs = stages.modality.later_inputs(inputs)
     return found
-
-
-# Batches to count, batches to time, repeats.
-COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 3)
 
 
 def row_costs(

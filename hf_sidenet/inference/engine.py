@@ -18,6 +18,10 @@ from .protocols import StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
+# Texts wait until there are so many full batches of them, which are then sorted by length.
+SORTED = 4
+
+
 def halved(items: Sequence[Any], run: Callable[[Sequence[Any]], Any]) -> Iterator[tuple[Sequence[Any], Any]]:
     """Do something for many items at once. Where it fails it is done for each half, down to the item that stands alone
     with its error; what is too much for the memory fits then.
@@ -48,9 +52,6 @@ def halved(items: Sequence[Any], run: Callable[[Sequence[Any]], Any]) -> Iterato
 # Rows with x_c where the next stage starts, and their answers `(rows, num_labels + 1)`: logits and confidence.
 Ran = list[tuple[Batch, torch.Tensor]]
 Failed = list[tuple[Row, "RowError"]]
-
-# Texts wait until there are so many full batches of them, which are then sorted by length.
-SORTED = 4
 
 
 class RowError(ValueError):

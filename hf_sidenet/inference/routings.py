@@ -18,6 +18,13 @@ from .protocols import Engine, StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
+logger = logging.get_logger(__name__)
+AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS = "auto", "pooled", "per_batch", "gates", "all_blocks"
+ROUTINGS = (AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS)
+# A CPU's time per row hardly falls beyond.
+FULL_LOAD = 32
+
+
 class WholeEngine:
     """An [`Engine`] in which no row waits.
 
@@ -95,14 +102,6 @@ def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tens
         hidden, logits = stages(stage, hidden, inputs)
         columns.append(logits.float())
     return torch.stack(columns, dim=1)
-
-
-logger = logging.get_logger(__name__)
-
-AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS = "auto", "pooled", "per_batch", "gates", "all_blocks"
-ROUTINGS = (AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS)
-# A CPU's time per row hardly falls beyond.
-FULL_LOAD = 32
 
 
 def engines_of(

@@ -24,6 +24,12 @@ from .settled import Settled
 
 logger = logging.get_logger(__name__)
 
+# Rows that are read ahead to be sorted by length, in batches.
+LOOKAHEAD = 32
+# Rows to measure on: a later stage shall have a full batch or two.
+SAMPLE = 64
+MAX_WAIT_MS = 10.0
+
 
 class Line:
     """Predictions that come in any order leave in the order of their rows."""
@@ -65,13 +71,6 @@ def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]
     except Exception as error:
         return raw, error
     return raw, None
-
-
-# Rows that are read ahead to be sorted by length, in batches.
-LOOKAHEAD = 32
-# Rows to measure on: a later stage shall have a full batch or two.
-SAMPLE = 64
-MAX_WAIT_MS = 10.0
 
 
 class SideNetRunner:

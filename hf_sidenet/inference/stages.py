@@ -32,6 +32,9 @@ from .precision import precision_of
 # Sizes of images whose forms a skipped module remembers.
 MAX_FORMS = 16
 
+# Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
+TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
 
 class Skipped(nn.Module):
     """Takes the place of a module that ran before. Indices stay, so that a MainNet which counts its blocks is not
@@ -230,10 +233,6 @@ def _form(value: Any) -> Any:
 
 def _zeros(value: Any) -> Any:
     return torch.zeros(value.size, dtype=value.dtype, device=value.device) if isinstance(value, Form) else value
-
-
-# Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
-TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 class StagesError(ValueError):

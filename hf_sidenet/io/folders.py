@@ -32,6 +32,11 @@ CALLS = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}
 EXCHANGE = 2
 MISSING = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
+logger = logging.getLogger(__name__)
+# In the hidden folder: the new folder, which becomes the old one; where that stands meanwhile if places cannot be
+# changed in one step; who writes; and, before anything moves, what may go.
+NEW, OLD, WRITER, PLAN = "new", "old", "writer", "plan.json"
+
 
 def exchange(one: Path, other: Path) -> bool:
     """Let two entries of one file system change places, so that either name is always there.
@@ -53,13 +58,6 @@ def exchange(one: Path, other: Path) -> bool:
     if code in MISSING:
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))
-
-
-logger = logging.getLogger(__name__)
-
-# In the hidden folder: the new folder, which becomes the old one; where that stands meanwhile if places cannot be
-# changed in one step; who writes; and, before anything moves, what may go.
-NEW, OLD, WRITER, PLAN = "new", "old", "writer", "plan.json"
 
 
 @contextmanager

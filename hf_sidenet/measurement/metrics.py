@@ -17,6 +17,11 @@ from ..models.exit_rule import route
 from ..models.tasks import SINGLE_LABEL, Task
 
 
+STANDARD_BINS = {"num_bins": 15, "low": 0.0, "high": 1.0}
+# Morisot, arXiv 2007.13512, table 1.
+PAPER_BINS = {"num_bins": 8, "low": 0.2, "high": 1.0}
+
+
 def replay(
     exit_logits: torch.Tensor,
     thresholds: float | list[float] = 1.0,
@@ -56,11 +61,6 @@ def check_temperatures(temperatures: list[float] | None, num_exits: int) -> list
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
             raise ArgumentError("temperatures", "must hold finite numbers > 0", value)
     return [float(value) for value in temperatures]
-
-
-STANDARD_BINS = {"num_bins": 15, "low": 0.0, "high": 1.0}
-# Morisot, arXiv 2007.13512, table 1.
-PAPER_BINS = {"num_bins": 8, "low": 0.2, "high": 1.0}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,44 @@ from .tasks import SINGLE_LABEL, modality_of, task_of
 # The lower bounds of setup.cfg.
 REQUIRED = ("torch>=2.11", "transformers>=5.17")
 
+# The class that a config without `architectures` is built with, by the MainNet's model type.
+NAMED_ARCHITECTURES = {
+    "bert": "BertWithSideNetForSequenceClassification",
+    "distilbert": "DistilBertWithSideNetForSequenceClassification",
+    "roberta": "RobertaWithSideNetForSequenceClassification",
+    "xlm-roberta": "XLMRobertaWithSideNetForSequenceClassification",
+    "camembert": "CamembertWithSideNetForSequenceClassification",
+    "electra": "ElectraWithSideNetForSequenceClassification",
+    "mpnet": "MPNetWithSideNetForSequenceClassification",
+    "deberta-v2": "DebertaV2WithSideNetForSequenceClassification",
+    "modernbert": "ModernBertWithSideNetForSequenceClassification",
+    "resnet": "ResNetWithSideNetForImageClassification",
+    "regnet": "RegNetWithSideNetForImageClassification",
+    "convnext": "ConvNextWithSideNetForImageClassification",
+    "convnextv2": "ConvNextV2WithSideNetForImageClassification",
+    "deit": "DeiTWithSideNetForImageClassification",
+    "dinov2": "Dinov2WithSideNetForImageClassification",
+    "swin": "SwinWithSideNetForImageClassification",
+    "vit": "ViTWithSideNetForImageClassification",
+    "timm_wrapper": "TimmWithSideNetForImageClassification",
+}
+# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name. peft compares a
+# `vocab_size` with that of the checkpoint in `name_or_path`, which it would read as one with SideNets.
+OUTER = ("auto_map", "quantization_config", "vocab_size")
+# Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
+REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
+# More than any classifier has.
+MOST_LAYERS, MOST_LABELS = 1_000, 100_000
+# As MainNets' configs call it.
+NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
+OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
+# What the weights of a checkpoint were made for.
+FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
+# What answers depend on: a checkpoint that lost one of them must not be read with a default.
+NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
+# Fields that evidence is for: another value makes it void.
+CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
+
 
 def check_versions() -> None:
     """Refuse older libraries.
@@ -88,38 +126,6 @@ def _is_finite(value: Any) -> bool:
 def one_per(name: str, values: list, count: int) -> None:
     if len(values) != count:
         raise ArgumentError(name, f"must have {count} values or one for all of them, got {len(values)}: {values!r}")
-
-
-# The class that a config without `architectures` is built with, by the MainNet's model type.
-NAMED_ARCHITECTURES = {
-    "bert": "BertWithSideNetForSequenceClassification",
-    "distilbert": "DistilBertWithSideNetForSequenceClassification",
-    "roberta": "RobertaWithSideNetForSequenceClassification",
-    "xlm-roberta": "XLMRobertaWithSideNetForSequenceClassification",
-    "camembert": "CamembertWithSideNetForSequenceClassification",
-    "electra": "ElectraWithSideNetForSequenceClassification",
-    "mpnet": "MPNetWithSideNetForSequenceClassification",
-    "deberta-v2": "DebertaV2WithSideNetForSequenceClassification",
-    "modernbert": "ModernBertWithSideNetForSequenceClassification",
-    "resnet": "ResNetWithSideNetForImageClassification",
-    "regnet": "RegNetWithSideNetForImageClassification",
-    "convnext": "ConvNextWithSideNetForImageClassification",
-    "convnextv2": "ConvNextV2WithSideNetForImageClassification",
-    "deit": "DeiTWithSideNetForImageClassification",
-    "dinov2": "Dinov2WithSideNetForImageClassification",
-    "swin": "SwinWithSideNetForImageClassification",
-    "vit": "ViTWithSideNetForImageClassification",
-    "timm_wrapper": "TimmWithSideNetForImageClassification",
-}
-# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name. peft compares a
-# `vocab_size` with that of the checkpoint in `name_or_path`, which it would read as one with SideNets.
-OUTER = ("auto_map", "quantization_config", "vocab_size")
-# Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
-REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
-# More than any classifier has.
-MOST_LAYERS, MOST_LABELS = 1_000, 100_000
-# As MainNets' configs call it.
-NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
 
 
 class MainNetField:
@@ -201,14 +207,6 @@ def default_architecture(mainnet_config: PretrainedConfig) -> str:
 # Before anything else runs, since older libraries fail far from the reason. An older transformers also copies no more
 # files out of a folder than are named above, so that all that they import in turn has to be among them.
 check_versions()
-
-OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
-# What the weights of a checkpoint were made for.
-FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
-# What answers depend on: a checkpoint that lost one of them must not be read with a default.
-NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
-# Fields that evidence is for: another value makes it void.
-CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
 
 
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:

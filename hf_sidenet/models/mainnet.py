@@ -49,6 +49,24 @@ TIMM_STEMS = frozenset(
     }
 )  # fmt: skip
 
+# Arguments of `from_pretrained` that are not fields of the MainNet's config.
+LOADING_ARGUMENTS = frozenset(
+    {
+        "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "cache_dir", "code_revision",
+        "config", "device_map", "device_mesh", "disable_mmap", "distributed_config", "dtype", "experts_implementation",
+        "force_download", "fusion_config", "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping",
+        "local_files_only", "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "proxies",
+        "quantization_config", "revision", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
+        "trust_remote_code", "use_kernels", "use_safetensors", "variant", "weights_only",
+    }
+)  # fmt: skip
+HUB_ARGUMENTS = frozenset(
+    {
+        "cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder",
+        "token", "trust_remote_code",
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ExitPoint:
@@ -358,25 +376,6 @@ def used_parameters(output: torch.Tensor, params: dict[str, torch.Tensor]) -> in
 
 def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any) -> Any:
     return torch.func.functional_call(module, params, kwargs=inputs)
-
-
-# Arguments of `from_pretrained` that are not fields of the MainNet's config.
-LOADING_ARGUMENTS = frozenset(
-    {
-        "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "cache_dir", "code_revision",
-        "config", "device_map", "device_mesh", "disable_mmap", "distributed_config", "dtype", "experts_implementation",
-        "force_download", "fusion_config", "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping",
-        "local_files_only", "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "proxies",
-        "quantization_config", "revision", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
-        "trust_remote_code", "use_kernels", "use_safetensors", "variant", "weights_only",
-    }
-)  # fmt: skip
-HUB_ARGUMENTS = frozenset(
-    {
-        "cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder",
-        "token", "trust_remote_code",
-    }
-)  # fmt: skip
 
 
 def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:

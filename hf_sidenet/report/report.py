@@ -34,6 +34,8 @@ ATTACH, DO_NOT_ATTACH = "attach", "do not attach"
 # Of a checkpoint without a report.
 BATCH_SIZE = 32
 
+SPLIT = "an object with `num_rows` and `has_labels`"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -281,7 +283,6 @@ def _is_split(value: Any) -> bool:
     return is_object(value) and is_count(value.get("num_rows")) and isinstance(value.get("has_labels"), bool)
 
 
-SPLIT = "an object with `num_rows` and `has_labels`"
 RULES = {
     "schema_version": Rule("a whole number ≥ 1", _is_positive),
     "settings": Rule("an object", is_object),
