@@ -201,7 +201,7 @@ def load_splits(
     elif dataset_config is not None:
         raise ArgumentError("dataset_config", f"must go with `dataset_name`, got {dataset_config!r} with files")
     else:
-        names = [*(text_columns or ["text"]), label_column or "label"]
+        names = [*(text_columns or ["text"]), label_column or "label"] if no_header else None
         found = {name: read_file(f"{name}_file", files[name], names) for name in wanted if name in files}
     for name in required or wanted[: not found]:
         if name not in found:
