@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PreTrainedModel
 
 from ..data.limits import longest_text
-from ..models.errors import ArgumentError
-from ..models.gate import Blocks, Run, StopForward, leave_through_gate, run_mainnet, sharing_weights
+from ..models.errors import ArgumentError, StopForward
+from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
 from ..models.mainnet import check_unchanged, evaluating, gated, name_of
 from ..models.modalities import Modality
 from ..models.sidenet import SideNet, read_exit

@@ -13,7 +13,7 @@ from transformers.utils.versions import require_version
 
 from .errors import ArgumentError
 from .exit_rule import check_thresholds
-from .sidenet import POOLINGS
+from .modalities import POOLINGS
 from .tasks import SINGLE_LABEL, modality_of, task_of
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of an impossible argument: which, the rule, and the value."""
+"""Exceptions: what is said of an impossible argument, and how a forward stops in the middle."""
 
 from typing import Any
 
@@ -54,3 +54,7 @@ class _Shown:
 
     def __repr__(self) -> str:
         return self.text
+
+
+class StopForward(Exception):
+    """Every row has its answer: nothing after this block needs to run. Nobody sees it but the gates."""

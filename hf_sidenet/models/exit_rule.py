@@ -12,8 +12,7 @@ from numbers import Real
 
 import torch
 
-from .errors import ArgumentError
-from .gate import StopForward
+from .errors import ArgumentError, StopForward
 from .tasks import SINGLE_LABEL, Task
 
 

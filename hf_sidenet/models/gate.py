@@ -26,11 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import ArgumentError
-
-
-class StopForward(Exception):
-    """Every row has its answer: nothing after this block needs to run."""
+from .errors import ArgumentError, StopForward
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from transformers import PretrainedConfig
 # Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
 PROBE_LENGTHS = (8, 6, 5)
 DEFAULT_IMAGE_SIZE = 224
+# How x_c is pooled to one vector per row; see [`pool`].
+POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
 # Of MainNets that name no vocabulary because they read characters.
 DEFAULT_VOCABULARY = 100
 

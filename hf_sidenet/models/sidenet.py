@@ -9,9 +9,6 @@ from .errors import ArgumentError
 from .tasks import Task
 
 
-POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
-
-
 class BatchNorm(nn.BatchNorm1d):
     """BatchNorm that normalises a training batch of one row by its running statistics instead of failing."""
 

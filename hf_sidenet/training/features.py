@@ -26,8 +26,9 @@ from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
 from ..models.gate import Run, has_sharded_parameters, run_mainnet
 from ..models.mainnet import evaluating, gated
+from ..models.modalities import POOLINGS
 from ..models.modeling_base import SideNetPreTrainedModel, check_names
-from ..models.sidenet import POOLINGS, pool, pooling_mask
+from ..models.sidenet import pool, pooling_mask
 from .feature_shards import FORMAT, LABELS, ShardFolder, check_space, readable_size
 
 

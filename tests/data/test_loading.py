@@ -156,8 +156,14 @@ def test_impossible_requests(tmp_path):
         ({"files": files(train=path), "splits": ["test"]}, "`test_file` must have test rows, got no wanted split"),
         ({"files": files(train=path), "dataset_config": "sst2"}, "`dataset_config` must go with `dataset_name`"),
         ({"files": files(train=folder)}, "`train_file` must have one sub-folder per class, got .*, which has none"),
-        ({"files": files(train=folder.parent), "no_header": True}, "`no_header` must not be given where `train_file` is not a csv"),
-        ({"files": files(train=bare)}, r"`label_column` must be given .*For a file without a header line: `header` F"),
+        (
+            {"files": files(train=folder.parent), "no_header": True},
+            "`no_header` must not be given where `train_file` is not a csv",
+        ),
+        (
+            {"files": files(train=bare)},
+            r"`label_column` must be given .*For a file without a header line: `no_header`",
+        ),
         ({"files": files(train=path), "no_header": True, "text_columns": ["a", "b"]}, r"\['a', 'b', 'label'\], got 2"),
         ({"files": files(train=path, test=other)}, r"`test_file` must have a column 'label', got \['text', 'class'\]"),
         ({"dataset_name": "nobody/nothing"}, "`dataset_name` 'nobody/nothing' could not be read: "),

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_sidenet.models import SideNetForSequenceClassification
-from hf_sidenet.models.gate import Run, StopForward, install, run_mainnet
+from hf_sidenet.models.errors import StopForward
+from hf_sidenet.models.gate import Run, install, run_mainnet
 from hf_sidenet.models.mainnet import find_blocks
 
 from .compiling import another_thread_compiles
