@@ -267,10 +267,11 @@ def task_of(config: PretrainedConfig) -> tuple[Task, Modality]:
     Args:
         config (`PretrainedConfig`): its `architectures` name the class; where they do not, the MainNet's type decides.
     """
-    names = getattr(config, "architectures", None) or [""]
+    names = getattr(config, "architectures", None) or [None]
     for task in TASKS.values():
         for modality in (TEXT, IMAGE):
-            if names[0].endswith(task.suffixes[modality.name]):
+            # In a damaged file it may be anything.
+            if isinstance(names[0], str) and names[0].endswith(task.suffixes[modality.name]):
                 return task, modality
     return SINGLE_LABEL, modality_of(getattr(config, "mainnet_config", config))
 

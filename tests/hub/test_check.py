@@ -143,11 +143,11 @@ ERRORS = {
         "gate.py imports hf_sidenet",
     ),
     "import of others": (
-        lambda f: append(f, "losses.py", "\ndef late():\n    from scipy.stats import norm\n"),
-        "losses.py imports scipy",
+        lambda f: append(f, "tasks.py", "\ndef late():\n    from scipy.stats import norm\n"),
+        "tasks.py imports scipy",
     ),
-    "no Python": (lambda f: append(f, "losses.py", "\ndef ("), "losses.py is no Python"),
-    "deep Python": (lambda f: append(f, "losses.py", "\nx = " + "-" * 100_000 + "1"), "losses.py is no Python"),
+    "no Python": (lambda f: append(f, "tasks.py", "\ndef ("), "tasks.py is no Python"),
+    "deep Python": (lambda f: append(f, "tasks.py", "\nx = " + "-" * 100_000 + "1"), "tasks.py is no Python"),
     "a path": (lambda f: change_json(f / "config.json", _name_or_path="/data/secret/x"), "`_name_or_path` is '/data"),
     "a nested path": (nested_path, "`mainnet_config._name_or_path` is '/data/secret/bert'"),
     "a path of Windows": (
@@ -250,9 +250,9 @@ def test_a_deep_config_is_looked_at(folder):
 
 
 def test_deep_code_that_parses(folder):
-    append(folder, "losses.py", "\nx = " + "1 + " * 900 + "1\n")
+    append(folder, "tasks.py", "\nx = " + "1 + " * 900 + "1\n")
     found = check_shareable(folder)
-    assert found.changed_code == ["losses.py"]
+    assert found.changed_code == ["tasks.py"]
 
 
 def test_shards_that_are_whole(folder):
