@@ -8,9 +8,8 @@ import torch
 from found import Run, with_exits
 from scipy.stats import binomtest
 
-from hf_sidenet.evaluation.bootstrap import percentiles
+from hf_sidenet.evaluation.bootstrap import calibrated_errors, percentiles
 from hf_sidenet.evaluation.quality import exit_confidences
-from hf_sidenet.evaluation.weighted import calibrated_errors
 from hf_sidenet.measurement import (
     PAPER_BINS,
     STANDARD_BINS,

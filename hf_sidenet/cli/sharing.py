@@ -9,18 +9,7 @@ from typer import Argument
 
 from .checkpoints import is_exported, load
 from .errors import WRONG, CommandError, attribute_errors_to, report_error
-from .options import (
-    HUB,
-    OUTPUT,
-    PAGE,
-    DataOptions,
-    Directory,
-    Overwrite,
-    Rows,
-    SameMaxLength,
-    list_option,
-    option,
-)
+from .options import HUB, OUTPUT, PAGE, DataOptions, Directory, Overwrite, Rows, SameMaxLength, list_option, option
 from .outcome import Outcome, refuse_source
 from .texts import export_text, push_text
 

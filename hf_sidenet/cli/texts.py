@@ -331,7 +331,7 @@ def _recalls(recalls: Sequence[Mapping[str, Any]], which: str) -> list[str]:
 
 
 def _mainnet_costs(costs: Mapping[str, Any]) -> str:
-    from ..evaluation.evaluation_text import rounds_text
+    from ..evaluation.exits import rounds_text
 
     threads = "1 thread" if costs["num_threads"] == 1 else f"{costs['num_threads']} threads"
     return (

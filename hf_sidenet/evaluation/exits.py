@@ -8,18 +8,63 @@ from typing import Any
 
 import torch
 
+from ..io.json import strict
+from ..io.tables import markdown_table
 from ..measurement.costs import ExitCosts
 from ..measurement.metrics import check_temperatures
 from ..measurement.records import ExitRecords
 from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
-from .bootstrap import Interval, Statistic, bootstrap_intervals
-from .curves import DEFAULT_THRESHOLDS, sweep
-from .evaluation_text import evaluation_text
+from .bootstrap import Interval, Statistic, bootstrap_intervals, percentiles, resample_weights, weighted_means
+from .curves import DEFAULT_THRESHOLDS, format_thresholds, sweep
 from .quality import ExitQuality, ensemble_correct, exit_quality, exit_statistics
-from .recalls import ClassRecall, class_recalls
-from .times import time_intervals
-from .weighted import weighted_means
+from .recalls import ClassRecall, class_recalls, recall_introduction, recall_rows, recall_warnings
+
+
+# With fewer a resample of them says nothing about the machine.
+MIN_ROUNDS = 3
+
+
+def time_intervals(
+    costs: ExitCosts,
+    indices: Sequence[torch.Tensor],
+    num_exits: int,
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Mean time per row of several ways to answer the same rows, as a fraction of the plain MainNet's.
+
+    Args:
+        costs ([`ExitCosts`]): with the rounds of timing.
+        indices (`Sequence[torch.LongTensor]`, each of shape `(num_rows,)`): which exit answers each row.
+        num_exits (`int`): SideNets and MainNet.
+        num_resamples (`int`, *optional*, defaults to 1000): of rows and rounds.
+        level (`float`, *optional*, defaults to 0.95): fraction of the resamples inside an interval.
+        seed (`int`, *optional*, defaults to 0): of the draws.
+
+    Returns:
+        `list[Interval]`: one for each of `indices`; the ends are NaN with fewer than [`MIN_ROUNDS`] rounds.
+    """
+    at_exits = torch.stack(list(indices), 1)[..., None] == torch.arange(num_exits)  # (num_rows, num_points, num_exits)
+    shares = weighted_means(at_exits.flatten(1))
+    num_rows = len(at_exits)
+    fractions = torch.tensor(costs.fractions("milliseconds"), dtype=torch.float64)
+    ones = torch.ones(1, num_rows, dtype=torch.float64)
+    values = (shares(ones).unflatten(1, at_exits.shape[1:]) @ fractions)[0].tolist()
+    if len(costs.rounds) < MIN_ROUNDS:
+        return [Interval(value, torch.nan, torch.nan) for value in values]
+    rounds = torch.tensor(costs.rounds, dtype=torch.float64)  # (num_rounds, num_exits + 1)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for weights in resample_weights(num_rows, num_resamples, seed):
+        drawn = torch.randint(len(rounds), (len(weights), len(rounds)), generator=generator)
+        times = rounds[drawn].quantile(0.5, dim=1)  # (resamples, num_exits + 1), medians as they are reported
+        of_exits = times[:, :-1] / times[:, -1:]
+        found.append((shares(weights).unflatten(1, at_exits.shape[1:]) * of_exits[:, None]).sum(-1))
+    columns = torch.cat(found).T.contiguous()
+    return [Interval(value, *percentiles(column, level)) for value, column in zip(values, columns, strict=True)]
 
 
 # Costs that do not change when they are measured again.
@@ -178,7 +223,7 @@ class ExitEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain dicts, lists and numbers for JSON, fractions throughout; `None` for NaN."""
-        return _plain(asdict(self))
+        return strict(asdict(self))
 
     def text(self) -> str:
         """Markdown tables, in percent with intervals, without a title."""
@@ -225,9 +270,120 @@ def _points(
     return points
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def evaluation_text(evaluation: "ExitEvaluation") -> str:
+    """Five tables with a sentence each: routed, classes, exits, calibration, curve."""
+    costs = evaluation.costs
+    recalls = [asdict(each) for each in evaluation.recalls]
+    recall_header, *recall_lines = recall_rows(recalls)
+    theta = format_thresholds(evaluation.thresholds)
+    return "\n\n".join(
+        [
+            f"{evaluation.num_rows:,} rows. In brackets: {100 * evaluation.level:g} % percentile bootstrap intervals "
+            f"over rows ({evaluation.num_resamples:,} resamples, seed {evaluation.seed}).",
+            f"MainNet alone: {costs.mainnet_params:,} parameters, {costs.mainnet_flops / 1e6:.1f} MFLOP and "
+            f"{costs.mainnet_milliseconds:.3f} ms per row ({costs.num_threads} threads, {costs.device}"
+            f"{rounds_text(costs.rounds)}). Costs below are fractions of these.",
+            f"Routed at θ = {theta}. The oracle leaves at the first exit that is right:",
+            _routed_table(evaluation),
+            recall_introduction(recalls, evaluation.level),
+            markdown_table(recall_header, recall_lines),
+            *recall_warnings(recalls),
+            "Each exit by itself. Overthinking: rows that the SideNet gets right and the MainNet wrong:",
+            _exit_table(evaluation),
+            f"Mean of the probabilities of all exits: accuracy {percent(evaluation.ensemble_accuracy)} %.",
+            "Calibration (ECE). Calibrated: what a perfectly calibrated model with the same confidences would show. "
+            "On few rows an ECE and its interval lie too high, so compare with that:",
+            _calibration_table(evaluation),
+            "Along the path of θ:",
+            _curve_table(evaluation),
+        ]
+    )
+
+
+def rounds_text(rounds: Sequence[Sequence[float]]) -> str:
+    """How far the MainNet's time moved while it was measured, in words that follow others in brackets."""
+    if len(rounds) < 2:
+        return ""
+    times = [each[-1] for each in rounds]
+    return f"; {min(times):.3f} to {max(times):.3f} in {len(times)} rounds"
+
+
+def percent(interval: Interval | None, digits: int = 2) -> str:
+    """`"84.00 [82.10, 86.00]"`, or a dash."""
+    return _format(interval, 100, digits)
+
+
+def _fraction(interval: Interval | None, digits: int = 3) -> str:
+    return _format(interval, 1, digits)
+
+
+def _format(interval: Interval | None, scale: float, digits: int) -> str:
+    if interval is None or math.isnan(interval.value):
+        return "–"
+    # Adding 0 makes -0.0, which prints as "-0.00", a plain 0.
+    value, low, high = (
+        f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (interval.value, interval.low, interval.high)
+    )
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
+
+
+def _routed_table(evaluation: "ExitEvaluation") -> str:
+    header = ["", "accuracy %", "drop, points", "params", "FLOPs", "ms"]
+    rows = [
+        ["MainNet alone", percent(evaluation.reference_accuracy), "0", "1", "1", "1"],
+        ["routed", *_accuracy_and_costs(evaluation.routed)],
+        ["oracle", *_accuracy_and_costs(evaluation.oracle)],
+    ]
+    return markdown_table(header, rows)
+
+
+def _accuracy_and_costs(point: "EvaluatedPoint") -> list[str]:
+    costs = [_fraction(point.params), _fraction(point.flops), _fraction(point.milliseconds)]
+    return [percent(point.accuracy), percent(point.accuracy_drop), *costs]
+
+
+def _exit_table(evaluation: "ExitEvaluation") -> str:
+    header = ["exit", "answers % of rows", "right of these %", "right of all rows %", "AUROC", "overthinking %"]
+    rows = [
+        [
+            exit.name,
+            percent(share, 1),
+            percent(exit.answered_accuracy),
+            percent(exit.accuracy),
+            _fraction(exit.auroc),
+            percent(exit.overthinking),
+            percent(exit.ensemble_accuracy),
+        ]
+        for exit, share in zip(evaluation.exits, evaluation.routed.shares, strict=True)
+    ]
+    return markdown_table([*header, "with the MainNet %"], rows)
+
+
+def _calibration_table(evaluation: "ExitEvaluation") -> str:
+    header = ["exit", "ECE %, 8 bins over 0.2-1", "calibrated %", "rows below 0.2", "ECE %, 15 bins", "calibrated %"]
+    rows = [
+        [
+            exit.name,
+            percent(exit.paper_ece.error),
+            percent(exit.paper_ece.calibrated),
+            f"{exit.paper_ece.num_below:,}",
+            percent(exit.standard_ece.error),
+            percent(exit.standard_ece.calibrated),
+        ]
+        for exit in evaluation.exits
+    ]
+    return markdown_table(header, rows)
+
+
+def _curve_table(evaluation: "ExitEvaluation") -> str:
+    names = [exit.name for exit in evaluation.exits]
+    header = ["θ", "accuracy %", "drop, points", "params", "FLOPs", "ms", *(f"{name} %" for name in names)]
+    rows = [
+        [
+            format_thresholds(point.thresholds),
+            *_accuracy_and_costs(point),
+            *(f"{100 * share.value:.1f}" for share in point.shares),
+        ]
+        for point in evaluation.curve
+    ]
+    return markdown_table(header, rows)

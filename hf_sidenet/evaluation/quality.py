@@ -7,9 +7,11 @@ import torch
 
 from ..measurement.metrics import PAPER_BINS, STANDARD_BINS, ReliabilityBin, reliability_bins
 from ..measurement.records import ExitRecords
-from .bootstrap import Interval, Statistic, percentiles
-from .weighted import (
+from .bootstrap import (
+    Interval,
+    Statistic,
     calibrated_errors,
+    percentiles,
     weighted_auroc,
     weighted_calibration_error,
     weighted_mean_among,

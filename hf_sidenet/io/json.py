@@ -13,12 +13,13 @@ def json_text(document: Mapping[str, Any]) -> str:
     Args:
         document (`Mapping[str, Any]`): of values that JSON has; keys become strings, tuples lists.
     """
-    return json.dumps(_strict(document), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(strict(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """A value as JSON has it: dicts with strings as keys, lists, and `None` for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

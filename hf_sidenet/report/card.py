@@ -11,7 +11,7 @@ from ..calibration import parse_targets
 from ..calibration.targets import AccuracyDrop
 from ..data.limits import MODES, num_channels_of
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
-from ..evaluation.evaluation_text import rounds_text
+from ..evaluation.exits import rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 from ..io.tables import markdown_table
 from ..models.configuration_sidenet import REQUIRED, SideNetConfig

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from hf_sidenet.evaluation import Interval, bootstrap_intervals
-from hf_sidenet.evaluation.bootstrap import CHUNK_ELEMENTS, resample_weights
-from hf_sidenet.evaluation.weighted import (
+from hf_sidenet.evaluation.bootstrap import (
+    CHUNK_ELEMENTS,
     calibrated_errors,
+    resample_weights,
     weighted_auroc,
     weighted_calibration_error,
     weighted_mean_among,

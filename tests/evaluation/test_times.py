@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sidenet.evaluation.times import MIN_ROUNDS, time_intervals
+from hf_sidenet.evaluation.exits import MIN_ROUNDS, time_intervals
 
 from .test_exits import COSTS, evaluate, random_records
 
