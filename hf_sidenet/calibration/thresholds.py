@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..measurement.costs import ExitCosts
+from ..measurement.costs import ExitCosts, answered_at
 from ..measurement.records import ExitRecords
 from ..models.errors import ArgumentError
-from ..models.exit_rule import answers
 from .pvalues import TESTS
 from .targets import Budget, Risk, RiskEstimate, Target
 
@@ -244,11 +243,7 @@ def _point(
 ) -> PathPoint:
     return PathPoint(
         thresholds=list(thresholds),
-        accuracy=records.accuracy(answers(records.exit_logits, exit_index)),
-        shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
-        params=costs.average(exit_index, "params"),
-        flops=costs.average(exit_index, "flops"),
-        milliseconds=costs.average(exit_index, "milliseconds"),
+        **answered_at(records, costs, exit_index),
         risks=risks,
         certified=certified,
     )

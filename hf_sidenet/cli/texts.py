@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..io.tables import aligned
+from ..io.tables import aligned, interval_text
 
 
 CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
@@ -416,13 +416,8 @@ def _folder(output_dir: str | None, nothing: str = "No checkpoint was written.")
 
 
 def _interval(interval: Mapping[str, float | None] | None, scale: float, digits: int = 2) -> str:
-    if interval is None or interval["value"] is None:
-        return "–"
-    if interval["low"] is None:
-        return f"{round(scale * interval['value'], digits) + 0.0:.{digits}f}"
-    # Adding 0 makes -0.0 a plain 0.
-    value, low, high = (f"{round(scale * interval[end], digits) + 0.0:.{digits}f}" for end in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    ends = [None if interval is None else interval[end] for end in ("value", "low", "high")]
+    return interval_text(*ends, scale=scale, digits=digits)
 
 
 def _percent(fraction: float, digits: int = 1) -> str:

@@ -10,10 +10,10 @@ import torch
 
 from ..io.files import replacing
 from ..io.tables import markdown_table
-from ..measurement.costs import CURRENCIES, ExitCosts
+from ..measurement.costs import CURRENCIES, ExitCosts, answered_at
 from ..measurement.records import ExitRecords
 from ..models.errors import ArgumentError
-from ..models.exit_rule import answers, check_thresholds
+from ..models.exit_rule import check_thresholds
 
 
 DEFAULT_THRESHOLDS = (
@@ -159,9 +159,7 @@ def _point(
 ) -> CurvePoint:
     return CurvePoint(
         thresholds=thresholds,
-        accuracy=records.accuracy(answers(records.exit_logits, exit_index)),
-        shares=(torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
-        **{currency: costs.average(exit_index, currency) for currency in CURRENCIES},
+        **answered_at(records, costs, exit_index),
         name=name,
     )
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that records and costs say about a model with SideNets at its θ, each number with its interval."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from ..io.json import strict
-from ..io.tables import markdown_table
+from ..io.tables import interval_text, markdown_table
 from ..measurement.costs import ExitCosts
 from ..measurement.metrics import check_temperatures
 from ..measurement.records import ExitRecords
@@ -310,21 +309,16 @@ def rounds_text(rounds: Sequence[Sequence[float]]) -> str:
 
 def percent(interval: Interval | None, digits: int = 2) -> str:
     """`"84.00 [82.10, 86.00]"`, or a dash."""
-    return _format(interval, 100, digits)
+    return _shown(interval, 100, digits)
 
 
 def _fraction(interval: Interval | None, digits: int = 3) -> str:
-    return _format(interval, 1, digits)
+    return _shown(interval, 1, digits)
 
 
-def _format(interval: Interval | None, scale: float, digits: int) -> str:
-    if interval is None or math.isnan(interval.value):
-        return "–"
-    # Adding 0 makes -0.0, which prints as "-0.00", a plain 0.
-    value, low, high = (
-        f"{round(scale * x, digits) + 0.0:.{digits}f}" for x in (interval.value, interval.low, interval.high)
-    )
-    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
+def _shown(interval: Interval | None, scale: float, digits: int) -> str:
+    ends = (None, None, None) if interval is None else (interval.value, interval.low, interval.high)
+    return interval_text(*ends, scale=scale, digits=digits)
 
 
 def _routed_table(evaluation: "ExitEvaluation") -> str:

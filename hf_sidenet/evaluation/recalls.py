@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..io.tables import interval_text
 from ..measurement.records import ExitRecords
 from ..models.exit_rule import answers
 from .bootstrap import Interval
@@ -185,7 +186,7 @@ def _share(right: torch.Tensor, level: float) -> Interval:
 
 
 def _percent(interval: Mapping[str, float]) -> str:
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+    return interval_text(interval["value"], interval["low"], interval["high"], scale=100, digits=1)
 
 
 def _one_line(name: str) -> str:

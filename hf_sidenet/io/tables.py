@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as text."""
+"""Tables and intervals as text."""
 
+import math
 from collections.abc import Collection, Sequence
 
 
@@ -32,3 +33,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: C
     """
     rule = [":--" if column in left else "--:" for column in range(len(header))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+
+def interval_text(
+    value: float | None, low: float | None, high: float | None, *, scale: float = 1.0, digits: int = 2
+) -> str:
+    """`"84.00 [82.10, 86.00]"`, the value alone where there is no interval, a dash where there is no value.
+
+    Args:
+        value (`float`, *optional*): `None` or NaN for none, as for the next two.
+        low (`float`, *optional*): lower end.
+        high (`float`, *optional*): upper end.
+        scale (`float`, *optional*, defaults to 1.0): 100 for percent.
+        digits (`int`, *optional*, defaults to 2): after the point.
+    """
+
+    def shown(number: float) -> str:
+        # Adding 0 makes -0.0, which prints as "-0.00", a plain 0.
+        return f"{round(scale * number, digits) + 0.0:.{digits}f}"
+
+    if value is None or math.isnan(value):
+        return "–"
+    if low is None or high is None or math.isnan(low):
+        return shown(value)
+    return f"{shown(value)} [{shown(low)}, {shown(high)}]"

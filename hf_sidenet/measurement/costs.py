@@ -22,8 +22,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.errors import ArgumentError
+from ..models.exit_rule import answers
 from ..models.mainnet import detached_parameters, evaluating, used_parameters
 from .inputs import model_inputs
+from .records import ExitRecords
 from .shapes import count_shapes, typical_batches
 
 
@@ -117,6 +119,21 @@ class ExitCosts:
                 f"must be in [0, {self.num_exits}), got {exit_index.min().item()} to {exit_index.max().item()}",
             )
         return fractions[exit_index.cpu()].mean().item()
+
+
+def answered_at(records: ExitRecords, costs: ExitCosts, exit_index: torch.Tensor) -> dict[str, Any]:
+    """Accuracy, share of the rows at each exit and mean costs of answering rows at given exits.
+
+    Args:
+        records ([`ExitRecords`]): the rows.
+        costs ([`ExitCosts`]): of the same model.
+        exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each row.
+    """
+    return {
+        "accuracy": records.accuracy(answers(records.exit_logits, exit_index)),
+        "shares": (torch.bincount(exit_index, minlength=records.num_exits) / len(records)).tolist(),
+        **{currency: costs.average(exit_index, currency) for currency in CURRENCIES},
+    }
 
 
 def measure_costs(
