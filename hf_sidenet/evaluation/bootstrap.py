@@ -11,6 +11,7 @@ a statistic that is biased upwards on few rows, as the calibration error is, has
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from ..models.errors import ArgumentError
 
 # Weights of shape (num_resamples, num_rows) in, values of shape (num_resamples, num_values) out.
 Statistic = Callable[[torch.Tensor], torch.Tensor]
+Key = TypeVar("Key", bound=Hashable)
 # Of weights held at a time: 16 MiB.
 CHUNK_ELEMENTS = 2**21
 
@@ -39,13 +41,13 @@ class Interval:
 
 
 def bootstrap_intervals(
-    statistics: Mapping[Hashable, Statistic],
+    statistics: Mapping[Key, Statistic],
     num_rows: int,
     *,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[Hashable, list[Interval]]:
+) -> dict[Key, list[Interval]]:
     """Intervals of several statistics, all on the same resamples.
 
     Args:
@@ -68,7 +70,7 @@ def bootstrap_intervals(
             raise ArgumentError(name, "must be an integer ≥ 1", number)
     if not 0 < level < 1:
         raise ArgumentError("level", "must be in (0, 1)", level)
-    chunks = {name: [] for name in statistics}
+    chunks: dict[Key, list[torch.Tensor]] = {name: [] for name in statistics}
     for weights in resample_weights(num_rows, num_resamples, seed):
         for name, statistic in statistics.items():
             chunks[name].append(statistic(weights))

@@ -4,7 +4,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..io.tables import markdown_table
 from .bootstrap import Interval
@@ -126,7 +126,8 @@ def _curve_table(evaluation: "ExitEvaluation") -> str:
     header = ["θ", "accuracy %", "drop, points", "params", "FLOPs", "ms", *(f"{name} %" for name in names)]
     rows = [
         [
-            format_thresholds(point.thresholds),
+            # Only the oracle has none.
+            format_thresholds(cast("list[float]", point.thresholds)),
             *_accuracy_and_costs(point),
             *(f"{100 * share.value:.1f}" for share in point.shares),
         ]

@@ -135,7 +135,7 @@ class ExitEvaluation:
         indices.append(oracle_index(records))
         reference = records.correct(records.mainnet_logits)
         together = ensemble_correct(records, list(range(records.num_exits)), temperatures)
-        statistics = {
+        statistics: dict[str | tuple[int, str], Statistic] = {
             "points": _point_statistic(records, costs, indices, reference),
             "reference": weighted_means(reference[:, None]),
             "ensemble": weighted_means(together[:, None]),

@@ -3,10 +3,12 @@
 `(num_resamples, num_rows)` and returns float64 values of shape `(num_resamples, num_values)`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import pad
 
-from ..measurement.metrics import reliability_bins
+from ..measurement.metrics import Bins, reliability_bins
 from .bootstrap import Statistic, chunk_sizes
 
 
@@ -76,14 +78,14 @@ def weighted_auroc(confidences: torch.Tensor, correct: torch.Tensor) -> Statisti
 
 
 def calibrated_errors(
-    confidences: torch.Tensor, all_bins: list[dict[str, float]], num_samples: int, seed: int
+    confidences: torch.Tensor, all_bins: Sequence[Bins], num_samples: int, seed: int
 ) -> torch.Tensor:
     """Calibration errors that a perfectly calibrated model with these confidences would show: of rows with confidence
     c a share of c is right only in the mean, so its error on few rows is not 0.
 
     Args:
         confidences (`torch.Tensor` of shape `(num_rows,)`): in [0, 1].
-        all_bins (`list[dict]`): arguments of [`~metrics.reliability_bins`], such as `PAPER_BINS`.
+        all_bins (`Sequence[Bins]`): arguments of [`~metrics.reliability_bins`], such as `PAPER_BINS`.
         num_samples (`int`): how many times right and wrong are drawn.
         seed (`int`): of the draws.
 

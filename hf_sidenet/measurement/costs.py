@@ -18,11 +18,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.errors import ArgumentError
 from ..models.mainnet import detached_parameters, evaluating, used_parameters
+from ..models.modeling_base import SideNetPreTrainedModel
 from .inputs import model_inputs
 from .shapes import count_shapes, typical_batches
 
@@ -120,7 +120,7 @@ class ExitCosts:
 
 
 def measure_costs(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     batches: Iterable[Mapping[str, Any]],
     *,
     repeats: int = 5,
@@ -150,7 +150,9 @@ def measure_costs(
     for name, value in (("repeats", repeats), ("timed_batches", timed_batches)):
         if value < 1:
             raise ArgumentError(name, "must be ≥ 1", value)
-    at_exits = [{"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))]
+    at_exits: list[dict[str, Any]] = [
+        {"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))
+    ]
     with evaluating(model), torch.no_grad():
         calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
         shapes = count_shapes(calls, batches, model.device, model.dtype, num_timed=timed_batches, progress=progress)
