@@ -83,10 +83,11 @@ test-oldest: $(VENV_OLDEST)/.installed ## tests of hf_sidenet/models on the olde
 test-newest: $(VENV_NEWEST)/.installed ## all tests on the newest releases, whatever the lock says; may fail, and says what broke
 	OMP_NUM_THREADS=1 $(VENV_NEWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-quality: $(VENV)/.installed-dev ## lint, format, import rules, the oldest Python: checks only
+quality: $(VENV)/.installed-dev ## lint, format, import rules, types, the oldest Python: checks only
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/vermin --config-file vermin.ini --quiet hf_sidenet examples tests
 
 style: $(VENV)/.installed-dev ## fix what ruff can fix

@@ -84,7 +84,8 @@ class _Registering(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         # From here on the module looks as if nobody had been in between.
-        module.__loader__ = module.__spec__.loader = self.loader
+        spec: Any = module.__spec__
+        module.__loader__ = spec.loader = self.loader
         self.loader.exec_module(module)
         _register(module)
 

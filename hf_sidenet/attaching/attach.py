@@ -35,6 +35,7 @@ from ..calibration import (
 )
 from ..calibration.label_checks import check_class_order, check_labeled
 from ..data import Columns
+from ..data.formats import MapStyle, Processor
 from ..data.rows import prepare_rows
 from ..evaluation.recalls import certified_rows, recall_warnings
 from ..hub.push import CHECKPOINT, save_checkpoint
@@ -45,6 +46,7 @@ from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords
 from ..models.errors import ArgumentError
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..report import Found, Report
 from ..training.features import default_candidates
 from ..training.heads import HeadTraining
@@ -65,6 +67,7 @@ from .steps import (
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from datasets import Dataset
 
     from ..evaluation import ExitEvaluation
 
@@ -81,7 +84,7 @@ class AttachResult:
     Args:
         verdict (`str`): `"attach"` or `"do not attach"`.
         reason (`str`): why, in a sentence.
-        model (`PreTrainedModel`, *optional*): with SideNets, temperatures and θ; `None` for "do not attach".
+        model ([`SideNetPreTrainedModel`], *optional*): with temperatures and θ; `None` for "do not attach".
         processor (*optional*): tokenizer or image processor.
         report ([`Report`]): everything that was measured; `report.json` of the folder.
         evaluation ([`ExitEvaluation`], *optional*): of the test rows, where there are some.
@@ -90,8 +93,8 @@ class AttachResult:
 
     verdict: str
     reason: str
-    model: PreTrainedModel | None
-    processor: Any
+    model: SideNetPreTrainedModel | None
+    processor: Processor | None
     report: Report
     evaluation: "ExitEvaluation | None" = None
     test_records: ExitRecords | None = None
@@ -118,15 +121,15 @@ class AttachResult:
 
 def attach(
     mainnet: str | PreTrainedModel,
-    train: Any,
-    validation: Any,
-    test: Any = None,
+    train: "Dataset | MapStyle",
+    validation: "Dataset | MapStyle",
+    test: "Dataset | MapStyle | None" = None,
     *,
     target: str | Target | Sequence[str | Target] = "accuracy_drop<=0.01",
     confidence_level: float = 0.95,
     output_dir: str | os.PathLike | None = None,
     overwrite: bool = False,
-    processor: Any = None,
+    processor: Processor | None = None,
     columns: Columns | None = None,
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
@@ -376,6 +379,7 @@ def attach(
 
 def _shown(calibration: Calibration) -> list[list[float]]:
     """About forty points of the path, and the chosen one, in order."""
-    path = calibration.path
+    path, chosen = calibration.path, calibration.chosen_setting
+    assert chosen is not None  # It is shown for a model at its θ.
     kept = {round(i * (len(path) - 1) / 39) for i in range(40)}
-    return [vector for i, vector in enumerate(path) if i in kept or vector == calibration.selection.chosen.thresholds]
+    return [vector for i, vector in enumerate(path) if i in kept or vector == chosen[0]]

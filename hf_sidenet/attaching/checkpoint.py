@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -28,6 +29,7 @@ from ..calibration import (
 )
 from ..calibration.label_checks import Answered, check_class_order, check_labeled
 from ..data import Columns, load_processor
+from ..data.formats import MapStyle, Processor
 from ..data.rows import Rows, prepare_rows
 from ..evaluation import ExitEvaluation
 from ..evaluation.recalls import certified_rows
@@ -53,6 +55,9 @@ from ..models.tasks import label_names
 from ..report import Found, Report
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 logger = logging.get_logger(__name__)
 
 # Of a calibration that says neither.
@@ -67,8 +72,8 @@ class Recalibration:
 
     Args:
         found ([`Found`]): verdict, path, costs, and what the certification rows said.
-        model (`PreTrainedModel`): in the precision that was calibrated, with the new temperatures, θ and evidence; as
-            it was given for "do not attach", and where stages were calibrated.
+        model ([`SideNetPreTrainedModel`]): in the precision that was calibrated, with the new temperatures, θ and
+            evidence; as it was given for "do not attach", and where stages were calibrated.
         processor (tokenizer or image processor, *optional*): its own.
         config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
         precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
@@ -78,8 +83,8 @@ class Recalibration:
     """
 
     found: Found
-    model: PreTrainedModel
-    processor: Any
+    model: SideNetPreTrainedModel
+    processor: Processor | None
     config: SideNetConfig
     precision: str
     settings: dict[str, Any]
@@ -137,7 +142,7 @@ class Recalibration:
                 raise ArgumentError("source", "must be given for stages that are not of an exported folder, got None")
             save_recalibrated(directory, folder, self.config, overwrite=overwrite)
             return
-        source = self.model.config.name_or_path if source is None else source
+        source = self.model.config.name_or_path or "" if source is None else source
         before = Report.load(source) if report is None else Report(report)
         made = before.recalibrated(self.found, given_reference=self.given_reference, **self.settings)
         save_checkpoint(directory, self.model, self.processor, made, overwrite=overwrite, source=source)
@@ -145,7 +150,7 @@ class Recalibration:
 
 def load_checkpoint(
     path: str | os.PathLike, *, check: bool = True, **hub_kwargs: Any
-) -> tuple[SideNetPreTrainedModel, Any]:
+) -> tuple[SideNetPreTrainedModel, Processor]:
     """A checkpoint with SideNets, by this package's own classes, and its tokenizer or image processor.
 
     Args:
@@ -169,8 +174,8 @@ def load_checkpoint(
 
 def evaluate_checkpoint(
     model: SideNetPreTrainedModel,
-    processor: Any,
-    test: Any,
+    processor: Processor | None,
+    test: "Dataset | MapStyle",
     *,
     reference: PreTrainedModel | None = None,
     columns: Columns | None = None,
@@ -238,13 +243,13 @@ def evaluate_records(
 
 def recalibrate(
     model: SideNetPreTrainedModel,
-    processor: Any,
-    validation: Any,
+    processor: Processor | None,
+    validation: "Dataset | MapStyle",
     *,
     target: str | Target | Sequence[str | Target],
     confidence_level: float = 0.95,
     test_method: str = "paired",
-    train: Any = None,
+    train: "Dataset | MapStyle | None" = None,
     reference: PreTrainedModel | None = None,
     dtype: str | torch.dtype | None = None,
     stages: StageChain | None = None,
@@ -312,12 +317,13 @@ def recalibrate(
             "These are not the validation rows of the last calibration: they must hold none of the rows that the "
             "SideNets were stopped on, which cannot be seen here."
         )
-    served = given if dtype is None else cast_copy(model, dtype)
+    served_model = model if dtype is None else cast_copy(model, dtype)
+    served = served_model if stages is None else stages
     compared = model.mainnet if reference is None and served is not model else reference
     reference_precision = precision_of(served if compared is None else compared)
     tell_lost_reference(before, reference, reference_precision)
     if stages is None:
-        costs = row_costs(served, rows, batch_size, which=split.design, progress=progress)
+        costs = row_costs(served_model, rows, batch_size, which=split.design, progress=progress)
     else:
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
@@ -373,7 +379,7 @@ def recalibrate(
     config = served.config if is_found else given.config
     return Recalibration(
         found=Found(calibration, costs, config.calibration if is_found else None, certification, rows, trust_labels),
-        model=served if is_found and stages is None else model,
+        model=served_model if is_found and stages is None else model,
         processor=processor,
         config=config,
         precision=precision_of(served),
@@ -390,8 +396,8 @@ def default_cache() -> Path:
 
 def _prepared(
     model: SideNetPreTrainedModel,
-    processor: Any,
-    rows: Any,
+    processor: Processor | None,
+    rows: "Dataset | MapStyle",
     name: str,
     columns: Columns | None,
     max_length: int | None,
@@ -417,7 +423,11 @@ def _check_labels(records: ExitRecords, name: str, rows: Rows, trust_labels: boo
 
 
 def _collected(
-    served: Any, rows: Rows, reference: PreTrainedModel | None, batch_size: int, progress: bool
+    served: SideNetPreTrainedModel | StageChain,
+    rows: Rows,
+    reference: PreTrainedModel | None,
+    batch_size: int,
+    progress: bool,
 ) -> ExitRecords:
     has_labels = rows.has_labels
 
@@ -426,9 +436,12 @@ def _collected(
         # Any class will do until the MainNet has answered.
         return batch if has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
 
-    run = collect if isinstance(served, PreTrainedModel) else collect_stages
-    loader = DataLoader(rows.dataset, batch_size, collate_fn=batch_of)
-    records = run(served, loader, reference=reference, progress=progress)
+    # A list or a `datasets.Dataset`, which torch reads as one of its own.
+    loader = DataLoader(cast(TorchDataset, rows.dataset), batch_size, collate_fn=batch_of)
+    if isinstance(served, PreTrainedModel):
+        records = collect(cast(SideNetPreTrainedModel, served), loader, reference=reference, progress=progress)
+    else:
+        records = collect_stages(served, loader, reference=reference, progress=progress)
     return records if has_labels else replace(records, labels=records.task.answer(records.mainnet_logits))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..calibration import Budget, CostModel, Placement, Split, Target, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
+from ..data.formats import Processor
 from ..data.rows import Rows
 from ..inference.classes import sidenet_class
 from ..inference.collect import typical_batches
@@ -132,7 +133,7 @@ class AttachRun:
         return cached_records(
             features,
             candidates,
-            list(model.sidenets),
+            cast("list[SideNet]", list(model.sidenets)),
             self.labels(features),
             reference.mainnet_logits.clone(),
             self.task,
@@ -161,8 +162,8 @@ class AttachRun:
 
 
 def load_mainnet(
-    mainnet: str | PreTrainedModel, processor: Any, hub_kwargs: dict[str, Any]
-) -> tuple[SideNetPreTrainedModel, Any]:
+    mainnet: str | PreTrainedModel, processor: Processor | None, hub_kwargs: dict[str, Any]
+) -> tuple[SideNetPreTrainedModel, Processor | None]:
     """The MainNet with one untrained SideNet, which is there to reach its blocks, and the processor.
 
     Raises:

@@ -70,7 +70,7 @@ class Catalog:
         if self.choice.for_onnx() and not self.settings.onnx:
             raise ArgumentError("engines", "has ONNX Runtime, for which nothing was exported: call `with_onnx` first")
         orders = (False, True) if self.modality.has_tokens else (False,)
-        eager = [variant for variant in self.variants if variant.engine == EAGER]
+        eager = [each for each in self.variants if isinstance(each, TorchVariant) and each.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
         for variant in eager:
             found += [self._rival(variant, WHOLE_BATCH, _whole_batch(variant), bucketed) for bucketed in orders]
@@ -145,14 +145,21 @@ class Catalog:
 
         found = []
         if variant.engine == EAGER:
-            found.append(
-                method(OWN_FORWARD, lambda _, __: WholeEngine(variant.stages(), by_gates(variant.model())), orders[-1])
-            )
+            found.append(method(OWN_FORWARD, _own_forward(variant), orders[-1]))
         # In mixed order, one engine shows what the order costs.
         for bucketed in orders if variant.engine == EAGER else orders[-1:]:
             found.append(method(PER_BATCH, _per_batch(variant), bucketed))
         found.append(method(RUNNER, _runner(variant), orders[-1]))
         return found
+
+
+def _own_forward(variant: Variant) -> Make:
+    def make(batch_size: int, batches: list[list[Row]]) -> WholeEngine:
+        model = variant.model()
+        assert model is not None  # An eager variant has one.
+        return WholeEngine(variant.stages(), by_gates(model))
+
+    return make
 
 
 def method_named(settings: dict[str, Any], name: str) -> Method:

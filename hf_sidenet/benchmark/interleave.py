@@ -109,6 +109,7 @@ class StageClock:
     def __init__(self, method: Method, batches: list[list[Row]], device: torch.device):
         self.method = method
         self.batches = batches
+        assert method.stages is not None  # Others have no ideal.
         self.stages = method.stages()
         self.device = device
         self.pad = padding_of(self.stages)

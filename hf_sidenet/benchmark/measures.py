@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import cast
 
 import torch
 
@@ -207,7 +208,8 @@ def _of_method(
     # A slow moment of the machine hits one batch of one round, and so no median.
     seconds = sum(median(times) for times in zip(*clock.rounds, strict=True))
     passes = [sum(times) for times in clock.rounds]
-    exits = {place: answer.exit_index for place, answer in answers.items()}
+    # A row without an answer has ended the benchmark.
+    exits = {place: cast(int, answer.exit_index) for place, answer in answers.items()}
     ideal = None if stages is None else ideal_seconds(stage_medians(stages), clock.batches, exits)
     found = MethodResult(
         name=method.name,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..inference.protocols import StageChain
 from ..inference.rows import Prediction, Row
 from ..models.errors import ArgumentError
 
@@ -25,9 +26,11 @@ class Answerer(Protocol):
 
     def put(self, rows: Sequence[Row]) -> Sequence[Prediction]:
         """Take a batch, and return all answers that are ready, also those of earlier rows."""
+        ...
 
     def flush(self) -> Sequence[Prediction]:
         """Return the answers of all rows that are still waiting."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Method:
             precision, engine and order.
         thresholds (`tuple[float, ...]`, *optional*): θ that its rows carry.
         dtype (`torch.dtype`, *optional*): of its floating-point inputs (images); by default as the rows come.
-        stages (`Callable[[], Any]`, *optional*):
+        stages (`Callable[[], StageChain]`, *optional*):
             Gives the chain of stages that it runs, whose times alone make its ideal. Methods that share a chain give
             the same callable.
         expected (`Callable[[Sequence[Row]], tuple[torch.LongTensor, torch.LongTensor]]`, *optional*):
@@ -70,7 +73,7 @@ class Method:
     twin: str | None = None
     thresholds: tuple[float, ...] = ()
     dtype: torch.dtype | None = None
-    stages: Callable[[], Any] | None = None
+    stages: Callable[[], StageChain] | None = None
     expected: Callable[[Sequence[Row]], tuple[torch.Tensor, torch.Tensor]] | None = None
     recipe: tuple[str, dict[str, Any]] | None = None
     note: str = ""

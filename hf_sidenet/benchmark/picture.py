@@ -10,7 +10,7 @@ from .methods import OWN_FORWARD, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALON
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.3  # inches
-STYLES = {
+STYLES: dict[str, dict[str, object]] = {
     PLAIN_MAINNET: {"color": "0.55", "linestyle": "--", "marker": "s", "markerfacecolor": "white"},
     RUNNER: {"color": "0.0", "linestyle": "-", "marker": "o"},
     PER_BATCH: {"color": "0.0", "linestyle": ":", "marker": "^"},
@@ -18,7 +18,7 @@ STYLES = {
     WHOLE_BATCH: {"color": "0.55", "linestyle": "-.", "marker": "x"},
 }
 # In turn, for kinds that are not in the table.
-OTHER_STYLES = (
+OTHER_STYLES: tuple[dict[str, object], ...] = (
     {"color": "0.7", "linestyle": "-", "marker": "D", "markerfacecolor": "white"},
     {"color": "0.7", "linestyle": ":", "marker": "P"},
     {"color": "0.45", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "*"},

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,10 +17,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ..data.limits import longest_text
 from ..export.onnx import open_session
 from ..export.onnx_graph import load, quantize_convolutions, quantize_linears, save, to_onnx
-from ..export.programs import DEFAULTS, export_stage
+from ..export.programs import DEFAULTS, export_stage, user_inputs
 from ..inference.engine import by_kind, padding_of
 from ..inference.precision import precision_of
+from ..inference.protocols import StageChain
 from ..inference.rows import Row, collate
+from ..inference.stages import Stages
 from ..models import gate
 from ..models.mainnet import find_blocks
 from ..models.modeling_base import SideNetPreTrainedModel
@@ -48,12 +50,12 @@ class PlainConfig:
     @property
     def id2label(self) -> dict[int, str]:
         """Names of the classes."""
-        return self.mainnet_config.id2label
+        return cast("dict[int, str]", self.mainnet_config.id2label)
 
     @property
     def num_labels(self) -> int:
         """Number of classes."""
-        return self.mainnet_config.num_labels
+        return cast(int, self.mainnet_config.num_labels)
 
 
 class PlainStage(nn.Module):
@@ -139,13 +141,14 @@ def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows
         ImportError: onnx or onnxscript is not installed.
     """
     path = Path(path)
-    program = export_stage(chain, 0)
-    names = list(program.graph_signature.user_inputs)
+    # As far as an export looks at it, it is one.
+    program = export_stage(cast(Stages, chain), 0)
+    names = user_inputs(program)
     save(to_onnx(program, names, ["logits"], chain.modality.axes, None), path)
     if not int8:
         return
     model = load(path)
-    if quantize_linears(model, chain.task.num_outputs(chain.config)):
+    if quantize_linears(model, chain.task.num_outputs(chain.config.mainnet_config)):
         save(model, path)
     else:
         quantize_convolutions(path, path, _feeds(chain, names, rows))
@@ -197,5 +200,5 @@ def _is_gate(hook: Any) -> bool:
 def _feeds(chain: PlainChain, names: Sequence[str], rows: Sequence[Row]) -> Any:
     for alike in by_kind(rows):
         for start in range(0, len(alike), BATCH_SIZE):
-            batch = collate(alike[start : start + BATCH_SIZE], padding_of(chain), chain.device)
+            batch = collate(alike[start : start + BATCH_SIZE], padding_of(cast(StageChain, chain)), chain.device)
             yield {name: batch.inputs[name].numpy() for name in names}

@@ -43,10 +43,11 @@ def read_rows(stages: StageChain, rows: Rows, count: int, seed: int) -> tuple[li
     if -100 in labels:
         raise ValueError("every row must have a label, got one without.")
     reader = RowReader(stages)
-    found = reader.read(range(len(raw)), raw, [()] * len(raw))
-    for row in found:
+    found: list[Row] = []
+    for row in reader.read(range(len(raw)), raw, [()] * len(raw)):
         if not isinstance(row, Row):
             raise row
+        found.append(row)
     return found, labels
 
 
@@ -115,7 +116,7 @@ class Reference:
         Args:
             rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
         """
-        if self._rows is not rows:
+        if self._logits is None or self._rows is not rows:
             self._rows, self._logits = rows, self._collect(rows)
         return self._logits
 

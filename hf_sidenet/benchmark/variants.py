@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -20,11 +20,13 @@ from ..export.onnx import OnnxStages
 from ..export.onnx_export import MissingCalibrationRows, export_onnx
 from ..inference.compiled import CompiledStages
 from ..inference.precision import DTYPES
+from ..inference.protocols import StageChain
 from ..inference.rows import Row
 from ..inference.stages import Stages
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.tasks import label_names
 from .methods import COMPILED, EAGER, FLOAT32, ONNX_RUNTIME
 from .plain import PlainChain, PlainConfig, PlainOnnx, export_plain, plain_mainnet
 
@@ -79,7 +81,7 @@ class Checkpoint:
         self.config = SideNetConfig.from_pretrained(directory)
         if getattr(self.config, "quantization_config", None) is not None:
             raise ValueError(f"a checkpoint must not be quantized for the benchmark, got {directory!r}.")
-        self.dtype = self.config.dtype if precision is None else getattr(torch, precision)
+        self.dtype = cast(torch.dtype, self.config.dtype) if precision is None else getattr(torch, precision)
 
     @property
     def precision(self) -> str:
@@ -89,7 +91,8 @@ class Checkpoint:
     @cached_property
     def model(self) -> SideNetPreTrainedModel:
         """The model with its SideNets."""
-        return load_checkpoint(self.directory, check=False, dtype=self.dtype)[0].to(self.device)
+        model, _ = load_checkpoint(self.directory, check=False, dtype=self.dtype)
+        return model.to(self.device)  # pyright: ignore[reportArgumentType]  the types of its wrapper lack `self`
 
     @cached_property
     def plain(self) -> PreTrainedModel:
@@ -103,10 +106,10 @@ class TorchVariant:
     Args:
         checkpoint ([`Checkpoint`]): in its precision.
         engine (`str`): `"eager"` or `"compiled"`.
-        thresholds (`tuple[float, ...]`, *optional*): θ instead of the checkpoint's.
+        thresholds (`Sequence[float]`, *optional*): θ instead of the checkpoint's.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: str, thresholds: tuple[float, ...] | None = None):
+    def __init__(self, checkpoint: Checkpoint, engine: str, thresholds: Sequence[float] | None = None):
         self.checkpoint = checkpoint
         self.engine = engine
         self.precision = checkpoint.precision
@@ -115,7 +118,7 @@ class TorchVariant:
         self.thresholds = tuple(thresholds or checkpoint.config.thresholds)
         self.note = note_on_thresholds(checkpoint.config, self.precision, thresholds is not None)
 
-    def stages(self) -> Any:
+    def stages(self) -> StageChain:
         """The chain of stages."""
         return self._stages
 
@@ -128,7 +131,7 @@ class TorchVariant:
         return self.checkpoint.model if self.engine == EAGER else None
 
     @cached_property
-    def _stages(self) -> Any:
+    def _stages(self) -> StageChain:
         return in_engine(Stages(self.checkpoint.model), self.engine)
 
     @cached_property
@@ -158,7 +161,7 @@ class OnnxVariant:
         self.thresholds = tuple(thresholds or self.config.thresholds)
         self.note = note_on_thresholds(self.config, self.precision, thresholds is not None)
 
-    def stages(self) -> Any:
+    def stages(self) -> StageChain:
         """The chain of stages."""
         return self._stages
 
@@ -333,14 +336,15 @@ def export_variants(
     return found
 
 
-def in_engine(chain: Any, engine: str) -> Any:
+def in_engine(chain: Stages | PlainChain, engine: str) -> Any:
     """A chain as it is, or compiled.
 
     Args:
         chain ([`Stages`] or [`PlainChain`]): of torch modules.
         engine (`str`): `"eager"` or `"compiled"`.
     """
-    return CompiledStages(chain, {}) if engine == COMPILED else chain
+    # All that is read of it, both have.
+    return CompiledStages(cast(Stages, chain), {}) if engine == COMPILED else chain
 
 
 def note_on_thresholds(config: SideNetConfig, precision: str, by_hand: bool) -> str:
@@ -382,7 +386,7 @@ def _described(config: SideNetConfig) -> dict[str, Any]:
     mainnet = config.mainnet_config
     return {
         "SideNets at": config.exit_layers,
-        "the classes": list(config.id2label.values()),
+        "the classes": label_names(config),
         "a MainNet of type": mainnet.model_type,
         "a vocabulary of size": getattr(mainnet, "vocab_size", None),
     }

@@ -89,7 +89,7 @@ def _verdict(
         missing = "nothing of ours with a twin was accurate enough" if plain else "no plain MainNet was measured"
         return Verdict(None, f"{where}no verdict: {missing}", left_out, list(each))
     fastest = max(plain, key=lambda place: place.speed)
-    winners = [place for place in ours if place.result.ratio > MARGIN and place.speed > MARGIN * fastest.speed]
+    winners = [place for place in ours if (place.result.ratio or 0) > MARGIN and place.speed > MARGIN * fastest.speed]
     best = max(winners or ours, key=lambda place: place.speed)
     against = f"{best.result.ratio:.2f}× its twin and {best.speed / fastest.speed:.2f}× the fastest plain MainNet"
     accuracy = f"accuracy {_percent(best)} % against {_percent(fastest)} %"

@@ -2,15 +2,15 @@
 """Ways to answer batches: by one stage, by the whole batch together, and as a [`SideNetRunner`] does."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
-from ..inference.protocols import StageChain
+from ..inference.protocols import Engine, StageChain
 from ..inference.routings import engines_of, full_batch, measure_routings
 from ..inference.rows import Batch, Prediction, Row
 from ..inference.runner import LOOKAHEAD
 from ..models.exit_rule import leaves
+from ..models.modeling_base import SideNetPreTrainedModel
 
 
 Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -65,7 +65,7 @@ class AsRunner:
         window (`int`): batches that the runner reads ahead.
     """
 
-    def __init__(self, engine: Any, note: str, window: int):
+    def __init__(self, engine: Engine, note: str, window: int):
         self.engine = engine
         self.note = note
         self.window = window
@@ -101,13 +101,17 @@ class AsRunner:
 
 
 def as_runner(
-    stages: StageChain, model: Any, num_in_flight: int, batch_size: int, batches: Sequence[Sequence[Row]]
+    stages: StageChain,
+    model: SideNetPreTrainedModel | None,
+    num_in_flight: int,
+    batch_size: int,
+    batches: Sequence[Sequence[Row]],
 ) -> AsRunner:
     """What a runner with `routing="auto"` would be here: it measures its ways first, not on the clock.
 
     Args:
         stages ([`StageChain`]): the chain.
-        model (`PreTrainedModel`, *optional*): the model, where its own forward runs as well.
+        model ([`SideNetPreTrainedModel`], *optional*): the model, where its own forward runs as well.
         num_in_flight (`int`): see [`PoolingEngine`].
         batch_size (`int`): rows of stage 0.
         batches (`Sequence[Sequence[Row]]`): to measure on.

@@ -159,6 +159,7 @@ def _numbered(groups: Sequence[Hashable], num_rows: int) -> torch.Tensor:
     if isinstance(groups, str) or len(groups) != num_rows:
         got = f"{len(groups)} for {num_rows} rows" if not isinstance(groups, str) else repr(groups)
         raise ArgumentError("groups", f"must name the group of every certification row, got {got}")
-    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    given: Any = groups
+    listed = given.tolist() if hasattr(given, "tolist") else list(given)
     numbers: dict[Hashable, int] = {}
     return torch.tensor([numbers.setdefault(group, len(numbers)) for group in listed])

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..io.fields import Rule, check_fields, is_count, is_list, is_number, is_object, is_text
 from .pvalues import TESTS
-from .targets import parse_targets
+from .targets import Risk, parse_targets
 
 
 REFERENCES = ("given", "tuned", "inside", "stored", "other")
@@ -45,7 +45,9 @@ def contradiction(evidence: Mapping[str, Any]) -> str | None:
     Args:
         evidence (`Mapping[str, Any]`): that [`check_evidence`] has found whole.
     """
-    risks = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"] if "p_value" in entry]
+    entries = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"] if "p_value" in entry]
+    # [`check_evidence`] finds a p-value beside risks only.
+    risks = [(target, entry) for target, entry in entries if isinstance(target, Risk)]
     if not risks:
         return None
     level = (1 - evidence["confidence_level"]) / len(risks)

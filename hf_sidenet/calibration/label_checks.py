@@ -170,8 +170,8 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     how = "not" if won <= lost else "not clearly"
     found = (
         f"the MainNet's accuracy on the {rows.name} rows is {how} above the most frequent class's: it is right on "
-        f"{_percent(right.double().mean())} % of {len(rows):,} rows, and {_spellings(classes)[majority]!r} is the "
-        f"label of {_percent(frequent.double().mean())} % (exact test, p = {p_value:.2g})"
+        f"{_percent(right.double().mean().item())} % of {len(rows):,} rows, and {_spellings(classes)[majority]!r} is "
+        f"the label of {_percent(frequent.double().mean().item())} % (exact test, p = {p_value:.2g})"
     )
     if _tells_apart(rows.answers != majority, ~frequent) <= FISHER_LEVEL:
         logger.warning("Notice that %s. It does tell that class from the others.", found)

@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, list[str]]:
     except (ValueError, TypeError) as error:
         what = str(error)
     raise ArgumentError(
-        path,
+        str(path),
         f"must hold how often rows have certified, but is damaged: {what}. Move it away to go "
         "on; what it counted is then not counted any more",
     )

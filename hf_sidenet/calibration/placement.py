@@ -78,7 +78,7 @@ def cost_model(
 
 
 def _head(model: SideNetPreTrainedModel, candidate: Candidate, hidden_size: int, currency: str) -> int:
-    shape = model.config.block_shapes[candidate.exit_layer - 1]
+    shape = model.block_shapes[candidate.exit_layer - 1]
     width, num_outputs = model.modality.pooled_size(shape, candidate.pooling), model.task.num_outputs(model.config)
     if currency == "params":
         with torch.device("meta"):
@@ -233,6 +233,6 @@ def _expect(
             break
         right = records.accuracy(answers(records.exit_logits, exit_index))
         reached = Placement(chosen, per_exit[exit_index].mean().item(), right)
-        if not risks and reached.cost <= budget and (best is None or right > best.accuracy):
+        if not risks and budget is not None and reached.cost <= budget and (best is None or right > best.accuracy):
             best = reached
     return best or reached

@@ -142,7 +142,7 @@ def _register(function: Callable[..., Outcome]) -> None:
     typed.__signature__ = inspect.Signature(parameters)
     typed.__annotations__ = {}
     # A paragraph is one line, which is wrapped where it is shown.
-    help = "\n\n".join(" ".join(part.split()) for part in inspect.getdoc(function).split("\n\n"))
+    help = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
     epilog = f"Example: hf-sidenet {EXAMPLES[function]}"
     app.command(function.__name__, cls=Command, help=help, epilog=epilog)(typed)
 

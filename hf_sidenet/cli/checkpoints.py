@@ -2,6 +2,7 @@
 """`hf-sidenet evaluate`, `benchmark` and `info`: what a checkpoint is worth, here, and what is in it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ from .texts import evaluate_text, exported_text, info_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..data.formats import Processor
     from ..data.rows import Rows as PreparedRows
     from ..models.modeling_base import SideNetPreTrainedModel
 
@@ -209,7 +211,7 @@ def benchmark(
     check_class_order(
         [Answered("test", answers, torch.tensor(labels))], prepared.classes, trust_labels=data.trust_labels
     )
-    about = {
+    about: dict[str, Any] = {
         "model": Path(directory).resolve().name if Path(directory).exists() else directory,
         "data": Path(data.name).name,
         "rows": f"{len(inputs):,} of {len(prepared):,}, in random order (seed {seed})",
@@ -293,7 +295,7 @@ def info(directory: AnyDirectory) -> Outcome:
     return Outcome(document, info_text(document))
 
 
-def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Any]":
+def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Processor]":
     """A checkpoint in the precision in which it is stored.
 
     Args:
@@ -320,15 +322,17 @@ def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "P
     Raises:
         CommandError: its classes are not those of the checkpoint.
     """
+    from ..models.tasks import label_names
+
     if reference is None:
         return None
     with attribute_errors_to("--reference"):
-        compared = model.mainnet_auto_class.from_pretrained(reference, use_safetensors=True)
+        compared: Any = model.mainnet_auto_class.from_pretrained(reference, use_safetensors=True)
     if compared.config.model_type == model.config.model_type:
         compared = compared.mainnet
     if compared.config.id2label != model.config.id2label:
         raise CommandError(
-            f"--reference: must have the checkpoint's classes, {list(model.config.id2label.values())}, got "
+            f"--reference: must have the checkpoint's classes, {label_names(model.config)}, got "
             f"{list(compared.config.id2label.values())}."
         )
     return compared.to(model.device).eval()
@@ -366,7 +370,7 @@ def _exported_info(directory: str) -> Outcome:
         "exported": directory,
         "precision": f"{manifest.precision} ({runtimes[manifest.format]})",
         "mainnet": {
-            "num_blocks": len(config.block_shapes) + 1,
+            "num_blocks": len(config.block_shapes or ()) + 1,
             "classes": label_names(config),
             "temperature": config.temperatures[-1],
         },
@@ -388,7 +392,7 @@ def _exported_info(directory: str) -> Outcome:
     return Outcome(document, exported_text(document))
 
 
-def _missing_reference(evidence: dict[str, Any], report: dict[str, Any]) -> str | None:
+def _missing_reference(evidence: Mapping[str, Any], report: Mapping[str, Any]) -> str | None:
     """The classifier that θ was chosen against, where it is not the MainNet inside."""
     if evidence.get("reference") == "stored":
         return f"the {evidence['reference_precision']} MainNet that this one was made from"

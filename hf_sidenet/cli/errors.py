@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 
 FAILED, WRONG, DO_NOT_ATTACH = 1, 2, 3
@@ -66,11 +67,12 @@ def in_options(text: str) -> str:
 
 def explained(error: Exception) -> str:
     """What an error says, without the name of the argument where it has one."""
-    if hasattr(error, "explanation"):
-        return in_options(error.explanation)
-    if getattr(error, "outputs", None) is not None:
+    explanation, outputs = getattr(error, "explanation", None), getattr(error, "outputs", None)
+    if explanation is not None:
+        return in_options(explanation)
+    if outputs is not None:
         # Of labels in another order than the MainNet's outputs.
-        return in_options(str(error).replace(f"labels={error.outputs}", f"--labels {shlex.join(error.outputs)}"))
+        return in_options(str(error).replace(f"labels={outputs}", f"--labels {shlex.join(outputs)}"))
     return in_options(str(error) or type(error).__name__)
 
 
@@ -109,7 +111,8 @@ def error_line(error: Exception) -> str:
     if _is_usage(error):
         return _usage_line(error)
     if isinstance(error, ValueError | ImportError | OSError):
-        typed = option_name(error.argument) if hasattr(error, "argument") else None
+        argument = getattr(error, "argument", None)
+        typed = None if argument is None else option_name(argument)
         return f"{typed}: {explained(error)}" if typed else _unnamed(error)
     return f"{type(error).__name__}: {in_options(str(error))} ({TRACEBACK}=1 shows where.)"
 
@@ -131,7 +134,7 @@ def _is_usage(error: Exception) -> bool:
     return hasattr(error, "format_message")
 
 
-def _usage_line(error: Exception) -> str:
+def _usage_line(error: Any) -> str:
     param, message = getattr(error, "param", None), " ".join(str(getattr(error, "message", "") or "").split())
     if param is None:
         return " ".join(error.format_message().split())

@@ -199,7 +199,7 @@ class DataOptions:
     @property
     def name(self) -> str:
         """The file, or the data set, by which people know the rows of a command that reads one split."""
-        return next((path for path in self.files.values() if path is not None), self.dataset_name)
+        return next((path for path in self.files.values() if path is not None), self.dataset_name or "")
 
     @property
     def sources(self) -> dict[str, str | None]:
@@ -258,7 +258,7 @@ class DataOptions:
             yield
         except ValueError as error:
             split = getattr(error, "argument", None)
-            if split not in self.files:
+            if split is None or split not in self.files:
                 raise
             where = self.files[split] or split
             raise CommandError(f"{self.option_of(split)}: {explained(error)} (in {where})") from error

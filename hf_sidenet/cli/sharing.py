@@ -15,6 +15,7 @@ from .texts import export_text, push_text
 
 
 if TYPE_CHECKING:
+    from ..data.formats import Processor
     from ..models.modeling_base import SideNetPreTrainedModel
 
 # More show hardly any other ranges.
@@ -65,6 +66,7 @@ def export(
 
     check_free(output_dir, EXPORTED, overwrite=overwrite)
     model, processor = load(directory)
+    rows = None
     if format == "torch":
         done = export_torch(model, output_dir, processor, overwrite=overwrite)
     else:
@@ -79,7 +81,7 @@ def export(
         "precision": "int8" if int8 else str(model.dtype).removeprefix("torch."),
         "files": done.files,
         "largest_difference": done.largest_difference,
-        "num_calibration_rows": None if not data.given else len(rows),
+        "num_calibration_rows": None if rows is None else len(rows),
         "changed": done.changed,
         "calibrated_in": (model.config.calibration or {}).get("precision"),
     }
@@ -137,7 +139,7 @@ def push(
         count = len(found.errors)
         first = "" if count == 1 else f" The first of {count}:"
         report_error(CommandError(f"DIRECTORY: must load elsewhere, but does not.{first} {found.errors[0]}"))
-    elif not dry_run:
+    elif repo is not None and not dry_run:
         pushed = push_checkpoint(
             directory, repo, private=private or None, token=token, revision=revision, message=message
         )
@@ -191,7 +193,7 @@ def demo(
 
 
 def _rows(
-    model: "SideNetPreTrainedModel", processor: Any, data: DataOptions, directory: str, max_length: int | None
+    model: "SideNetPreTrainedModel", processor: "Processor", data: DataOptions, directory: str, max_length: int | None
 ) -> list[Any]:
     """Calibration rows as model inputs, from all over the file."""
     from ..data.rows import prepare_rows

@@ -231,7 +231,7 @@ def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> 
         evidence (`dict[str, Any]`): `calibration` of a [`SideNetConfig`].
         not_certified (`str`, *optional*): why it is not about this checkpoint.
     """
-    from ..calibration import TARGETS, level_of_all
+    from ..calibration import TARGETS, Risk, level_of_all
 
     if not_certified is not None:
         return [f"Not certified: {not_certified}. hf-sidenet recalibrate finds θ with a guarantee."]
@@ -242,7 +242,9 @@ def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> 
         limits = []
         for each in risks:
             name, _, limit = each["target"].partition("<=")
-            limits.append(TARGETS[name].claim.format(limit=limit))
+            target = TARGETS[name]
+            assert issubclass(target, Risk)  # Budgets have no p-value.
+            limits.append(target.claim.format(limit=limit))
         sentences.append(
             f"Guarantee: with probability ≥ {evidence['confidence_level']:g} over the "
             f"{evidence['num_certification_rows']:,} certification rows, {' and '.join(limits)} on the distribution "
@@ -276,7 +278,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _certified(evidence: Mapping[str, Any]) -> str:
-    reference = REFERENCES.get(evidence.get("reference"), "the MainNet inside")
+    reference = REFERENCES.get(evidence.get("reference", ""), "the MainNet inside")
     precision, compared = evidence.get("precision"), evidence.get("reference_precision")
     if precision == compared or compared is None:
         return f"Measured against {reference}."
@@ -415,7 +417,7 @@ def _folder(output_dir: str | None, nothing: str = "No checkpoint was written.")
     return nothing if output_dir is None else f"Written to {output_dir}"
 
 
-def _interval(interval: Mapping[str, float | None] | None, scale: float, digits: int = 2) -> str:
+def _interval(interval: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
     ends = [None if interval is None else interval[end] for end in ("value", "low", "high")]
     return interval_text(*ends, scale=scale, digits=digits)
 

@@ -130,13 +130,13 @@ def match_classes(
     indexed = len(known) == len(values) or all(find(name) is not None for name in ordered)
     learns = new_head and not known and len(values) != len(own)
     if None not in found.values() and indexed and not learns:
-        return ClassMap(tuple(own), found, NAME if known else INDEX)
+        return ClassMap(tuple(own), _indices(find, values), NAME if known else INDEX)
     if new_head:
         return _learnt(values, list(dict.fromkeys(learnt)), ordered)
     order = _find_or_index(ordered)
     if not known and len(ordered) == len(own) and all(order(value) is not None for value in values):
         names = ordered if names_nothing(own) else own
-        return ClassMap(tuple(names), {value: order(value) for value in values}, CLASS_LABEL)
+        return ClassMap(tuple(names), _indices(order, values), CLASS_LABEL)
     unknown = [value for value in values if found[value] is None]
     if not names_nothing(own) or known or all(_index(value) is not None for value in values):
         raise UnknownClassError((unknown or values)[0], own)
@@ -192,7 +192,7 @@ def _given(values: list[str], own: Sequence[str], labels: list[str], new_head: b
     # Names of the MainNet that are the same in another order are contradicted; others are kept.
     contradicted = sorted(map(_key, labels)) == sorted(map(_key, own))
     names = labels if new_head or contradicted or names_nothing(own) else own
-    return ClassMap(tuple(names), {value: find(value) for value in values}, GIVEN)
+    return ClassMap(tuple(names), _indices(find, values), GIVEN)
 
 
 def _learnt(values: list[str], train: list[str], ordered: Sequence[str]) -> ClassMap:
@@ -201,19 +201,24 @@ def _learnt(values: list[str], train: list[str], ordered: Sequence[str]) -> Clas
         names = list(ordered)
     elif None not in numbers.values():
         # "1" and "1.0" are one class.
-        names = [value for _, value in sorted({number: value for value, number in numbers.items()}.items())]
-        if sorted(set(numbers.values())) == list(range(len(names))):
+        of_numbers = {number: value for value, number in numbers.items() if number is not None}
+        names = [value for _, value in sorted(of_numbers.items())]
+        if sorted(of_numbers) == list(range(len(names))):
             names = [f"LABEL_{index}" for index in range(len(names))]
     elif any(FRACTION.fullmatch(value) and number is None for value, number in numbers.items()):
         raise ArgumentError("label_column", f"must hold names or indices of classes, got {_shown(sorted(train))}")
     else:
         names = sorted(train)
     find = _find_or_index(names)
-    found = {value: find(value) for value in values}
-    unknown = [value for value in values if found[value] is None]
+    unknown = [value for value in values if find(value) is None]
     if unknown:
         raise UnknownClassError(unknown[0], names, "train")
-    return ClassMap(tuple(names), found, LEARNT)
+    return ClassMap(tuple(names), _indices(find, values), LEARNT)
+
+
+def _indices(find: Callable[[str], int | None], values: Iterable[str]) -> dict[str, int]:
+    """Of values that are all found."""
+    return {value: index for value in values if (index := find(value)) is not None}
 
 
 def _find(names: Sequence[str]) -> Callable[[str], int | None]:

@@ -5,7 +5,7 @@ texts or opens pictures, and makes batches of what comes out.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from transformers import BaseImageProcessor, DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
+
+
+class MapStyle(Protocol):
+    """A data set of dicts whose rows are read by their numbers, as `datasets.Dataset` and many lists are."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class RowFormat:
@@ -66,7 +74,7 @@ class RowFormat:
         raise NotImplementedError
 
     def keys(
-        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+        self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
         """What stands for each row as the model gets it, what for its content, and settings that count as well.
 
@@ -101,27 +109,31 @@ class TextRows(RowFormat):
         max_length: int | None = None,
     ) -> "Dataset":
         """See [`RowFormat.prepare`]: token ids, not padded."""
-        length = text_limit(processor, positions_of(config), max_length)
+        # What reads texts is a tokenizer.
+        length = text_limit(cast(PreTrainedTokenizerBase, processor), positions_of(config), max_length)
+        read = cast(Callable[..., Mapping[str, Any]], processor)
 
         def encode(batch: dict[str, list]) -> dict[str, list]:
-            encoded = processor(*(batch[name] for name in columns.inputs), truncation=True, max_length=length)
+            encoded = read(*(batch[name] for name in columns.inputs), truncation=True, max_length=length)
             return {**encoded, **_labels(batch, columns)}
 
         return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
     def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
         """See [`RowFormat.collator`]: padded to the longest."""
-        if processor.pad_token is None:
-            raise ValueError(f"the tokenizer must have a `pad_token`, got None from {processor.name_or_path!r}.")
-        return DataCollatorWithPadding(processor)
+        tokenizer = cast(PreTrainedTokenizerBase, processor)
+        if tokenizer.pad_token is None:
+            raise ValueError(f"the tokenizer must have a `pad_token`, got None from {tokenizer.name_or_path!r}.")
+        return DataCollatorWithPadding(tokenizer)
 
     def keys(
-        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+        self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
         """See [`RowFormat.keys`]: of what the tokenizer made, so that its settings count too."""
         keys = row_keys(prepared)
         if raw is None:
             return keys, keys, {}
+        assert columns is not None  # Raw rows have been read from some.
         return keys, content_keys(*(raw.with_format(None)[name] for name in columns.inputs)), {}
 
 
@@ -138,7 +150,7 @@ class ImageRows(RowFormat):
             return
         image = require("datasets", "train").Image(decode=False)
         stored = rows.with_format(None).select_columns(name).cast_column(name, image)
-        for i, row in enumerate(stored):
+        for i, row in enumerate(cast("Iterator[dict[str, Any]]", stored)):
             what = _unreadable(row[name])
             if what is not None:
                 yield i, what
@@ -159,10 +171,11 @@ class ImageRows(RowFormat):
         if max_length is not None:
             raise ArgumentError("max_length", f"must be at least 1, and None for images, got {max_length}")
         num_channels = num_channels_of(config)
+        to_pixels = cast(Callable[..., Mapping[str, Any]], processor)
 
         def read(batch: dict[str, list]) -> dict[str, list]:
             images = [in_channels(image, num_channels) for image in batch[columns.inputs[0]]]
-            pixels = processor(images, return_tensors="pt")["pixel_values"]
+            pixels = to_pixels(images, return_tensors="pt")["pixel_values"]
             return {"pixel_values": list(pixels), **_labels(batch, columns)}
 
         return rows.with_transform(read)
@@ -172,14 +185,15 @@ class ImageRows(RowFormat):
         return stack_images
 
     def keys(
-        self, prepared: Any, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
+        self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
         """See [`RowFormat.keys`]: of pictures as they are stored, since pixels are made when a row is read."""
         if raw is None:
             keys = row_keys(prepared)
             return keys, keys, {}
+        assert columns is not None  # Raw rows have been read from some, by some processor.
         keys = row_keys(raw, columns.inputs)
-        return keys, keys, processor.to_dict()
+        return keys, keys, cast(BaseImageProcessor, processor).to_dict()
 
 
 FORMATS: dict[str, RowFormat] = {each.modality.name: each for each in (TextRows(), ImageRows())}

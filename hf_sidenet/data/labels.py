@@ -2,7 +2,7 @@
 """One order of the classes for data sets and a MainNet, by the rule in `classes.py`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PretrainedConfig
 
@@ -66,14 +66,15 @@ def find_classes(
             raise ArgumentError(split, f"must have a label in every row, but row {row:,} has none")
     if new_head and len(found.get("train", ())) < 2:
         raise ArgumentError("label_column", f"must hold at least two classes, got {found.get('train', [])}")
+    named = {split: [value for value in values if value is not None] for split, values in found.items()}
     try:
         return match_classes(
-            [value for values in found.values() for value in values],
+            [value for values in named.values() for value in values],
             label_names(config),
             ordered=_ordered(splits.values(), label_column, new_head),
             labels=labels,
             new_head=new_head,
-            learnt=found.get("train", ()),
+            learnt=named.get("train", ()),
         )
     except UnknownClassError as error:
         split = next(split for split, values in found.items() if error.label in values)
@@ -84,8 +85,9 @@ def number_labels(rows: "Dataset", label_column: str, classes: ClassMap) -> "Dat
     """The rows with indices of classes, as a `datasets.ClassLabel`. Rows that have these already stay as they are."""
     distinct = list(classes.names) if len(set(classes.names)) == len(classes.names) else None
     target = require("datasets", "train").ClassLabel(num_classes=len(classes.names), names=distinct)
-    values = _spelled_column(rows, label_column)
-    given = rows.features[label_column]
+    # Every row has a label by now.
+    values = cast("list[str]", _spelled_column(rows, label_column))
+    given: Any = rows.features[label_column]
     # Equal names need not be in equal places: they may be spelled in several ways.
     if given == target and all(
         classes.indices[name] == i for i, name in enumerate(given.names) if name in set(values)

@@ -23,11 +23,11 @@ POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def text_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None, max_length: int | None = None) -> int:
+def text_limit(tokenizer: PreTrainedTokenizerBase | None, positions: int | None, max_length: int | None = None) -> int:
     """Tokens at which texts are cut. A warning says, once, where the MainNet has fewer positions than that.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): its `model_max_length` is the default, at most 512.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): its `model_max_length` is the default, at most 512.
         positions (`int`, *optional*): of the MainNet, see [`longest_text`]; `None` where it has no table of them.
         max_length (`int`, *optional*): what was asked for.
     """

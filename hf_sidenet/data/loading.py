@@ -4,11 +4,11 @@
 import csv
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from transformers.utils import logging
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-OPENED = {"encoding": "utf-8-sig", "newline": ""}
 # Only an empty cell is missing: "null" and "NA" are texts that people write.
 TEXT_CELLS = {"keep_default_na": False, "na_values": [""]}
 TABLES = (".csv", ".tsv")
@@ -81,17 +80,22 @@ def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | Non
         return require("datasets", "train").load_dataset(reader, data_files={"train": pattern}, **options)["train"]
 
 
+def open_text(path: str | os.PathLike) -> TextIO:
+    """Open a text file as spreadsheets write it, with or without a byte order mark."""
+    return open(path, encoding="utf-8-sig", newline="")
+
+
 def _folder_tables(folder: Path) -> dict[str, Any]:
     """Options for a folder of csv or of tsv files; none for other folders."""
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
     if len({path.suffix.lower() for path in files}) != 1 or (folder / "README.md").exists():
         return {}
     # Quotation marks are text in a tsv file.
-    options = {"quoting": csv.QUOTE_NONE} if files[0].suffix.lower() == ".tsv" else {}
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if files[0].suffix.lower() == ".tsv" else {}
     headers = []
     for path in files:
-        with open(path, **OPENED) as file:
-            delimiter = {"delimiter": "\t"} if options else {}
+        with open_text(path) as file:
+            delimiter: dict[str, Any] = {"delimiter": "\t"} if options else {}
             headers.append(next((row for row in csv.reader(file, **options, **delimiter) if row), []))
     # Files with other columns than the first are refused by datasets itself.
     return (
@@ -123,8 +127,8 @@ def _folder_options(argument: str, path: Path) -> dict[str, Any]:
 
 def _table_options(argument: str, path: Path, names: Sequence[str] | None) -> dict[str, Any]:
     tabs = path.suffix.lower() == ".tsv"
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    with _one_line_errors(argument, f"{str(path)!r} could not be read"), open(path, **OPENED) as file:
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    with _one_line_errors(argument, f"{str(path)!r} could not be read"), open_text(path) as file:
         lines = (row for row in csv.reader(file, **options) if row)
         columns = list(names) if names is not None else next(lines, [])
         first = next(lines, None)
@@ -153,7 +157,7 @@ def load_splits(
     *,
     dataset_name: str | None = None,
     dataset_config: str | None = None,
-    files: dict[str, str | PathLike] | None = None,
+    files: Mapping[str, str | PathLike] | None = None,
     no_header: bool = False,
     text_columns: Sequence[str] | None = None,
     image_column: str | None = None,
@@ -167,8 +171,8 @@ def load_splits(
         dataset_name (`str`, *optional*): data set on the Hub, or its local folder. Its validation rows may also be
             called valid, dev or val.
         dataset_config (`str`, *optional*): its configuration, as `"sst2"` of glue.
-        files (`dict[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test a csv,
-            tsv, json, jsonl or parquet file, or a folder with one sub-folder of pictures per class. The kinds may
+        files (`Mapping[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test a
+            csv, tsv, json, jsonl or parquet file, or a folder with one sub-folder of pictures per class. The kinds may
             differ. Every cell of a csv or tsv file is a text; quotation marks in a tsv file are part of it.
         no_header (`bool`, *optional*, defaults to `False`): whether csv and tsv files have no line with the names of
             the columns. These are then `text_columns`, by default `"text"`, and `label_column`, by default `"label"`.
@@ -188,7 +192,8 @@ def load_splits(
             ambiguous, or no row has a label. The message is one line and starts with the name of the argument. What
             is missing in single rows is seen by [`prepare_rows`].
     """
-    unknown = sorted({*splits, *required, *(files or {})} - set(SPLITS))
+    files = files or {}
+    unknown = sorted({*splits, *required, *files} - set(SPLITS))
     if unknown or not (splits or required):
         raise ValueError(f"`splits`, `required` and `files` must name {', '.join(SPLITS)}, got {unknown or 'none'}.")
     wanted = [name for name in SPLITS if name in {*splits, *required}]

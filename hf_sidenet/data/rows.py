@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import PretrainedConfig
 
@@ -17,9 +17,13 @@ from ..models.modalities import MODALITIES, Modality
 from ..models.tasks import NO_LABEL, Task, label_names, task_of
 from .classes import ClassMap, indexed_classes, moved_names
 from .columns import Columns, find_columns, sample_cells, unformatted
-from .formats import RowFormat, format_of
+from .formats import MapStyle, Processor, RowFormat, format_of
 from .labels import find_classes, number_labels
 from .preparing import prepare, without_bad_rows
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Rows:
         num_left_out (`int`): bad rows that are not among these.
     """
 
-    dataset: Any
+    dataset: MapStyle
     contents: list[str]
     fingerprint: str
     labels: list[int]
@@ -75,9 +79,9 @@ class Rows:
 
 
 def prepare_rows(
-    splits: Mapping[str, Any],
+    splits: "Mapping[str, Dataset] | Mapping[str, MapStyle]",
     config: PretrainedConfig,
-    processor: Any,
+    processor: Processor | None,
     *,
     modality: Modality,
     columns: Columns | None = None,
@@ -107,10 +111,12 @@ def prepare_rows(
     name, row_format = modality.main_inputs[0], format_of(modality)
     for split, rows in splits.items():
         _check_container(split, rows, name)
-    raw = {split: rows for split, rows in splits.items() if name not in _first(rows)}
+    # [`_check_container`] takes no other data sets without model inputs.
+    raw = {split: cast("Dataset", rows) for split, rows in splits.items() if name not in _first(rows)}
     if (raw or row_format.needs_processor) and processor is None:
         raise ArgumentError("processor", f"must be given for rows without {name!r} and to pad texts, got None")
-    prepared, left_out, classes = dict(splits), dict.fromkeys(splits, 0), indexed_classes(label_names(config))
+    prepared: dict[str, MapStyle] = {**splits}
+    left_out, classes = dict.fromkeys(splits, 0), indexed_classes(label_names(config))
     if labels is not None and len(raw) < len(splits):
         raise ArgumentError(
             "labels",
@@ -129,7 +135,7 @@ def prepare_rows(
             classes = find_classes(labelled, columns.label, config, labels=labels)
         for split, rows in raw.items():
             numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
-            prepared[split] = prepare(numbered, columns, processor, config, max_length=max_length)
+            prepared[split] = prepare(numbered, columns, cast(Processor, processor), config, max_length=max_length)
     collate = row_format.collator(processor)
     for split in set(splits) - set(raw):
         _check_order(splits[split], split, label_names(config))
@@ -229,6 +235,6 @@ def _labels(prepared: Any, raw: Any, columns: Columns | None) -> list:
     names = getattr(prepared, "column_names", None) or []
     if "labels" in names:
         return prepared.with_format(None)["labels"]
-    if raw is not None and columns.label in names:
+    if raw is not None and columns is not None and columns.label in names:
         return prepared.with_format(None)[columns.label]
     return [row.get("labels", NO_LABEL) for row in (prepared[i] for i in range(len(prepared)))]

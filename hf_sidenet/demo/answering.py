@@ -3,12 +3,13 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from ..data.formats import Processor
 from ..inference.engine import RowError, not_finite
 from ..inference.reading import RowReader, own_tokenizer
 from ..inference.stages import Served
@@ -75,13 +76,13 @@ class Answering:
     def __init__(
         self,
         model: SideNetPreTrainedModel,
-        processor: Any,
+        processor: Processor | None,
         flops: Sequence[float] | None = None,
         max_length: int | None = None,
     ):
         self.model = model
         self.reader = RowReader(Served(model), processor, max_length)
-        self._whole_texts = own_tokenizer(processor, verbose=False)
+        self._whole_texts = cast(Callable[..., Mapping[str, Any]], own_tokenizer(processor, verbose=False))
         layers = model.config.exit_layers
         points = model.exit_points()
         self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]

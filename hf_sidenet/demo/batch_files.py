@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.columns import LABELS, TEXTS, USUAL_PAIRS, usual_inputs
-from ..data.loading import OPENED
+from ..data.loading import open_text
 from ..io.files import replacing
 from ..optional import require
 
@@ -113,7 +113,7 @@ def read_table(path: str | Path | None, is_pair: bool = False) -> Batch:
     if path.stat().st_size > MAX_BYTES:
         raise UploadError(f"The file must have at most {MAX_BYTES // 2**20} MB, got {path.stat().st_size:,} bytes.")
     try:
-        with open(path, **OPENED) as file:
+        with open_text(path) as file:
             # An empty line is no row.
             reader = csv.reader(file, strict=True, **TABLES[path.suffix.lower()])
             lines = list(islice(filter(None, reader), MAX_ROWS + 2))

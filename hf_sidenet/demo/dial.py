@@ -30,6 +30,13 @@ class Position:
     interval: tuple[float, float] | None = None
     flops: float | None = None
 
+    @property
+    def point(self) -> tuple[float, float]:
+        """Mean FLOPs and accuracy of a setting that was measured."""
+        assert self.flops is not None
+        assert self.accuracy is not None
+        return self.flops, self.accuracy
+
 
 @dataclass(frozen=True)
 class Dial:

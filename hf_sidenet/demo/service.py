@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -116,20 +116,22 @@ class Demo:
                 failed += 1
                 answers.append(("", "", "", "", str(prediction.error)))
                 continue
-            exit_index = prediction.exit_index
+            exit_index, label_id = cast(int, prediction.exit_index), cast(int, prediction.label_id)
             exits[exit_index] += 1
             confidence = f"{prediction.confidence:.6f}"
             answers.append((prediction.label, confidence, names[exit_index], f"{flops[exit_index]:.4f}", ""))
-            label = spelled(batch.labels[prediction.place]) if classes is not None else None
+            if classes is None or batch.labels is None:
+                continue
+            label = spelled(batch.labels[prediction.place])
             if label is not None:
-                known.append((prediction.label_id, classes.indices[label]))
+                known.append((label_id, classes.indices[label]))
         path = folder / "answers.csv"
         write_answers(path, batch, answers, NEW_COLUMNS)
         answered = exits.total()
         mean = sum(flops[i] * count for i, count in exits.items()) / answered if answered else None
         counts = [exits[i] for i in range(len(names))]
         right = None
-        if known:
+        if classes is not None and known:
             rows = Answered("answered", *torch.tensor(known).T)
             try:
                 check_class_order([rows], classes)

@@ -95,10 +95,11 @@ def dial_html(dial: Dial, index: int, not_certified: str | None = None) -> str:
 def curve_text(dial: Dial, index: int) -> str:
     """The picture of [`draw_curve`] in words."""
     position = dial.positions[index]
-    fast, *_, careful = sorted([*dial.measured, *dial.measured[:1]], key=lambda each: each.flops)
+    points = [each.point for each in dial.measured]
+    fast, *_, careful = sorted([*points, *points[:1]], key=lambda point: point[0])
     text = (
-        f"Accuracy against mean FLOPs per row, on {dial.rows}: from {percent(careful.accuracy)} at "
-        f"{careful.flops:.2f} of the MainNet's FLOPs to {percent(fast.accuracy)} at {fast.flops:.2f}."
+        f"Accuracy against mean FLOPs per row, on {dial.rows}: from {percent(careful[1])} at "
+        f"{careful[0]:.2f} of the MainNet's FLOPs to {percent(fast[1])} at {fast[0]:.2f}."
     )
     if position.accuracy is None:
         return f"{text} The current θ is not on it."
@@ -127,7 +128,7 @@ def batch_html(
     items = [
         f"{answered + failed:,} rows" + (f", {failed:,} without an answer (see the column `error`)" * bool(failed))
     ]
-    if answered:
+    if answered and flops is not None:
         items.append(
             ", ".join(
                 f"{name} answered {count:,} ({percent(count / answered)})"
@@ -183,12 +184,13 @@ def draw_curve(dial: Dial, index: int, path: Path) -> None:
         path (`Path`): PNG file to write.
     """
     # A path may go to and fro in cost, and a band cannot.
-    points = sorted(dial.measured, key=lambda position: position.flops)
-    costs, right = [point.flops for point in points], [100 * point.accuracy for point in points]
+    points = sorted(dial.measured, key=lambda position: position.point[0])
+    costs, right = [point.point[0] for point in points], [100 * point.point[1] for point in points]
+    intervals = [point.interval for point in points if point.interval is not None]
     with new_figure(path, "", WIDTH, HEIGHT) as figure:
         axes = figure.subplots()
-        if all(point.interval is not None for point in points):
-            low, high = zip(*([100 * end for end in point.interval] for point in points), strict=True)
+        if len(intervals) == len(points):
+            low, high = zip(*([100 * end for end in interval] for interval in intervals), strict=True)
             axes.fill_between(costs, low, high, facecolor="0.88", edgecolor="0.6", linewidth=0.6, label="interval")
         axes.plot(costs, right, color="0.15", marker="o", markersize=3.5, linewidth=1.5, label="other θ")
         for place, style in (

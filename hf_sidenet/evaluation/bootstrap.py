@@ -11,16 +11,18 @@ a statistic that is biased upwards on few rows, as the calibration error is, has
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.nn.functional import pad
 
-from ..measurement.metrics import reliability_bins
+from ..measurement.metrics import Bins, reliability_bins
 from ..models.errors import ArgumentError
 
 
 # Weights of shape (num_resamples, num_rows) in, values of shape (num_resamples, num_values) out.
 Statistic = Callable[[torch.Tensor], torch.Tensor]
+Key = TypeVar("Key", bound=Hashable)
 # Of weights held at a time: 16 MiB.
 CHUNK_ELEMENTS = 2**21
 
@@ -41,13 +43,13 @@ class Interval:
 
 
 def bootstrap_intervals(
-    statistics: Mapping[Hashable, Statistic],
+    statistics: Mapping[Key, Statistic],
     num_rows: int,
     *,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[Hashable, list[Interval]]:
+) -> dict[Key, list[Interval]]:
     """Intervals of several statistics, all on the same resamples.
 
     Args:
@@ -70,7 +72,7 @@ def bootstrap_intervals(
             raise ArgumentError(name, "must be an integer ≥ 1", number)
     if not 0 < level < 1:
         raise ArgumentError("level", "must be in (0, 1)", level)
-    chunks = {name: [] for name in statistics}
+    chunks: dict[Key, list[torch.Tensor]] = {name: [] for name in statistics}
     for weights in resample_weights(num_rows, num_resamples, seed):
         for name, statistic in statistics.items():
             chunks[name].append(statistic(weights))
@@ -177,14 +179,14 @@ def weighted_auroc(confidences: torch.Tensor, correct: torch.Tensor) -> Statisti
 
 
 def calibrated_errors(
-    confidences: torch.Tensor, all_bins: list[dict[str, float]], num_samples: int, seed: int
+    confidences: torch.Tensor, all_bins: Sequence[Bins], num_samples: int, seed: int
 ) -> torch.Tensor:
     """Calibration errors that a perfectly calibrated model with these confidences would show: of rows with confidence
     c a share of c is right only in the mean, so its error on few rows is not 0.
 
     Args:
         confidences (`torch.Tensor` of shape `(num_rows,)`): in [0, 1].
-        all_bins (`list[dict]`): arguments of [`~metrics.reliability_bins`], such as `PAPER_BINS`.
+        all_bins (`Sequence[Bins]`): arguments of [`~metrics.reliability_bins`], such as `PAPER_BINS`.
         num_samples (`int`): how many times right and wrong are drawn.
         seed (`int`): of the draws.
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -111,7 +112,7 @@ def plot_exit_shares(evaluation: ExitEvaluation, path: str | os.PathLike, title:
     widths = [1.0] * len(curve) + [apart] * 2
     points = [*curve, evaluation.routed, evaluation.oracle]
     step = max(1, math.ceil(len(curve) / MAX_TICKS))
-    ticks = {i: short_thresholds(curve[i].thresholds) for i in range(0, len(curve), step)}
+    ticks = {i: short_thresholds(cast("list[float]", curve[i].thresholds)) for i in range(0, len(curve), step)}
     chosen = f"chosen: {short_thresholds(evaluation.thresholds)}"
     with new_figure(path, title, 10, 6.4) as figure:
         shares, costs = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])

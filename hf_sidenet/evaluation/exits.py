@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -179,7 +179,7 @@ class ExitEvaluation:
         indices.append(oracle_index(records))
         reference = records.correct(records.mainnet_logits)
         together = ensemble_correct(records, list(range(records.num_exits)), temperatures)
-        statistics = {
+        statistics: dict[str | tuple[int, str], Statistic] = {
             "points": _point_statistic(records, costs, indices, reference),
             "reference": weighted_means(reference[:, None]),
             "ensemble": weighted_means(together[:, None]),
@@ -374,7 +374,8 @@ def _curve_table(evaluation: "ExitEvaluation") -> str:
     header = ["θ", "accuracy %", "drop, points", "params", "FLOPs", "ms", *(f"{name} %" for name in names)]
     rows = [
         [
-            format_thresholds(point.thresholds),
+            # Only the oracle has none.
+            format_thresholds(cast("list[float]", point.thresholds)),
             *_accuracy_and_costs(point),
             *(f"{100 * share.value:.1f}" for share in point.shares),
         ]

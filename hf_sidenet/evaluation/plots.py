@@ -7,7 +7,7 @@ Figures are built without pyplot: no window, no backend choice, no state shared 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from ..io.files import replacing
 from ..models.errors import ArgumentError
@@ -222,7 +222,8 @@ def _write_thresholds(
         taken.append((min(low, middle - 0.02), (100 * y.low - bottom) / (top - bottom)))
         taken[-1] += (max(high, middle + 0.02), (100 * y.high - bottom) / (top - bottom))
     for i in spread_indices(inside):
-        text = short_thresholds(curve[i].thresholds)
+        # Only the oracle has none.
+        text = short_thresholds(cast("list[float]", curve[i].thresholds))
         box = text_box(inside[i], text)
         if is_free(box, taken):
             taken.append(box)

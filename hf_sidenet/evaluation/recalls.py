@@ -67,7 +67,7 @@ def class_recalls(
     exit_index = records.route(thresholds, temperatures)
     reference = records.correct(records.mainnet_logits)
     routed = records.correct(answers(records.exit_logits, exit_index))
-    present = records.labels.unique().tolist()
+    present: list[int] = records.labels.unique().tolist()
     found = []
     for label in present:
         rows = records.labels == label

@@ -41,6 +41,7 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
                     if value is None:
                         continue
                     where = f"{name} of stage {index}"
+                    assert left is not None  # An exported stage has the outputs of its program.
                     _check_alike(left, value, where)
                     mask = inputs.get("attention_mask") if name == "x_c" else None
                     # Of padding kernels may leave anything.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
+from ..data.formats import Processor
 from ..inference.stages import Stages
 from ..io.files import sha256
 from ..io.fingerprint import fingerprint_weights
@@ -20,6 +20,7 @@ from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import task_of
 from .programs import DEFAULTS, HIDDEN, input_names
 
@@ -127,7 +128,8 @@ class Manifest:
             )
         if "modality" not in document:
             # Folders of version 0.1 say whether they read texts.
-            document["modality"] = {True: TEXT.name, False: IMAGE.name}.get(document.get("is_text"))
+            kinds: dict[Any, str] = {True: TEXT.name, False: IMAGE.name}
+            document["modality"] = kinds.get(document.get("is_text"))
         wrong = _wrong_field(document)
         if wrong is not None:
             raise _damaged(directory, f"{MANIFEST} has an impossible {wrong}")
@@ -158,12 +160,14 @@ def _damaged(directory: str | os.PathLike, what: str) -> ValueError:
 
 def _wrong_field(document: dict[str, Any]) -> str | None:
     """The name of a field whose value cannot be."""
-    stages, names, hashes = (document.get(name) for name in ("stages", "input_names", "sha256"))
+    stages: Any = document.get("stages")
+    names: Any = document.get("input_names")
+    hashes: Any = document.get("sha256")
     length = document.get("max_length", 0)
     rules = {
         "precision": isinstance(document.get("precision"), str),
         "dtype": document.get("dtype") in DTYPES,
-        "modality": document.get("modality") in MODALITIES,
+        "modality": document.get("modality") in [*MODALITIES],
         "input_names": _are_strings(names) and len(names) > 0,
         "max_length": length is None or (type(length) is int and length > 0),
         "sha256": isinstance(hashes, dict) and _are_strings([*hashes.values()]) and all(map(_is_plain, hashes)),
@@ -346,10 +350,10 @@ class ExportedAbout:
 def write_about(
     folder: Path,
     format: str,
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     stages: Stages,
     files: Sequence[StageFile],
-    processor: Any,
+    processor: Processor | None,
     precision: str | None = None,
 ) -> None:
     """Write what an exported folder says beside its stages: config, processor and manifest.
@@ -357,7 +361,7 @@ def write_about(
     Args:
         folder (`Path`): with the files of the stages, and nothing else.
         format (`str`): of these.
-        model (`PreTrainedModel`): that was exported.
+        model ([`SideNetPreTrainedModel`]): that was exported.
         stages ([`Stages`]): its chain.
         files (`Sequence[StageFile]`): one per stage.
         processor (tokenizer or image processor, *optional*): saved beside them.

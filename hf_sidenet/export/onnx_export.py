@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..data.formats import Processor
 from ..inference.engine import by_kind, padding_of
 from ..inference.precision import refuse_quantized
 from ..inference.reading import RowReader, check_rows
@@ -20,6 +20,7 @@ from ..inference.rows import Row, collate
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
 from ..models.errors import ArgumentError
+from ..models.modeling_base import SideNetPreTrainedModel
 from .agreement import largest_difference
 from .exported import EXPORTED, ONNX, Exported, StageFile, sizes, stage_file, write_about
 from .onnx import OnnxStages
@@ -33,7 +34,7 @@ from .onnx_graph import (
     save,
     to_onnx,
 )
-from .programs import HIDDEN, export_stage
+from .programs import HIDDEN, export_stage, user_inputs
 
 
 DTYPES = (torch.float32, torch.float16)
@@ -49,10 +50,10 @@ class MissingCalibrationRows(ValueError):
 
 
 def export_onnx(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     directory: str | os.PathLike,
     *,
-    processor: Any = None,
+    processor: Processor | None = None,
     int8: bool = False,
     calibration_rows: Iterable[Any] | None = None,
     opset: int | None = None,
@@ -126,7 +127,7 @@ def export_onnx(
 
 def _write_stage(stages: Stages, index: int, folder: Path, opset: int | None) -> StageFile:
     program = export_stage(stages, index)
-    file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
+    file = stage_file(stages, index, user_inputs(program), SUFFIX)
     save(to_onnx(program, file.inputs, file.outputs, stages.modality.axes, opset), folder / file.file)
     return file
 
@@ -159,18 +160,19 @@ def _write_int8(
             quantize_convolutions(plain / file.file, folder / quantized[index].file, feeds)
 
 
-def _batches(stages: Stages, rows: Iterable[Any], processor: Any) -> Batches:
+def _batches(stages: Stages, rows: Iterable[Any], processor: Processor | None) -> Batches:
     """Padded batches of rows."""
     check_rows(rows, "calibration_rows")
     rows = list(rows)
     reader = RowReader(stages, processor)
-    read = reader.read(range(len(rows)), rows, [reader.thresholds(None)] * len(rows))
-    for row in read:
+    read: list[Row] = []
+    for row in reader.read(range(len(rows)), rows, [reader.thresholds(None)] * len(rows)):
         if not isinstance(row, Row):
-            raise ArgumentError("calibration_rows", f"must be readable: {str(row).rstrip('.')}") from row
+            raise ArgumentError("calibration_rows", f"must be rows of the model, but {str(row).rstrip('.')}") from row
         size = None if stages.modality.has_tokens else list(row.inputs["pixel_values"].shape)
         if size not in (None, stages.config.input_size):
             raise ArgumentError("calibration_rows", f"must be images of {stages.config.input_size}, got {size}")
+        read.append(row)
     made = []
     for alike in by_kind(read):
         alike.sort(key=lambda row: row.length)
@@ -188,7 +190,7 @@ def _feeds(stages: Stages, index: int, names: Sequence[str], batches: Batches) -
         hidden = None
         for earlier in range(index):
             hidden, _ = stages(earlier, hidden, inputs)
-        given = {**inputs, HIDDEN: hidden}
+        given = inputs if hidden is None else {**inputs, HIDDEN: hidden}
         yield {name: given[name].numpy() for name in names}
 
 

@@ -67,6 +67,7 @@ def to_onnx(
     except Exception as error:
         line = " ".join(str(error).split())[:300]
         raise ExportError(f"torch.onnx.export fails on a stage with the inputs {list(inputs)}: {line}") from error
+    assert exported is not None  # As of every export by dynamo.
     model = exported.model_proto
     _strip(model)
     names = list(axes)

@@ -67,7 +67,9 @@ def example_rows(stages: Stages, num_rows: int, num_tokens: int, seed: int = 0) 
     """
     generator = torch.Generator().manual_seed(seed)
     if not stages.modality.has_tokens:
-        pixels = torch.randn(num_rows, *stages.config.input_size, generator=generator)
+        size = stages.config.input_size
+        assert size is not None  # Images have one.
+        pixels = torch.randn(num_rows, *size, generator=generator)
         return {"pixel_values": pixels.to(stages.device, stages.dtype)}
     config = stages.config.mainnet_config
     vocabulary = getattr(config, "vocab_size", None) or DEFAULT_VOCABULARY
@@ -128,6 +130,12 @@ def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | 
         # File names of this machine.
         node.meta.pop("stack_trace", None)
     return program
+
+
+def user_inputs(program: ExportedProgram) -> list[str]:
+    """Names of the tensors that a program takes, in their order."""
+    # Constants of other types are none: stages take tensors only.
+    return [str(name) for name in program.graph_signature.user_inputs]
 
 
 class _Positional(nn.Module):

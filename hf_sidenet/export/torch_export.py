@@ -12,18 +12,18 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
+from ..data.formats import Processor
 from ..inference.precision import refuse_quantized
 from ..inference.stages import Stages
 from ..io.folders import check_free, writing_folder
 from ..models.errors import ArgumentError
+from ..models.modeling_base import SideNetPreTrainedModel
 from .agreement import largest_difference
 from .exported import EXPORTED, TORCH, Exported, ExportedStages, sizes, stage_file, write_about
-from .programs import export_stage
+from .programs import export_stage, user_inputs
 
 
 SUFFIX = ".pt2"
@@ -37,7 +37,10 @@ SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 
 
 def export_torch(
-    model: PreTrainedModel, directory: str | os.PathLike, processor: Any = None, overwrite: bool = False
+    model: SideNetPreTrainedModel,
+    directory: str | os.PathLike,
+    processor: Processor | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a model with SideNets as `torch.export` archives: `stage_0.pt2`, ..., `config.json` with θ, temperatures
     and the evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
@@ -67,7 +70,7 @@ def export_torch(
         files = []
         for index in range(len(stages)):
             program = export_stage(stages, index)
-            file = stage_file(stages, index, program.graph_signature.user_inputs, SUFFIX)
+            file = stage_file(stages, index, user_inputs(program), SUFFIX)
             # They would be pickled.
             program.example_inputs = None
             torch.export.save(program, folder / file.file)

@@ -128,7 +128,7 @@ def _imported(path: Path) -> set[str]:
     for node in _statements(_parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
             names.add(node.module.partition(".")[0])
     return names
 

@@ -55,7 +55,8 @@ def check_card(folder: Path, found: Shareable) -> None:
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
         card = ModelCard(text, ignore_metadata_errors=False)
-        results = card.data.eval_results
+        data: Any = card.data
+        results = data.eval_results
     # The reader of cards raises whatever its YAML parser does.
     except Exception as error:
         found.errors.append(f"{CARD} has metadata that the Hub refuses: {' '.join(str(error).split())}")
@@ -64,7 +65,7 @@ def check_card(folder: Path, found: Shareable) -> None:
         found.warnings.append(f"{CARD} is a template that nobody filled in: it says {TEMPLATE!r}.")
     if not results:
         found.warnings.append(f"{CARD} has no `model-index`: the Hub shows no results.")
-    if card.data.license is None:
+    if data.license is None:
         found.notes.append(f"{CARD} names no license, so that others may not use it.")
     for picture in re.findall(r"!\[[^\]]*\]\(((?!https?:)[^)\s]+)\)", text):
         if picture.removeprefix("./") not in found.files:

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.formats import Processor
 from ..data.limits import longest_text, with_limit
 from ..evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
 from ..export.exported import EXPORTED
@@ -27,6 +28,7 @@ from ..measurement import ExitRecords
 from ..models import __file__ as models_file
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import TASKS
 from ..report import CURRENCIES, FIGURES, Report, checkpoint_card, describe, eval_results
 from .shared_files import refuse_links, shared_files
@@ -49,7 +51,7 @@ CHECKPOINT = FolderKind(
 # Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json")
 # The base of every error of the HTTP client, whichever huggingface_hub uses.
-HTTP_ERROR = HfHubHTTPError.__bases__[0]
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 SAFE = "Nothing here was changed; the same command again sends what is missing."
 
 
@@ -72,8 +74,8 @@ class Pushed:
 
 def save_checkpoint(
     directory: str | os.PathLike,
-    model: PreTrainedModel,
-    processor: Any,
+    model: SideNetPreTrainedModel,
+    processor: Processor | None,
     report: Mapping[str, Any],
     *,
     evaluation: ExitEvaluation | None = None,
@@ -122,9 +124,11 @@ def save_checkpoint(
         model.save_pretrained(temporary)
         if processor is not None:
             if model.modality.has_tokens:
-                processor = with_limit(processor, longest_text(model.mainnet))
+                processor = with_limit(cast(PreTrainedTokenizerBase, processor), longest_text(model.mainnet))
             processor.save_pretrained(temporary)
-        figures = [] if evaluation is None else _figures(evaluation, records, temporary / "figures", name)
+        figures = (
+            [] if evaluation is None or records is None else _figures(evaluation, records, temporary / "figures", name)
+        )
         Report(report).save(temporary)
         card = checkpoint_card(
             name,
@@ -214,13 +218,12 @@ def write_model_card(
         metadata = ModelCardData(library_name="transformers").to_yaml()
         what = f"{Path(mainnet).name or 'A MainNet'} with SideNets (early exits), evaluated on {dataset}."
         card = ModelCard(f"---\n{metadata}\n---\n\n# {model_name}\n\n{what}\n")
-    describe(card.data, task=task, mainnet=mainnet, model_name=model_name)
+    data = cast(ModelCardData, card.data)
+    describe(data, task=task, mainnet=mainnet, model_name=model_name)
     others = [
-        result
-        for result in card.data.eval_results or []
-        if (result.dataset_type, result.dataset_split) != (dataset, split)
+        result for result in data.eval_results or [] if (result.dataset_type, result.dataset_split) != (dataset, split)
     ]
-    card.data.eval_results = others + eval_results(
+    data.eval_results = others + eval_results(
         _results(report), task=task, dataset_type=dataset, dataset_name=dataset, split=split
     )
     section = (
@@ -281,7 +284,7 @@ def push_checkpoint(
             api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
-            folder_path=directory,
+            folder_path=str(directory),
             token=token,
             revision=revision,
             commit_message=message or "Upload a classifier with SideNets",

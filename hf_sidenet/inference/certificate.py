@@ -7,17 +7,20 @@ beside the evidence, as `certified`, so that nothing is said of a model that has
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration import Calibration, check_evidence
+from ..data.formats import Processor
 from ..data.limits import longest_text, text_limit
 from ..evaluation.provenance import versions
 from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .precision import number_format, precision_of
+from .protocols import Configured, StageChain
 
 
 # In the order in which a difference is told: the first explains those after it.
@@ -32,7 +35,9 @@ SETTINGS = {
 }
 
 
-def certificate(served: Any, processor: Any = None, max_length: int | None = None) -> dict[str, Any]:
+def certificate(
+    served: Configured, processor: Processor | None = None, max_length: int | None = None
+) -> dict[str, Any]:
     """What answers depend on, of a model at its own θ: `certified` in the evidence behind θ.
 
     Args:
@@ -51,7 +56,9 @@ def certificate(served: Any, processor: Any = None, max_length: int | None = Non
     }
 
 
-def why_not_certified(served: Any, processor: Any = None, max_length: int | None = None) -> str | None:
+def why_not_certified(
+    served: Configured, processor: Processor | None = None, max_length: int | None = None
+) -> str | None:
     """Why the evidence behind θ is not about what answers now. `None` where it is, or where there is none.
 
     All weights are read.
@@ -97,7 +104,7 @@ def why_not_certified(served: Any, processor: Any = None, max_length: int | None
     return None if certified["weights"] in (weights, source) else "its weights are not those for which θ was certified"
 
 
-def length_of(model: Any, processor: Any, max_length: int | None = None) -> int | None:
+def length_of(model: SideNetPreTrainedModel, processor: Processor | None, max_length: int | None = None) -> int | None:
     """Tokens at which a model's texts are cut; `None` for images, and where model inputs come.
 
     Args:
@@ -106,10 +113,11 @@ def length_of(model: Any, processor: Any, max_length: int | None = None) -> int 
         max_length (`int`, *optional*): what was asked for.
     """
     is_read = model.modality.has_tokens and processor is not None
-    return text_limit(processor, longest_text(model.mainnet), max_length) if is_read else None
+    tokenizer = cast("PreTrainedTokenizerBase | None", processor)
+    return text_limit(tokenizer, longest_text(model.mainnet), max_length) if is_read else None
 
 
-def source_weights(model: nn.Module) -> str:
+def source_weights(model: SideNetPreTrainedModel) -> str:
     """Fingerprint of the weights that all precisions of a model come from: of a cast, those that it was cast from.
 
     Args:
@@ -121,7 +129,11 @@ def source_weights(model: nn.Module) -> str:
 
 
 def set_calibration(
-    served: Any, calibration: Calibration, processor: Any, max_length: int | None, **about: Any
+    served: SideNetPreTrainedModel | StageChain,
+    calibration: Calibration,
+    processor: Processor | None,
+    max_length: int | None,
+    **about: Any,
 ) -> None:
     """Write temperatures, θ and the evidence into the config of what was calibrated.
 
@@ -132,9 +144,9 @@ def set_calibration(
         max_length (`int`, *optional*): tokens at which texts were cut; `None` for images.
         about (`Any`): what the evidence says beside it: the rows, the reference.
     """
-    config = served.config
-    config.thresholds = calibration.selection.chosen.thresholds
-    config.temperatures = calibration.temperatures
+    config, chosen = served.config, calibration.chosen_setting
+    assert chosen is not None  # See `calibration`.
+    config.thresholds, config.temperatures = chosen
     config.calibration = calibration.evidence(
         **about,
         certified=certificate(served, processor, max_length),
@@ -154,7 +166,7 @@ def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -
     return None if found == fingerprint_weights(mainnet) else found
 
 
-def _settings(served: Any, max_length: int | None) -> dict[str, Any]:
+def _settings(served: Configured, max_length: int | None) -> dict[str, Any]:
     config = served.config
     return {
         "precision": precision_of(served),
@@ -167,10 +179,11 @@ def _settings(served: Any, max_length: int | None) -> dict[str, Any]:
     }
 
 
-def _weights(served: Any) -> str | None:
+def _weights(served: Configured) -> str | None:
     """What stands for the weights: of an exported chain the hashes of its files, `None` of one that does not tell."""
-    if hasattr(served, "manifest"):
-        files = json.dumps(served.manifest.sha256, sort_keys=True)
+    manifest: Any = getattr(served, "manifest", None)
+    if manifest is not None:
+        files = json.dumps(manifest.sha256, sort_keys=True)
         return hashlib.blake2b(files.encode(), digest_size=16).hexdigest()
     model = served if isinstance(served, nn.Module) else getattr(served, "model", None)
     return None if model is None else fingerprint_weights(model)

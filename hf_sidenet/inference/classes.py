@@ -2,7 +2,7 @@
 """The class that a config names, and its model."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
@@ -35,7 +35,9 @@ def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
     Args:
         config (`PretrainedConfig`): of the MainNet.
     """
-    return getattr(models, SideNetConfig(config).architectures[0])
+    # A config names a class from the beginning.
+    names = cast("list[str]", SideNetConfig(config).architectures)
+    return getattr(models, names[0])
 
 
 def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel
 
 from ..data.rows import Rows
@@ -60,7 +60,9 @@ def collect_stages(
     Raises:
         ValueError: a batch has no `labels` or an input that the stages do not take, or there are no rows.
     """
-    return collect(_EveryExit(stages), dataloader, reference=reference, progress=progress)
+    # As far as it is used here, it is called like one.
+    model = cast(SideNetPreTrainedModel, _EveryExit(stages))
+    return collect(model, dataloader, reference=reference, progress=progress)
 
 
 @torch.no_grad()
@@ -167,6 +169,8 @@ def typical_batches(
     rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None
 ) -> list[dict[str, Any]]:
     """The first batches of rows as they come, out of all or of those with the numbers `which`."""
-    dataset = rows.dataset if which is None else Subset(rows.dataset, which.tolist())
+    # torch reads any map-style data set as one of its own.
+    dataset = cast(Dataset, rows.dataset)
+    dataset = dataset if which is None else Subset(dataset, which.tolist())
     loader = DataLoader(dataset, batch_size, collate_fn=rows.collate_fn)
     return [dict(batch) for batch in islice(loader, count)]

@@ -38,8 +38,13 @@ class CompiledStages:
         self.recorded = on_gpu
         self.stages = stages
         self.pad = padding_of(stages)
-        for name in ("config", "device", "dtype", "input_names", "max_length", "modality", "task"):
-            setattr(self, name, getattr(stages, name))
+        self.config = stages.config
+        self.device = stages.device
+        self.dtype = stages.dtype
+        self.input_names = stages.input_names
+        self.max_length = stages.max_length
+        self.modality = stages.modality
+        self.task = stages.task
         self.precision = precision_of(stages)
         # The stages share the code of one forward, and their graphs count together.
         limit = GRAPHS_PER_STAGE * len(stages)

@@ -7,14 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from ..models.exit_rule import leaves
 from ..models.tasks import Task, label_names
 from .pool import Pool
-from .protocols import StageChain
+from .protocols import ServedModel, StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
@@ -22,7 +22,13 @@ from .rows import Batch, Prediction, Row, collate
 SORTED = 4
 
 
-def halved(items: Sequence[Any], run: Callable[[Sequence[Any]], Any]) -> Iterator[tuple[Sequence[Any], Any]]:
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+def halved(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], Outcome]
+) -> Iterator[tuple[Sequence[Item], Outcome | Exception]]:
     """Do something for many items at once. Where it fails it is done for each half, down to the item that stands alone
     with its error; what is too much for the memory fits then.
 
@@ -36,6 +42,7 @@ def halved(items: Sequence[Any], run: Callable[[Sequence[Any]], Any]) -> Iterato
     waiting = [items] if len(items) else []
     while waiting:
         part = waiting.pop()
+        outcome: Outcome | Exception
         try:
             outcome = run(part)
         except Exception as error:
@@ -280,7 +287,7 @@ def not_finite(place: int, exit_index: int) -> RowError:
 def predictions(
     task: Task,
     names: list[str],
-    rows: list[Row],
+    rows: Sequence[Row],
     which: Sequence[int],
     exits: Sequence[int],
     logits: torch.Tensor,
@@ -297,18 +304,20 @@ def predictions(
         logits (`torch.Tensor` of shape `(rows, num_labels)`): on the host.
         sure (`torch.Tensor` of shape `(rows,)`): confidences.
     """
-    labels, sure, logits = task.answer(logits).tolist(), sure.tolist(), logits.unbind()
+    labels: list[int] = task.answer(logits).tolist()
+    confidences: list[float] = sure.tolist()
+    own_logits = logits.unbind()
     found = []
     for i in which:
         place = rows[i].place
-        if math.isnan(sure[i]):
+        if math.isnan(confidences[i]):
             found.append(Prediction(place, error=not_finite(place, exits[i])))
         else:
-            found.append(Prediction(place, names[labels[i]], labels[i], logits[i], sure[i], exits[i]))
+            found.append(Prediction(place, names[labels[i]], labels[i], own_logits[i], confidences[i], exits[i]))
     return found
 
 
-def padding_of(stages: StageChain) -> dict[str, float]:
+def padding_of(stages: ServedModel) -> dict[str, float]:
     """What a padded token has, by input."""
     pad = getattr(stages.config.mainnet_config, "pad_token_id", None)
     return {"input_ids": 0 if pad is None else pad}

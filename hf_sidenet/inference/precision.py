@@ -111,7 +111,8 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
         attention = model.config._attn_implementation
         copy = type(model).from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     copy.config.name_or_path = model.config.name_or_path
-    return copy.to(model.device).eval()
+    on_device = copy.to(model.device)  # pyright: ignore[reportArgumentType]  the types of its wrapper lack `self`
+    return on_device.eval()
 
 
 def check_precision(config: SideNetConfig, precision: str) -> bool:

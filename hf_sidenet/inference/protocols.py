@@ -14,12 +14,17 @@ from ..models.tasks import Task
 from .rows import Prediction, Row
 
 
-@runtime_checkable
-class StageChain(Protocol):
-    """A model as a chain of stages, of any runtime: [`Stages`], compiled or exported ones, or your own.
+class Configured(Protocol):
+    """A model with SideNets, or anything that is made of one, and its config with θ and the evidence behind it."""
 
-    Stage 0 goes from a batch of inputs to x_c and the logits of the first SideNet, each other stage from x_c to the
-    next; the last gives the MainNet's logits. A chain without SideNets has one stage.
+    @property
+    def config(self) -> SideNetConfig:
+        """See [`SideNetConfig`]."""
+        ...
+
+
+class ServedModel(Protocol):
+    """What reading rows for a model needs to know of it: a [`StageChain`], or one that has no stages.
 
     Attributes:
         config ([`SideNetConfig`]): θ, temperatures, classes and the evidence behind θ.
@@ -45,6 +50,24 @@ class StageChain(Protocol):
         """Number of exits."""
         ...
 
+    def check_mode(self) -> None:
+        """Refuse to answer while the weights may change.
+
+        Raises:
+            ValueError: they may. A chain whose weights are files has nothing to refuse.
+        """
+        ...
+
+
+@runtime_checkable
+class StageChain(ServedModel, Protocol):
+    """A model as a chain of stages, of any runtime: [`Stages`], compiled or exported ones, or your own.
+
+    Stage 0 goes from a batch of inputs to x_c and the logits of the first SideNet, each other stage from x_c to the
+    next; the last gives the MainNet's logits. A chain without SideNets has one stage. Its attributes are those of a
+    [`ServedModel`].
+    """
+
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -58,14 +81,6 @@ class StageChain(Protocol):
 
         Returns:
             x_c where the stage ends (`None` for the last), and logits of shape `(rows, num_labels)`.
-        """
-        ...
-
-    def check_mode(self) -> None:
-        """Refuse to answer while the weights may change.
-
-        Raises:
-            ValueError: they may. A chain whose weights are files has nothing to refuse.
         """
         ...
 
@@ -101,14 +116,14 @@ class Engine(Protocol):
         ...
 
 
-Chain = TypeVar("Chain", bound=StageChain)
+Chain = TypeVar("Chain", bound=ServedModel)
 
 
 def with_own_config(stages: Chain) -> Chain:
     """The same chain with a copy of its config, which nobody else can change.
 
     Args:
-        stages ([`StageChain`]): shares everything else.
+        stages ([`ServedModel`]): shares everything else.
     """
     own = copy.copy(stages)
     own.config = copy.deepcopy(stages.config)

@@ -2,21 +2,22 @@
 """What a user gives as a row becomes a checked [`Row`]; what does not fit is refused before it meets a batch."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.formats import Processor
 from ..data.limits import in_channels, num_channels_of, text_limit
 from ..models.errors import ArgumentError
 from ..models.exit_rule import check_thresholds
 from ..models.modalities import TEXT
 from ..models.tasks import LABEL_INPUTS
 from .engine import RowError, halved
-from .protocols import StageChain, with_own_config
+from .protocols import ServedModel, with_own_config
 from .rows import Row
 
 
@@ -49,7 +50,7 @@ def check_rows(rows: Any, name: str = "rows") -> None:
     raise ArgumentError(name, f"must be an iterable of rows, got a {type(rows).__name__}. Give {instead}")
 
 
-def own_tokenizer(processor: Any, **arguments: Any) -> Any:
+def own_tokenizer(processor: Processor | None, **arguments: Any) -> Processor | None:
     """A copy of a tokenizer, for calls with these arguments only; anything else as it is. A fast tokenizer keeps
     truncation and padding until a call asks for others, so that two which share one, in two threads, would get each
     other's.
@@ -71,16 +72,16 @@ class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
-        stages ([`StageChain`]): says which inputs there are; later changes of its config are not seen.
+        stages ([`ServedModel`]): says which inputs there are; later changes of its config are not seen.
         processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
             copied.
         max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
             most 512.
     """
 
-    def __init__(self, stages: StageChain, processor: Any = None, max_length: int | None = None):
+    def __init__(self, stages: ServedModel, processor: Processor | None = None, max_length: int | None = None):
         self.stages = with_own_config(stages)
-        self.max_length = text_limit(processor, stages.max_length, max_length)
+        self.max_length = text_limit(cast("PreTrainedTokenizerBase | None", processor), stages.max_length, max_length)
         self.processor = own_tokenizer(processor, truncation=True, max_length=self.max_length)
         self.num_sidenets = len(stages) - 1
         config = stages.config.mainnet_config
@@ -90,7 +91,7 @@ class RowReader:
             "position_ids": getattr(config, "max_position_embeddings", None),
         }
 
-    def thresholds(self, thresholds: float | Sequence[float] | None) -> tuple[float, ...]:
+    def thresholds(self, thresholds: float | Sequence[float] | torch.Tensor | None) -> tuple[float, ...]:
         """θ of each SideNet, by default the config's.
 
         Raises:
@@ -132,8 +133,11 @@ class RowReader:
                 features[i] = _no_unicode(raw[i]) or features[i]
         return features
 
+    def _called(self, *raw: Any, **arguments: Any) -> Mapping[str, Any]:
+        return cast(Callable[..., Mapping[str, Any]], self.processor)(*raw, **arguments)
+
     def _tokenized(self, texts: list[str]) -> list[dict[str, Any]]:
-        encoded = dict(self.processor(texts, truncation=True, max_length=self.max_length))
+        encoded = dict(self._called(texts, truncation=True, max_length=self.max_length))
         for name, values in encoded.items():
             if len(values) != len(texts):
                 raise ArgumentError(
@@ -146,9 +150,9 @@ class RowReader:
         try:
             if not self.stages.modality.has_tokens:
                 picture = in_channels(row, num_channels_of(self.stages.config))
-                return {"pixel_values": self.processor(picture, return_tensors="pt")["pixel_values"][0]}
+                return {"pixel_values": self._called(picture, return_tensors="pt")["pixel_values"][0]}
             _check_texts(row)
-            return dict(self.processor(*row, truncation=True, max_length=self.max_length))
+            return dict(self._called(*row, truncation=True, max_length=self.max_length))
         except Exception as error:
             return error
 

@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import cast
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.exit_rule import answers, route
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .engine import PoolingEngine, by_kind, halved, padding_of, predictions, row_error
-from .protocols import Engine, StageChain
+from .protocols import Engine, ServedModel, StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
@@ -29,7 +30,7 @@ class WholeEngine:
     """An [`Engine`] in which no row waits.
 
     Args:
-        stages ([`StageChain`]): names the classes, temperatures and the device.
+        stages ([`ServedModel`]): names the classes, temperatures and the device.
         answer (`Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]`):
             A batch and θ of shape `(rows, num_sidenets)` → logits `(rows, num_labels)` and exit indices `(rows,)`.
     """
@@ -37,7 +38,9 @@ class WholeEngine:
     waiting = 0
     since = math.inf
 
-    def __init__(self, stages: StageChain, answer: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
+    def __init__(
+        self, stages: ServedModel, answer: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    ):
         self.stages = stages
         self.answer = answer
         self.pad = padding_of(stages)
@@ -49,10 +52,9 @@ class WholeEngine:
         done = []
         for alike in by_kind(rows):
             for part, outcome in halved(alike, self._answered):
-                failed = isinstance(outcome, Exception)
                 done += (
                     [Prediction(part[0].place, error=row_error(part[0].place, "failed", outcome))]
-                    if failed
+                    if isinstance(outcome, Exception)
                     else outcome
                 )
         return done
@@ -61,7 +63,7 @@ class WholeEngine:
         """Nothing waits."""
         return []
 
-    def _answered(self, rows: list[Row]) -> list[Prediction]:
+    def _answered(self, rows: Sequence[Row]) -> list[Prediction]:
         batch = collate(rows, self.pad, self.stages.device)
         logits, exit_index = self.answer(batch, torch.tensor([row.thresholds for row in rows]))
         logits, exit_index = logits.float().cpu(), exit_index.cpu()
@@ -69,7 +71,7 @@ class WholeEngine:
         return predictions(self.stages.task, self.names, rows, range(len(rows)), exit_index.tolist(), logits, sure)
 
 
-def by_gates(model: PreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def by_gates(model: SideNetPreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """The model's own forward, in which rows leave."""
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,22 +107,24 @@ def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tens
 
 
 def engines_of(
-    stages, model: PreTrainedModel | None, *, pool_size: int, num_in_flight: int
+    stages: ServedModel, model: SideNetPreTrainedModel | None, *, pool_size: int, num_in_flight: int
 ) -> dict[str, Callable[[], Engine]]:
     """What makes an engine, by routing.
 
     Args:
-        stages ([`StageChain`]): the chain; [`Served`] where there is none.
-        model (`PreTrainedModel`, *optional*): the model that the stages are of, where its own forward runs as well.
+        stages ([`ServedModel`]): the chain; [`Served`] where there is none.
+        model ([`SideNetPreTrainedModel`], *optional*): the model that the stages are of, where its own forward runs as
+            well.
         pool_size (`int`): see [`PoolingEngine`].
         num_in_flight (`int`): see [`PoolingEngine`].
     """
     makers: dict[str, Callable[[], Engine]] = {}
     if callable(stages):
+        chain = cast(StageChain, stages)
         makers = {
-            POOLED: lambda: PoolingEngine(stages, pool_size=pool_size, num_in_flight=num_in_flight),
-            PER_BATCH: lambda: PoolingEngine(stages, pool_size=1, num_in_flight=num_in_flight),
-            ALL_BLOCKS: lambda: WholeEngine(stages, by_all_stages(stages)),
+            POOLED: lambda: PoolingEngine(chain, pool_size=pool_size, num_in_flight=num_in_flight),
+            PER_BATCH: lambda: PoolingEngine(chain, pool_size=1, num_in_flight=num_in_flight),
+            ALL_BLOCKS: lambda: WholeEngine(chain, by_all_stages(chain)),
         }
     if model is not None:
         makers[GATES] = lambda: WholeEngine(stages, by_gates(model))

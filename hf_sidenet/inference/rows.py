@@ -132,22 +132,28 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
         return batches[0]
     rows = [row for batch in batches for row in batch.rows]
     if not batches[0].has_tokens:
-        return Batch(rows, batches[0].inputs, torch.cat([batch.hidden for batch in batches]))
+        return Batch(rows, batches[0].inputs, torch.cat([_state(batch) for batch in batches]))
     length = max(row.length for row in rows)
     inputs = {
         name: torch.cat([_to_length(batch.inputs[name], length, pad.get(name, 0)) for batch in batches])
         for name in batches[0].inputs
     }
-    return Batch(rows, inputs, torch.cat([_to_length(batch.hidden, length, 0) for batch in batches]))
+    return Batch(rows, inputs, torch.cat([_to_length(_state(batch), length, 0) for batch in batches]))
 
 
 def trim(batch: Batch) -> Batch:
     """The same batch without the columns that are padding in all of its rows."""
     length = max(row.length for row in batch.rows)
-    if not batch.has_tokens or batch.hidden.shape[1] == length:
+    if not batch.has_tokens or _state(batch).shape[1] == length:
         return batch
     cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
-    return Batch(batch.rows, cut, batch.hidden[:, :length].contiguous())
+    return Batch(batch.rows, cut, _state(batch)[:, :length].contiguous())
+
+
+def _state(batch: Batch) -> torch.Tensor:
+    """x_c of a batch that has been through a stage."""
+    assert batch.hidden is not None
+    return batch.hidden
 
 
 def _take(value: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -188,7 +194,7 @@ class Packet:
 
 def pack(batch: Batch) -> Packet:
     """The packet of rows after a stage, of one kind."""
-    hidden = batch.hidden.cpu().contiguous()
+    hidden = _state(batch).cpu().contiguous()
     return Packet(
         places=[row.place for row in batch.rows],
         lengths=[row.length for row in batch.rows],

@@ -4,7 +4,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..data.formats import Processor
 from ..models.errors import ArgumentError
 from ..models.exit_rule import lets_rows_leave
+from ..models.modeling_base import SideNetPreTrainedModel
+from .protocols import Engine, ServedModel, StageChain
 from .reading import RowReader, check_rows
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, full_batch, measure_routings
 from .rows import Prediction, Row, evenly_spaced
@@ -109,8 +112,8 @@ class SideNetRunner:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any = None,
+        model: SideNetPreTrainedModel | StageChain,
+        processor: Processor | None = None,
         batch_size: int = 64,
         *,
         thresholds: float | Sequence[float] | None = None,
@@ -155,7 +158,7 @@ class SideNetRunner:
         self._locks: dict[int, threading.Lock] = {}
 
     @property
-    def stages(self) -> Any:
+    def stages(self) -> ServedModel:
         """The chain of stages that answers; of a model that has none what a runner knows of it."""
         return self._settled.stages
 
@@ -175,7 +178,9 @@ class SideNetRunner:
         none. The weights are read when it is first asked for, by [`predict`], [`start`] or [`update`]."""
         return self._settled.not_certified
 
-    def update(self, model: Any, thresholds: float | Sequence[float] | None = None) -> None:
+    def update(
+        self, model: SideNetPreTrainedModel | StageChain, thresholds: float | Sequence[float] | None = None
+    ) -> None:
         """Go on with other weights, θ or temperatures. Rows that are inside are answered by what was there when they
         were read; those that come later by what is there then. No row is answered by some of both.
 
@@ -230,7 +235,7 @@ class SideNetRunner:
         shared = None
         if per_row is None and thresholds is not None:
             shared = settled.reader.thresholds(thresholds)
-        total = len(rows) if hasattr(rows, "__len__") else None
+        total = len(rows) if isinstance(rows, Sized) else None
         if per_row is not None and total not in (None, len(per_row)):
             raise ArgumentError("thresholds", f"must have one row per row, {total}, got {len(per_row)}")
         return self._predict(rows, shared, per_row, on_error, total, progress)
@@ -409,7 +414,7 @@ class SideNetRunner:
         if broken is not None:
             raise broken
 
-    def _engine_for(self, settled: Settled, rows: list[Row], is_long: bool) -> Any:
+    def _engine_for(self, settled: Settled, rows: list[Row], is_long: bool) -> Engine:
         """An engine; measured first where that has not been done, rows leave, and enough of them come."""
         leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
         if self.routing == AUTO and not self.times and leave and is_long:
@@ -423,7 +428,7 @@ def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) 
     return [reader.thresholds(row) for row in thresholds[start:end].tolist()]
 
 
-def _stepped(step: Any, *args: Any) -> list[Prediction]:
+def _stepped(step: Callable[..., list[Prediction]], *args: Any) -> list[Prediction]:
     # Not around the generator: its caller would be in inference mode too.
     with torch.inference_mode():
         return step(*args)

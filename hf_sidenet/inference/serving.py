@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .protocols import Engine
 from .rows import Prediction, Row
 from .settled import Settled
 
@@ -144,10 +145,11 @@ class Worker:
 
     def _serve(self) -> None:
         try:
-            now, engine = None, None
+            now: tuple[Settled, str] | None = None
+            engine: Engine | None = None
             while (requests := self._gather(math.inf if engine is None else engine.since)) is not None:
                 with torch.inference_mode():
-                    if now is not self._now:
+                    if now is None or engine is None or now is not self._now:
                         # Those inside are answered by what they were read for.
                         self._answer([] if engine is None else engine.flush())
                         now = self._now
@@ -161,7 +163,7 @@ class Worker:
             self._answer([Prediction(place, error=_broke(error)) for place in left])
             _resolve(refused)
 
-    def _step(self, settled: Settled, engine: Any, requests: list[_Request]) -> list[Prediction]:
+    def _step(self, settled: Settled, engine: Engine, requests: list[_Request]) -> list[Prediction]:
         places = [request.place for request in requests]
         thresholds = [request.thresholds or settled.thresholds for request in requests]
         read = settled.reader.read(places, [request.raw for request in requests], thresholds)

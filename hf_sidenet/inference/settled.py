@@ -3,19 +3,21 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..data.formats import Processor
 from ..io.fingerprint import answering_fields
 from ..models.errors import ArgumentError
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .certificate import why_not_certified
 from .compiled import CompiledStages
 from .precision import cast_copy, check_precision, precision_of
-from .protocols import StageChain, with_own_config
+from .protocols import Engine, ServedModel, StageChain, with_own_config
 from .reading import RowReader
 from .routings import AUTO, GATES, engines_of
 from .stages import Served, Stages, StagesError
@@ -45,16 +47,17 @@ class Settled:
 
     def __init__(
         self,
-        model: Any,
+        model: SideNetPreTrainedModel | StageChain,
         thresholds: float | Sequence[float] | None,
         *,
-        processor: Any,
+        processor: Processor | None,
         routing: str,
         compile: bool | dict[str, Any],
         dtype: torch.dtype | None,
         max_length: int | None,
         pool_size: int,
     ):
+        # Whichever copy of the class made it: a checkpoint may have been loaded with its own code.
         is_torch = isinstance(model, PreTrainedModel)
         if not is_torch and not isinstance(model, StageChain):
             raise ArgumentError(
@@ -66,21 +69,26 @@ class Settled:
             raise ArgumentError("compile", "and `dtype` need a torch model, got a chain of stages")
         if routing == GATES and (compile or not is_torch):
             raise ValueError(f"`routing='{GATES}'` needs a torch model that is not compiled.")
+        own: SideNetPreTrainedModel | None = None
+        stages: ServedModel
         if is_torch:
-            model = model if dtype in (None, model.dtype) else cast_copy(model, dtype)
-            stages = _stages_of(model, needed=bool(compile) or routing not in (AUTO, GATES))
+            given = cast(SideNetPreTrainedModel, model)
+            given = given if dtype in (None, given.dtype) else cast_copy(given, dtype)
+            served = _stages_of(given, needed=bool(compile) or routing not in (AUTO, GATES))
+            self._certified: SideNetPreTrainedModel | StageChain = served.model
+            if compile:
+                stages = CompiledStages(cast(Stages, served), compile if isinstance(compile, dict) else {})
+            else:
+                stages, own = served, served.model
         else:
-            stages = with_own_config(model)
-        self._certified = stages.model if is_torch else stages
-        if compile:
-            stages = CompiledStages(stages, compile if isinstance(compile, dict) else {})
+            stages = self._certified = with_own_config(cast(StageChain, model))
         self.stages = stages
         self.reader = RowReader(stages, processor, max_length)
         self.thresholds = self.reader.thresholds(thresholds)
         self.is_certified_precision = check_precision(stages.config, precision_of(stages))
-        self.makers: dict[str, Callable] = engines_of(
+        self.makers: dict[str, Callable[[], Engine]] = engines_of(
             stages,
-            stages.model if is_torch and not compile else None,
+            own,
             pool_size=pool_size,
             num_in_flight=1 if stages.device.type == "cuda" else 0,
         )
@@ -144,7 +152,7 @@ class Settled:
         return kind
 
 
-def _stages_of(model: PreTrainedModel, needed: bool) -> Served:
+def _stages_of(model: SideNetPreTrainedModel, needed: bool) -> Served:
     try:
         return Stages(model)
     except StagesError as error:

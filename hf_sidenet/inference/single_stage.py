@@ -69,13 +69,15 @@ class SingleStage:
         """
         for rows, _ in requests:
             check_rows(rows)
+        reader = self.reader
+        assert reader is not None  # The first stage has one.
         steps = [Step() for _ in requests]
         raw = [row for rows, _ in requests for row in rows]
         places = [place for rows, _ in requests for place in range(len(rows))]
         thresholds = [theta for rows, theta in requests for _ in rows]
         owners = [step for step, (rows, _) in zip(steps, requests, strict=True) for _ in rows]
         owner_of: dict[Row, Step] = {}
-        for place, row, owner in zip(places, self.reader.read(places, raw, thresholds), owners, strict=True):
+        for place, row, owner in zip(places, reader.read(places, raw, thresholds), owners, strict=True):
             if isinstance(row, RowError):
                 owner.answered.append(Prediction(place, error=row))
             else:

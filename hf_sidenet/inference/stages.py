@@ -13,7 +13,7 @@ the chain is made.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from ..models.errors import ArgumentError, StopForward
 from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
 from ..models.mainnet import check_unchanged, evaluating, gated, name_of
 from ..models.modalities import Modality
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet, read_exit
 from .precision import precision_of
 
@@ -161,11 +162,11 @@ class Watched:
 
 
 @torch.no_grad()
-def watch(mainnet: nn.Module, blocks: Blocks, modality: Modality, input_size: list[int] | None) -> Watched:
+def watch(mainnet: PreTrainedModel, blocks: Blocks, modality: Modality, input_size: list[int] | None) -> Watched:
     """Watch one call of a MainNet on an example row.
 
     Args:
-        mainnet (`nn.Module`): carries gates on its blocks.
+        mainnet (`PreTrainedModel`): carries gates on its blocks.
         blocks ([`Blocks`]): its blocks.
         modality ([`Modality`]): what it reads.
         input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
@@ -282,7 +283,7 @@ class Stage(nn.Module):
         Returns:
             `(x_c, logits)`, or the logits alone of the last stage.
         """
-        seen = []
+        seen: list[torch.Tensor] = []
 
         def visit(index: int, state: torch.Tensor, rows: torch.Tensor | None) -> None:
             if index == self.end:
@@ -293,8 +294,13 @@ class Stage(nn.Module):
 
         mask = inputs.get("attention_mask")
         if self.start is not None and self.input_size is not None and "pixel_values" not in inputs:
+            assert hidden is not None  # x_c where the stage starts.
             inputs["pixel_values"] = hidden.new_zeros(1, *self.input_size)
-        run = Run(visit, resume=None if self.start is None else (self.start, hidden))
+        resume = None
+        if self.start is not None:
+            assert hidden is not None
+            resume = self.start, hidden
+        run = Run(visit, resume=resume)
         out = run_mainnet(self.mainnet, run, **inputs, **self.fixed, return_dict=True)
         if self.end is None:
             return out.logits
@@ -307,6 +313,9 @@ class Stage(nn.Module):
             hidden (`torch.Tensor` of shape `(rows, ...)`): x_c where the stage ends.
             mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): the `attention_mask`.
         """
+        # The last stage reads nothing.
+        assert self.sidenet is not None
+        assert self.pooling is not None
         return read_exit(self.sidenet, self.pooling, hidden, mask)
 
 
@@ -321,7 +330,7 @@ class Served:
         ValueError: the model is in training mode, or spread over several devices.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: SideNetPreTrainedModel):
         self._given = [
             (name, module) for name, module in model.named_modules() if "." not in name or isinstance(module, TELLING)
         ]
@@ -372,19 +381,22 @@ class Stages(Served):
         ValueError: the model is in training mode, or spread over several devices.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: SideNetPreTrainedModel):
         super().__init__(model)
         config, model = self.config, self.model
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = config.input_size
         mainnet, blocks = gated(model.mainnet, config.blocks)
         watched = watch(mainnet, blocks, self.modality, size)
-        starts, ends = [None, *config.exit_layers], [*config.exit_layers, None]
-        self.modules = []
+        starts: list[int | None] = [None, *config.exit_layers]
+        ends: list[int | None] = [*config.exit_layers, None]
+        self.modules: list[Stage] = []
         for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
             part = mainnet if start is None else tail_of(mainnet, watched, start)
-            head = (None, None) if end is None else (model.sidenets[k], config.pooling[k])
-            self.modules.append(Stage(part, start, end, *head, fixed, size).eval())
+            sidenet, pooling = None, None
+            if end is not None:
+                sidenet, pooling = cast(SideNet, model.sidenets[k]), config.pooling[k]
+            self.modules.append(Stage(part, start, end, sidenet, pooling, fixed, size).eval())
         self._check(mainnet, blocks)
 
     def __call__(
@@ -406,7 +418,7 @@ class Stages(Served):
         return result if index < len(self.modules) - 1 else (None, result)
 
     @torch.no_grad()
-    def _check(self, mainnet: nn.Module, blocks: Blocks) -> None:
+    def _check(self, mainnet: PreTrainedModel, blocks: Blocks) -> None:
         """Run example rows stage by stage, and compare every exit with one call of the MainNet."""
         inputs = self.modality.example_inputs(mainnet, self.config.input_size)
         mask, hidden = inputs.get("attention_mask"), None

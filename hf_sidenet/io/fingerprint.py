@@ -143,8 +143,9 @@ def fingerprint_model(model: nn.Module) -> str:
         ValueError: some of its tensors are not loaded (they are on the device "meta").
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
-    config = model.config.to_dict() if hasattr(model, "config") else {}
-    _feed(digest, f"model {type(model).__name__}", _json(_lasting(config)))
+    config: Any = getattr(model, "config", None)
+    fields = {} if config is None else config.to_dict()
+    _feed(digest, f"model {type(model).__name__}", _json(_lasting(fields)))
     _feed_tensors(digest, "parameter", model.named_parameters())
     _feed_tensors(digest, "buffer", model.named_buffers())
     return digest.hexdigest()
@@ -241,9 +242,10 @@ def _feed(digest: Any, kind: str, content: Any) -> None:
 
 
 def _feed_tensor(digest: Any, tensor: torch.Tensor) -> None:
-    if hasattr(tensor, "__tensor_flatten__") and not type(tensor).__module__.startswith("torch."):
+    flatten: Any = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None and not type(tensor).__module__.startswith("torch."):
         # A quantised weight: whole numbers with their scales.
-        names, context = tensor.__tensor_flatten__()
+        names, context = flatten()
         _feed(digest, f"{type(tensor).__name__} of {len(names)}", repr(context).encode())
         for name in names:
             _feed_tensor(digest, getattr(tensor, name))

@@ -84,7 +84,7 @@ def sort_entries(folder: Path, kind: FolderKind, *, read: Sequence[str] = (), ne
             (by_name and name != kind.card and known)
             or (known and matches(name, read))
             or (listed is not None and _is_as_written(folder, name, kind, listed))
-            or (is_new and _same_content(folder / name, new / name))
+            or (new is not None and is_new and _same_content(folder / name, new / name))
         ):
             found.ours.append(name)
         elif reserved or is_new:

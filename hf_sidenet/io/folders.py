@@ -202,8 +202,8 @@ def _put_in_place(
         os.rename(new, path)
         return
     found = sort_entries(path, kind, read=read, new=new)
-    if kind.card in found.refused:
-        _keep_card(path, new, kind, found)
+    if kind.card is not None and kind.card in found.refused:
+        _keep_card(path, new, kind.card, found)
         list_files(new, kind, foreign)
     _refuse(path, found.refused)
     _link(path, new, found.others)
@@ -214,19 +214,19 @@ def _put_in_place(
         os.rename(new, path)
 
 
-def _keep_card(path: Path, new: Path, kind: FolderKind, found: Sorted) -> None:
+def _keep_card(path: Path, new: Path, card: str, found: Sorted) -> None:
     """Somebody wrote in the old card: it stays, and the new one gets another name."""
-    stem, suffix = os.path.splitext(kind.card)
+    stem, suffix = os.path.splitext(card)
     name = f"{stem}.new{suffix}"
     if name in found.others:
         found.others.remove(name)
         found.refused.append(name)
-    found.refused.remove(kind.card)
-    found.others.append(kind.card)
-    os.rename(new / kind.card, new / name)
+    found.refused.remove(card)
+    found.others.append(card)
+    os.rename(new / card, new / name)
     logger.warning(
         "%s in %s is not as this package wrote it: it stays, and may speak of an earlier θ. The new one is %s.",
-        kind.card, path, name,
+        card, path, name,
     )  # fmt: skip
 
 

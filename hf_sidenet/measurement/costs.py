@@ -18,12 +18,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
 from ..models.mainnet import detached_parameters, evaluating, used_parameters
+from ..models.modeling_base import SideNetPreTrainedModel
 from .inputs import model_inputs
 from .records import ExitRecords
 from .shapes import count_shapes, typical_batches
@@ -137,7 +137,7 @@ def answered_at(records: ExitRecords, costs: ExitCosts, exit_index: torch.Tensor
 
 
 def measure_costs(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     batches: Iterable[Mapping[str, Any]],
     *,
     repeats: int = 5,
@@ -167,7 +167,9 @@ def measure_costs(
     for name, value in (("repeats", repeats), ("timed_batches", timed_batches)):
         if value < 1:
             raise ArgumentError(name, "must be ≥ 1", value)
-    at_exits = [{"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))]
+    at_exits: list[dict[str, Any]] = [
+        {"thresholds": thresholds} for thresholds in _thresholds_of_exits(len(model.sidenets))
+    ]
     with evaluating(model), torch.no_grad():
         calls = [*(partial(model, **at_exit) for at_exit in at_exits), model.mainnet]
         shapes = count_shapes(calls, batches, model.device, model.dtype, num_timed=timed_batches, progress=progress)

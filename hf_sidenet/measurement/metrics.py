@@ -7,8 +7,10 @@ confidence with whether it was right: the expected calibration error (ECE, Guo e
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import TypedDict
 
 import torch
 
@@ -17,14 +19,22 @@ from ..models.exit_rule import route
 from ..models.tasks import SINGLE_LABEL, Task
 
 
-STANDARD_BINS = {"num_bins": 15, "low": 0.0, "high": 1.0}
+class Bins(TypedDict):
+    """How confidences are cut into bins of equal width."""
+
+    num_bins: int
+    low: float
+    high: float
+
+
+STANDARD_BINS: Bins = {"num_bins": 15, "low": 0.0, "high": 1.0}
 # Morisot, arXiv 2007.13512, table 1.
-PAPER_BINS = {"num_bins": 8, "low": 0.2, "high": 1.0}
+PAPER_BINS: Bins = {"num_bins": 8, "low": 0.2, "high": 1.0}
 
 
 def replay(
     exit_logits: torch.Tensor,
-    thresholds: float | list[float] = 1.0,
+    thresholds: float | Sequence[float] = 1.0,
     temperatures: list[float] | None = None,
     task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:

@@ -2,7 +2,7 @@
 """The logits of every exit on a data set, collected once. Calibration and evaluation read these and hold no model."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..io.files import replacing
 from ..models.errors import ArgumentError
 from ..models.mainnet import evaluating
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task, named_task
 from .inputs import model_inputs
 from .metrics import replay
@@ -94,7 +95,9 @@ class ExitRecords:
         """Fraction of rows that these logits answer rightly, NaN when there are no rows."""
         return self.correct(logits).double().mean().item()
 
-    def route(self, thresholds: float | list[float] = 1.0, temperatures: list[float] | None = None) -> torch.Tensor:
+    def route(
+        self, thresholds: float | Sequence[float] = 1.0, temperatures: list[float] | None = None
+    ) -> torch.Tensor:
         """Which exit answers each row; see [`replay`]."""
         return replay(self.exit_logits, thresholds, temperatures, self.task)
 
@@ -180,7 +183,7 @@ def full_exit_logits(predictions: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def collect(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     dataloader: Iterable[Mapping[str, Any]],
     *,
     reference: PreTrainedModel | None = None,

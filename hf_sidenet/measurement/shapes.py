@@ -89,11 +89,11 @@ def typical_batches(shapes: list[ShapeCount], count: int) -> list[dict[str, Any]
         count (`int`): how many batches to take, all where there are no more.
     """
     works = [_work(shape) for shape in shapes for _ in range(shape.times)]
-    held = [shape for shape in shapes if shape.example is not None]
+    held = [(_work(shape), shape.example) for shape in shapes if shape.example is not None]
     count = min(count, len(works))
     cuts = [i * len(works) // count for i in range(count + 1)]
     means = [fmean(works[start:end]) for start, end in pairwise(cuts)]
-    return [min(held, key=lambda shape: abs(_work(shape) - mean)).example for mean in means]
+    return [min(held, key=lambda each: abs(each[0] - mean))[1] for mean in means]
 
 
 def _shape_of(batch: dict[str, Any]) -> tuple:

@@ -4,9 +4,10 @@
 import copy
 import difflib
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils.versions import require_version
@@ -107,7 +108,7 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(is_count, value))
 
 
-def numbers(name: str, value: Any, count: int, rule: str, holds) -> list[float]:
+def numbers(name: str, value: Any, count: int, rule: str, holds: Callable[[float], bool]) -> list[float]:
     values = list(value) if isinstance(value, list | tuple) else [value] * count
     one_per(name, values, count)
     for number in values:
@@ -126,6 +127,17 @@ def _is_finite(value: Any) -> bool:
 def one_per(name: str, values: list, count: int) -> None:
     if len(values) != count:
         raise ArgumentError(name, f"must have {count} values or one for all of them, got {len(values)}: {values!r}")
+
+
+if TYPE_CHECKING:
+    Value = TypeVar("Value")
+
+    class OneOrMore(Generic[Value]):
+        """A field that is set as one value or as a list, and read as a list: `SideNetConfig.__setattr__` does it."""
+
+        def __get__(self, config: Any, owner: type | None = None) -> list[Value]: ...
+
+        def __set__(self, config: Any, value: Value | Sequence[Value]) -> None: ...
 
 
 class MainNetField:
@@ -150,12 +162,13 @@ def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfi
     """
     if mainnet_config is None:
         mainnet_config = {"model_type": "bert"}
+    model_type: str | None
     if isinstance(mainnet_config, dict):
         model_type = mainnet_config.get("model_type")
     else:
         model_type = getattr(mainnet_config, "model_type", None)
     # A model of remote code could be attached and saved, but the checkpoint would not load.
-    if model_type not in CONFIG_MAPPING or model_type == "sidenet":
+    if model_type is None or model_type not in CONFIG_MAPPING or model_type == "sidenet":
         raise ArgumentError("mainnet_config", "must have a 'model_type' that transformers knows", model_type)
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
@@ -212,8 +225,9 @@ check_versions()
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:
     if not isinstance(value, list | tuple | Real):
         raise ArgumentError("thresholds", "of a config must be a number or one per SideNet", value)
+    checked: float | Sequence[float] = value  # pyright: ignore[reportAssignmentType]  a `Real` stands for a float
     try:
-        return check_thresholds(value, num_sidenets)
+        return check_thresholds(checked, num_sidenets)
     # JSON has integers that no float can hold.
     except OverflowError as error:
         raise ArgumentError("thresholds", "must hold numbers that a float can hold", value) from error
@@ -229,7 +243,7 @@ def _poolings(value: Any, num_sidenets: int) -> list[str]:
     return names
 
 
-PER_EXIT = {
+PER_EXIT: dict[str, Callable[[Any, int], list]] = {
     "thresholds": _thresholds,
     "temperatures": lambda value, n: numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
     "alpha": lambda value, n: numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
@@ -295,20 +309,28 @@ class SideNetConfig(PretrainedConfig):
     """
 
     model_type = "sidenet"
-    sub_configs = {"mainnet_config": AutoConfig}
+    # As transformers' own classes write it.
+    sub_configs = {"mainnet_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
     # What `Trainer` leaves out of its predictions: with `logits` alone, code for any classifier works.
     keys_to_ignore_at_inference = ["exit_index", "exit_logits", "hidden_states", "attentions"]
     # A checkpoint states every field, so a later change of a default cannot change it.
     has_no_defaults_at_init = True
     _auto_class = "AutoConfig"
 
-    id2label = MainNetField()
-    label2id = MainNetField()
-    problem_type = MainNetField()
-    is_encoder_decoder = MainNetField()
-    chunk_size_feed_forward = MainNetField()
-    output_hidden_states = MainNetField()
-    output_attentions = MainNetField()
+    if TYPE_CHECKING:
+        pooling: OneOrMore[str] = OneOrMore()
+        thresholds: OneOrMore[float] = OneOrMore()
+        temperatures: OneOrMore[float] = OneOrMore()
+        alpha: OneOrMore[float] = OneOrMore()
+    else:
+        # To a type checker they are what they are in every config.
+        id2label = MainNetField()
+        label2id = MainNetField()
+        problem_type = MainNetField()
+        is_encoder_decoder = MainNetField()
+        chunk_size_feed_forward = MainNetField()
+        output_hidden_states = MainNetField()
+        output_attentions = MainNetField()
 
     def __init__(
         self,
@@ -538,7 +560,7 @@ class SideNetConfig(PretrainedConfig):
         if kwargs.get("problem_type") is not None:
             mainnet.problem_type = kwargs["problem_type"]
         if mainnet.id2label is None:
-            mainnet.id2label = {i: f"LABEL_{i}" for i in range(mainnet.num_labels)}
+            mainnet.id2label = {i: f"LABEL_{i}" for i in range(cast(int, mainnet.num_labels))}
             mainnet.label2id = {label: i for i, label in mainnet.id2label.items()}
         kwargs.update(id2label=mainnet.id2label, label2id=mainnet.label2id, problem_type=mainnet.problem_type)
 

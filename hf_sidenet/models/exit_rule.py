@@ -7,8 +7,9 @@ A row leaves at a SideNet if and only if its confidence is strictly greater than
 
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import overload
 
 import torch
 
@@ -23,8 +24,8 @@ def leaves(confidence: torch.Tensor, threshold: float | torch.Tensor) -> torch.T
 
 def route(
     exit_logits: torch.Tensor,
-    thresholds: list[float] | torch.Tensor,
-    temperatures: list[float],
+    thresholds: float | Sequence[float] | torch.Tensor,
+    temperatures: Sequence[float],
     task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:
     """Replay the exit rule on recorded logits: the exit that answers each row.
@@ -42,10 +43,10 @@ def route(
         `torch.LongTensor` of shape `(num_rows,)`: the exit index, `num_exits - 1` for the MainNet.
     """
     num_sidenets = exit_logits.shape[1] - 1
-    thresholds = check_thresholds(thresholds, num_sidenets, exit_logits.shape[0])
+    checked = check_thresholds(thresholds, num_sidenets, exit_logits.shape[0])
     exit_index = torch.full(exit_logits.shape[:1], num_sidenets, dtype=torch.long, device=exit_logits.device)
     for i in reversed(range(num_sidenets)):
-        left = leaves(task.confidence(exit_logits[:, i], temperatures[i]), thresholds[i])
+        left = leaves(task.confidence(exit_logits[:, i], temperatures[i]), checked[i])
         exit_index = torch.where(left, i, exit_index)
     return exit_index
 
@@ -61,9 +62,21 @@ def lets_rows_leave(threshold: float | torch.Tensor) -> bool:
     return isinstance(threshold, torch.Tensor) or threshold < 1
 
 
+@overload
 def check_thresholds(
-    thresholds: float | list[float] | torch.Tensor, num_sidenets: int, batch_size: int | None = None
-) -> list[float | torch.Tensor]:
+    thresholds: float | Sequence[float], num_sidenets: int, batch_size: int | None = None
+) -> list[float]: ...
+
+
+@overload
+def check_thresholds(
+    thresholds: torch.Tensor, num_sidenets: int, batch_size: int | None = None
+) -> list[float | torch.Tensor]: ...
+
+
+def check_thresholds(
+    thresholds: float | Sequence[float] | torch.Tensor, num_sidenets: int, batch_size: int | None = None
+) -> Sequence[float | torch.Tensor]:
     """Bring θ to one entry per SideNet: a float, or a float32 tensor of shape `(batch_size,)`.
 
     A column of a CPU tensor in which nobody can leave becomes 1.0; a tensor elsewhere is not read, since that would
@@ -75,23 +88,24 @@ def check_thresholds(
     """
     if isinstance(thresholds, torch.Tensor):
         return _check_threshold_tensor(thresholds, num_sidenets, batch_size)
+    values: object = thresholds
     if isinstance(thresholds, Real) and not isinstance(thresholds, bool):
-        thresholds = [thresholds] * num_sidenets
-    if not isinstance(thresholds, list | tuple):
+        values = [thresholds] * num_sidenets
+    if not isinstance(values, list | tuple):
         raise ArgumentError(
             "thresholds",
             "must be a number, a list with one number per SideNet, or a tensor of shape "
             f"(batch, num_sidenets), got {reprlib.repr(thresholds)}",
         )
-    if len(thresholds) != num_sidenets:
+    if len(values) != num_sidenets:
         raise ArgumentError(
             "thresholds",
-            f"must have one value per SideNet ({num_sidenets}), got {len(thresholds)}: {reprlib.repr(thresholds)}",
+            f"must have one value per SideNet ({num_sidenets}), got {len(values)}: {reprlib.repr(thresholds)}",
         )
-    for value in thresholds:
+    for value in values:
         if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
             raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}")
-    return [float(value) for value in thresholds]
+    return [float(value) for value in values]
 
 
 def _check_threshold_tensor(
@@ -111,16 +125,17 @@ def _check_threshold_tensor(
         )
     if thresholds.dtype == torch.bool or thresholds.is_complex():
         raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0, got a tensor of {thresholds.dtype}")
-    columns = list(thresholds.float().unbind(1))
+    columns: list[float | torch.Tensor] = [*thresholds.float().unbind(1)]
     if thresholds.device.type != "cpu":
         return columns
     if torch.compiler.is_dynamo_compiling():
         # Traced code cannot read what it holds; this looks when it runs.
-        torch._assert_async((thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN.")
+        holds, rule = (thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN."
+        torch._assert_async(holds, rule)  # pyright: ignore[reportPrivateImportUsage]  it has no other name
         return columns
     if not bool((thresholds >= 0).all()):
         raise ArgumentError("thresholds", "must hold numbers that are ≥ 0 and not NaN, got a tensor with others")
-    return [1.0 if bool((column >= 1).all()) else column for column in columns]
+    return [1.0 if bool((column >= 1).all()) else column for column in thresholds.float().unbind(1)]
 
 
 class Routing:
@@ -130,7 +145,7 @@ class Routing:
         exit_layers (`list[int]`): number of blocks before each SideNet.
         answer (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]`):
             SideNet index, hidden states of the rows inside and their places in the batch → logits.
-        thresholds (`list[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
+        thresholds (`Sequence[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
         task ([`Task`]): says how sure an answer is.
         keep_all_rows (`bool`): decide, but run every block for every row (parameters sharded over ranks).
@@ -140,8 +155,8 @@ class Routing:
         self,
         exit_layers: list[int],
         answer: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor],
-        thresholds: list[float | torch.Tensor],
-        temperatures: list[float],
+        thresholds: Sequence[float | torch.Tensor],
+        temperatures: Sequence[float],
         task: Task,
         keep_all_rows: bool = False,
     ):
@@ -166,7 +181,8 @@ class Routing:
         inside = None if rows is None else rows.to(logits.device)
         threshold = self.thresholds[i]
         if self.keep_all_rows:
-            return self._decide_only(i, logits, threshold)
+            self.exit_index = self._decided(i, logits, threshold, self.exit_index)
+            return None
         self.columns.append(_spread(logits, inside, self.exit_index.shape[0]))
         if not lets_rows_leave(threshold):
             return None
@@ -181,29 +197,32 @@ class Routing:
             raise StopForward
         return None if keep.numel() == hidden.shape[0] else keep
 
-    def _decide_only(self, i: int, logits: torch.Tensor, threshold: float | torch.Tensor) -> None:
-        already_left = self.exit_index < i
+    def _decided(
+        self, i: int, logits: torch.Tensor, threshold: float | torch.Tensor, exit_index: torch.Tensor
+    ) -> torch.Tensor:
+        already_left = exit_index < i
         self.columns.append(logits.masked_fill(already_left.unsqueeze(-1), torch.nan))
         if isinstance(threshold, torch.Tensor):
             threshold = threshold.to(logits.device)
         left = leaves(self.task.confidence(self.columns[-1], self.temperatures[i]), threshold)
-        self.exit_index = torch.where(left, i, self.exit_index)
+        return torch.where(left, i, exit_index)
 
     def finish(self, mainnet_logits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Answers, exit indices and logits of every exit: `(batch, labels)`, `(batch,)`, `(batch, exits, labels)`."""
-        main = len(self.exits)
+        main, exit_index = len(self.exits), self.exit_index
+        assert exit_index is not None  # The first SideNet has been visited.
         columns = list(self.columns)
         if mainnet_logits is None:
             columns += [torch.full_like(columns[0], torch.nan)] * (main + 1 - len(columns))
         else:
-            mainnet_logits = mainnet_logits.to(self.exit_index.device)
+            mainnet_logits = mainnet_logits.to(exit_index.device)
             if not any(map(lets_rows_leave, self.thresholds)):
                 # As they are: the common dtype of all exits may be a wider one.
-                return mainnet_logits, self.exit_index, stack_exits([*columns, mainnet_logits])
-            gone = (self.exit_index < main).unsqueeze(-1)
+                return mainnet_logits, exit_index, stack_exits([*columns, mainnet_logits])
+            gone = (exit_index < main).unsqueeze(-1)
             columns.append(mainnet_logits.masked_fill(gone, torch.nan))
         exit_logits = stack_exits(columns)
-        return answers(exit_logits, self.exit_index), self.exit_index, exit_logits
+        return answers(exit_logits, exit_index), exit_index, exit_logits
 
 
 class Recording:

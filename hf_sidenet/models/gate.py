@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -95,7 +95,7 @@ def _current_run() -> Run | None:
         return _STATE.run
     if _STATE.traced is not None or not _STATE.is_running:
         return _STATE.traced
-    return _run_of_thread()
+    return _run_of_thread()  # pyright: ignore[reportCallIssue]  torch's `disable` has no types
 
 
 @torch.compiler.disable
@@ -120,7 +120,7 @@ def _running(run: Run) -> Iterator[None]:
             _STATE.run, _STATE.is_running = before, before is not None
 
 
-def run_mainnet(mainnet: nn.Module, run: Run, **inputs: Any) -> Any | None:
+def run_mainnet(mainnet: Callable[..., Any], run: Run, **inputs: Any) -> Any:
     """Call the MainNet under `run`; `None` when the forward stopped early."""
     with _running(run):
         try:
@@ -163,7 +163,10 @@ def leave_through_gate(block: nn.Module, index: int) -> None:
     block.register_forward_hook(partial(_leave_block, index=index))
 
 
-def sharing_weights(mainnet: nn.Module) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def sharing_weights(mainnet: Model) -> Model:
     """A copy of a MainNet with the same parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
     return copy.deepcopy(mainnet, memo=shared)
@@ -210,6 +213,7 @@ def _leave_last_block(block, args, output):
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, torch.Tensor):
         raise ValueError(f"the last block must return a tensor or a tuple, got {type(output).__name__}.")
+    assert run.batch_size is not None  # It is set where the first rows leave.
     rows = run.rows.to(hidden.device)
     hidden = hidden.new_zeros(run.batch_size, *hidden.shape[1:]).index_copy(0, rows, hidden)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -4,11 +4,12 @@ layer, what of it learns."""
 
 import copy
 import inspect
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
-from transformers.quantizers import AutoQuantizationConfig
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .gate import Blocks, Run, install, is_gated, run_mainnet, sharing_weights
 from .modalities import PROBE_LENGTHS, Modality
@@ -151,13 +153,13 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
     return _blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
 
 
-def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
+def gated(mainnet: PreTrainedModel, path: str | None) -> tuple[PreTrainedModel, Blocks]:
     """A MainNet with our gates, and its blocks: itself where it has them. Where a checkpoint's own code
     was loaded first there are two copies of gate.py, and each knows its own runs only: the MainNet of the other gets
     a copy that shares every weight.
 
     Args:
-        mainnet (`nn.Module`): of a model with SideNets.
+        mainnet (`PreTrainedModel`): of a model with SideNets.
         path (`str`, *optional*): see [`find_blocks`].
     """
     blocks = find_blocks(mainnet, path)
@@ -169,7 +171,7 @@ def gated(mainnet: nn.Module, path: str | None) -> tuple[nn.Module, Blocks]:
     return mainnet, blocks
 
 
-def name_of(mainnet: nn.Module) -> str:
+def name_of(mainnet: PreTrainedModel) -> str:
     """The class of a MainNet; of timm's, which are all wrapped in one class, the architecture too."""
     architecture = getattr(mainnet.config, "architecture", None)
     kind = type(mainnet).__name__
@@ -198,7 +200,7 @@ def counting_flops() -> Iterator[FlopCounterMode]:
 
 @torch.no_grad()
 def probe(
-    mainnet: nn.Module,
+    mainnet: PreTrainedModel,
     blocks: Blocks,
     task: Task,
     modality: Modality,
@@ -208,7 +210,7 @@ def probe(
     """Hidden states of the three example rows between the blocks, after checking that the split works.
 
     Args:
-        mainnet (`nn.Module`): a task model whose blocks carry the gates.
+        mainnet (`PreTrainedModel`): a task model whose blocks carry the gates.
         blocks (`Blocks`): its blocks.
         task ([`Task`]): what its answers are.
         modality ([`Modality`]): what it reads.
@@ -225,7 +227,7 @@ def probe(
         seen.append((index, hidden, hidden._version))
 
     with evaluating(mainnet):
-        inputs = modality.example_inputs(mainnet, input_size)
+        inputs: dict[str, Any] = {**modality.example_inputs(mainnet, input_size)}
         if "use_cache" in inspect.signature(mainnet.forward).parameters:
             inputs["use_cache"] = False
         kinds = [type(module) for module in mainnet.modules()]
@@ -252,7 +254,7 @@ def probe(
     return [hidden for _, hidden, _ in seen]
 
 
-def _check_logits(mainnet: nn.Module, task: Task, logits: torch.Tensor | None) -> None:
+def _check_logits(mainnet: PreTrainedModel, task: Task, logits: Any) -> None:
     expected = (len(PROBE_LENGTHS), task.num_outputs(mainnet.config))
     got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
     if got != expected:
@@ -284,7 +286,7 @@ def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, 
             raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
 
 
-def _check_split(mainnet: nn.Module, inputs: dict[str, torch.Tensor], plain: torch.Tensor, gate: int) -> None:
+def _check_split(mainnet: nn.Module, inputs: dict[str, Any], plain: torch.Tensor, gate: int) -> None:
     kept = torch.tensor([0, 2])
 
     def drop_the_middle_row(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -378,7 +380,9 @@ def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any
     return torch.func.functional_call(module, params, kwargs=inputs)
 
 
-def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+def load_mainnet(
+    auto_class: type[_BaseAutoModelClass], path: str | os.PathLike, kwargs: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
     """Load a task model for its `from_pretrained` arguments.
 
     Returns:
@@ -404,7 +408,7 @@ def load_mainnet(auto_class: type, path: str, kwargs: dict[str, Any]) -> tuple[P
     return model, set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
 
 
-def check_rebuilds(auto_class: type, mainnet: PreTrainedModel) -> None:
+def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
     """Refuse a MainNet that its checkpoint would not give back, and note its class where a config has several.
 
     Raises:
@@ -417,12 +421,13 @@ def check_rebuilds(auto_class: type, mainnet: PreTrainedModel) -> None:
             f"{sorted(mainnet.peft_config)}: merge them first (peft: `merge_and_unload()`), or add them after the "
             "SideNets."
         )
-    if type(mainnet.config) not in auto_class._model_mapping or kind.__module__.startswith("transformers_modules."):
+    known_kinds = cast("Mapping[type, Any]", auto_class._model_mapping)
+    if type(mainnet.config) not in known_kinds or kind.__module__.startswith("transformers_modules."):
         raise ValueError(
             f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, because a "
             f"checkpoint carries no other; got {kind.__name__} of {kind.__module__.partition('.')[0]}."
         )
-    built = auto_class._model_mapping[type(mainnet.config)]
+    built = known_kinds[type(mainnet.config)]
     kinds = built if isinstance(built, tuple) else (built,)
     if kind not in kinds:
         raise ValueError(
@@ -511,7 +516,9 @@ def replace_head(mainnet: PreTrainedModel, task: Task, hidden_size: int) -> None
     mainnet.set_submodule(name, head.to(layer.weight.device, layer.weight.dtype))
 
 
-def check_learnable(mainnet: PreTrainedModel, task: Task, random: set[str], freeze: str, path: str) -> None:
+def check_learnable(
+    mainnet: PreTrainedModel, task: Task, random: set[str], freeze: str, path: str | os.PathLike
+) -> None:
     """Refuse a frozen MainNet whose weights are partly random, since they would stay random.
 
     Args:

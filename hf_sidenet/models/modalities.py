@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 # Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
@@ -71,11 +70,11 @@ class Modality:
         """
         raise NotImplementedError
 
-    def example_inputs(self, mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:
+    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
         """Three example rows, of different lengths where rows have lengths.
 
         Args:
-            mainnet (`nn.Module`): a task model.
+            mainnet (`PreTrainedModel`): a task model.
             input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
         """
         raise NotImplementedError
@@ -151,7 +150,7 @@ class Text(Modality):
     def input_size(self, config: PretrainedConfig, recorded: list[int] | None = None) -> None:
         """See [`Modality.input_size`]: texts have none."""
 
-    def example_inputs(self, mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:
+    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
         """See [`Modality.example_inputs`]."""
         generator = torch.Generator().manual_seed(0)
         vocabulary = getattr(mainnet.config, "vocab_size", DEFAULT_VOCABULARY)
@@ -201,8 +200,9 @@ class Image(Modality):
         height, width = (size, size) if isinstance(size, int) else size
         return [channels or getattr(config, "num_channels", 3), height, width]
 
-    def example_inputs(self, mainnet: nn.Module, input_size: list[int] | None) -> dict[str, torch.Tensor]:
+    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
         """See [`Modality.example_inputs`]: noise."""
+        assert input_size is not None  # Images have one.
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randn(len(PROBE_LENGTHS), *input_size, generator=generator)
         return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}

@@ -4,15 +4,17 @@
 import copy
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
 
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelt
 from .errors import ArgumentError
@@ -66,12 +68,16 @@ class SideNetOutput(ModelOutput):
         attentions (`tuple[torch.FloatTensor]`, *optional*): the MainNet's; only with exits off.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    exit_index: torch.LongTensor | None = None
-    exit_logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    # Always there: only `ModelOutput` wants a default of every field but the first.
+    logits: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
+    exit_index: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
+    exit_logits: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+Own = TypeVar("Own", bound="SideNetPreTrainedModel")
 
 
 class SideNetPreTrainedModel(PreTrainedModel):
@@ -90,9 +96,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
     # Its block masks keep the full batch, and a kernel that meets fewer rows kills the process.
     _supports_flex_attn = False
     _no_split_modules = ["SideNet"]
+    config: SideNetConfig
+    mainnet: PreTrainedModel
+    mainnet_inputs: frozenset[str]
+    sidenets: nn.ModuleList
     modality: Modality
     tasks: tuple[Task, ...] = ()
-    mainnet_auto_class: type | None = None
+    mainnet_auto_class: type[_BaseAutoModelClass]
     mainnet_model_type: str | None = None
 
     def __init__(self, config: SideNetConfig, mainnet: PreTrainedModel | None = None):
@@ -100,12 +110,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.validate()
         self._check_model_type(config.mainnet_config)
         if mainnet is None:
-            mainnet = self.mainnet_auto_class.from_config(config.mainnet_config)
+            mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
         else:
             check_rebuilds(self.mainnet_auto_class, mainnet)
             # Its weights stay: `post_init` initialises only what has not been.
             for module in mainnet.modules():
-                module._is_hf_initialized = True
+                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  what transformers looks at
         if config.mainnet_head == "mlp":
             replace_head(mainnet, self.task, config.sidenet_hidden_size)
         self.mainnet = mainnet
@@ -121,8 +131,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_mainnet(
-        cls, mainnet: str | PreTrainedModel, *, exit_layers: list[int], **kwargs
-    ) -> "SideNetPreTrainedModel":
+        cls: type[Own], mainnet: str | os.PathLike | PreTrainedModel, *, exit_layers: list[int], **kwargs: Any
+    ) -> Own:
         """Attach SideNets to a classifier. Its weights, head, labels, dtype and attention implementation are kept.
 
         Args:
@@ -167,7 +177,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
         return cls(config, mainnet).eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls: type[Own],
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Own:
         """See [`PreTrainedModel.from_pretrained`]. Reads safetensors unless `use_safetensors=False` is given.
 
         Raises:
@@ -176,11 +192,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
         named = cls._named_by(kwargs.get("config"))
         if named is not cls:
             kwargs["output_loading_info"] = output_loading_info
-            return named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            other: Any = named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return other
         kwargs.setdefault("use_safetensors", True)
         if "quantization_config" in kwargs:
             kwargs["quantization_config"] = spare_sidenets(kwargs["quantization_config"])
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         mismatched = {name for name, *_ in info["mismatched_keys"]}
         missing = sorted(set(info["missing_keys"]) - mismatched)
         if missing:
@@ -192,7 +210,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         freeze = model.config.freeze_mainnet
         if freeze != "none":
             random = {name.removeprefix("mainnet.") for name in mismatched if name.startswith("mainnet.")}
-            check_learnable(model.mainnet, model.task, random, freeze, pretrained_model_name_or_path)
+            check_learnable(model.mainnet, model.task, random, freeze, str(pretrained_model_name_or_path))
             if not has_adapters(model):
                 model.set_freeze_mainnet(freeze)
         if mismatched:
@@ -200,7 +218,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             model.config.thresholds, model.config.temperatures, model.config.calibration = 1.0, 1.0, None
         # So that `model.mainnet.save_pretrained` works as well.
         share_quantization(model, model.mainnet)
-        return (model, info) if output_loading_info else model
+        # The type is that of transformers' own, which may return a tuple too.
+        return cast(Own, (model, info)) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
         """See [`PreTrainedModel.save_pretrained`]."""
@@ -226,9 +245,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
         return cls.tasks[0]
 
     @property
+    def block_shapes(self) -> list[list[int]]:
+        """Shape of x_c after 1, 2, ... blocks; see [`SideNetConfig`]."""
+        shapes = self.config.block_shapes
+        assert shapes is not None  # They are recorded when the model is made.
+        return shapes
+
+    @property
     def num_labels(self) -> int:
         """Number of classes."""
-        return self.config.num_labels
+        return cast(int, self.config.num_labels)
 
     def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
         """Every place where a SideNet can sit, with its shape and its share of parameters and FLOPs.
@@ -328,9 +354,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     @classmethod
-    def _named_by(cls, config: PretrainedConfig | None) -> type:
+    def _named_by(cls, config: PretrainedConfig | None) -> "type[SideNetPreTrainedModel]":
         """The class a config names: an Auto class that has loaded remote code calls the first class it met."""
-        classes, found = [SideNetPreTrainedModel], {}
+        classes: list[type[SideNetPreTrainedModel]] = [SideNetPreTrainedModel]
+        found: dict[str, type[SideNetPreTrainedModel]] = {}
         for known in classes:
             classes += known.__subclasses__()
             found[known.__name__] = known
@@ -338,7 +365,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         named = found.get(names[0], cls) if names else cls
         # A subclass of the named class stays what it is, but for one that is made for other MainNets.
         fits = issubclass(cls, named) and (
-            named is cls or cls.mainnet_model_type in (None, config.mainnet_config.model_type)
+            named is cls or config is None or cls.mainnet_model_type in (None, config.mainnet_config.model_type)
         )
         return cls if fits else named
 
@@ -353,7 +380,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
     def _auto_map(self) -> dict[str, str]:
         name = f"{type(self).__module__.rpartition('.')[-1]}.{type(self).__name__}"
         config_module = type(self.config).__module__.rpartition(".")[-1]
-        return {"AutoConfig": f"{config_module}.SideNetConfig", "AutoModel": name, self._auto_class: name}
+        auto_class = cast(str, self._auto_class)
+        return {"AutoConfig": f"{config_module}.SideNetConfig", "AutoModel": name, auto_class: name}
 
     def _install_gates(self) -> None:
         config, mainnet = self.config, self.mainnet
@@ -366,7 +394,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if next(mainnet.parameters()).is_meta:
             # Shapes only: a twin with real tensors, whose weights nobody reads.
             with torch.device("cpu"):
-                twin = self.mainnet_auto_class.from_config(config.mainnet_config)
+                twin = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
                 if next(twin.parameters()).is_meta:
                     # Accelerate's `init_empty_weights` does not mind the device.
                     twin = twin.to_empty(device="cpu")
@@ -382,6 +410,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.validate()
 
     def _new_sidenet(self, config: SideNetConfig, index: int) -> SideNet:
+        assert config.block_shapes is not None  # They were recorded when the gates were installed.
         shape = config.block_shapes[config.exit_layers[index] - 1]
         in_features = self.modality.pooled_size(shape, config.pooling[index])
         sidenet = SideNet(in_features, config.sidenet_hidden_size, self.task.num_outputs(config))
@@ -389,12 +418,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
 
 def classify(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     inputs: dict[str, Any],
     *,
     labels: torch.Tensor | None,
     mainnet_logits: torch.Tensor | None,
-    thresholds: float | list[float] | torch.Tensor | None,
+    thresholds: float | Sequence[float] | torch.Tensor | None,
     extras: dict[str, bool | None],
     return_dict: bool | None,
 ) -> SideNetOutput | tuple:
@@ -406,8 +435,8 @@ def classify(
         extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`; `None` for what the config says.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    extras = {name: getattr(model.config, name) if wanted is None else wanted for name, wanted in extras.items()}
-    extras = {name: True for name, wanted in extras.items() if wanted}
+    asked = {name: getattr(model.config, name) if wanted is None else wanted for name, wanted in extras.items()}
+    given_extras = {name: True for name, wanted in asked.items() if wanted}
     batch_size = _check_inputs(model, inputs)
     if "use_cache" in model.mainnet_inputs:
         # A decoder's cache would hold rows that leave, and a classifier never reads it.
@@ -419,27 +448,27 @@ def classify(
         if model.config.distillation_weight == 0:
             raise ArgumentError("mainnet_logits", "serve distillation only, and `distillation_weight` is 0")
     given = model.config.thresholds if thresholds is None else thresholds
-    given = [
+    taken = [
         # Before the MainNet is called, so that no exit waits for the copy.
         threshold.to(_device_of(inputs), non_blocking=True) if isinstance(threshold, torch.Tensor) else threshold
         for threshold in check_thresholds(given, len(model.sidenets), batch_size)
     ]
     if thresholds is None:
-        _warn_if_uncalibrated(model, given)
+        _warn_if_uncalibrated(model, taken)
     if batch_size == 0:
         if has_sharded_parameters(model):
             raise ValueError("a batch must have rows while parameters are sharded: other ranks would wait; got none.")
         output = _answer_nobody(model, inputs, labels)
     elif model.training:
-        output = _learn(model, inputs, labels, mainnet_logits, extras)
+        output = _learn(model, inputs, labels, mainnet_logits, given_extras)
     else:
-        output = _route(model, inputs, labels, mainnet_logits, given, extras)
+        output = _route(model, inputs, labels, mainnet_logits, taken, given_extras)
     return_dict = model.config.return_dict if return_dict is None else return_dict
     return output if return_dict else output.to_tuple()
 
 
 def _learn(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     inputs: dict[str, Any],
     labels: torch.Tensor | None,
     teacher: torch.Tensor | None,
@@ -476,11 +505,11 @@ def _learn(
 
 
 def _route(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     inputs: dict[str, Any],
     labels: torch.Tensor | None,
     teacher: torch.Tensor | None,
-    thresholds: list[float | torch.Tensor],
+    thresholds: Sequence[float | torch.Tensor],
     extras: dict[str, bool],
 ) -> SideNetOutput:
     exits_on = any(map(lets_rows_leave, thresholds))
@@ -511,14 +540,15 @@ def _route(
 
 
 def _answer(
-    model: PreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
+    model: SideNetPreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
 ) -> torch.Tensor:
     """Logits of one SideNet for the rows inside."""
-    return read_exit(model.sidenets[index], model.config.pooling[index], hidden, inputs.get("attention_mask"), rows)
+    sidenet = cast(SideNet, model.sidenets[index])
+    return read_exit(sidenet, model.config.pooling[index], hidden, inputs.get("attention_mask"), rows)
 
 
 def _exit_loss(
-    model: PreTrainedModel,
+    model: SideNetPreTrainedModel,
     columns: list[torch.Tensor],
     mainnet_logits: torch.Tensor | None,
     labels: torch.Tensor | None,
@@ -537,7 +567,9 @@ def _exit_loss(
     )
 
 
-def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None) -> SideNetOutput:
+def _answer_nobody(
+    model: SideNetPreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None
+) -> SideNetOutput:
     logits = torch.zeros(0, model.task.num_outputs(model.config), dtype=model.dtype, device=_device_of(inputs))
     # Zero, and with zero gradients, so that a training loop may meet an empty shard.
     loss = logits.float().sum() + sum(0.0 * p.float().sum() for p in model.parameters() if p.requires_grad)
@@ -549,7 +581,7 @@ def _answer_nobody(model: PreTrainedModel, inputs: dict[str, Any], labels: torch
     )
 
 
-def check_names(model: PreTrainedModel, inputs: Iterable[str]) -> None:
+def check_names(model: SideNetPreTrainedModel, inputs: Iterable[str]) -> None:
     """Refuse inputs that the MainNet does not take.
 
     Raises:
@@ -567,7 +599,7 @@ def check_names(model: PreTrainedModel, inputs: Iterable[str]) -> None:
     raise ValueError(f"{type(model.mainnet).__name__} takes no `{unknown}`: {advice}.")
 
 
-def _check_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> int:
+def _check_inputs(model: SideNetPreTrainedModel, inputs: dict[str, Any]) -> int:
     """Batch size, after refusing inputs that the MainNet's forward might swallow in its `**kwargs`."""
     check_names(model, inputs)
     given = model.modality.main_input(inputs)
@@ -590,7 +622,7 @@ def _check_frozen(mainnet: PreTrainedModel) -> None:
         )
 
 
-def _warn_without_labels(model: PreTrainedModel) -> None:
+def _warn_without_labels(model: SideNetPreTrainedModel) -> None:
     if model.config.distillation_weight == 0:
         logger.warning_once(
             "Training without `labels`: no loss is computed here, and a loss made from `logits` reaches one exit "
@@ -598,7 +630,7 @@ def _warn_without_labels(model: PreTrainedModel) -> None:
         )
 
 
-def _warn_if_uncalibrated(model: PreTrainedModel, thresholds: list[float | torch.Tensor]) -> None:
+def _warn_if_uncalibrated(model: SideNetPreTrainedModel, thresholds: Sequence[float | torch.Tensor]) -> None:
     if model.training or torch.compiler.is_dynamo_compiling() or model.config.calibration is not None:
         return
     if not any(map(lets_rows_leave, thresholds)):

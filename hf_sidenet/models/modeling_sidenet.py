@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MainNets with SideNets ("Add a SideNet to your MainNet", Morisot, arXiv 2007.13512)."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
@@ -32,7 +34,7 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         mainnet_logits: torch.FloatTensor | None = None,
-        thresholds: float | list[float] | torch.Tensor | None = None,
+        thresholds: float | Sequence[float] | torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -96,7 +98,7 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         mainnet_logits: torch.FloatTensor | None = None,
-        thresholds: float | list[float] | torch.Tensor | None = None,
+        thresholds: float | Sequence[float] | torch.Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,

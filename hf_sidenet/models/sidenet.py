@@ -165,7 +165,7 @@ def exit_loss(
         `torch.Tensor` of shape `()`, or `None` when there is nothing to learn from.
     """
     exits = list(zip(alpha, sidenet_logits, strict=True))
-    terms = []
+    terms: list[torch.Tensor] = []
     if teach_mainnet and teacher_logits is not None and mainnet_logits is not None and distillation_weight > 0:
         exits.append((1.0, mainnet_logits))
     elif labels is not None and mainnet_logits is not None:
@@ -176,9 +176,10 @@ def exit_loss(
         if labels is not None:
             terms.append(weight * (1 - distillation_weight) * task.loss(logits, labels))
         if distillation_weight > 0:
+            assert teacher_logits is not None  # The MainNet runs to its end where nothing recorded teaches.
             divergence = task.distillation(logits, teacher_logits, distillation_temperature)
             terms.append(weight * distillation_weight * divergence)
-    return sum(terms) if terms else None
+    return sum(terms[1:], terms[0]) if terms else None
 
 
 def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labels: int) -> None:

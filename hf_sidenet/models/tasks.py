@@ -4,12 +4,13 @@ how sure it is, whether it is right, what teaches it, and what its labels look l
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch.nn import functional as F
 from transformers import PretrainedConfig
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from .errors import ArgumentError
@@ -28,7 +29,8 @@ def label_names(config: PretrainedConfig) -> list[str]:
     Args:
         config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
     """
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
+    names = cast("dict[int, str]", config.id2label)
+    return [str(names[index]) for index in range(len(names))]
 
 
 class Task:
@@ -48,7 +50,7 @@ class Task:
         """The Auto class of transformers that builds MainNets for this task."""
         return f"AutoModel{self.suffixes[modality.name]}"
 
-    def auto_class(self, modality: Modality) -> type:
+    def auto_class(self, modality: Modality) -> type[_BaseAutoModelClass]:
         """See [`~Task.auto_class_name`]."""
         return getattr(transformers, self.auto_class_name(modality))
 
@@ -89,7 +91,7 @@ class Task:
         """The answer of each row, in the form of its labels."""
         raise NotImplementedError
 
-    def probabilities(self, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    def probabilities(self, logits: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
         """What the logits say of every class, in [0, 1]; of the shape of `logits`."""
         raise NotImplementedError
 
@@ -171,7 +173,7 @@ class SingleLabelClassification(Task):
 
     def check_config(self, config: PretrainedConfig) -> None:
         """See [`Task.check_config`]."""
-        if config.problem_type not in (None, self.name) or config.num_labels < 2:
+        if config.problem_type not in (None, self.name) or self.num_outputs(config) < 2:
             raise ValueError(
                 "SideNets need a classifier with one label out of at least 2: `problem_type` must be None or "
                 f"'{self.name}' and `num_labels` ≥ 2, got {config.problem_type!r} and {config.num_labels}. Regression "
@@ -180,7 +182,7 @@ class SingleLabelClassification(Task):
 
     def num_outputs(self, config: PretrainedConfig) -> int:
         """See [`Task.num_outputs`]."""
-        return config.num_labels
+        return cast(int, config.num_labels)
 
     def confidence(self, logits: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
         """See [`Task.confidence`]: the largest softmax probability."""

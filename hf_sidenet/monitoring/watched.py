@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from ..inference.engine import RowError
 from ..inference.reading import check_rows
@@ -94,9 +94,9 @@ class WatchedRunner:
         if prediction.error is not None:
             self.monitor.drop(ticket)
             return True
-        if prediction.exit_index < self.runner.reader.num_sidenets:
+        if cast(int, prediction.exit_index) < self.runner.reader.num_sidenets:
             return False
-        self.monitor.settle(ticket, row, prediction.label, early=False, disagrees=False)
+        self.monitor.settle(ticket, row, cast(str, prediction.label), early=False, disagrees=False)
         return True
 
     def _compare(self, early: list[tuple[Ticket, Any, Prediction]]) -> None:
@@ -136,4 +136,4 @@ class WatchedRunner:
             self.monitor.drop(ticket)
             return
         disagrees = mainnet.label_id != prediction.label_id
-        self.monitor.settle(ticket, row, mainnet.label, early=True, disagrees=disagrees)
+        self.monitor.settle(ticket, row, cast(str, mainnet.label), early=True, disagrees=disagrees)

@@ -69,7 +69,7 @@ def checkpoint_card(
         f"# {name}",
         _introduction(config, report),
         _use(name, config, has_processor),
-        guarantee_text(config.calibration, report["settings"]),
+        guarantee_text(_evidence(config), report["settings"]),
         _results(config, report, evaluation, figures),
         _costs(report),
         _making(config, report),
@@ -77,15 +77,21 @@ def checkpoint_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
+def _evidence(config: SideNetConfig) -> dict[str, Any]:
+    """The evidence behind θ, without which there is no card."""
+    assert config.calibration is not None
+    return config.calibration
+
+
 def _certified_on(config: SideNetConfig) -> int:
-    return config.calibration["num_certification_rows"]
+    return _evidence(config)["num_certification_rows"]
 
 
 def _metrics(
     config: SideNetConfig, report: Mapping[str, Any], evaluation: ExitEvaluation | None
 ) -> list[tuple[str, str, float]]:
     if evaluation is None:
-        costs = config.calibration["certification"]
+        costs = _evidence(config)["certification"]
         routed, alone = costs["accuracy"], _reference_accuracy(config, report)
     else:
         costs = {key: getattr(evaluation.routed, key).value for key in CURRENCIES}
@@ -102,7 +108,7 @@ def _has_labels(report: Mapping[str, Any], evaluation: ExitEvaluation | None) ->
 
 
 def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
-    evidence, settings = config.calibration, report["settings"]
+    evidence, settings = _evidence(config), report["settings"]
     if evidence["reference"] == "other":
         return "classifier compared with"
     if evidence["reference"] == "stored":
@@ -118,7 +124,7 @@ def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> flo
     """On the certification rows; `None` where the report does not tell."""
     if "certification" in report:
         return report["certification"]["reference_accuracy"]
-    evidence, settings = config.calibration, report["settings"]
+    evidence, settings = _evidence(config), report["settings"]
     for entry in evidence["targets"]:
         if isinstance(parse_targets(entry["target"])[0], AccuracyDrop):
             return evidence["certification"]["accuracy"] + entry["estimate"]
@@ -132,14 +138,15 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     mainnet, origin = report["mainnet"], hub_id(report["mainnet"]["name"])
     named = f"`{mainnet['class']}`" + ("" if origin is None else f" [{origin}](https://huggingface.co/{origin})")
     header = ["exit", "after block", "pooling", "θ", "temperature"]
+    num_blocks = len(config.block_shapes or ()) + 1
     rows = [
-        [f"SideNet {i}", f"{layer} of {len(config.block_shapes) + 1}", pooling, f"{theta:.10g}", f"{temperature:.4g}"]
+        [f"SideNet {i}", f"{layer} of {num_blocks}", pooling, f"{theta:.10g}", f"{temperature:.4g}"]
         for i, (layer, pooling, theta, temperature) in enumerate(
             zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures[:-1], strict=True)
         )
     ]
     last = ["MainNet", "all", "", "", f"{config.temperatures[-1]:.4g}"]
-    joint, precision = report["settings"]["tune"] == "joint", config.calibration["precision"]
+    joint, precision = report["settings"]["tune"] == "joint", _evidence(config)["precision"]
     given = mainnet.get("dtype", precision)
     cast = None if given == precision else given
     return "\n\n".join(
@@ -171,7 +178,7 @@ def _use(name: str, config: SideNetConfig, has_processor: bool) -> str:
     task, modality = task_of(config)
     auto, reader = task.auto_class_name(modality), modality.processor_class_name
     variable, (imports, example, is_float) = modality.processor_name.split()[-1], _example(config, modality)
-    cast = ".to(model.dtype)" if is_float and config.calibration["precision"] != "float32" else ""
+    cast = ".to(model.dtype)" if is_float and _evidence(config)["precision"] != "float32" else ""
     names = [auto, reader, "pipeline"] if has_processor else [auto]
     lines = imports if has_processor else []
     lines += [
@@ -217,10 +224,10 @@ def _python(lines: Sequence[str]) -> str:
 def _results(
     config: SideNetConfig, report: Mapping[str, Any], evaluation: ExitEvaluation | None, figures: Sequence[str]
 ) -> str:
-    reference = reference_name(config.calibration, report["settings"])
+    reference = reference_name(_evidence(config), report["settings"])
     unlabelled = "" if _has_labels(report, evaluation) else f"\n\n{UNLABELLED}"
     if evaluation is None:
-        measured = config.calibration["certification"]
+        measured = _evidence(config)["certification"]
         alone = _reference_accuracy(config, report)
         point = CurvePoint(thresholds=config.thresholds, **measured)
         also = "" if alone is None else f" There, {reference} is right in {100 * alone:.2f} %."
@@ -274,7 +281,7 @@ def _spread(rounds: Sequence[Sequence[float]]) -> str:
 
 def _making(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     settings, data = report["settings"], report["data"]
-    evidence = config.calibration
+    evidence = _evidence(config)
     rows = [f"{data[name]['num_rows']:,} {name}" for name in ("train", "validation", "test") if name in data]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     listed = {name: value for name, value in settings.items() if name not in ("heads", "joint")}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evidence behind θ in words: what is guaranteed, on what grounds, and what is not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calibration import Budget, Risk, Target, level_of_all, parse_targets
@@ -169,5 +169,5 @@ def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Budget]) -> str:
     )
 
 
-def _names(targets: list[Target]) -> str:
+def _names(targets: Sequence[Target]) -> str:
     return ", ".join(f"`{target}`" for target in targets)

@@ -34,7 +34,8 @@ def describe(data: ModelCardData, *, task: str, mainnet: str | None, model_name:
         model_name (`str`): of the model index.
     """
     data.library_name = data.library_name or "transformers"
-    data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
+    tags: list[str] = [*(data.tags or []), *TAGS]
+    data.tags = list(dict.fromkeys(tags))
     data.pipeline_tag = task
     if hub_id(mainnet) is not None:
         data.base_model = mainnet

@@ -3,7 +3,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
@@ -132,8 +132,9 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
         unknown = [name for name in overrides if not hasattr(default, name)]
         config = AutoConfig.for_model(mainnet_args.model_type, **overrides)
     else:
-        path, loading = mainnet_args.model_name_or_path, mainnet_args.loading()
-        config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **loading, **overrides)
+        path, loading = cast(str, mainnet_args.model_name_or_path), mainnet_args.loading()
+        found: Any = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **loading, **overrides)
+        config, unused = found
         unknown = [name for name in overrides if name in unused]
     if unknown:
         raise ArgumentError("config_overrides", f"must be fields of a {config.model_type} config, got {unknown}")

@@ -61,9 +61,10 @@ class ShardFolder:
     def is_complete(self) -> bool:
         """Whether the manifest is there and its shards hold every row once."""
         found = [self._rows_of(path) for path in self.shards()]
-        if not found or any(rows is None for rows in found):
+        whole = [rows for rows in found if rows is not None]
+        if not whole or len(whole) < len(found):
             return False
-        return sorted(row for rows in found for row in rows) == list(range(self.num_rows))
+        return sorted(row for rows in whole for row in rows) == list(range(self.num_rows))
 
     def unfinished(self, plan: list[list[int]]) -> list[int]:
         """Numbers of the shards that are missing, damaged, or hold other rows than the plan says."""
@@ -100,6 +101,12 @@ class ShardFolder:
                     path.unlink(missing_ok=True)
         with folder_lock(self.path, shared=True):
             yield
+
+    def needed(self, name: str) -> torch.Tensor:
+        """[`~ShardFolder.column`] of a tensor that every folder has."""
+        column = self.column(name)
+        assert column is not None  # A folder without it has other widths, and is another folder.
+        return column
 
     def column(self, name: str) -> torch.Tensor | None:
         """One tensor with all rows in the order of the data set, on the CPU; nothing else is read.

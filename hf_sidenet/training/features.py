@@ -94,12 +94,12 @@ class Features:
         """
         if candidate not in self.candidates:
             raise ArgumentError("candidate", f"must be one of {[known.name for known in self.candidates]}", candidate)
-        return self._shards.column(_column(candidate))
+        return self._shards.needed(_column(candidate))
 
     @cached_property
     def mainnet_logits(self) -> torch.Tensor:
         """The MainNet's logits, of shape `(num_rows, num_labels)`."""
-        return self._shards.column(LOGITS)
+        return self._shards.needed(LOGITS)
 
     @cached_property
     def labels(self) -> torch.Tensor | None:
@@ -121,7 +121,7 @@ def default_candidates(
     Raises:
         ValueError: there is no such place, or a pooling cannot read what a block passes on.
     """
-    shapes = model.config.block_shapes
+    shapes = model.block_shapes
     layers = range(1, len(shapes) + 1) if exit_layers is None else exit_layers
     candidates = []
     for layer in layers:
@@ -236,7 +236,7 @@ def _column(candidate: Candidate) -> str:
 
 def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> dict[str, int]:
     """Width of every tensor that is kept, by name."""
-    shapes, widths = model.config.block_shapes, {}
+    shapes, widths = model.block_shapes, {}
     if not candidates or len(set(candidates)) < len(candidates):
         raise ArgumentError("candidates", f"must be at least one, none twice, got {[*candidates]}")
     for candidate in candidates:

@@ -172,6 +172,7 @@ def train_heads(
                 _look(learner, stopping, stopping.features[candidate], settings)
             bar.update()
     for learner in learners.values():
+        assert learner.best_state is not None  # Each has learned for an epoch.
         learner.sidenet.load_state_dict(learner.best_state)
         learner.sidenet.eval()
     return {candidate: learner.sidenet for candidate, learner in learners.items()}
@@ -213,7 +214,7 @@ def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, setting
 
 def _loss(logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, settings: HeadTraining) -> torch.Tensor:
     labels = None if data.labels is None else data.labels[rows]
-    return exit_loss(
+    loss = exit_loss(
         [logits],
         None,
         labels,
@@ -223,3 +224,5 @@ def _loss(logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, sett
         distillation_weight=settings.distillation_weight if labels is not None else 1.0,
         distillation_temperature=settings.distillation_temperature,
     )
+    assert loss is not None  # Without labels the MainNet teaches.
+    return loss

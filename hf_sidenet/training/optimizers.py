@@ -2,7 +2,7 @@
 """Training with the stock `Trainer`: a learning rate of their own for the SideNets, which start from nothing beside a
 pretrained MainNet, and BatchNorm statistics that are the same in every process."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -92,5 +92,6 @@ class SameStatisticsCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in model.buffers():
+            # The Trainer always gives it.
+            for buffer in cast(nn.Module, model).buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -6,24 +6,25 @@ would leave at some θ are then replayed. Models are also trained and selected t
 a model that answers at its own θ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction
 
 from ..measurement.metrics import STANDARD_BINS, accuracy, check_temperatures, expected_calibration_error, replay
 from ..measurement.records import full_exit_logits
 from ..models.errors import ArgumentError
 from ..models.exit_rule import answers
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task
 
 
 def compute_exit_metrics(
-    model: PreTrainedModel | None = None,
+    model: SideNetPreTrainedModel | None = None,
     *,
-    thresholds: float | list[float] | None = None,
+    thresholds: float | Sequence[float] | None = None,
     temperatures: list[float] | None = None,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make a `compute_metrics` for `Trainer`, and ask the model for what it reads.
@@ -64,7 +65,7 @@ def compute_exit_metrics(
     )
 
 
-def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
+def routed_exit_metrics(model: SideNetPreTrainedModel | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make a `compute_metrics` for an evaluation at the model's own θ, in which rows really leave.
 
     Its metrics are those of [`compute_exit_metrics`] that do not need every exit of every row: `accuracy`, and for
@@ -93,16 +94,17 @@ def routed_exit_metrics(model: PreTrainedModel | None = None) -> Callable[[EvalP
     return partial(_routed_metrics, task=getattr(model, "task", SINGLE_LABEL))
 
 
-def _ask(model: PreTrainedModel | None) -> None:
-    config = getattr(model, "config", None)
-    if model is not None and not hasattr(config, "keep_exits_at_inference"):
+def _ask(model: SideNetPreTrainedModel | None) -> None:
+    if model is None:
+        return
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "keep_exits_at_inference"):
         raise ArgumentError("model", f"must be a model with SideNets or None, got {model!r:.60}; θ is `thresholds=`")
-    if model is not None:
-        config.keep_exits_at_inference()
+    config.keep_exits_at_inference()
 
 
 def _routed_metrics(prediction: EvalPrediction, task: Task) -> dict[str, float]:
-    arrays = prediction.predictions
+    arrays: Any = prediction.predictions
     dims = [getattr(array, "ndim", None) for array in arrays] if isinstance(arrays, tuple | list) else []
     if dims[:3] != [2, 1, 3]:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
@@ -124,7 +126,7 @@ def _routed_metrics(prediction: EvalPrediction, task: Task) -> dict[str, float]:
 
 
 def _exit_metrics(
-    prediction: EvalPrediction, thresholds: float | list[float], temperatures: list[float] | None, task: Task
+    prediction: EvalPrediction, thresholds: float | Sequence[float], temperatures: list[float] | None, task: Task
 ) -> dict[str, float]:
     exit_logits = full_exit_logits(prediction.predictions)
     labels = _labels_of(prediction.label_ids, len(exit_logits))

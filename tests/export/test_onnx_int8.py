@@ -56,7 +56,7 @@ def linear(weight, **more):
 def test_a_linear_layer_by_hand():
     weight = np.array([[1.0, 0.5], [0.25, -2.0]], np.float32)
     model = linear(weight)
-    assert quantize_linears(model, num_labels=3) == 1
+    assert quantize_linears(model, num_outputs=3) == 1
     # Scales of the columns: 1/127 and 2/127. Weights: 127, 32 (0.25·127 = 31.75); 32 (31.75), -127.
     # First token: scale 2/127, values 127 and 64 (63.5 to even). Second: scale 100/127, values -127 and 1 (1.27).
     x = np.array([[[2.0, 1.0], [-100.0, 1.0]]], np.float32)
@@ -70,7 +70,7 @@ def test_a_linear_layer_by_hand():
 def test_a_token_does_not_see_the_others():
     generator = np.random.default_rng(0)
     model = linear(generator.normal(size=(16, 8)).astype(np.float32))
-    quantize_linears(model, num_labels=3)
+    quantize_linears(model, num_outputs=3)
     x = generator.normal(size=(4, 5, 16)).astype(np.float32)
     together = run(model, x)
     assert together.shape == (4, 5, 8)
@@ -86,7 +86,7 @@ def test_layers_on_the_same_tokens_quantise_them_once():
     weights = {name: np.eye(4, dtype=np.float32) for name in "abc"}
     nodes = [("MatMul", ["x", name], [f"{name}y"], {}) for name in "abc"] + [("Sum", ["ay", "by", "cy"], ["y"], {})]
     model = model_of(nodes, {"x": ["rows", 4], "y": ["rows", 4]}, weights)
-    assert quantize_linears(model, num_labels=3) == 3
+    assert quantize_linears(model, num_outputs=3) == 3
     assert kinds(model).count("QuantizeLinear") == 1
     assert kinds(model).count("MatMulIntegerToFloat") == 3
     assert kinds(model)[-1] == "Sum"
@@ -112,7 +112,7 @@ def test_what_stays_as_it_is():
         ("Add", ["answers", "others"], ["y"], {}),
     ]
     model = model_of(nodes, {"x": ["rows", 4], "y": ["rows", 3]}, weights)
-    assert quantize_linears(model, num_labels=3) == 0
+    assert quantize_linears(model, num_outputs=3) == 0
     assert kinds(model) == [kind for kind, *_ in nodes]
 
 
@@ -122,7 +122,7 @@ def test_vocabularies(num_rows, stored):
     table = generator.normal(size=(num_rows, 8)).astype(np.float32) * generator.uniform(0.01, 10, (num_rows, 1))
     nodes = [("Cast", ["x"], ["ids"], {"to": 7}), ("Gather", ["table", "ids"], ["y"], {})]
     model = model_of(nodes, {"x": ["rows"], "y": ["rows", 8]}, {"table": table.astype(np.float32)})
-    quantize_linears(model, num_labels=3)
+    quantize_linears(model, num_outputs=3)
     assert sum(weight.data_type == onnx.TensorProto.INT8 for weight in model.graph.initializer) == stored
     found = run(model, np.array([0, 5, num_rows - 1], np.float32))
     expected = table[[0, 5, -1]]
@@ -257,7 +257,7 @@ def test_images(tmp_path):
 def test_images_with_linear_layers_need_no_rows(tmp_path):
     config = ViTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37, image_size=32, patch_size=8,
-        num_labels=3,
+        num_outputs=3,
     )  # fmt: skip
     mainnet = ViTForImageClassification(config).eval()
     model = ViTWithSideNetForImageClassification.from_mainnet(mainnet, exit_layers=[1])
@@ -272,7 +272,7 @@ def test_images_with_linear_layers_need_no_rows(tmp_path):
 
 def test_nothing_to_turn_to_int8(tmp_path):
     config = GPT2Config(
-        vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=64, pad_token_id=0, num_labels=3, bos_token_id=1,
+        vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=64, pad_token_id=0, num_outputs=3, bos_token_id=1,
         eos_token_id=2,
     )  # fmt: skip
     mainnet = GPT2ForSequenceClassification(config).eval()

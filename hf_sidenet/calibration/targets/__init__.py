@@ -62,8 +62,10 @@ def parse_targets(target: str | Target | Sequence[str | Target]) -> list[Target]
 def _parse(text: str) -> Target:
     match = FORM.fullmatch(text)
     try:
+        if match is None:
+            raise ValueError(text)
         name, limit = match[1], float(match[2])
-    except (TypeError, ValueError):
+    except ValueError:
         raise ArgumentError("target", "must look like 'accuracy_drop<=0.01'", text) from None
     if name not in TARGETS:
         raise ArgumentError("target", f"must limit one of {', '.join(TARGETS)}", name)

@@ -47,12 +47,11 @@ class AccuracyDrop(Risk):
                 f"must leave each target a level above {2 * NUISANCE_LEVEL:g} with test "
                 f"'paired', got {level:.3g}. Use 'binomial'",
             )
-        return smallest(super().needed_rows(level), lambda n: self.p_value(0, 0, n, test, torch.zeros(n)) <= level)
+        return smallest(super().needed_rows(level), lambda n: self._tested(0, 0, n, test, torch.zeros(n)) <= level)
 
     def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
         """See [`Target.expected_losses`]."""
-        reference = probably_right(records, records.mainnet_logits.unsqueeze(1), temperatures)
-        return reference - probably_right(records, records.exit_logits, temperatures)
+        return expected_drops(records, temperatures)
 
     def _expected_counts(
         self, records: ExitRecords, exit_index: torch.Tensor, temperatures: list[float]
@@ -61,6 +60,20 @@ class AccuracyDrop(Risk):
         routed, reference = probably_right(records, both, temperatures).unbind(1)
         differs = records.task.differs(*both.unbind(1))
         return reference[differs].sum().item(), routed[differs].sum().item(), len(records)
+
+
+def expected_drops(records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
+    """By how much an answer at each exit is less probably right than the reference's.
+
+    Args:
+        records ([`ExitRecords`]): the rows.
+        temperatures (`list[float]`): one per exit.
+
+    Returns:
+        `torch.Tensor` of shape `(num_rows, num_exits)`: float64.
+    """
+    reference = probably_right(records, records.mainnet_logits.unsqueeze(1), temperatures)
+    return reference - probably_right(records, records.exit_logits, temperatures)
 
 
 def paired_differences(records: ExitRecords, exit_index: torch.Tensor) -> torch.Tensor:

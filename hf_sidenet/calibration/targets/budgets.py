@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from ...measurement.records import ExitRecords
-from .accuracy_drop import AccuracyDrop
+from .accuracy_drop import expected_drops
 from .target import Budget
 
 
 class _Budget(Budget):
     def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
         """See [`Target.expected_losses`]: what is spent within a budget is accuracy."""
-        return AccuracyDrop.expected_losses(self, records, temperatures)
+        return expected_drops(records, temperatures)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Risk(Target):
         num_bad, num_helped = int((losses[counted] == 1).sum()), int((losses[counted] == -1).sum())
         num_rows = int(counted.sum())
         if groups is None:
-            p_value = self.p_value(num_bad, num_helped, num_rows, test, losses[counted])
+            p_value = self._tested(num_bad, num_helped, num_rows, test, losses[counted])
             return RiskEstimate(_mean(num_bad - num_helped, num_rows), p_value, num_rows, num_bad, num_helped)
         loss, share = group_means(losses * counted, groups), group_means(counted, groups)
         estimate = (loss.sum() / share.sum()).item()
@@ -150,6 +150,14 @@ class Risk(Target):
         """
         return binomial(num_bad, num_rows, self.limit)
 
+    def _tested(
+        self, num_bad: int, num_helped: int, num_rows: int, test: str, losses: torch.Tensor | None = None
+    ) -> float:
+        """[`~Risk.p_value`] of a test that has all that it depends on."""
+        p_value = self.p_value(num_bad, num_helped, num_rows, test, losses)
+        assert p_value is not None
+        return p_value
+
     def expected(
         self, records: ExitRecords, exit_index: torch.Tensor, temperatures: list[float], num_rows: int, test: str
     ) -> RiskEstimate:
@@ -166,7 +174,7 @@ class Risk(Target):
         bad, helped, counted = self._expected_counts(records, exit_index, temperatures)
         num_bad, num_helped = math.ceil(scale * bad), math.floor(scale * helped)
         num_counted = round(scale * counted)
-        p_value = self.p_value(num_bad, num_helped, num_counted, "paired" if test == "betting" else test)
+        p_value = self._tested(num_bad, num_helped, num_counted, "paired" if test == "betting" else test)
         return RiskEstimate(_mean(num_bad - num_helped, num_counted), p_value, num_counted, num_bad, num_helped)
 
     def needed_rows(self, level: float, test: str = "binomial", grouped: bool = False) -> int:
