@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users may import, and the rules of the house that a test can hold."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import hf_sidenet
 
 
+ROOT = Path(__file__).parents[1]
 PUBLIC = [
     "BertWithSideNetForSequenceClassification",
     "CamembertWithSideNetForSequenceClassification",
@@ -47,6 +50,10 @@ def test_public_names():
 
 def test_one_version():
     assert metadata.version("hf_sidenet") == hf_sidenet.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", citation, flags=re.MULTILINE)[1] == hf_sidenet.__version__
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
+    assert newest in (hf_sidenet.__version__, "Unreleased")
 
 
 def test_importing_needs_no_extra():

@@ -13,7 +13,9 @@ from transformers import AutoTokenizer
 from .attached import save_text_mainnet, sentences
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SETUP = (ROOT / "setup.cfg").read_text()
 
 
 def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
@@ -66,13 +68,21 @@ def test_the_commands_as_typed(tmp_path):
 
 
 def test_make_targets_exist():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"make ([a-z-]+)", README))
     assert {"demo", "test", "demo-text"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_links_exist():
-    for link in re.findall(r"\]\(((?!http)[^)#]+)", README):
-        assert (Path(__file__).parents[1] / link).exists(), link
+def test_links_are_whole_and_lead_to_files_that_exist():
+    assert not re.findall(r"\]\((?!https?://)[^)]*\)", README)
+    source = re.search(r"^ +Source = (https://github\.com/\S+)$", SETUP, flags=re.MULTILINE)[1]
+    raw = source.replace("//github.com/", "//raw.githubusercontent.com/")
+    defined = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", README, flags=re.MULTILINE))
+    assert defined.keys() == set(re.findall(r"\]\[([^\]]+)\]", README))
+    for path, url in defined.items():
+        assert url == (f"{raw}/main/{path}" if path.endswith(".png") else f"{source}/blob/main/{path}")
+        assert (ROOT / path).exists(), path
+    for url in re.findall(r'src="([^"]+)"', README):
+        assert (ROOT / url.removeprefix(f"{raw}/main/")).exists(), url
