@@ -7,6 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import hf_sidenet
 
 
@@ -56,6 +58,7 @@ def test_one_version():
     assert newest in (hf_sidenet.__version__, "Unreleased")
 
 
+@pytest.mark.medium
 def test_importing_needs_no_extra():
     code = (
         "import sys\n"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoTokenizer
 
@@ -18,6 +19,7 @@ README = (ROOT / "README.md").read_text()
 SETUP = (ROOT / "setup.cfg").read_text()
 
 
+@pytest.mark.medium
 def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 3
@@ -41,6 +43,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     assert len(re.findall(r"^(good|bad) [01]\.\d+ \d$", out, flags=re.MULTILINE)) == 3
 
 
+@pytest.mark.slow
 def test_the_commands_as_typed(tmp_path):
     commands = re.findall(r"^hf-sidenet .*?[^\\]$", README, flags=re.MULTILINE | re.DOTALL)
     assert [command.split()[1] for command in commands] == ["attach", "export", "recalibrate", "benchmark"]

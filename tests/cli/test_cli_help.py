@@ -91,6 +91,7 @@ def test_version():
     assert run("--version").out == f"{hf_sidenet.__version__}\n"
 
 
+@pytest.mark.medium
 def test_as_a_process():
     command = [sys.executable, "-m", "hf_sidenet.cli", "info", "--nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -98,6 +99,7 @@ def test_as_a_process():
     assert done.stderr.splitlines()[-1].startswith("Error: No such option")
 
 
+@pytest.mark.medium
 def test_without_typer():
     code = "import sys; sys.modules['typer'] = None; from hf_sidenet.cli import main; sys.exit(main(['--help']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -59,6 +59,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.medium
 def test_the_reference_shows_what_people_import(site):
     entries = set()
     for page in site.glob("reference/*/index.html"):
@@ -67,6 +68,7 @@ def test_the_reference_shows_what_people_import(site):
     assert set(hf_sidenet.__all__) <= names
 
 
+@pytest.mark.medium
 def test_no_markup_of_docstrings_is_left(site):
     pages = sorted(site.glob("reference/*/index.html"))
     assert len(pages) == len(ROOMS)
@@ -77,6 +79,7 @@ def test_no_markup_of_docstrings_is_left(site):
         assert not re.findall(r".*(?:\*optional\*|, defaults to|\[<code>\w|\[~|`|</?autoref).*", shown), page
 
 
+@pytest.mark.medium
 def test_names_are_linked_across_pages(site):
     attaching = (site / "reference/attaching/index.html").read_text()
     assert re.search(r'href="\.\./calibration/#hf_sidenet\.calibration[\w.]*\.Target"', attaching)

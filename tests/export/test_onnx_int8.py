@@ -17,6 +17,9 @@ from ..models import tiny
 from ..models.naive import every_exit, spread_out
 
 
+pytestmark = pytest.mark.medium
+
+
 onnx = pytest.importorskip("onnx", reason='needs pip install "hf_sidenet[onnx]"')
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs pip install "hf_sidenet[onnx]"')
 
