@@ -14,7 +14,7 @@ WORKERS ?= auto
 OLDEST = torch==2.11.0 torchvision==0.26.0 transformers==5.17.0 timm==1.0.23
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-text paper-page test test-gpu test-oldest test-newest quality style docs lock clean
+.PHONY: help demo demo-text paper-page test-fast test test-all test-gpu test-oldest test-newest quality style docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,8 @@ $(VENV_OLDEST)/.installed: setup.cfg pyproject.toml Makefile
 
 # --- run it ----------------------------------------------------------------------------------------------------
 
-demo demo-text test test-gpu test-oldest test-newest: export HF_HUB_OFFLINE = 1
-demo demo-text test test-gpu test-oldest test-newest: export TOKENIZERS_PARALLELISM = false
+demo demo-text test-fast test test-all test-gpu test-oldest test-newest: export HF_HUB_OFFLINE = 1
+demo demo-text test-fast test test-all test-gpu test-oldest test-newest: export TOKENIZERS_PARALLELISM = false
 
 demo: $(VENV)/.installed-demo ## images: train, add a SideNet, plot accuracy against compute (no data needed)
 	$(VENV)/bin/python examples/demo/demo_images.py
@@ -68,8 +68,18 @@ paper-page: $(VENV)/.installed-dev ## write docs/results/paper/index.md and its 
 
 # --- look after it ---------------------------------------------------------------------------------------------
 
-test: $(VENV)/.installed-dev ## all tests; PYTEST_ARGS="-k gate" for some
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+# Each tier contains the one before; pyproject.toml says what the markers mean. What takes long here and has no marker is
+# listed at the end.
+RUN_TESTS = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-fast: $(VENV)/.installed-dev ## the tests of every day, in minutes
+	$(RUN_TESTS) --durations 5 --durations-min 4 -m "not medium and not slow and not distributed" $(PYTEST_ARGS)
+
+test: $(VENV)/.installed-dev ## all tests but slow and distributed ones; PYTEST_ARGS="-k gate" for some
+	$(RUN_TESTS) -m "not slow and not distributed" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev ## all tests, as .ci/run does
+	$(RUN_TESTS) $(PYTEST_ARGS)
 
 # One GPU: the Trainer would spread batches over several.
 test-gpu: export CUDA_VISIBLE_DEVICES ?= 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .training import compute_exit_metrics
 
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BertWithSideNetForSequenceClassification",

@@ -183,6 +183,7 @@ def test_every_page_with_python_is_run_somewhere():
     assert pages == PREPARED.keys() | ELSEWHERE
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("page", PREPARED)
 def test_python_on_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users may import, and the rules of the house that a test can hold."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from hf_sidenet.models import IMAGE_MODELS, TEXT_MODELS
 from hf_sidenet.models.configuration_sidenet import NAMED_ARCHITECTURES
 
 
+ROOT = Path(__file__).parents[1]
 # Beside the model classes.
 PUBLIC = [
     "ExitRecords",
@@ -65,6 +68,10 @@ def test_a_name_that_is_not_there():
 
 def test_one_version():
     assert metadata.version("hf_sidenet") == hf_sidenet.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", citation, flags=re.MULTILINE)[1] == hf_sidenet.__version__
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
+    assert newest in (hf_sidenet.__version__, "Unreleased")
 
 
 def test_importing_needs_no_extra():

@@ -9,7 +9,7 @@ Limits: the interval covers the choice of test rows only, not another training r
 a statistic that is biased upwards on few rows, as the calibration error is, has an interval that lies too high.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 

@@ -84,6 +84,7 @@ def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
     assert first.model.config.temperatures != moved.model.config.temperatures
 
 
+@pytest.mark.medium
 def test_the_same_call_gives_the_same_result(run):
     first, again = run(), run()
     assert torch.equal(weights(first), weights(again))
@@ -117,6 +118,7 @@ def test_a_model_object_stays_as_it_was(run, mainnet):
         run(model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("reference", ["given", "tuned"])
 def test_the_reference_of_a_tuned_model(run, mainnet, splits, reference):
     joint = JointTraining(num_epochs=1, learning_rate=1e-3)
@@ -128,6 +130,7 @@ def test_the_reference_of_a_tuned_model(run, mainnet, splits, reference):
     assert result.report["settings"]["reference"] == reference
 
 
+@pytest.mark.medium
 def test_disagreement_needs_no_labels(run, splits):
     bare = {name: rows.add_column("labels", [-100] * len(rows)) for name, rows in splits.items()}
     tokenizer = AutoTokenizer.from_pretrained(run().model.config.name_or_path)
@@ -169,6 +172,7 @@ def test_unnamed_classes_get_the_names_of_the_rows(run, mainnet, tmp_path):
     assert type(result.model).from_pretrained(tmp_path).mainnet.config.id2label == {0: "bad", 1: "good"}
 
 
+@pytest.mark.medium
 def test_recalibrating_on_the_same_rows_is_counted(run, splits):
     result = run()
     count = result.model.config.calibration["num_calibrations"]
@@ -182,6 +186,7 @@ def test_recalibrating_on_the_same_rows_is_counted(run, splits):
     assert evidence["targets"][0]["target"] == "disagreement<=0.1"
 
 
+@pytest.mark.medium
 def test_the_same_target_in_another_precision_is_no_second_look(run, splits):
     result = run()
     first = result.model.config.calibration
@@ -197,6 +202,7 @@ def test_the_same_target_in_another_precision_is_no_second_look(run, splits):
     assert other.config.calibration["num_calibrations"] == first["num_calibrations"] + 1
 
 
+@pytest.mark.medium
 def test_another_reference_is_another_calibration(run, splits, mainnet):
     result, counts = run(), []
     model = copy.deepcopy(result.model)

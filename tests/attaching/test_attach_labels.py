@@ -19,6 +19,9 @@ from ..cli.test_cli import run, run_json
 from ..examples.commands import save_text_mainnet as save_random_mainnet
 
 
+pytestmark = pytest.mark.medium
+
+
 HEADS = HeadTraining(max_epochs=1, batch_size=32)
 NAMES = ["unfavourable", "favourable"]
 

@@ -25,6 +25,9 @@ from hf_sidenet.models.modalities import TEXT
 from ..attached import Runs, pictures, sentences
 
 
+pytestmark = pytest.mark.medium
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("runs"))
@@ -234,6 +237,7 @@ def exported(runs):
     return runs.folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float32", "int8"])
 def test_an_exported_folder(name, exported, made, again, rows):
     from hf_sidenet.export.onnx import OnnxStages

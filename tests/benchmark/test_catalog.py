@@ -227,6 +227,7 @@ def test_another_process_makes_the_same_method(text_checkpoint):
     assert answers_of(again, text_rows()) == answers_of(method, text_rows())
 
 
+@pytest.mark.medium
 def test_a_whole_run(text_checkpoint):
     """Every method on the clock: the answers are right, and each of ours has an ideal and a twin."""
     rows = text_rows()

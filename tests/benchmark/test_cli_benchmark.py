@@ -54,6 +54,7 @@ def test_tables_files_and_a_verdict(typed, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.medium
 def test_json(typed, text_checkpoint):
     # Half of the rows leave at the first, nobody at the second.
     theta = SideNetConfig.from_pretrained(text_checkpoint).thresholds[0]

@@ -42,6 +42,7 @@ def test_everybody_gets_a_batch_before_anybody_gets_the_next(repeats):
         assert sorted(clock.answers) == list(range(7))
 
 
+@pytest.mark.medium
 def test_the_order_of_turns_follows_the_seed():
     orders = []
     for seed in (0, 0, 1):

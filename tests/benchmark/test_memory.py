@@ -72,6 +72,7 @@ def test_it_is_the_peak_of_that_process_alone():
     assert least + 0.8 * MEGABYTES < most < least + 1.5 * MEGABYTES
 
 
+@pytest.mark.slow
 def test_the_process_gets_the_same_rows():
     method = echo_method(recipe=(f"{__name__}:picky", {}))
     assert peak_memory(method, BATCHES, CPU) > 0
@@ -83,6 +84,7 @@ def test_without_a_recipe_it_is_unknown():
     assert peak_memory(echo_method(), [rows_of([3])], CPU) is None
 
 
+@pytest.mark.medium
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"(?s)the memory of 'echo, .*' failed: .*nothing to make"):
         measured(failing)

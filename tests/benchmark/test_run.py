@@ -42,6 +42,7 @@ def test_at_small_batch_sizes_the_first_rows_are_taken():
     assert found.settings["memory_batch_size"] is None
 
 
+@pytest.mark.medium
 def test_memory_is_measured_at_one_batch_size(monkeypatch):
     monkeypatch.setattr(module, "peak_memory", lambda method, batches, device: 10.0 * max(map(len, batches)))
     found = run_benchmark(

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 
+pytestmark = pytest.mark.medium
+
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "calibration" / "guarantee.py"
 RUNS = 30
 

@@ -30,6 +30,7 @@ def placed(target, max_exits=3, **kwargs):
     return place(*candidates(**kwargs.pop("rows", {})), parse_targets(target), **arguments, **kwargs)
 
 
+@pytest.mark.medium
 def test_the_better_pooling_of_a_block_stays():
     assert {c.pooling for placement in placed("accuracy_drop<=0.05") for c in placement.candidates} == {"mean"}
 
@@ -53,6 +54,7 @@ def test_a_budget_takes_the_most_accurate_set_that_keeps_it():
     assert within == sorted(within, reverse=True)
 
 
+@pytest.mark.medium
 def test_many_blocks_are_searched_by_growing():
     logits, mainnet, labels, _ = candidates(num_rows=200, num_blocks=9)
     costs = CostModel({k: k / 10 for k in range(1, 10)}, dict.fromkeys(logits, 0.001))

@@ -102,6 +102,7 @@ def test_without_training_rows_design_rows_are_the_earlier_ones():
         check_fresh(split, [i // 2 for i in range(400)], trust_rows=True)
 
 
+@pytest.mark.medium
 def test_the_script_tells_a_leak_from_repetition(tmp_path):
     script = Path(__file__).parents[2] / "examples" / "calibration" / "repeats.py"
     texts = [f"text {i}" for i in drawn(4000, 5000, 0)]

@@ -73,6 +73,7 @@ def test_a_point_says_what_the_rows_say():
     assert point.shares == pytest.approx([(exit_index == i).double().mean().item() for i in range(3)])
 
 
+@pytest.mark.medium
 def test_several_risks_share_delta():
     rows = records(3000)
     fine = [[1 - i / 1000] * 2 for i in range(500)]
@@ -157,6 +158,7 @@ def test_bad_arguments(kwargs, message):
         select(records(500), "accuracy_drop<=0.05", **kwargs)
 
 
+@pytest.mark.medium
 def test_calibrate_keeps_both_sets_to_their_work():
     design, certification = records(500, seed=1), records(3000)
     made = calibrate(design, certification, costs(), parse_targets("accuracy_drop<=0.05"))

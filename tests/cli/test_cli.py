@@ -104,6 +104,7 @@ def test_attach_writes_the_folder(attached):
     assert json.loads((folder / "report.json").read_text())["calibration"] == found["calibration"]
 
 
+@pytest.mark.medium
 def test_attach_says_what_it_found(world, tmp_path):
     """With a file without a header line, other settings, and no test rows."""
     arguments = ["--target", "disagreement<=0.05", "--confidence-level", 0.9, "--exit-layers", "1,3"]
@@ -140,6 +141,7 @@ def test_test_accuracy_stands_beside_the_mainnets(attached):
     assert f"{100 * value:.2f} [" in routed
 
 
+@pytest.mark.medium
 def test_joint_training_prints_json_only(world, tmp_path):
     arguments = ["--tune", "joint", "--joint-epochs", 1, "--reference", "tuned", "--target", "flops<=0.9"]
     found = run_json(*attaching(world), *arguments, "--exit-layers", "2", "--output-dir", tmp_path / "out")
@@ -148,6 +150,7 @@ def test_joint_training_prints_json_only(world, tmp_path):
     assert found["exit_layers"] == [2]
 
 
+@pytest.mark.medium
 def test_do_not_attach(world, tmp_path):
     arguments = ["--target", "accuracy_drop<=0.05", "--target", "flops<=0.01", "--output-dir", tmp_path / "out"]
     done = run(*attaching(world), *arguments)
@@ -169,6 +172,7 @@ def test_too_few_rows(world, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.medium
 def test_evaluate(world, attached, tmp_path):
     folder, found = attached
     arguments = ["evaluate", folder, "--test-file", world / "test.tsv"]
@@ -271,6 +275,7 @@ def test_info_without_evidence(tmp_path):
     assert done.out.rstrip().endswith("θ has no evidence behind it, and nobody leaves at θ ≥ 1.")
 
 
+@pytest.mark.medium
 def test_images(tmp_path):
     """A MainNet that knows nothing, which has to be said, so SideNets that learn the shades mend its errors."""
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
@@ -401,6 +406,7 @@ def test_attach_says_what_rows_and_labels_were_taken_for(world, attached):
     )
 
 
+@pytest.mark.medium
 def test_the_mainnets_accuracy_is_said_where_nothing_is_attached(world, tmp_path):
     arguments = ["--target", "flops<=0.01", "--output-dir", tmp_path / "out"]
     done = run(*attaching(world), *arguments)

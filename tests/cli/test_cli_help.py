@@ -119,6 +119,7 @@ def test_nothing_heavy_is_imported_before_a_command_works(arguments):
     assert bool(done.stdout) != wrong
 
 
+@pytest.mark.medium
 def test_as_a_process():
     command = [sys.executable, "-m", "hf_sidenet.cli", "info", "--nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -126,6 +127,7 @@ def test_as_a_process():
     assert done.stderr.startswith("Error: No such option")
 
 
+@pytest.mark.medium
 def test_without_typer():
     code = "import sys; sys.modules['typer'] = None; from hf_sidenet.cli import main; sys.exit(main(['--help']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

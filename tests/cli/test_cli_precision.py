@@ -49,6 +49,7 @@ def test_the_folder_is_in_the_precision_that_was_calibrated(world, cast):
     assert (evidence["reference"], evidence["reference_precision"]) == ("stored", "float32")
 
 
+@pytest.mark.medium
 def test_what_is_printed_says_it(world, cast, tmp_path):
     done = run(*recalibrating(world, "--dtype", "bfloat16", "--output-dir", tmp_path / "out"))
     assert done.code == 0, done.err[-2000:]
@@ -60,6 +61,7 @@ def test_what_is_printed_says_it(world, cast, tmp_path):
     assert sentence not in run("info", world / "checkpoint").out
 
 
+@pytest.mark.medium
 def test_the_former_classifier_is_named_for_comparing(world, cast):
     arguments = ["evaluate", world / "cast", "--test-file", world / "test.jsonl"]
     alone = run(*arguments)
@@ -88,6 +90,7 @@ def test_a_named_classifier_keeps_its_precision(world, cast, tmp_path):
     assert "Certified in bfloat16 against another classifier, in float32." in said
 
 
+@pytest.mark.medium
 def test_in_place(world, tmp_path):
     folder = shutil.copytree(world / "checkpoint", tmp_path / "copy")
     done = run(*recalibrating(world, "--dtype", "float16", "--overwrite", directory=folder))
@@ -114,6 +117,7 @@ def exported(world):
     return world / "int8"
 
 
+@pytest.mark.slow
 def test_an_exported_folder(world, exported, tmp_path):
     from hf_sidenet.export.onnx import OnnxStages
 
@@ -166,6 +170,7 @@ def test_info_of_an_exported_folder(world, exported, tmp_path):
     assert any("the tokenizer or image processor is not the one" in error for error in errors)
 
 
+@pytest.mark.slow
 def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):
     """Of a folder for torch.export, whose programs need not be trusted to be looked at."""
     from hf_sidenet.export.torch_export import export_torch

@@ -167,6 +167,7 @@ def test_a_tokenizer_that_cannot_pad(tokenizer):
         collator(tokenizer, modality=TEXT)
 
 
+@pytest.mark.medium
 def test_the_room_is_imported_without_datasets():
     code = "import sys; sys.modules['datasets'] = None; import hf_sidenet.data"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

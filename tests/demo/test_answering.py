@@ -12,6 +12,9 @@ from hf_sidenet.inference import RowError
 from ..models.naive import every_exit
 
 
+pytestmark = pytest.mark.medium
+
+
 TEXT = "a film of great charm , so good"
 
 

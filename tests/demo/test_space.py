@@ -16,6 +16,9 @@ from ..examples.commands import ROOT, run
 from .browser import started
 
 
+pytestmark = pytest.mark.medium
+
+
 SCRIPT = ROOT / "examples" / "space" / "make_space.py"
 SERVE = """
 import runpy, sys
@@ -56,6 +59,7 @@ def missing(space):
     return [{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in sorted(names - needed)]
 
 
+@pytest.mark.slow
 def test_its_card(space):
     card = card_of(space)
     assert (card["title"], card["sdk"], card["app_file"]) == ("Good: or bad?", "gradio", "app.py")
@@ -86,6 +90,7 @@ def test_a_checkpoint_on_the_hub_is_only_named(tmp_path):
     assert card_of(tmp_path / "space")["models"] == ["my-org/my-classifier"]
 
 
+@pytest.mark.slow
 def test_pictures_to_click_on_come_along(image_checkpoint, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "dark.png")
     run(SCRIPT, image_checkpoint, tmp_path / "space", "--example", tmp_path / "dark.png")
@@ -93,6 +98,7 @@ def test_pictures_to_click_on_come_along(image_checkpoint, tmp_path):
     assert (tmp_path / "space" / "examples" / "0-dark.png").read_bytes() == (tmp_path / "dark.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served(checkpoint, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "CHECKPOINT must be a folder that can be shared" in run(SCRIPT, tmp_path / "empty", tmp_path / "a", code=2)

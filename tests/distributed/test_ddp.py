@@ -14,7 +14,7 @@ from . import cases, loop
 from .launch import launch
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from . import cases
 from .launch import launch
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.distributed
 
 
 def easy_and_hard(model, name):

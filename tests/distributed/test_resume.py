@@ -12,7 +12,7 @@ from .run_killed import KILLED, SAVED, make_trainer
 
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.distributed,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
 ]
 

@@ -64,6 +64,7 @@ def test_impossible_bins_are_refused(load):
         load().compute(predictions=PREDICTIONS, references=REFERENCES, low=0.9, high=0.2)
 
 
+@pytest.mark.medium
 def test_the_package_imports_without_evaluate():
     # The folder is a package, so that it is installed with the others; nothing in it may need `evaluate`.
     code = "import sys; sys.modules['evaluate'] = sys.modules['datasets'] = None; import hf_sidenet.evaluation.ece"

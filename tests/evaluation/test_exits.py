@@ -135,6 +135,7 @@ def test_temperatures_change_who_leaves_and_how_sure_they_are():
     assert made.exits[0].standard_ece.error.value == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.medium
 @given(seed=st.integers(0, 1000), thresholds=st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_values_equal_the_other_ways_to_compute_them(seed, thresholds):
     rows, temperatures = random_records(seed), [0.5, 1.5, 2.0]
@@ -168,6 +169,7 @@ def test_values_equal_the_other_ways_to_compute_them(seed, thresholds):
     assert made.oracle.accuracy.value >= max(point.accuracy.value for point in [*made.curve, *made.exits])
 
 
+@pytest.mark.medium
 def test_intervals_are_those_of_a_loop_over_resamples():
     rows, seed, num_resamples = random_records(7), 11, 200
     made = evaluate(rows, thresholds=(0.7, 0.8), num_resamples=num_resamples, seed=seed, level=0.8)

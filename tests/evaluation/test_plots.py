@@ -73,6 +73,7 @@ def test_a_comparison_draws_every_curve(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.medium
 def test_leaves_pyplot_alone(tmp_path):
     pytest.importorskip("matplotlib")
     code = (

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+
+pytestmark = pytest.mark.medium
+
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 
+pytestmark = pytest.mark.medium
+
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +34,7 @@ def check(stdout, folder):
     assert report.count("| MainNet alone |") == 1
 
 
+@pytest.mark.slow
 def test_images(tmp_path):
     check(run("demo_images.py", "--epochs", 1, "--sidenet_epochs", 1, "--output_dir", tmp_path), tmp_path)
 

@@ -20,6 +20,9 @@ from ..hub.folder import EVIDENCE
 from ..models import tiny
 
 
+pytestmark = pytest.mark.medium
+
+
 pytest.importorskip("onnxruntime", reason='needs pip install "hf_sidenet[onnx]"')
 
 
@@ -52,6 +55,7 @@ def test_commands_know_the_manifest():
     assert checkpoints.MANIFEST == MANIFEST
 
 
+@pytest.mark.slow
 def test_onnx(world, tmp_path):
     before = contents(world / "texts")
     done = run("export", world / "texts", "--output-dir", tmp_path / "out")
@@ -88,6 +92,7 @@ def test_torch(world, tmp_path):
     assert run_json("info", tmp_path / "out")["precision"] == "float32 (torch.export)"
 
 
+@pytest.mark.slow
 def test_int8_of_texts(world, tmp_path):
     rows = ["--calibration-file", world / "bare.tsv", "--no-header", "--max-length", 5]
     done = run("export", world / "texts", "--int8", *rows, "--output-dir", tmp_path / "out")
@@ -120,6 +125,7 @@ def test_calibration_rows_are_from_all_over_the_file(world, tmp_path, monkeypatc
     assert [list(row["input_ids"]) for row in found] == expected
 
 
+@pytest.mark.slow
 def test_int8_of_images(world, tmp_path):
     arguments = ["export", world / "images", "--int8", "--output-dir", tmp_path / "out"]
     done = run(*arguments)

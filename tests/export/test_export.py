@@ -46,6 +46,7 @@ def calls(program, name):
     return sum(name in str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
+@pytest.mark.medium
 def test_a_program_takes_what_it_needs_by_name(programs):
     assert [program.graph_signature.user_inputs for program in programs] == [
         ("input_ids", "attention_mask", "token_type_ids"),
@@ -110,6 +111,7 @@ def test_code_that_cannot_be_traced(bert):
 # --- folders
 
 
+@pytest.mark.slow
 def test_folder(bert, folder):
     path, exported = folder
     assert sorted(each.name for each in path.iterdir()) == [
@@ -154,6 +156,7 @@ def test_loading_needs_a_word_of_trust(folder):
         TorchStages.load(folder[0])
 
 
+@pytest.mark.medium
 def test_pickles_are_refused_even_with_trust(bert, folder, tmp_path):
     program = export_stage(Stages(bert), 0)
     torch.export.save(program, tmp_path / "stage_0.pt2")

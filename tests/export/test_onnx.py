@@ -35,6 +35,9 @@ from ..models import (
 from ..models.naive import every_exit
 
 
+pytestmark = pytest.mark.medium
+
+
 pytest.importorskip("onnxruntime", reason='needs pip install "hf_sidenet[onnx]"')
 pytest.importorskip("onnxscript", reason='needs pip install "hf_sidenet[onnx]"')
 
@@ -74,6 +77,7 @@ def with_rows_leaving(stages, tester, inputs, full, keeps):
     assert hidden is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAINNETS)
 def test_answers_are_those_of_the_model(name, tmp_path):
     tester = MAINNETS[name]()
@@ -130,6 +134,7 @@ def assert_same(left, right):
     torch.testing.assert_close(left, right, rtol=0, atol=1e-5 * float(right.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_rows", "num_tokens"), [(1, 1), (1, 12), (2, 1), (7, 3), (33, 20)])
 def test_any_number_of_rows_and_tokens(bert, stages, num_rows, num_tokens):
     inputs = texts(num_rows, num_tokens)

@@ -24,6 +24,9 @@ from hf_sidenet.hub.push import save_checkpoint
 from ..attached import Runs, pictures, sentences
 
 
+pytestmark = pytest.mark.medium
+
+
 HERE = Path(__file__).parent
 PROCESSORS = {"text": "tokenizer.json", "image": "preprocessor_config.json"}
 FIGURES = ["accuracy_cost.png", "confidences.png", "exit_shares.png", "reliability.png"]

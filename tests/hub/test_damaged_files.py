@@ -339,6 +339,7 @@ def exported(tmp_path_factory):
     return place / "whole", twin
 
 
+@pytest.mark.slow
 @FEW
 @given(data=st.data())
 def test_a_manifest_is_right_or_refused(exported, data):

@@ -41,6 +41,7 @@ def test_a_token_is_found_wherever_it_stands(where, size, folder, monkeypatch):
     assert check_shareable(folder).errors == []
 
 
+@pytest.mark.medium
 def test_places_are_found_in_blocks(folder, monkeypatch):
     monkeypatch.setattr(words, "BLOCK", 16)
     for where in range(0, 64, 5):
@@ -58,6 +59,7 @@ def test_numbers_are_not_looked_at(folder):
     assert check_shareable(folder).errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_exported_folders(format, tmp_path):
     folder = tmp_path / "exported"
@@ -100,6 +102,7 @@ def nested(path):
         archive.writestr("x/data/weights/model_weights_config.json", "[" * 100_000)
 
 
+@pytest.mark.medium
 def test_programs_that_are_pickled(tmp_path):
     folder = tmp_path / "exported"
     export_torch(tiny.bert_with_sidenets([1]), folder)
@@ -122,6 +125,7 @@ def test_programs_that_are_pickled(tmp_path):
     assert [error for error in check_shareable(folder).errors if "stage_1.onnx must hold raw tensors" in error]
 
 
+@pytest.mark.medium
 def test_a_stray_program_stays_here(tmp_path):
     folder = tmp_path / "exported"
     export_torch(tiny.bert_with_sidenets([1]), folder)
@@ -130,6 +134,7 @@ def test_a_stray_program_stays_here(tmp_path):
     assert (found.errors, found.left_out) == ([], ["stray.pt2"])
 
 
+@pytest.mark.slow
 def test_an_exported_folder_without_shapes(tmp_path):
     folder = tmp_path / "exported"
     export_onnx(tiny.bert_with_sidenets([1]), folder)

@@ -13,6 +13,9 @@ from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet
 from .flood import assert_answers, one_by_one, token_rows
 
 
+pytestmark = pytest.mark.medium
+
+
 THETA = (0.6, 0.6)
 
 
@@ -42,6 +45,7 @@ def counting(counts):
     return aot_autograd(fw_compiler=compiler)
 
 
+@pytest.mark.slow
 def test_a_stage_is_one_graph_with_its_own_blocks_only(model):
     # Of one block: query, key, value, output and the two of the feed-forward.
     per_block = 6
@@ -61,6 +65,7 @@ def test_a_stage_is_one_graph_with_its_own_blocks_only(model):
     assert counts[2] == per_block + pooler_and_classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic shapes", "filled up"])
 def test_the_runner_gives_the_same_answers_compiled(model, dynamic):
     raw = token_rows(60, 30, bad_every=17)

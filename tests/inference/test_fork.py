@@ -13,7 +13,10 @@ from hf_sidenet.export import OnnxStages, export_onnx
 from tests.models.tiny import bert_with_sidenets
 
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system whose processes fork")
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system whose processes fork"),
+]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

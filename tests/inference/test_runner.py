@@ -41,6 +41,7 @@ def test_every_routing_gives_the_answers_of_the_model(model, routing):
         assert prediction.label == (None if prediction.error else f"LABEL_{prediction.label_id}")
 
 
+@pytest.mark.medium
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_stream_any_sizes(model, data):

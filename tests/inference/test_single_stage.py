@@ -140,6 +140,7 @@ def test_a_packet_is_the_same_on_the_other_side(dtype):
     assert torch.equal(got.rows[0].inputs["input_ids"], torch.arange(2))
 
 
+@pytest.mark.slow
 def test_a_process_opens_its_own_file_only(tmp_path):
     model = model_of("text")
     export_onnx(model, tmp_path / "onnx")

@@ -21,6 +21,9 @@ from tests.models.tiny import bert_with_sidenets
 from .flood import text_row
 
 
+pytestmark = pytest.mark.medium
+
+
 timm = pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
 
 # Modules stand between the blocks of all of these; smaller than they come, where they can be.
@@ -100,6 +103,7 @@ def test_every_way_answers_and_stages_export():
     assert list(program.graph_signature.user_inputs) == ["hidden"]
 
 
+@pytest.mark.slow
 def test_compiled_stages_meet_another_size():
     torch._dynamo.reset()
     model = with_sidenet_after_every_block("test_efficientnet")

@@ -90,6 +90,7 @@ def which(prediction, answers):
     return found
 
 
+@pytest.mark.medium
 def test_callers_while_it_is_updated(model):
     models = [model, serving_model(1)]
     rows = token_rows(400, 6)

@@ -99,6 +99,7 @@ def mixed(count):
     return [texts(1 + i % 3, 3 + i % 5, seed=i) for i in range(count)]
 
 
+@pytest.mark.medium
 def test_flops_over_mixed_lengths_are_those_of_running_everything():
     model, batches = tiny_bert(), mixed(40)
     calls = []

@@ -46,6 +46,7 @@ def bert_layer_flops(length):
     return projections + products + feed_forward
 
 
+@pytest.mark.medium
 def test_bert_base_after_4_of_12():
     embeddings = (VOCABULARY + POSITIONS + 2) * WIDTH + 2 * WIDTH
     head = (WIDTH * WIDTH + WIDTH) + (WIDTH * LABELS + LABELS)

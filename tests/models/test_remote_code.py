@@ -16,6 +16,9 @@ import hf_sidenet.models
 from .collect import all_testers
 
 
+pytestmark = pytest.mark.medium
+
+
 TESTERS = all_testers()
 
 
@@ -44,6 +47,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TESTERS, ids=lambda kind: kind.__name__)
 def test_same_answers_in_a_process_without_the_package(folder, kind):
     expected = load_file(folder / kind.__name__ / "expected.safetensors")

@@ -261,6 +261,7 @@ class SideNetTester:
         assert same.float().mean() > 0.8
         self.assert_same(output.logits[same], logits[same], 2e-2)
 
+    @pytest.mark.slow
     def test_compiled(self):
         torch._dynamo.reset()
         model = self.model(self.compiled_exit_layers)
@@ -325,6 +326,7 @@ class SideNetTester:
                 hidden, _ = stages(k, hidden, inputs)
         assert calls == [(0, 0), (1, 1), (1, 2), *((2, i) for i in range(3, last))]
 
+    @pytest.mark.medium
     def test_stages_export_with_dynamic_shapes(self):
         if self.not_exported:
             pytest.skip(self.not_exported)

@@ -60,6 +60,7 @@ def test_misses_are_hits_from_the_other_side(counts):
     assert anytime_interval(rows, rows - hits) == pytest.approx((1 - high, 1 - low))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rate", [0.02, 0.3])
 def test_intervals_hold_all_the_time(rate):
     """200 runs, looked at again and again: the true rate is outside ever in at most 5 % of them."""
@@ -73,6 +74,7 @@ def test_intervals_hold_all_the_time(rate):
     assert outside <= 10
 
 
+@pytest.mark.medium
 def test_false_alarms_over_200_runs():
     """The rate is just what is allowed, 3,000 rows each, an alarm may come after each of them."""
     generator = np.random.default_rng(0)

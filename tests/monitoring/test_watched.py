@@ -140,6 +140,7 @@ def test_a_share_of_the_rows(checkpoint, texts):
     assert report.num_chosen == len(watched.monitor.rows())
 
 
+@pytest.mark.medium
 def test_a_shift_raises_the_alarm_and_new_thresholds_end_it(checkpoint):
     """In production come texts on which a SideNet is sure and wrong: its head is turned round, so that it is."""
     model, tokenizer = checkpoint

@@ -87,6 +87,7 @@ def test_rows_leave_a_quantised_model(kind, folder, tmp_path):
         assert torch.equal(mainnet(**TEXTS).logits, every_exit_of(model, TEXTS)[:, -1])
 
 
+@pytest.mark.medium
 def test_stages_of_a_quantised_model_are_compiled(folder):
     model = load(folder, quantization_config=config_of())
     stages, (hidden, expected) = CompiledStages(Stages(model), {"backend": "eager"}), Stages(model)(0, None, TEXTS)
@@ -166,6 +167,7 @@ def test_what_a_quantised_model_cannot_do_is_refused(folder, tmp_path):
         Checkpoint(str(tmp_path / "quantised"), None, torch.device("cpu"))
 
 
+@pytest.mark.medium
 def test_it_is_recalibrated_as_it_serves(tmp_path, warnings):
     save_text_checkpoint(tmp_path / "float")
     plain, _ = load_checkpoint(tmp_path / "float")

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 
+pytestmark = pytest.mark.medium
+
+
 ROOT = Path(__file__).parents[2]
 
 

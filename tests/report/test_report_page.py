@@ -11,6 +11,9 @@ from ..attached import Runs
 from .page import PAGE, problems, tables
 
 
+pytestmark = pytest.mark.medium
+
+
 NAMES = ["text", "image", "joint", "budget", "refused"]
 
 
@@ -22,6 +25,7 @@ def reports(tmp_path_factory):
     return {**found, "saved": json.loads((runs.folder / "saved" / "report.json").read_text(encoding="utf-8"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "saved"])
 def test_every_key_of_a_report_is_on_the_page_with_its_type(reports, name):
     assert problems(json.loads(Report(reports[name]).to_json()), tables(), set()) == []

@@ -9,7 +9,7 @@ from .feature_cases import cache, contents
 from .feature_processes import launch
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")

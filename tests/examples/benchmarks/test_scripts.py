@@ -51,6 +51,7 @@ def resnet_18():
     return ResNetForImageClassification(ResNetConfig(**RESNET_18, **SHADES)).eval()
 
 
+@pytest.mark.medium
 def test_a_text_mainnet_cut_to_half_of_its_flops(tmp_path):
     mainnet, out = save_text_mainnet(tmp_path / "mainnet", **CLASSES), tmp_path / "out"
     stdout = run(
@@ -94,6 +95,7 @@ def test_cuts_of_a_cnn(script):
     assert 0 < shares[0] < shares[1] < cuts.flops_of(type(mainnet), mainnet.config, tiny.images())
 
 
+@pytest.mark.medium
 def test_growth(tmp_path):
     stdout = run(
         FOLDER / "growth.py", "--rows", 64, 256, "--batch_size", 16, "--profile", 64, "--output_dir", tmp_path

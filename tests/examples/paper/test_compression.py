@@ -16,6 +16,9 @@ from ...models import tiny
 from ..commands import ROOT, run, save_text_mainnet, sentences
 
 
+pytestmark = pytest.mark.medium
+
+
 FOLDER = ROOT / "examples" / "paper"
 COUNTS = {"train": 96, "validation": 40, "test": 48}
 CLASSES = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
@@ -153,6 +156,7 @@ def test_bad_arguments(script, monkeypatch, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_runs_are_refused(trained, tmp_path, script):
     folder, config = trained
     compression, experiments = script("compression"), script("experiments")

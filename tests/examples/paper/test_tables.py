@@ -16,6 +16,9 @@ from ..commands import ROOT, run
 from .made_up import made_up_logits, save_run, save_runs
 
 
+pytestmark = pytest.mark.medium
+
+
 FOLDER = ROOT / "examples" / "paper"
 COMMITTED = ROOT / "docs" / "results" / "paper"
 
@@ -37,6 +40,7 @@ def read(folder, name):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_chosen_thresholds_keep_validation_rows_within_the_drop_and_report_test_rows(script, runs, tables):
     found, choose = script("found"), script("choose")
     lines = [line for line in read(tables, "chosen") if line["experiment"] == "sst2-distilled-1-2-3"]
@@ -180,6 +184,7 @@ def test_too_few_rows_for_a_guarantee_are_a_refusal(script, tmp_path):
     assert all((line["refused"], line["flops"], line["drop"]) == (1, 1.0, 0.0) for line in guaranteed)
 
 
+@pytest.mark.slow
 def test_the_page_has_every_section_and_no_number_of_its_own(tables, tmp_path):
     folder = tmp_path / "paper"
     shutil.copytree(tables, folder)
@@ -207,6 +212,7 @@ def test_the_page_in_docs_is_what_its_tables_make(tmp_path):
     assert {path.name for path in folder.glob("*.png")} == {path.name for path in COMMITTED.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_tables_refuse_what_is_no_runs(tmp_path):
     make = [FOLDER / "make_tables.py", tmp_path, "--output_dir", tmp_path / "tables"]
     assert "must hold finished runs" in run(*make, code=1)

@@ -18,6 +18,9 @@ from hf_sidenet import ExitRecords
 from ..commands import ROOT, run, save_text_mainnet, sentences
 
 
+pytestmark = pytest.mark.medium
+
+
 FOLDER = ROOT / "examples" / "paper"
 TRAIN = FOLDER / "train.py"
 CONFIGS = sorted((FOLDER / "configs").glob("*/*.yaml"))
@@ -80,6 +83,7 @@ def test_every_configuration_is_one_that_its_script_takes(script, path, monkeypa
         assert (path.parent / f"{experiment.heads_of}.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_records_costs_and_where_they_come_from(trained):
     folder = trained / "sst2-distilled-1-2-3" / "seed-3"
     records = ExitRecords.load(folder / "test_records.safetensors")
