@@ -269,11 +269,11 @@ def task_of(config: PretrainedConfig) -> tuple[Task, Modality]:
     Args:
         config (`PretrainedConfig`): its `architectures` name the class; where they do not, the MainNet's type decides.
     """
-    names = getattr(config, "architectures", None) or [None]
+    name = (getattr(config, "architectures", None) or [None])[0]
     for task in TASKS.values():
         for modality in (TEXT, IMAGE):
             # In a damaged file it may be anything.
-            if isinstance(names[0], str) and names[0].endswith(task.suffixes[modality.name]):
+            if isinstance(name, str) and name.endswith(task.suffixes[modality.name]):
                 return task, modality
     return SINGLE_LABEL, modality_of(getattr(config, "mainnet_config", config))
 
