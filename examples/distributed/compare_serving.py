@@ -124,7 +124,7 @@ class Side:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Whole or not at all."""
+    """Written atomically."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

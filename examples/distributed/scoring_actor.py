@@ -40,7 +40,7 @@ ANSWERS = pa.schema(
 )
 
 
-# Ray begins a chunk again whenever its actor dies; one that kills every actor shall not go on for ever.
+# Ray begins a chunk again whenever its actor dies; one that kills every actor must not go on forever.
 TRIES = 4
 
 
@@ -183,7 +183,7 @@ class Score:
             )
 
     def _count_start(self) -> None:
-        """Actors that die before they have done anything would be started again for ever.
+        """Actors that die before they have done anything would be restarted forever.
 
         Raises:
             RuntimeError: too many were started since the last part.

@@ -20,7 +20,7 @@ def sets_of_exits(num_sidenets: int) -> Iterator[tuple[int, ...]]:
 
 
 def thresholds_of(run: Run, exits: tuple[int, ...], theta: float) -> list[float]:
-    """θ of each SideNet when only some are in use; nobody leaves at the others."""
+    """θ of each SideNet when only some are in use; no row exits at the others."""
     return [theta if i in exits else 1.0 for i in range(len(run.exit_layers))]
 
 

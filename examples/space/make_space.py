@@ -45,7 +45,7 @@ saved. Made by `examples/space/make_space.py`, hf_sidenet {version}.
 def make_space(
     checkpoint: str, output_dir: Path, title: str | None = None, is_pair: bool = False, examples: list[str] = ()
 ) -> Path:
-    """Write the folder, whole or not at all.
+    """Write the folder atomically.
 
     Args:
         checkpoint (`str`): folder or Hub id.

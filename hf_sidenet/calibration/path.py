@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One path of threshold vectors, from "nobody leaves" downward, found on rows that certify nothing.
+"""One path of threshold vectors, from "no row exits early" downward, found on rows that certify nothing.
 
 At each step the SideNet is taken that saves the most compute for the least expected loss, and its θ is lowered a
 little. Which path it is decides how much is saved, never whether the guarantee holds: the test that walks along it

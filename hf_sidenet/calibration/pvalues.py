@@ -6,7 +6,7 @@ Each is valid for every number of rows: under the hypothesis, P(p ≤ δ) ≤ δ
 * [`binomial`]: exact, on the number of harmed rows. Harmed rows alone bound an accuracy drop from above.
 * [`paired`]: exact, on harmed and helped rows: the unconditional test of non-inferiority of paired proportions, with
   the order of Nam's score (Biometrics 53, 1997) and the nuisance parameter held to a confidence interval (Berger and
-  Boos, JASA 89, 1994). Sharper than `binomial` where SideNets also mend errors of the MainNet.
+  Boos, JASA 89, 1994). Sharper than `binomial` where SideNets also correct errors of the MainNet.
 * [`betting`]: the paired difference as the wealth of a gambler who bets against the hypothesis (Waudby-Smith and
   Ramdas, arXiv 2010.09686, §4; Ville's inequality).
 

@@ -141,7 +141,7 @@ def attach(
         Dtype | None, option("--dtype", RUNNING, "Precision of the model. By default as it is stored.")
     ] = None,
     output_dir: Annotated[
-        str, option("--output-dir", OUTPUT, "Folder for the checkpoint, whole or not at all.", metavar="DIRECTORY")
+        str, option("--output-dir", OUTPUT, "Folder for the checkpoint, written atomically.", metavar="DIRECTORY")
     ],
     overwrite: Overwrite = False,
 ) -> Outcome:
@@ -370,7 +370,7 @@ def _check_places(
     if output_dir is None and not overwrite:
         raise CommandError("--output-dir: must be given, or --overwrite to change DIRECTORY itself.")
     if output_dir is None and not Path(directory).is_dir():
-        raise CommandError(f"--output-dir: must be given where DIRECTORY is no folder, got {directory!r}.")
+        raise CommandError(f"--output-dir: must be given where DIRECTORY is not a folder, got {directory!r}.")
     refuse_source(output_dir or directory, **data.sources, **{"--checkpoint": checkpoint})
     if output_dir is not None and Path(output_dir).resolve() != Path(directory).resolve():
         refuse_source(output_dir, DIRECTORY=directory)

@@ -123,7 +123,7 @@ def _unnamed(error: Exception) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """2 where the user can mend it by other arguments or data, else 1."""
+    """2 where the user can fix it with other arguments or data, else 1."""
     if isinstance(error, CommandError) or _is_usage(error):
         return WRONG
     return WRONG if isinstance(error, ValueError) else FAILED

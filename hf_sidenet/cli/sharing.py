@@ -44,7 +44,7 @@ def export(
         option("--int8", OUTPUT, "Linear layers and convolutions of the MainNet in int8; needs --format onnx."),
     ] = False,
     output_dir: Annotated[
-        str, option("--output-dir", OUTPUT, "Folder for the stages, whole or not at all.", metavar="DIRECTORY")
+        str, option("--output-dir", OUTPUT, "Folder for the stages, written atomically.", metavar="DIRECTORY")
     ],
     overwrite: Overwrite = False,
 ) -> Outcome:
@@ -116,7 +116,7 @@ def push(
     ] = None,
     message: Annotated[str | None, option("--message", HUB, "Of the commit.", metavar="TEXT")] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", HUB, "Look and say, without any network. REPO need not be given.")
+        bool, option("--dry-run", HUB, "Run all checks without contacting the Hub. REPO need not be given.")
     ] = False,
 ) -> Outcome:
     """Put a checkpoint on the Hub: weights, config, code, tokenizer or image processor, card, report, figures.

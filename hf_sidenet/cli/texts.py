@@ -114,7 +114,8 @@ def info_text(document: Mapping[str, Any]) -> str:
     if document["calibration"] is None:
         nobody = all(each["threshold"] >= 1 for each in exits)
         parts.append(
-            "θ has no evidence behind it" + (", and nobody leaves at θ ≥ 1." if nobody else ": it was set by hand.")
+            "θ has no evidence behind it"
+            + (", and no row exits early at θ ≥ 1." if nobody else ": it was set by hand.")
         )
     else:
         parts += guarantee(document["calibration"], document["not_certified"])
@@ -188,10 +189,10 @@ def push_text(document: Mapping[str, Any], found: str) -> str:
     """
     pushed = document["pushed"]
     if pushed is None:
-        why = "a dry run" if not document["errors"] else "mend the errors above and run it again"
+        why = "a dry run" if not document["errors"] else "fix the errors above and run it again"
         return f"{found}\n\nNothing was uploaded: {why}."
     return (
-        f"{found}\n\nPushed to {pushed['url']}\nTo load exactly this for ever: trust_remote_code=True, "
+        f"{found}\n\nPushed to {pushed['url']}\nTo pin this version: trust_remote_code=True, "
         f'revision="{pushed["commit"]}"'
     )
 

@@ -105,7 +105,7 @@ class Answering:
         if isinstance(read, RowError):
             raise read
         inputs = {name: value[None].to(self.model.device) for name, value in read.inputs.items()}
-        # Nobody leaves at 1: every exit says what it thinks. Twice, since the first call pays for memory and caches.
+        # At 1 no row exits early, so every exit answers. Twice: the first call pays for memory and caches.
         self._timed(inputs, [1.0] * len(read.thresholds))
         routed, milliseconds = self._timed(inputs, read.thresholds)
         every, all_milliseconds = self._timed(inputs, [1.0] * len(read.thresholds))

@@ -137,7 +137,7 @@ class OnnxStages(ExportedStages):
         if index not in self._sessions:
             raise ArgumentError("index", f"must be {list(self._sessions)}, which was opened, got {index}")
         if self._has_threads and os.getpid() != self._process:
-            # A call would wait for them for ever.
+            # A call would deadlock.
             raise RuntimeError(
                 "this process was forked from the one in which the stages were opened, whose threads are not in it: "
                 "open them in the process itself, or with `num_threads=1`."

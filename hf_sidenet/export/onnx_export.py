@@ -61,7 +61,7 @@ def export_onnx(
     progress: bool = True,
 ) -> Exported:
     """Write a model with SideNets as ONNX files: `stage_0_model.onnx`, ..., `config.json` with θ, temperatures and the
-    evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
+    evidence, `manifest.json`, tokenizer or image processor. The folder is written atomically.
 
     Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
     the model's own before the folder appears.

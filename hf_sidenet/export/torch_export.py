@@ -43,7 +43,7 @@ def export_torch(
     overwrite: bool = False,
 ) -> Exported:
     """Write a model with SideNets as `torch.export` archives: `stage_0.pt2`, ..., `config.json` with θ, temperatures
-    and the evidence, `manifest.json`, tokenizer or image processor. The folder appears whole or not at all.
+    and the evidence, `manifest.json`, tokenizer or image processor. The folder is written atomically.
 
     Every stage takes any number of rows, and texts of any length; images have the recorded size. Each archive has the
     weights of its own blocks. It is compared with the model's own stage before the folder appears.

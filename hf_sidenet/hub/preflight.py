@@ -228,7 +228,7 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
         [`Shareable`]: with everything that would be uploaded, and the hashes of the code.
 
     Raises:
-        ValueError: `directory` is no folder.
+        ValueError: `directory` is not a folder.
 
     Example:
 
@@ -356,4 +356,4 @@ def _check_config(config: SideNetConfig, found: Shareable) -> None:
         except ValueError as error:
             found.errors.append(str(error))
     if all(threshold >= 1 for threshold in config.thresholds):
-        found.notes.append("nobody leaves early: every θ is ≥ 1.")
+        found.notes.append("no row exits early: every θ is ≥ 1.")

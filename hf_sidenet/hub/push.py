@@ -86,7 +86,7 @@ def save_checkpoint(
     """Write the folder of a checkpoint that [`attach`] made: weights and config (safetensors, with θ and the
     evidence), its own code, tokenizer or image processor, `report.json`, `figures/` and the model card `README.md`.
 
-    The folder appears whole or not at all. It holds no rows, no labels and no path of this machine. `report.json`
+    The folder is written atomically. It holds no rows, no labels and no path of this machine. `report.json`
     lists its files, with hashes: with `overwrite` only those are replaced, and what else is there stays.
 
     Args:
@@ -151,7 +151,7 @@ def save_recalibrated(
     """Write an exported folder again with another θ: `config.json` is new, every other file that could be shared is
     copied.
 
-    The folder appears whole or not at all. Where it is `source`, what else is there stays.
+    The folder is written atomically. Where it is `source`, what else is there stays.
 
     Args:
         directory (`str` or `os.PathLike`): folder to write; it may be `source`.
@@ -227,7 +227,7 @@ def write_model_card(
         _results(report), task=task, dataset_type=dataset, dataset_name=dataset, split=split
     )
     section = (
-        "## Early exits\n\nLoad it with `trust_remote_code=True`; `output.exit_index` says who answered, and "
+        "## Early exits\n\nLoad it with `trust_remote_code=True`; `output.exit_index` says which exit answered, and "
         f"`thresholds=` moves θ. Costs are fractions of the plain MainNet's.\n\n{report.text()}\n"
     )
     own = re.sub(r"^## Early exits\n.*?(?=^##? |\Z)", "", card.text, flags=re.MULTILINE | re.DOTALL).rstrip()

@@ -82,7 +82,7 @@ def by_gates(model: SideNetPreTrainedModel) -> Callable[[Batch, torch.Tensor], t
 
 
 def by_all_stages(stages: StageChain) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Every stage for every row; who answers is decided afterwards by the same rule."""
+    """Every stage for every row; which exit answers is decided afterward by the same rule."""
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         exit_logits = all_exits(stages, batch.inputs)

@@ -77,7 +77,7 @@ def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]
 
 
 class SideNetRunner:
-    """Answers rows with early exits, and makes the saving real on the clock.
+    """Answers rows with early exits, and turns skipped FLOPs into saved wall-clock time.
 
     Rows that are sure leave after a stage; the others wait until the next stage has a full batch, whatever batch they
     came in. Texts are sorted by length within a window, so that little padding is computed. At the start it measures,
@@ -320,7 +320,7 @@ class SideNetRunner:
         self._worker = None
         threads = torch.get_num_threads()
         if threads > 1:
-            # OpenMP would wait for threads of the other process for ever.
+            # OpenMP would deadlock, waiting for threads of the other process.
             torch.set_num_threads(1)
             logger.warning(
                 "This process was forked from the one in which the runner was made, and torch's %d threads are not in "

@@ -132,7 +132,7 @@ def check_free(
 
 
 def _check_place(path: Path, overwrite: bool) -> bool:
-    """Refuse what is no folder to write.
+    """Refuse what is not a folder to write.
 
     Returns:
         `bool`: whether something is in it.

@@ -226,7 +226,7 @@ class Routing:
 
 
 class Recording:
-    """Visitor that only keeps x_c of each SideNet, for training: nobody leaves, nothing is decided.
+    """Visitor that only keeps x_c of each SideNet, for training: no row exits, nothing is decided.
 
     SideNets run after the forward, because with gradient checkpointing a gate may sit inside a checkpoint.
 

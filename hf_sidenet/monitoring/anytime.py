@@ -26,7 +26,7 @@ MAX_BETS = 1000
 
 def log_wealth(num_rows: int, num_hits: int, rate: float) -> float:
     """Logarithm of the wealth of a bet that hits are more frequent than `rate`. Where they are not, it stays under
-    log(1 / α) for ever with probability ≥ 1 − α.
+    log(1 / α) forever with probability ≥ 1 − α.
 
     Args:
         num_rows (`int`): rows seen.

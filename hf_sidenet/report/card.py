@@ -199,7 +199,7 @@ def _use(name: str, config: SideNetConfig, has_processor: bool) -> str:
             f"classify({example})",
         ]
     moved = [
-        "model(**inputs, thresholds=1.0)  # nobody leaves: the MainNet's own answers",
+        "model(**inputs, thresholds=1.0)  # no row exits early: the MainNet's own answers",
         f"model(**inputs, thresholds={config.thresholds})  # a value for each SideNet, here those it has anyway",
         "model.config.thresholds = 1.0  # the same for every later call; `classify.model` is such a model too",
     ]
@@ -233,7 +233,7 @@ def _results(
         also = "" if alone is None else f" There, {reference} is right in {100 * alone:.2f} %."
         return (
             f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
-            "which θ was chosen, so they are on the bright side. Costs are fractions of the plain MainNet's."
+            "which θ was chosen, so they are optimistic. Costs are fractions of the plain MainNet's."
             f"{also}{unlabelled}\n\n{table([point])}{_recalls(report)}"
         )
     parts = ["## Results", f"On test rows, which chose nothing.{unlabelled}"]

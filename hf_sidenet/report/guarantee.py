@@ -163,7 +163,7 @@ def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Budget]) -> str:
         f"## No guarantee\n\n**Nothing is guaranteed for this checkpoint: neither its accuracy nor its costs.** The "
         f"target was {_names(budgets)}. The thresholds are the most accurate ones within it on "
         f"{evidence['num_certification_rows']:,} rows, which were used to choose them, so what was measured on these "
-        f"rows is on the bright side. {evidence['num_points_tested']:,} points were looked at; they and the "
+        f"rows is optimistic. {evidence['num_points_tested']:,} points were looked at; they and the "
         f"temperatures come from {evidence['num_design_rows']:,} other rows, in {evidence['precision']}. For a "
         "guarantee, calibrate for `accuracy_drop`, `selective_error` or `disagreement`."
     )

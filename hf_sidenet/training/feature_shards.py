@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder of shards: safetensors files that each hold some rows of a data set, and a manifest once all are there.
 
-A shard is written under a temporary name and renamed, so after a kill it is there as a whole or not at all.
+A shard is written under a temporary name and renamed, so after a kill it is complete or absent.
 """
 
 import json

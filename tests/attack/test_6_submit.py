@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`submit` from many threads and event loops, some of which are gone: one worker, nobody waits for ever."""
+"""`submit` from many threads and event loops, some of which are gone: one worker, no deadlock."""
 
 import asyncio
 import gc

@@ -272,12 +272,12 @@ def test_info_without_evidence(tmp_path):
     tiny.bert_with_sidenets((1, 3)).save_pretrained(tmp_path / "plain")
     done = run("info", tmp_path / "plain")
     assert done.code == 0, done.err[-2000:]
-    assert done.out.rstrip().endswith("θ has no evidence behind it, and nobody leaves at θ ≥ 1.")
+    assert done.out.rstrip().endswith("θ has no evidence behind it, and no row exits early at θ ≥ 1.")
 
 
 @pytest.mark.medium
 def test_images(tmp_path):
-    """A MainNet that knows nothing, which has to be said, so SideNets that learn the shades mend its errors."""
+    """A MainNet that knows nothing, which has to be said, so SideNets that learn the shades correct its errors."""
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     tiny.resnet(num_labels=2, **names).save_pretrained(tmp_path / "mainnet")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "mainnet")

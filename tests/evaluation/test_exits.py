@@ -197,7 +197,7 @@ def test_intervals_are_those_of_a_loop_over_resamples():
 
 
 def test_the_drop_is_paired():
-    # Nobody leaves, and the MainNet is the reference: the drop is 0 in every resample.
+    # No row exits early, and the MainNet is the reference: the drop is 0 in every resample.
     rows = replace(FIVE, mainnet_logits=FIVE.exit_logits[:, -1].clone())
     made = evaluate(rows, thresholds=(1.0, 1.0))
     assert made.routed.accuracy_drop == Interval(0, 0, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that `attach` writes: whole or not at all, private, and usable without this package."""
+"""The folder that `attach` writes: complete or absent, private, and usable without this package."""
 
 import copy
 import json

@@ -139,7 +139,7 @@ def test_what_does_not_load_elsewhere_is_not_pushed(hub, folder):
         "Error: DIRECTORY: must load elsewhere, but does not. The first of 2: gate.py is missing"
     )
     assert "Error: config.json: `_name_or_path` is '/data/secret'" in done.out
-    assert done.out.splitlines()[-1] == "Nothing was uploaded: mend the errors above and run it again."
+    assert done.out.splitlines()[-1] == "Nothing was uploaded: fix the errors above and run it again."
     assert not hub.commits
     assert run_json("push", folder, REPO, code=2)["pushed"] is None
 

@@ -35,7 +35,7 @@ def main():
     # As other threads would, at the moment of the fork.
     monitor._lock.acquire()
     if os.fork() == 0:
-        # It would wait for ever.
+        # It would deadlock.
         signal.alarm(60)
         found = [asyncio.run(submitted(runner)), predicted(runner)]
         watched = [answer.label for answer in WatchedRunner(runner, monitor).predict(ROWS)]

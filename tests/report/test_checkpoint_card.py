@@ -59,7 +59,7 @@ def test_results_without_test_rows_are_those_of_the_certification_rows(runs):
     assert {one.dataset_split for one in made.data.eval_results} == {"certification"}
     text = section(made, "Results")
     assert "There were no test rows." in text
-    assert "on the bright side" in text
+    assert "so they are optimistic" in text
     assert "Recall per class, with 95 % intervals (Wilson)." in text
     recalls = result.report["certification"]["recalls"]
     assert [line.split(" | ")[1] for line in text.splitlines() if line.startswith(("| bad |", "| good |"))] == [
