@@ -32,7 +32,7 @@ def sentences(**sizes: int) -> dict[str, Dataset]:
         label = chance.randrange(2)
         words = chance.choices(OTHER.split(), k=chance.randint(6, 11))
         words.insert(chance.randint(0, len(words)), chance.choice((GOOD if label else BAD).split()))
-        # Some are labelled wrongly, so that nothing is sure of everything.
+        # Some are labeled wrongly, so that nothing is sure of everything.
         rows[" ".join(words)] = label ^ (chance.random() < 0.1)
     features = Features({"text": Value("string"), "label": ClassLabel(names=CLASSES)})
     return _cut({"text": list(rows), "label": list(rows.values())}, features, sizes)
@@ -52,7 +52,7 @@ def pictures() -> dict[str, Dataset]:
 
 
 def save_text_mainnet(folder: Path, rows: Dataset) -> str:
-    """A tiny BERT that learnt these rows."""
+    """A tiny BERT that learned these rows."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     model = tiny.bert(vocab_size=len(tokenizer), num_labels=2, id2label=dict(enumerate(CLASSES)))
@@ -61,7 +61,7 @@ def save_text_mainnet(folder: Path, rows: Dataset) -> str:
 
 
 def save_image_mainnet(folder: Path, rows: Dataset) -> str:
-    """A tiny ResNet that learnt these rows."""
+    """A tiny ResNet that learned these rows."""
     torch.manual_seed(0)
     processor = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0)
     model = tiny.resnet(num_labels=2, id2label=dict(enumerate(CLASSES)))

@@ -95,7 +95,7 @@ def watched():
     return {"texts": sentences(test=2000)["test"]["text"][:]}
 
 
-def neighbours():
+def integrations():
     """A plain classifier, and a checkpoint with its rows."""
     names = classifier()
     save_text_checkpoint("my-classifier-sidenet")
@@ -168,7 +168,7 @@ PREPARED = {
     "how-to/export.md": exported,
     "how-to/lower-precision.md": checkpoint,
     "how-to/monitor.md": watched,
-    "how-to/neighbours.md": neighbours,
+    "how-to/integrations.md": integrations,
     "how-to/run-fast.md": checkpoint,
     "how-to/timm.md": timm_classifier,
     "how-to/share.md": shared,

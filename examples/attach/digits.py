@@ -31,13 +31,13 @@ ENDS = {"train": (0, 900), "validation": (900, 1350), "test": (1350, 1797)}
 def write_pictures(folder: Path) -> None:
     """`folder/SPLIT/CLASS/NUMBER.png`."""
     digits = load_digits()
-    grey = np.kron(digits.images * (255 / 16), np.ones((1, 4, 4))).astype(np.uint8)
-    order = np.random.default_rng(0).permutation(len(grey))
+    gray = np.kron(digits.images * (255 / 16), np.ones((1, 4, 4))).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(gray))
     for split, (start, end) in ENDS.items():
         for number in order[start:end]:
             place = folder / split / str(digits.target[number])
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(grey[number]).save(place / f"{number}.png")
+            Image.fromarray(gray[number]).save(place / f"{number}.png")
 
 
 def train_mainnet(folder: Path) -> None:

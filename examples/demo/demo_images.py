@@ -66,8 +66,8 @@ def load_images(args: argparse.Namespace):
         splits = train.select(range(45_000)), train.select(range(45_000, 50_000)), rows["test"]
         return [(split["image"], split["label"]) for split in splits], train.features["label"].names
     digits = load_digits()
-    grey = np.kron(digits.images * (255 / 16), np.ones((1, 4, 4))).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=-1)
+    gray = np.kron(digits.images * (255 / 16), np.ones((1, 4, 4))).astype(np.uint8)
+    images = np.repeat(gray[..., None], 3, axis=-1)
     order = np.random.default_rng(args.seed).permutation(len(images))
     splits = order[:997], order[997:1397], order[1397:]
     return [(images[split], digits.target[split]) for split in splits], [str(digit) for digit in range(10)]

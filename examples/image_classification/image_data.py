@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images from the Hub, from folders or from files, as train, validation and test splits."""
+"""Labeled images from the Hub, from folders or from files, as train, validation and test splits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

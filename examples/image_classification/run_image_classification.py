@@ -52,7 +52,7 @@ def main() -> None:
     processor = load_processor(mainnet_args, data_args.image_size)
     with training_args.main_process_first(desc="data"):
         splits = load_images(data_args, training_args.seed)
-        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        # A MainNet that stays as it is has learned its classes: their order has to be its own.
         new_head = learns_classes(config, sidenet_args)
         column = data_args.label_column
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
@@ -68,7 +68,7 @@ def main() -> None:
 
     has_exits = isinstance(model, SideNetForImageClassification)
     if has_exits:
-        # Trained, selected and recorded with exits off; θ comes afterwards.
+        # Trained, selected and recorded with exits off; θ comes afterward.
         model.config.thresholds = 1.0
     trainer = Trainer(
         model,

@@ -19,7 +19,7 @@ import torch
 from csv_tables import write_table
 from experiments import load_experiment
 from found import load_run
-from perturb import Normalisation, doubt, fgsm, pgd, wrongness
+from perturb import Normalization, doubt, fgsm, pgd, wrongness
 from record import load_model
 from rows import rows_of
 from torch.utils.data import DataLoader, Subset
@@ -58,26 +58,26 @@ class Attack:
     steps: int
 
     def __call__(
-        self, model: SideNetPreTrainedModel, normalisation: Normalisation, batch: dict, generator: torch.Generator
+        self, model: SideNetPreTrainedModel, normalization: Normalization, batch: dict, generator: torch.Generator
     ) -> torch.Tensor:
         """Logits of every exit, of shape `(batch, num_exits, num_labels)`, on the attacked rows.
 
         Args:
             model ([`SideNetPreTrainedModel`]): in evaluation mode.
-            normalisation ([`Normalisation`]): of its processor.
+            normalization ([`Normalization`]): of its processor.
             batch (`dict[str, torch.Tensor]`): `pixel_values` and `labels`, where the model is.
             generator (`torch.Generator`): of the random starts.
         """
 
         def logits_of(pixels):
-            return model(pixel_values=normalisation.values(pixels), thresholds=1.0).exit_logits
+            return model(pixel_values=normalization.values(pixels), thresholds=1.0).exit_logits
 
         def objective(pixels):
             if self.name == DELAY:
                 return doubt(logits_of(pixels)[:, SIDENETS], model.config.temperatures[SIDENETS])
             return wrongness(logits_of(pixels)[:, AIMS[self.aim]], batch["labels"])
 
-        pixels = normalisation.pixels(batch["pixel_values"])
+        pixels = normalization.pixels(batch["pixel_values"])
         if self.name == FGSM:
             pixels = fgsm(objective, pixels, self.epsilon / 255)
         elif self.name != NONE:
@@ -98,7 +98,7 @@ def attacks_of(epsilons: list[float], steps: int) -> list[Attack]:
 
 def attacked_records(
     model: SideNetPreTrainedModel,
-    normalisation: Normalisation,
+    normalization: Normalization,
     rows: Rows,
     attacks: list[Attack],
     num_rows: int,
@@ -109,8 +109,8 @@ def attacked_records(
 
     Args:
         model ([`SideNetPreTrainedModel`]): in evaluation mode; stays as it is.
-        normalisation ([`Normalisation`]): of its processor.
-        rows ([`Rows`]): labelled images.
+        normalization ([`Normalization`]): of its processor.
+        rows ([`Rows`]): labeled images.
         attacks (`list[Attack]`): of [`attacks_of`].
         num_rows (`int`): how many rows, fewer where there are no more.
         batch_size (`int`): of the forward calls.
@@ -125,7 +125,7 @@ def attacked_records(
             labels.append(batch["labels"])
             batch = {name: values.to(model.device) for name, values in batch.items()}
             for attack, generator, logits in zip(attacks, generators, found, strict=True):
-                logits.append(attack(model, normalisation, batch, generator))
+                logits.append(attack(model, normalization, batch, generator))
                 progress.update()
     exit_logits, labels = [torch.cat(logits) for logits in found], torch.cat(labels)
     return [ExitRecords(each, labels, mainnet_logits=each[:, -1]) for each in exit_logits]
@@ -172,12 +172,12 @@ def table_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = rows_of(experiment, run.about["arguments"], args.run_folder)
     if "test" not in rows:
         raise ValueError(f"{args.run_folder} must be a run with test rows, got {sorted(rows)}.")
-    normalisation = Normalisation.of(load_processor(str(args.run_folder), modality=IMAGE))
+    normalization = Normalization.of(load_processor(str(args.run_folder), modality=IMAGE))
     model, costs = load_model(experiment, args.run_folder), run.costs
     temperatures = model.config.temperatures
     threshold = choose_threshold(run.validation, costs, temperatures, args.max_accuracy_drop)
     attacks = attacks_of(args.epsilons, args.steps)
-    each = attacked_records(model, normalisation, rows["test"], attacks, args.rows, args.batch_size, args.seed)
+    each = attacked_records(model, normalization, rows["test"], attacks, args.rows, args.batch_size, args.seed)
     pairs = zip(attacks, each, strict=True)
     return [line_of(attack, records, costs, threshold, temperatures) for attack, records in pairs]
 

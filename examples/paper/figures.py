@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the page, from its tables. Lines differ in marker and dash, to be told apart in grey."""
+"""The figures of the page, from its tables. Lines differ in marker and dash, to be told apart in gray."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adversarial examples of images, as pure functions: no pixel moves further than ε, and all stay in [0, 1].
 
-What is raised is a number per row, so that a row's attack does not depend on its neighbours.
+What is raised is a number per row, so that a row's attack does not depend on its neighbors.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """Between pixels in [0, 1] and the values that a model reads.
 
     Args:
@@ -31,11 +31,11 @@ class Normalisation:
     std: torch.Tensor
 
     @classmethod
-    def of(cls, processor: BaseImageProcessor) -> "Normalisation":
+    def of(cls, processor: BaseImageProcessor) -> "Normalization":
         """That of an image processor.
 
         Raises:
-            ValueError: it does not say how it normalises.
+            ValueError: it does not say how it normalizes.
         """
         if not getattr(processor, "do_normalize", True):
             return cls(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
@@ -53,7 +53,7 @@ class Normalisation:
         pixels = values * self.std.to(values) + self.mean.to(values)
         low, high = pixels.min().item(), pixels.max().item()
         if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(f"pixels must be in [0, 1] before they are normalised, got {low:.4g} to {high:.4g}.")
+            raise ValueError(f"pixels must be in [0, 1] before they are normalized, got {low:.4g} to {high:.4g}.")
         return pixels.clamp(0, 1)
 
     def values(self, pixels: torch.Tensor) -> torch.Tensor:

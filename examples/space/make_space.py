@@ -3,7 +3,7 @@
 
 usage: make_space.py CHECKPOINT OUTPUT_DIR [--title TEXT] [--pair] [--example TEXT_OR_PICTURE ...]
 
-CHECKPOINT is a folder, which is copied, or a Hub id, which the Space loads when it starts. Afterwards, with the client
+CHECKPOINT is a folder, which is copied, or a Hub id, which the Space loads when it starts. Afterward, with the client
 of the Hub: `hf upload MY-ORG/MY-SPACE OUTPUT_DIR --repo-type space`.
 """
 

@@ -55,7 +55,7 @@ def main() -> None:
     config = load_config(mainnet_args)
     with training_args.main_process_first(desc="data"):
         splits = load_texts(data_args, training_args.seed)
-        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        # A MainNet that stays as it is has learned its classes: their order has to be its own.
         new_head = learns_classes(config, sidenet_args)
         column = data_args.label_column
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
@@ -66,7 +66,7 @@ def main() -> None:
 
     has_exits = isinstance(model, SideNetForSequenceClassification)
     if has_exits:
-        # Trained, selected and recorded with exits off; θ comes afterwards.
+        # Trained, selected and recorded with exits off; θ comes afterward.
         model.config.thresholds = 1.0
     trainer = Trainer(
         model,

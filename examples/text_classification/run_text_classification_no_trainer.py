@@ -104,7 +104,7 @@ def main() -> None:
     config = load_config(mainnet_args)
     with accelerator.main_process_first():
         splits = load_texts(data_args, args.seed)
-        # A MainNet that stays as it is has learnt its classes: their order has to be its own.
+        # A MainNet that stays as it is has learned its classes: their order has to be its own.
         new_head = learns_classes(config, sidenet_args)
         column = data_args.label_column
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)

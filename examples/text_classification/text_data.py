@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled texts from the Hub or from files, as train, validation and test splits that share no row by position."""
+"""Labeled texts from the Hub or from files, as train, validation and test splits that share no row by position."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

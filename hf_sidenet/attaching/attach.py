@@ -181,7 +181,7 @@ def attach(
         max_exits (`int`, *optional*, defaults to 3): the most SideNets.
         heads ([`HeadTraining`], *optional*): how SideNets learn on the frozen MainNet.
         tune (`str`, *optional*, defaults to `"heads"`):
-            `"heads"`: the MainNet stays as it is. `"joint"`: afterwards MainNet and SideNets are fine-tuned together.
+            `"heads"`: the MainNet stays as it is. `"joint"`: afterward MainNet and SideNets are fine-tuned together.
         joint ([`JointTraining`], *optional*): how they learn together.
         reference (`str`, *optional*, defaults to `"given"`):
             With `tune="joint"`, the classifier that risks are measured against: `"given"`, the one that was passed,

@@ -104,7 +104,7 @@ class AttachRun:
         return self.task.answer(features.mainnet_logits) if labels is None or (labels == NO_LABEL).all() else labels
 
     def answered(self, features: Features, name: str) -> Answered:
-        """What the MainNet answers to the labelled rows of a split, without those that certify."""
+        """What the MainNet answers to the labeled rows of a split, without those that certify."""
         labels = torch.tensor(self.rows[name].labels)
         logits = features.mainnet_logits
         if name == "validation":

@@ -153,7 +153,7 @@ def interleave(
     """Let all clocks take turns, batch by batch, in a warm-up round and `repeats` rounds that count.
 
     Args:
-        clocks (`Sequence[TurnClock]`): they hold what was measured afterwards.
+        clocks (`Sequence[TurnClock]`): they hold what was measured afterward.
         num_batches (`int`): batches that each of them has.
         repeats (`int`): rounds that count.
         seed (`int`, *optional*, defaults to 0): of the order of the turns.

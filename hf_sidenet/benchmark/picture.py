@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark as a picture: throughput and share of the ideal over the batch size. Readable in grey."""
+"""A benchmark as a picture: throughput and share of the ideal over the batch size. Readable in gray."""
 
 import os
 from collections.abc import Iterable, Sequence

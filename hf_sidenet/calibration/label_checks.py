@@ -69,7 +69,7 @@ class ClassOrderError(ValueError):
 
 @dataclass(frozen=True)
 class Answered:
-    """What a MainNet answers to labelled rows.
+    """What a MainNet answers to labeled rows.
 
     Args:
         name (`str`): of the rows, as `"validation"`.
@@ -184,10 +184,10 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     raise ClassOrderError(f"{found}. The classes are taken {classes.how}: {classes.text()}.")
 
 
-def _tells_apart(answered: torch.Tensor, labelled: torch.Tensor) -> float:
+def _tells_apart(answered: torch.Tensor, labeled: torch.Tensor) -> float:
     """Fisher's exact p-value of "what is answered does not depend on the label", against "both go together"."""
-    both, num_answered, num_labelled = (int(each.sum()) for each in (answered & labelled, answered, labelled))
-    return float(require("scipy.stats", "attach").hypergeom.sf(both - 1, len(answered), num_labelled, num_answered))
+    both, num_answered, num_labeled = (int(each.sum()) for each in (answered & labeled, answered, labeled))
+    return float(require("scipy.stats", "attach").hypergeom.sf(both - 1, len(answered), num_labeled, num_answered))
 
 
 def _best_order(answers: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:

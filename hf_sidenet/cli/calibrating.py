@@ -108,7 +108,7 @@ def attach(
     ] = None,
     tune: Annotated[
         Tune,
-        option("--tune", JOINT, "heads: the MainNet stays as it is. joint: afterwards all is fine-tuned together."),
+        option("--tune", JOINT, "heads: the MainNet stays as it is. joint: afterward all is fine-tuned together."),
     ] = "heads",
     joint_epochs: Annotated[
         float | None,

@@ -8,7 +8,7 @@ In this order:
 3. the order of a `datasets.ClassLabel`, unless a library made it by sorting;
 4. for a MainNet whose last layer is still to learn them, the order of the training rows.
 
-Anything else is refused: names are never sorted for a MainNet that has learnt its classes. Whether a mapping is the
+Anything else is refused: names are never sorted for a MainNet that has learned its classes. Whether a mapping is the
 right one is not known here; [`check_class_order`] holds it against the MainNet's answers.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from ..models.errors import ArgumentError
 
 
-GIVEN, NAME, INDEX, CLASS_LABEL, LEARNT = (
+GIVEN, NAME, INDEX, CLASS_LABEL, LEARNED = (
     "in the order that was given",
     "by name",
     "by index",
@@ -98,7 +98,7 @@ def match_classes(
     ordered: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     new_head: bool = False,
-    learnt: Iterable[str] = (),
+    learned: Iterable[str] = (),
 ) -> ClassMap:
     """The output that each label means.
 
@@ -109,7 +109,7 @@ def match_classes(
         labels (`Sequence[str]`, *optional*): names of the outputs, in their order, which win.
         new_head (`bool`, *optional*, defaults to `False`):
             Whether the MainNet is still to learn which output is which class, so that any order does.
-        learnt (`Iterable[str]`): with `new_head`, the labels of the training rows.
+        learned (`Iterable[str]`): with `new_head`, the labels of the training rows.
 
     Returns:
         [`ClassMap`]: of all `values`, except, with `new_head`, those that the training rows have not.
@@ -132,7 +132,7 @@ def match_classes(
     if None not in found.values() and indexed and not learns:
         return ClassMap(tuple(own), _indices(find, values), NAME if known else INDEX)
     if new_head:
-        return _learnt(values, list(dict.fromkeys(learnt)), ordered)
+        return _learned(values, list(dict.fromkeys(learned)), ordered)
     order = _find_or_index(ordered)
     if not known and len(ordered) == len(own) and all(order(value) is not None for value in values):
         names = ordered if names_nothing(own) else own
@@ -195,7 +195,7 @@ def _given(values: list[str], own: Sequence[str], labels: list[str], new_head: b
     return ClassMap(tuple(names), _indices(find, values), GIVEN)
 
 
-def _learnt(values: list[str], train: list[str], ordered: Sequence[str]) -> ClassMap:
+def _learned(values: list[str], train: list[str], ordered: Sequence[str]) -> ClassMap:
     numbers = {value: _number(value) for value in train}
     if ordered:
         names = list(ordered)
@@ -213,7 +213,7 @@ def _learnt(values: list[str], train: list[str], ordered: Sequence[str]) -> Clas
     unknown = [value for value in values if find(value) is None]
     if unknown:
         raise UnknownClassError(unknown[0], names, "train")
-    return ClassMap(tuple(names), _indices(find, values), LEARNT)
+    return ClassMap(tuple(names), _indices(find, values), LEARNED)
 
 
 def _indices(find: Callable[[str], int | None], values: Iterable[str]) -> dict[str, int]:

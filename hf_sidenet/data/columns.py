@@ -123,12 +123,12 @@ def usual_inputs(names: Sequence[str], num_texts: int | None = None) -> list[tup
         names (`Sequence[str]`): of all columns, in any case.
         num_texts (`int`, *optional*): 1 for single texts, 2 for pairs; by default both. Half of a pair is no text.
     """
-    spelt = [name.lower() for name in names]
-    found = [pair for pair in PAIRS if all(name in spelt for name in pair)]
+    spelled = [name.lower() for name in names]
+    found = [pair for pair in PAIRS if all(name in spelled for name in pair)]
     alike = [(stem + first, stem + second) for stem in PAIR_STEMS for first, second in PAIR_ENDS]
-    found += [pair for pair in alike if all(name in spelt for name in pair)]
+    found += [pair for pair in alike if all(name in spelled for name in pair)]
     in_pairs = {name for pair in found for name in pair}
-    found += [(name,) for name in TEXTS if name in spelt and name not in in_pairs]
+    found += [(name,) for name in TEXTS if name in spelled and name not in in_pairs]
     return [each for each in found if num_texts in (None, len(each))]
 
 
@@ -164,10 +164,10 @@ def _label(features: "Features", given: str | None) -> str:
         _must_exist("label_column", [given], features)
         found = [given]
     else:
-        spelt = {name.lower(): name for name in features}
+        spelled = {name.lower(): name for name in features}
         found = []
         for names in LABELS:
-            found = found or [spelt[name] for name in names if name in spelt]
+            found = found or [spelled[name] for name in names if name in spelled]
         found = found or [name for name, feature in features.items() if isinstance(feature, class_label)]
     label = _only("label_column", found, [name for names in LABELS for name in names], features)
     feature = features[label]
@@ -184,14 +184,14 @@ def _image(features: "Features") -> str | None:
 
 
 def _texts(features: "Features", label: str, sample: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    spelt = {name.lower(): name for name in features if name != label}
-    found = usual_inputs(list(spelt))
+    spelled = {name.lower(): name for name in features if name != label}
+    found = usual_inputs(list(spelled))
     if not found:
-        strings = [name for name in spelt.values() if is_string(features[name])]
+        strings = [name for name in spelled.values() if is_string(features[name])]
         # In a table every cell is a text, numbers too.
         worded = [name for name in strings if _has_words(name, sample)]
         found = [(name.lower(),) for name in worded or strings]
-    return tuple(spelt[name] for name in _only("text_columns", found, [*TEXTS, *USUAL_PAIRS], features))
+    return tuple(spelled[name] for name in _only("text_columns", found, [*TEXTS, *USUAL_PAIRS], features))
 
 
 def _has_words(name: str, sample: Mapping[str, Sequence[Any]]) -> bool:

@@ -74,7 +74,7 @@ def find_classes(
             ordered=_ordered(splits.values(), label_column, new_head),
             labels=labels,
             new_head=new_head,
-            learnt=named.get("train", ()),
+            learned=named.get("train", ()),
         )
     except UnknownClassError as error:
         split = next(split for split, values in found.items() if error.label in values)

@@ -221,7 +221,7 @@ def load_splits(
                 error.argument, error.rule, error.value, "For a file without a header line: `no_header`."
             ) from error
         raise
-    kept = {name: rows for name, rows in found.items() if _is_labelled(rows, name, columns, dataset_name, required)}
+    kept = {name: rows for name, rows in found.items() if _is_labeled(rows, name, columns, dataset_name, required)}
     if not kept:
         raise _needs(dataset_name, next(iter(found)), "labels, all of them are hidden")
     if columns.modality == IMAGE.name:
@@ -240,7 +240,7 @@ def _from_data_set(name: str, config: str | None, no_header: bool, wanted: Seque
     return found
 
 
-def _is_labelled(
+def _is_labeled(
     rows: "Dataset", split: str, columns: Columns, dataset_name: str | None, required: Sequence[str]
 ) -> bool:
     """False, with a warning, where every label is hidden.

@@ -130,11 +130,11 @@ def prepare_rows(
             raise ValueError(f"the MainNet reads {modality.plural}, but the rows hold {held}: {columns.inputs}.")
         for split, rows in raw.items():
             raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
-        labelled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
-        if labelled:
-            classes = find_classes(labelled, columns.label, config, labels=labels)
+        labeled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
+        if labeled:
+            classes = find_classes(labeled, columns.label, config, labels=labels)
         for split, rows in raw.items():
-            numbered = number_labels(rows, columns.label, classes) if split in labelled else rows
+            numbered = number_labels(rows, columns.label, classes) if split in labeled else rows
             prepared[split] = prepare(numbered, columns, cast(Processor, processor), config, max_length=max_length)
     collate = row_format.collator(processor)
     for split in set(splits) - set(raw):

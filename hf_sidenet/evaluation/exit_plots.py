@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the exits: reliability diagrams, shares along the path, confidences. Readable in grey."""
+"""Figures of the exits: reliability diagrams, shares along the path, confidences. Readable in gray."""
 
 import math
 import os
@@ -25,7 +25,7 @@ MAX_COLUMNS = 4
 PANEL_WIDTH = 3.3  # inches
 MAX_TICKS = 24
 NUM_CONFIDENCE_BINS = 20
-# Neighbours differ in both, so that shares are told apart without colour.
+# Neighbors differ in both, so that shares are told apart without color.
 FILLS = ("0.92", "0.72", "0.5", "0.82", "0.62")
 HATCHES = ("", "////", "", "....", "xxxx", "\\\\\\\\", "---")
 LINES = (("-", "o"), ("--", "^"), (":", "s"))

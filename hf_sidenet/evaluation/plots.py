@@ -111,7 +111,7 @@ def plot_comparison(curves: Mapping[str, Sequence[CurvePoint]], path: str | os.P
 
 @contextmanager
 def _three_panels(path: str | os.PathLike, title: str, points: Sequence[CurvePoint | EvaluatedPoint]) -> Iterator[Any]:
-    """Three axes to draw on; afterwards they get labels and a legend, and the figure is written."""
+    """Three axes to draw on; afterward they get labels and a legend, and the figure is written."""
     with new_figure(path, title, 13, 4.6) as figure:
         panels = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
         panels[0].set_xlim(0, X_ROOM * max(_value(getattr(point, name)) for point in points for name in PANELS))
@@ -124,7 +124,7 @@ def _three_panels(path: str | os.PathLike, title: str, points: Sequence[CurvePoi
 
 @contextmanager
 def new_figure(path: str | os.PathLike, title: str, width: float, height: float) -> Iterator[Any]:
-    """A figure to draw on; afterwards it is written.
+    """A figure to draw on; afterward it is written.
 
     Args:
         path (`str` or `os.PathLike`): PNG file to write.

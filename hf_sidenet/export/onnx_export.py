@@ -66,7 +66,7 @@ def export_onnx(
     Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
     the model's own before the folder appears.
 
-    In int8 linear layers quantise every token by itself, so that answers do not depend on the batch; the convolutions
+    In int8 linear layers quantize every token by itself, so that answers do not depend on the batch; the convolutions
     of MainNets that have no linear layers in their blocks take fixed ranges from `calibration_rows`. θ was chosen for
     other answers then: the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate`
     has found a new θ for it. The files are named as optimum names its own: `stage_0_model_quantized.onnx`, ...

@@ -59,7 +59,7 @@ def export_torch(
 
     Raises:
         ExportError: a stage cannot be exported, or its export answers differently.
-        ValueError: the model is in training mode, not on the CPU or quantised, or the folder holds something.
+        ValueError: the model is in training mode, not on the CPU or quantized, or the folder holds something.
     """
     if model.device.type != "cpu":
         raise ArgumentError("model", f"must be on the CPU to be exported, got {model.device}: `model.cpu()`")

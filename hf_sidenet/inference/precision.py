@@ -17,7 +17,7 @@ from ..models.modeling_base import SideNetPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
-# Between how weights are quantised and the dtype of the rest.
+# Between how weights are quantized and the dtype of the rest.
 QUANTIZED = "+"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,7 +27,7 @@ def precision_of(served: Any) -> str:
 
     Args:
         served (`PreTrainedModel` or [`StageChain`]): its `precision`, where it has one, else its dtype, and
-            how its weights are quantised: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
+            how its weights are quantized: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
     """
     own = getattr(served, "precision", None)
     if own is not None:
@@ -38,7 +38,7 @@ def precision_of(served: Any) -> str:
 
 
 def quantization_of(model: nn.Module) -> tuple[str, str] | None:
-    """How the weights of a model are quantised, and by what, as `("Int8WeightOnlyConfig", "torchao")`; `None` of an
+    """How the weights of a model are quantized, and by what, as `("Int8WeightOnlyConfig", "torchao")`; `None` of an
     ordinary model. Where no config tells, the class of the weights or of the modules does."""
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is not None:
@@ -63,19 +63,19 @@ def _is_quantized(parameter: torch.Tensor) -> bool:
 
 
 def refuse_quantized(model: nn.Module, purpose: str) -> None:
-    """Refuse a model whose weights are quantised already.
+    """Refuse a model whose weights are quantized already.
 
     Args:
         model (`nn.Module`): that was given.
         purpose (`str`): what it was given for, as `"an export"`.
 
     Raises:
-        ValueError: it is quantised.
+        ValueError: it is quantized.
     """
     if quantization_of(model) is not None:
         raise ArgumentError(
             "model",
-            f"must not be quantised for {purpose}, got {precision_of(model)}: give the model that it was made from",
+            f"must not be quantized for {purpose}, got {precision_of(model)}: give the model that it was made from",
         )
 
 
@@ -102,7 +102,7 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
         dtype (`str` or `torch.dtype`): `"float32"`, `"bfloat16"` or `"float16"`.
 
     Raises:
-        ValueError: `dtype` is none of these, or the model is quantised.
+        ValueError: `dtype` is none of these, or the model is quantized.
     """
     dtype = parse_dtype(dtype)
     refuse_quantized(model, f"a copy in {dtype}")

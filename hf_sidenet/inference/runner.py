@@ -261,7 +261,7 @@ class SideNetRunner:
         return await worker.submit(row, given)
 
     def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
-        """Start the thread that [`submit`] uses. A process that is forked afterwards starts its own.
+        """Start the thread that [`submit`] uses. A process that is forked afterward starts its own.
 
         Args:
             sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].

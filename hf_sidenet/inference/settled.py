@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 
 class Settled:
-    """A chain of stages, its reader, θ and engines. Nothing of it changes afterwards, whatever becomes of the config
+    """A chain of stages, its reader, θ and engines. Nothing of it changes afterward, whatever becomes of the config
     and the mode of the model: an answer is made by one of these alone.
 
     Args:

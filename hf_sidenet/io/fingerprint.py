@@ -244,7 +244,7 @@ def _feed(digest: Any, kind: str, content: Any) -> None:
 def _feed_tensor(digest: Any, tensor: torch.Tensor) -> None:
     flatten: Any = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and not type(tensor).__module__.startswith("torch."):
-        # A quantised weight: whole numbers with their scales.
+        # A quantized weight: whole numbers with their scales.
         names, context = flatten()
         _feed(digest, f"{type(tensor).__name__} of {len(names)}", repr(context).encode())
         for name in names:

@@ -8,7 +8,7 @@ Limits: FLOPs are those of matrix products, convolutions and attention, as PyTor
 mask saves none. An attention kernel from outside PyTorch (FlashAttention 2) counts nothing, and a MainNet whose work
 depends on the values of its inputs, not on their shapes alone, is counted on the first batch of each shape only.
 Milliseconds are those of this machine, batch size and precision with *all* rows of a batch answered at one exit: the
-price of splitting a batch is not in them. Parameters stored as integers (quantised models) are not counted.
+price of splitting a batch is not in them. Parameters stored as integers (quantized models) are not counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -151,7 +151,7 @@ def measure_costs(
     their FLOPs the batches are cut into `timed_batches` equal parts, and of each the one nearest to its mean is timed.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is put back afterwards.
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is put back afterward.
         batches (`Iterable[Mapping[str, Any]]`):
             Inputs as they will come, of the batch size and lengths to measure: a list, a `DataLoader`, a generator.
             Targets are ignored. At most `4 * timed_batches` batches, of different shapes, are held at a time.

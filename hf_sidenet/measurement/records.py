@@ -67,7 +67,7 @@ class ExitRecords:
 
     @classmethod
     def from_predictions(cls, predictions: PredictionOutput) -> "ExitRecords":
-        """What `Trainer.predict` returned, with exits off; rows labelled -100 are left out.
+        """What `Trainer.predict` returned, with exits off; rows labeled -100 are left out.
 
         Raises:
             ValueError: there are no labels or no `exit_logits`, or rows left early (columns are missing).
@@ -193,9 +193,9 @@ def collect(
     """Run a model over a data set with exits off and record what every exit says.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode (training or not) is put back afterwards.
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode (training or not) is put back afterward.
         dataloader (`Iterable[Mapping[str, Any]]`):
-            Batches of the model's inputs with `labels` of shape `(batch,)`. Rows labelled -100 are left out.
+            Batches of the model's inputs with `labels` of shape `(batch,)`. Rows labeled -100 are left out.
             Floating-point inputs take the model's dtype.
         reference (`PreTrainedModel`, *optional*):
             Classifier whose logits become `mainnet_logits`, on its own device and in its own precision; by default

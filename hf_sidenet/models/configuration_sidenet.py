@@ -351,7 +351,7 @@ class SideNetConfig(PretrainedConfig):
         input_size: list[int] | None = None,
         **kwargs,
     ):
-        refuse_misspelt(kwargs)
+        refuse_misspelled(kwargs)
         self.mainnet_config = as_config(mainnet_config)
         self.exit_layers = [1] if exit_layers is None else exit_layers
         self.sidenet_hidden_size = sidenet_hidden_size
@@ -398,7 +398,7 @@ class SideNetConfig(PretrainedConfig):
                 "not 'sidenet'. Attach them with `from_mainnet(checkpoint, exit_layers=[...])`."
             )
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
-        refuse_misspelt(kwargs)
+        refuse_misspelled(kwargs)
         for name in FIXED_BY_WEIGHTS:
             if name in own and own[name] != config_dict.get(name, own[name]):
                 raise ArgumentError(
@@ -570,7 +570,7 @@ SIDENET_FIELDS = tuple(SideNetConfig.__init__.__annotations__)
 SHARED = tuple(name for name, value in vars(SideNetConfig).items() if isinstance(value, MainNetField))
 
 
-def refuse_misspelt(kwargs: dict[str, Any]) -> None:
+def refuse_misspelled(kwargs: dict[str, Any]) -> None:
     """Raise `ValueError` for a name that can only be a misspelling of one of [`SideNetConfig`]'s own fields."""
     for name in kwargs:
         near = difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0.84)

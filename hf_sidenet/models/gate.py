@@ -38,7 +38,7 @@ class Blocks:
         modules (`list[nn.Module]`): the blocks.
         gate_after (`bool`): gates sit at the output of a block (timm, where other modules may stand between two
             stages) instead of the input of the next (transformers, where a model may still combine a block's input
-            and output afterwards, as DeBERTa does).
+            and output afterward, as DeBERTa does).
         per_row (`Mapping[str, int]`): arguments of blocks that have one row per example beside the hidden states, and
             from how many axes on: with fewer, all examples share them.
         shared (`frozenset[str]`): arguments of blocks that all examples share, whatever their axis 0.

@@ -180,7 +180,7 @@ def name_of(mainnet: PreTrainedModel) -> str:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every submodule has its own former mode again."""
+    """Evaluation mode inside the block; afterward every submodule has its own former mode again."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -215,7 +215,7 @@ def probe(
         task ([`Task`]): what its answers are.
         modality ([`Modality`]): what it reads.
         input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
-        check_split (`bool`): also drop a row and compare the answers of the others; needs initialised weights.
+        check_split (`bool`): also drop a row and compare the answers of the others; needs initialized weights.
 
     Raises:
         ValueError: the blocks do not run once each in order, a block changes its input in place, an argument's rows
@@ -445,7 +445,7 @@ def has_adapters(model: PreTrainedModel) -> bool:
 
 
 def share_quantization(giver: PreTrainedModel, taker: PreTrainedModel) -> None:
-    """Let one model save weights that were quantised when the other was loaded."""
+    """Let one model save weights that were quantized when the other was loaded."""
     quantizer = getattr(giver, "hf_quantizer", None)
     if quantizer is not None:
         # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not.
@@ -464,7 +464,7 @@ def set_learning(module: nn.Module, learns: bool) -> None:
 
 
 def spare_sidenets(quantization_config: Any) -> Any:
-    """How to quantise a model with SideNets: they stay as they are, unless the config lists what is to be spared.
+    """How to quantize a model with SideNets: they stay as they are, unless the config lists what is to be spared.
 
     Args:
         quantization_config (`QuantizationConfigMixin` or `dict`, *optional*): of `from_pretrained`; it is not changed.
@@ -536,6 +536,6 @@ def check_learnable(
     stuck = sorted(random - trained)
     if stuck:
         raise ValueError(
-            f"{path!r} has no weights for {stuck}: they were initialised at random and a frozen MainNet would never "
+            f"{path!r} has no weights for {stuck}: they were initialized at random and a frozen MainNet would never "
             "learn them. Give a fine-tuned classifier, or train jointly with `freeze_mainnet='none'`."
         )

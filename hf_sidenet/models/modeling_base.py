@@ -16,7 +16,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelt
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelled
 from .errors import ArgumentError
 from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, install, run_mainnet
@@ -113,7 +113,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
         else:
             check_rebuilds(self.mainnet_auto_class, mainnet)
-            # Its weights stay: `post_init` initialises only what has not been.
+            # Its weights stay: `post_init` initializes only what has not been.
             for module in mainnet.modules():
                 module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  what transformers looks at
         if config.mainnet_head == "mlp":
@@ -152,7 +152,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         for name in ("mainnet_config", "block_shapes"):
             if name in own:
                 raise ArgumentError(name, "must not be given to from_mainnet, which reads it from the MainNet")
-        refuse_misspelt(kwargs)
+        refuse_misspelled(kwargs)
         if not isinstance(mainnet, str | os.PathLike | PreTrainedModel):
             raise ArgumentError(
                 "mainnet",

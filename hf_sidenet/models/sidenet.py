@@ -10,7 +10,7 @@ from .tasks import Task
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm that normalises a training batch of one row by its running statistics instead of failing."""
+    """BatchNorm that normalizes a training batch of one row by its running statistics instead of failing."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if not self.training or features.shape[0] > 1:
@@ -73,7 +73,7 @@ def read_exit(
             "`pooling='flatten'` reads images of the recorded size only (`config.input_size`, "
             f"{sidenet.dense.in_features} features), got {features.shape[1]} features."
         )
-    # Not of the linear layers: where these are quantised, their weights are packed integers, or no tensor at all.
+    # Not of the linear layers: where these are quantized, their weights are packed integers, or no tensor at all.
     weight = sidenet.norm.weight
     # An offloaded weight is on "meta" until its own hook fetches it.
     return sidenet(features.to(weight.dtype if weight.is_meta else weight))

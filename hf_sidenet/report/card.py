@@ -27,7 +27,7 @@ FIGURES = {
     "exit_shares.png": "share of the rows that each exit answers",
     "confidences.png": "confidences of right and wrong answers",
 }
-UNLABELLED = (
+UNLABELED = (
     'These rows have no labels. The MainNet\'s answers stand in for them, so that "accuracy" is agreement with it.'
 )
 PAPER = "[Morisot, *Add a SideNet to your MainNet*](https://arxiv.org/abs/2007.13512)"
@@ -225,7 +225,7 @@ def _results(
     config: SideNetConfig, report: Mapping[str, Any], evaluation: ExitEvaluation | None, figures: Sequence[str]
 ) -> str:
     reference = reference_name(_evidence(config), report["settings"])
-    unlabelled = "" if _has_labels(report, evaluation) else f"\n\n{UNLABELLED}"
+    unlabeled = "" if _has_labels(report, evaluation) else f"\n\n{UNLABELED}"
     if evaluation is None:
         measured = _evidence(config)["certification"]
         alone = _reference_accuracy(config, report)
@@ -234,9 +234,9 @@ def _results(
         return (
             f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
             "which θ was chosen, so they are optimistic. Costs are fractions of the plain MainNet's."
-            f"{also}{unlabelled}\n\n{table([point])}{_recalls(report)}"
+            f"{also}{unlabeled}\n\n{table([point])}{_recalls(report)}"
         )
-    parts = ["## Results", f"On test rows, which chose nothing.{unlabelled}"]
+    parts = ["## Results", f"On test rows, which chose nothing.{unlabeled}"]
     if report["settings"]["tune"] == "joint":
         parts.append(
             f'"MainNet alone" and the drop: {reference.rstrip(",")}. The exit "MainNet" is the one in this checkpoint.'

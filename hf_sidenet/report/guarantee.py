@@ -150,7 +150,7 @@ def _limits(evidence: Mapping[str, Any]) -> str:
             "- Nothing about a single class, or about any other slice of the rows: it is a mean over all of them.",
             "- Nothing after a shift: rows of another kind, from another source or time.",
             f"- Nothing in another precision than {evidence['precision']}, for other thresholds or temperatures, for "
-            "weights that were changed afterwards, or for rows that are prepared in another way.",
+            "weights that were changed afterward, or for rows that are prepared in another way.",
             "- Nothing about the test rows, or any other rows in particular: a sample may show more than the limit.",
             "- Nothing about how good the reference is, and nothing about costs, which are measured.",
             again,

@@ -51,7 +51,7 @@ def tune_jointly(
     *,
     progress: bool = True,
 ) -> None:
-    """Fine-tune a model with SideNets in place. Afterwards its MainNet is frozen again, and no row leaves until θ is
+    """Fine-tune a model with SideNets in place. Afterward its MainNet is frozen again, and no row leaves until θ is
     set anew.
 
     Args:

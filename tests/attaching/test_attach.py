@@ -50,7 +50,7 @@ def run(mainnet, splits, cache):
     return call
 
 
-def relabelled(rows, which):
+def relabeled(rows, which):
     """The same rows, some of them with the other class."""
     flipped = set(which)
     labels = [1 - label if i in flipped else label for i, label in enumerate(rows["label"][:])]
@@ -71,7 +71,7 @@ def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
     split = split_rows(len(rows["validation"]), 0.75, 0)
     first = run()
     # Other labels of a few certification rows: another accuracy there, and the same model and temperatures.
-    other = run(validation=relabelled(splits["validation"], split.certification[:3].tolist()))
+    other = run(validation=relabeled(splits["validation"], split.certification[:3].tolist()))
     assert torch.equal(weights(first), weights(other))
     for name in ("temperatures", "exit_layers", "pooling"):
         assert getattr(first.model.config, name) == getattr(other.model.config, name)
@@ -80,7 +80,7 @@ def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
     assert vectors[0][:shared] == vectors[1][:shared]
     assert first.report["path"][0]["accuracy"] != other.report["path"][0]["accuracy"]
     # Design rows do move it.
-    moved = run(validation=relabelled(splits["validation"], split.design[:30].tolist()))
+    moved = run(validation=relabeled(splits["validation"], split.design[:30].tolist()))
     assert first.model.config.temperatures != moved.model.config.temperatures
 
 

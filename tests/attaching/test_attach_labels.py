@@ -23,7 +23,7 @@ pytestmark = pytest.mark.medium
 
 
 HEADS = HeadTraining(max_epochs=1, batch_size=32)
-NAMES = ["unfavourable", "favourable"]
+NAMES = ["unfavorable", "favorable"]
 
 
 @pytest.fixture(scope="module")
@@ -97,26 +97,26 @@ def test_names_need_an_order_that_somebody_gave(mainnet, splits, tmp_path):
     made = {name: named(rows, NAMES) for name, rows in splits.items()}
     with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order"):
         call(mainnet, made, tmp_path)
-    with pytest.raises(ClassOrderError, match=r"labels=\['unfavourable', 'favourable'\]"):
+    with pytest.raises(ClassOrderError, match=r"labels=\['unfavorable', 'favorable'\]"):
         call(mainnet, made, tmp_path, labels=NAMES[::-1])
     result = call(mainnet, made, tmp_path, labels=NAMES)
     assert result.report["mainnet"]["validation_accuracy"] > 0.8
     assert result.report["classes"] == {
         "names": NAMES,
-        "labels": {"unfavourable": 0, "favourable": 1},
+        "labels": {"unfavorable": 0, "favorable": 1},
         "how": "in the order that was given",
         "trusted": False,
     }
     assert result.model.config.id2label == dict(enumerate(NAMES))
 
 
-@pytest.mark.parametrize("order", [["favourable", "unfavourable"], NAMES])
+@pytest.mark.parametrize("order", [["favorable", "unfavorable"], NAMES])
 def test_the_order_of_a_class_label_is_held_against_the_mainnet(mainnet, splits, tmp_path, order):
     made = {name: named(rows, NAMES, ClassLabel(names=order)) for name, rows in splits.items()}
     if order == NAMES:
         assert call(mainnet, made, tmp_path).report["mainnet"]["validation_accuracy"] > 0.8
         return
-    with pytest.raises(ClassOrderError, match="in the order of the data set's ClassLabel: favourable → 0"):
+    with pytest.raises(ClassOrderError, match="in the order of the data set's ClassLabel: favorable → 0"):
         call(mainnet, made, tmp_path)
 
 

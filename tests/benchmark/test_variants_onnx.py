@@ -26,7 +26,7 @@ pytest.importorskip("onnxscript")
 
 @pytest.fixture(scope="module")
 def exported(text_checkpoint, tmp_path_factory):
-    """A catalogue with everything in float32 and int8."""
+    """A catalog with everything in float32 and int8."""
     catalog = Catalog(Settings(text_checkpoint, precisions=("float32", "int8"), engines=(EAGER, ONNX_RUNTIME)))
     return catalog.with_onnx(tmp_path_factory.mktemp("onnx"), text_rows())
 

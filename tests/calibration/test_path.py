@@ -60,7 +60,7 @@ def test_equal_confidences_leave_together(confidence):
     assert (replay(rows.exit_logits, path[1], [1.0, 1.0]) == 0).all()
 
 
-def test_neighbouring_confidences_end_too():
+def test_neighboring_confidences_end_too():
     rows = records(40, num_sidenets=1)
     base = torch.tensor(0.75)
     steps = [base]

@@ -74,7 +74,7 @@ def test_names_of_the_mainnet(own, values, expected):
 
 @pytest.mark.parametrize(
     "values",
-    [["unfavourable", "favourable"], ["true", "false"], ["yes"], ["01", "00"], ["-1", "1"], ["a", "A"]],
+    [["unfavorable", "favorable"], ["true", "false"], ["yes"], ["01", "00"], ["-1", "1"], ["a", "A"]],
 )
 def test_names_are_never_sorted_for_a_mainnet_that_names_nothing(values):
     with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order.*got None"):
@@ -106,7 +106,7 @@ def test_a_class_that_the_mainnet_has_not(values, own, wrong):
         # Names win over the order.
         (["bad", "mixed", "good"], ["bad", "good"], ["good", "bad", "mixed"], [1, 0], NAME),
         # Unless there are none.
-        (["unfavourable", "favourable"], ["favourable", "unfavourable"], unnamed(2), [1, 0], CLASS_LABEL),
+        (["unfavorable", "favorable"], ["favorable", "unfavorable"], unnamed(2), [1, 0], CLASS_LABEL),
         (["no", "yes"], ["yes"], ["bad", "good"], [1], CLASS_LABEL),
         (["1", "2"], ["1", "2"], unnamed(2), [0, 1], CLASS_LABEL),
         (["1", "2"], ["1"], unnamed(2), [0], CLASS_LABEL),
@@ -132,7 +132,7 @@ def test_an_order_of_other_classes_is_none(ordered, own):
 @pytest.mark.parametrize(
     ("labels", "values", "own", "expected", "names"),
     [
-        (["unfavourable", "favourable"], ["favourable"], unnamed(2), [1], ("unfavourable", "favourable")),
+        (["unfavorable", "favorable"], ["favorable"], unnamed(2), [1], ("unfavorable", "favorable")),
         (["-1", "1"], ["1", "-1"], unnamed(2), [1, 0], ("-1", "1")),
         (["1", "2"], ["2", "1"], unnamed(2), [1, 0], ("1", "2")),
         (["no", "yes"], ["YES"], ["bad", "good"], [1], ("bad", "good")),
@@ -173,16 +173,16 @@ def test_impossible_labels(labels, message):
     ],
 )
 def test_a_new_head_learns_the_classes_of_the_training_rows(train, names):
-    classes = match_classes(train, ["tench", "goldfish", "shark", "ray"], new_head=True, learnt=train)
+    classes = match_classes(train, ["tench", "goldfish", "shark", "ray"], new_head=True, learned=train)
     assert classes.names == names
     assert sorted(classes.indices.values()) == list(range(len(names)))
 
 
 def test_a_new_head_refuses_numbers_that_are_no_classes():
     with pytest.raises(ValueError, match="`label_column` must hold names or indices of classes"):
-        match_classes(["0.5", "1.25"], unnamed(2), new_head=True, learnt=["0.5", "1.25"])
+        match_classes(["0.5", "1.25"], unnamed(2), new_head=True, learned=["0.5", "1.25"])
     with pytest.raises(UnknownClassError, match=r"classes that train has, \['a', 'b'\], got 'c'"):
-        match_classes(["a", "b", "c"], unnamed(3), new_head=True, learnt=["a", "b"])
+        match_classes(["a", "b", "c"], unnamed(3), new_head=True, learned=["a", "b"])
 
 
 def test_labels_are_spelled_alike_whatever_their_type():

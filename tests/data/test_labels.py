@@ -48,9 +48,9 @@ def test_names_take_the_mainnets_order(names):
 
 def test_names_without_an_order_are_refused():
     with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order"):
-        align(UNNAMED, train=["unfavourable", "favourable"])
-    splits, names = align(UNNAMED, train=["favourable", "unfavourable"], labels=["unfavourable", "favourable"])
-    assert (splits["train"], names) == ([1, 0], ["unfavourable", "favourable"])
+        align(UNNAMED, train=["unfavorable", "favorable"])
+    splits, names = align(UNNAMED, train=["favorable", "unfavorable"], labels=["unfavorable", "favorable"])
+    assert (splits["train"], names) == ([1, 0], ["unfavorable", "favorable"])
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_what_a_config_says(config, expected):
     assert num_channels_of(config) == expected
 
 
-def test_a_grey_timm_mainnet_is_attached():
+def test_a_gray_timm_mainnet_is_attached():
     config = TimmWrapperConfig(
         architecture="resnet10t", model_args={"in_chans": 1, "channels": [8] * 4}, num_labels=3,
         pretrained_cfg={"input_size": [3, 32, 32]},
@@ -60,6 +60,6 @@ def test_the_runner_reads_pictures_of_every_mode(num_channels):
     modes = ["RGB", "RGBA", "L", "P", "CMYK", "1", "LA"]
     found = list(SideNetRunner(model.eval(), processor).predict([rgb.convert(mode) for mode in modes]))
     assert [each.error for each in found] == [None] * len(modes)
-    grey = rgb.convert("L")
-    (same,) = SideNetRunner(model, processor).predict([in_channels(grey, num_channels)])
+    gray = rgb.convert("L")
+    (same,) = SideNetRunner(model, processor).predict([in_channels(gray, num_channels)])
     torch.testing.assert_close(same.logits, found[2].logits)

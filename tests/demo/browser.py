@@ -92,7 +92,7 @@ def started(command, **kwargs):
 
 @contextmanager
 def serving(*arguments):
-    """The [`Server`] of `hf-sidenet demo`; afterwards Ctrl-C."""
+    """The [`Server`] of `hf-sidenet demo`; afterward Ctrl-C."""
     with started([sys.executable, "-m", "hf_sidenet.cli", "demo", *arguments]) as server:
         yield server
         if server.process.poll() is None:

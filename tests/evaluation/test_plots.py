@@ -60,13 +60,13 @@ def test_a_comparison_draws_every_curve(tmp_path):
     plot_comparison({"one": CURVE}, tmp_path / "one.png", "A title")
     assert sorted(os.listdir(tmp_path)) == ["both.png", "one.png"]
     both, one = (matplotlib_image.imread(tmp_path / name)[..., :3] for name in ("both.png", "one.png"))
-    # matplotlib's first two colours: blue and orange.
+    # matplotlib's first two colors: blue and orange.
     blue, orange = ([31, 119, 180], [255, 127, 14])
-    for image, colour, drawn in ((both, blue, True), (both, orange, True), (one, blue, True), (one, orange, False)):
+    for image, color, drawn in ((both, blue, True), (both, orange, True), (one, blue, True), (one, orange, False)):
         width = image.shape[1]
         for third in range(3):
             panel = image[:, third * width // 3 : (third + 1) * width // 3]
-            close = (abs(panel * 255 - colour) < 2).all(-1)
+            close = (abs(panel * 255 - color) < 2).all(-1)
             assert bool(close.sum() > 20) == drawn
     with pytest.raises(ValueError, match="`curves` must hold at least one point"):
         plot_comparison({"one": []}, tmp_path / "none.png", "A title")
@@ -206,7 +206,7 @@ def test_shares_are_stacked_to_all_rows(figures):
         pytest.approx([100, 40, 0, 40, 0]),
     ]
     assert [bar.get_y() + bar.get_height() for bar in shares.containers[-1]] == pytest.approx([100] * 5)
-    # Told apart without colour.
+    # Told apart without color.
     looks = {(bars[0].get_hatch(), bars[0].get_facecolor()) for bars in shares.containers}
     assert len(looks) == 3
     assert [text.get_text() for text in costs.get_xticklabels()] == ["1", "0.8", "0", "chosen: 0.8", "oracle"]

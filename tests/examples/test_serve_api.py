@@ -56,7 +56,7 @@ async def is_broken(_):
 
 
 class Stumbles(Stages):
-    """A chain that works while it is made, and not afterwards."""
+    """A chain that works while it is made, and not afterward."""
 
     is_made = False
 

@@ -85,7 +85,7 @@ def test_a_token_does_not_see_the_others():
     np.testing.assert_array_equal(zero, np.zeros((1, 2, 8)))
 
 
-def test_layers_on_the_same_tokens_quantise_them_once():
+def test_layers_on_the_same_tokens_quantize_them_once():
     weights = {name: np.eye(4, dtype=np.float32) for name in "abc"}
     nodes = [("MatMul", ["x", name], [f"{name}y"], {}) for name in "abc"] + [("Sum", ["ay", "by", "cy"], ["y"], {})]
     model = model_of(nodes, {"x": ["rows", 4], "y": ["rows", 4]}, weights)

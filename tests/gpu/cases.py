@@ -70,7 +70,7 @@ def _texts(length, vocabulary):
 
 
 def _images(size):
-    """Patches of colour, since pictures of plain noise are all alike to a MainNet."""
+    """Patches of color, since pictures of plain noise are all alike to a MainNet."""
 
     def inputs(rows):
         patches = torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -38,9 +38,9 @@ def test_one_copy_per_exit_and_batch(case, device, record):
     }
     found = {}
     for name, (kwargs, _) in expected.items():
-        copies, synchronisations = waits(model, inputs, **kwargs)
+        copies, synchronizations = waits(model, inputs, **kwargs)
         found[name] = copies - plain
-        value = f"{copies - plain} (plain MainNet: {plain}); stream synchronisations: {synchronisations}"
+        value = f"{copies - plain} (plain MainNet: {plain}); stream synchronizations: {synchronizations}"
         record(f"copies to the host, {name}", case.name, value)
     assert found == {name: copies for name, (_, copies) in expected.items()}
 

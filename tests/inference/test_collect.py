@@ -40,7 +40,7 @@ class Chain:
         return (None, hidden) if index == 2 else (hidden + 1, 2 * hidden)
 
 
-def labelled(inputs, labels=None):
+def labeled(inputs, labels=None):
     count = len(next(iter(inputs.values())))
     return {**inputs, "labels": torch.tensor(labels) if labels else torch.arange(count) % 3}
 
@@ -50,7 +50,7 @@ def text_batches():
     masked = tiny.texts(5, seed=1) | {"attention_mask": torch.ones(5, 9, dtype=torch.long)}
     masked["attention_mask"][2, 4:] = 0
     short = {"input_ids": tiny.texts(3, seed=2)["input_ids"][:, :4], "attention_mask": torch.ones(3, 4).long()}
-    return [labelled(masked), labelled(short)]
+    return [labeled(masked), labeled(short)]
 
 
 def test_every_exit_of_a_chain_by_hand():
@@ -78,7 +78,7 @@ def test_the_stages_of_a_model_say_what_the_model_says(kind):
     if kind == "text":
         model, batches = tiny.bert_with_sidenets(), text_batches()
     else:
-        model, batches = tiny.resnet_with_sidenet(), [labelled(tiny.images(4)), labelled(tiny.images(2))]
+        model, batches = tiny.resnet_with_sidenet(), [labeled(tiny.images(4)), labeled(tiny.images(2))]
     ours, expected = collect_stages(Stages(model), batches), collect(model, batches, progress=False)
     torch.testing.assert_close(ours.exit_logits, expected.exit_logits, rtol=0, atol=1e-5)
     assert torch.equal(ours.labels, expected.labels)

@@ -87,7 +87,7 @@ def test_collect_puts_every_submodules_mode_back():
     assert [module.training for module in model.modules()] == before
 
 
-def test_collect_leaves_rows_labelled_minus_100_out():
+def test_collect_leaves_rows_labeled_minus_100_out():
     model, batch = tiny_bert(), texts(4)
     batch["labels"] = torch.tensor([1, -100, 2, -100])
     records = collect(model, [batch], reference=model.mainnet, progress=False)

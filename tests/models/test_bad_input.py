@@ -161,7 +161,7 @@ def test_what_the_weights_fix_cannot_be_changed_at_loading(name, value, tmp_path
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, **{name: value})
 
 
-def test_misspelt_names_at_loading(tmp_path):
+def test_misspelled_names_at_loading(tmp_path):
     tiny.bert_with_sidenets().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Did you mean `thresholds`"):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, threshold=0.5)

@@ -41,10 +41,10 @@ def test_mixed_loss_and_no_labels():
     )
     ce, kl = SINGLE_LABEL.loss(SIDE[0], LABELS), SINGLE_LABEL.distillation(SIDE[0], MAIN, 2.0)
     torch.testing.assert_close(both, SINGLE_LABEL.loss(MAIN, LABELS) + 0.75 * ce + 0.25 * kl)
-    unlabelled = exit_loss(
+    unlabeled = exit_loss(
         SIDE[:1], MAIN, None, task=SINGLE_LABEL, alpha=[1.0], distillation_weight=0.25, distillation_temperature=2.0
     )
-    torch.testing.assert_close(unlabelled, 0.25 * kl)
+    torch.testing.assert_close(unlabeled, 0.25 * kl)
     assert exit_loss(SIDE, MAIN, None, task=SINGLE_LABEL, alpha=[1.0, 1.0]) is None
 
 

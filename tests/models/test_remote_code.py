@@ -82,10 +82,10 @@ def test_saved_again_after_fine_tuning(folder, kind):
 
 def test_the_folder_that_travels_is_flat_and_complete(folder):
     package = Path(hf_sidenet.models.__file__).parent
-    travelling = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    traveling = {path.name for path in package.glob("*.py")} - {"__init__.py"}
     checkpoint = folder / "TestBert" / "checkpoint"
-    assert {path.name for path in checkpoint.glob("*.py")} == travelling
-    assert {path.name for path in checkpoint.iterdir()} == travelling | {"config.json", "model.safetensors"}
+    assert {path.name for path in checkpoint.glob("*.py")} == traveling
+    assert {path.name for path in checkpoint.iterdir()} == traveling | {"config.json", "model.safetensors"}
     auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]
     assert auto_map == {
         "AutoConfig": "configuration_sidenet.SideNetConfig",

@@ -74,7 +74,7 @@ def test_a_server_that_stops_holds_no_later_row_up(watched, texts):
         for text in parts:
             await watched.submit(text)
 
-    # What is on its way through the MainNet is cancelled with the event loop.
+    # What is on its way through the MainNet is canceled with the event loop.
     asyncio.run(serve(texts[:20]))
     # Of another one, that is closed, it never ends.
     loop = asyncio.new_event_loop()

@@ -192,21 +192,21 @@ def test_rows_without_labels(tmp_path):
     assert cache(tmp_path, dataset=data).labels is None
 
 
-def sometimes_labelled(labelled):
-    """Labels in every batch for whose number `labelled` says yes."""
+def sometimes_labeled(labeled):
+    """Labels in every batch for whose number `labeled` says yes."""
     numbers = count()
 
     def collate_some(chosen):
         batch = collate(chosen)
-        return batch if labelled(next(numbers)) else {name: x for name, x in batch.items() if name != "labels"}
+        return batch if labeled(next(numbers)) else {name: x for name, x in batch.items() if name != "labels"}
 
     return collate_some
 
 
 def test_labels_in_some_rows_only_are_refused(tmp_path):
     with pytest.raises(ValueError, match="labels in every row or in none"):
-        cache(tmp_path / "in a shard", collate_fn=sometimes_labelled(lambda number: number % 2 == 0))
-    features = cache(tmp_path / "in some shards", collate_fn=sometimes_labelled(lambda number: number < 6))
+        cache(tmp_path / "in a shard", collate_fn=sometimes_labeled(lambda number: number % 2 == 0))
+    features = cache(tmp_path / "in some shards", collate_fn=sometimes_labeled(lambda number: number < 6))
     with pytest.raises(ValueError, match="`labels` must be there for all 23 rows or for none, but 12 have it"):
         features.labels  # noqa: B018 - reads them
 

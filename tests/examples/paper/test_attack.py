@@ -36,8 +36,8 @@ def model():
 
 
 @pytest.fixture
-def normalisation(perturb):
-    return perturb.Normalisation.of(ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]))
+def normalization(perturb):
+    return perturb.Normalization.of(ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]))
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def labels():
 
 
 @pytest.fixture
-def logits_of(model, normalisation):
+def logits_of(model, normalization):
     """Pixels → logits of every exit."""
-    return lambda pixels: model(pixel_values=normalisation.values(pixels), thresholds=1.0).exit_logits
+    return lambda pixels: model(pixel_values=normalization.values(pixels), thresholds=1.0).exit_logits
 
 
 def generator():
@@ -98,13 +98,13 @@ def test_more_wrong_with_more_steps(perturb, logits_of, pixels, labels, exits):
 
 
 @pytest.mark.parametrize("freeze_mainnet", ["all", "none"])
-def test_the_whole_model_is_seen(perturb, normalisation, pixels, labels, freeze_mainnet):
+def test_the_whole_model_is_seen(perturb, normalization, pixels, labels, freeze_mainnet):
     # A frozen MainNet passes gradients on to its input all the same.
     model = tiny.resnet_with_sidenet(freeze_mainnet=freeze_mainnet)
 
     def objective(pixels):
         return perturb.wrongness(
-            model(pixel_values=normalisation.values(pixels), thresholds=1.0).exit_logits[:, :1], labels
+            model(pixel_values=normalization.values(pixels), thresholds=1.0).exit_logits[:, :1], labels
         )
 
     moved = perturb.fgsm(objective, pixels, EPSILON)
@@ -162,16 +162,16 @@ def test_random_starts_are_seeded_and_rows_are_alone(perturb, logits_of, pixels,
     assert ((torch.cat(halves) - whole).abs() > 1e-5).double().mean() < 0.01
 
 
-def test_the_model_stays_as_it_is(script, model, normalisation, pixels, labels):
+def test_the_model_stays_as_it_is(script, model, normalization, pixels, labels):
     attack = script("attack")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     # A gradient can be left behind on these alone.
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"sidenets"}
-    batch = {"pixel_values": normalisation.values(pixels), "labels": labels}
+    batch = {"pixel_values": normalization.values(pixels), "labels": labels}
     clean = model(pixel_values=batch["pixel_values"], thresholds=1.0).exit_logits.detach()
     for each in attack.attacks_of([4.0], 3):
-        logits = each(model, normalisation, batch, generator())
+        logits = each(model, normalization, batch, generator())
         assert logits.shape == (12, 2, 3)
         assert not logits.requires_grad
         # Clean rows go through pixels and back.
@@ -182,12 +182,12 @@ def test_the_model_stays_as_it_is(script, model, normalisation, pixels, labels):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_each_aim_hurts_its_own_exit_most(script, model, normalisation, pixels, labels):
+def test_each_aim_hurts_its_own_exit_most(script, model, normalization, pixels, labels):
     attack, perturb = script("attack"), script("perturb")
-    batch = {"pixel_values": normalisation.values(pixels), "labels": labels}
+    batch = {"pixel_values": normalization.values(pixels), "labels": labels}
     losses = {}
     for aim in attack.AIMS:
-        logits = attack.Attack("PGD", aim, 8.0, 5)(model, normalisation, batch, generator())
+        logits = attack.Attack("PGD", aim, 8.0, 5)(model, normalization, batch, generator())
         losses[aim] = [perturb.wrongness(logits[:, [i]], labels).sum().item() for i in range(2)]
     assert losses["SideNet"][0] > losses["MainNet"][0]
     assert losses["MainNet"][1] > losses["SideNet"][1]
@@ -200,15 +200,15 @@ def test_pixels_of_a_processor(perturb):
     )
     picture = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator())
     values = processor(picture, return_tensors="pt")["pixel_values"]
-    normalisation = perturb.Normalisation.of(processor)
-    torch.testing.assert_close(normalisation.pixels(values), picture[None] / 255, atol=1e-6, rtol=0)
-    torch.testing.assert_close(normalisation.values(normalisation.pixels(values)), values, atol=1e-5, rtol=0)
-    plain = perturb.Normalisation.of(ViTImageProcessor(do_normalize=False))
+    normalization = perturb.Normalization.of(processor)
+    torch.testing.assert_close(normalization.pixels(values), picture[None] / 255, atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalization.values(normalization.pixels(values)), values, atol=1e-5, rtol=0)
+    plain = perturb.Normalization.of(ViTImageProcessor(do_normalize=False))
     assert torch.equal(plain.values(picture[None] / 255), picture[None] / 255)
-    with pytest.raises(ValueError, match=r"pixels must be in \[0, 1\] before they are normalised, got .* to 1\.8"):
-        normalisation.pixels(torch.full((1, 3, 8, 8), 3.0))
+    with pytest.raises(ValueError, match=r"pixels must be in \[0, 1\] before they are normalized, got .* to 1\.8"):
+        normalization.pixels(torch.full((1, 3, 8, 8), 3.0))
     with pytest.raises(ValueError, match="must have `image_mean` and `image_std`, got object"):
-        perturb.Normalisation.of(object())
+        perturb.Normalization.of(object())
 
 
 def test_a_line_of_the_table(script):

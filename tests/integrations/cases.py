@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from hf_sidenet.models.mainnet import find_blocks
 
 
-def labelled(inputs, num_labels=3):
+def labeled(inputs, num_labels=3):
     """Single rows with labels, for a `Trainer`."""
     count = len(next(iter(inputs.values())))
     return [

@@ -25,7 +25,7 @@ def logged(tmp_path_factory):
     trackers = [name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name) is not None]
     places = {"TENSORBOARD_LOGGING_DIR": str(folder / "events"), "TRACKIO_DIR": str(folder / "trackio")}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.neighbours.log_shares", str(folder / "trainer"), *trackers],
+        [sys.executable, "-m", "tests.integrations.log_shares", str(folder / "trainer"), *trackers],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **places},
         capture_output=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MainNets that torchao quantised: `quantization_config` of `from_pretrained`, with SideNets or before they come."""
+"""MainNets that torchao quantized: `quantization_config` of `from_pretrained`, with SideNets or before they come."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from hf_sidenet.io.fingerprint import fingerprint_model
 from ..attached import sentences
 from ..benchmark.checkpoints import save_text_checkpoint
 from ..models import tiny
-from .cases import check_rows_leave, every_exit_of, labelled, middle_threshold, trainer_of
+from .cases import check_rows_leave, every_exit_of, labeled, middle_threshold, trainer_of
 
 
 quantization = pytest.importorskip("torchao.quantization")
@@ -61,7 +61,7 @@ def warnings(caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_leave_a_quantised_model(kind, folder, tmp_path):
+def test_rows_leave_a_quantized_model(kind, folder, tmp_path):
     model = load(folder, quantization_config=config_of(kind))
     assert len(quantized_names(model)) == 4 * 6 + 2
     assert not any(name.startswith("sidenets") for name in quantized_names(model))
@@ -88,7 +88,7 @@ def test_rows_leave_a_quantised_model(kind, folder, tmp_path):
 
 
 @pytest.mark.medium
-def test_stages_of_a_quantised_model_are_compiled(folder):
+def test_stages_of_a_quantized_model_are_compiled(folder):
     model = load(folder, quantization_config=config_of())
     stages, (hidden, expected) = CompiledStages(Stages(model), {"backend": "eager"}), Stages(model)(0, None, TEXTS)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_sidenets_are_spared_where_nothing_is_named(folder):
     assert config.modules_to_not_convert is None
 
 
-def test_sidenets_are_quantised_where_others_are_named(folder):
+def test_sidenets_are_quantized_where_others_are_named(folder):
     model = load(folder, quantization_config=config_of(keep=["mainnet.classifier"]))
     names = quantized_names(model)
     assert {"sidenets.0.dense.weight", "sidenets.1.out_proj.weight"} < names
@@ -113,7 +113,7 @@ def test_sidenets_are_quantised_where_others_are_named(folder):
 
 
 @pytest.mark.parametrize("given", ["folder", "model"])
-def test_sidenets_on_a_mainnet_that_was_quantised_before(given, tmp_path):
+def test_sidenets_on_a_mainnet_that_was_quantized_before(given, tmp_path):
     tiny.bert().save_pretrained(tmp_path / "plain")
     config = config_of(keep=[])
     if given == "folder":
@@ -124,8 +124,8 @@ def test_sidenets_on_a_mainnet_that_was_quantised_before(given, tmp_path):
     model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1, 3], **options)
     assert len(quantized_names(model)) == 4 * 6 + 2
     before = [value.clone() for value in model.sidenets.parameters()]
-    # They learn, on the features of the quantised MainNet.
-    trainer_of(model, tmp_path / "trainer", labelled(TEXTS)).train()
+    # They learn, on the features of the quantized MainNet.
+    trainer_of(model, tmp_path / "trainer", labeled(TEXTS)).train()
     assert all(not torch.equal(old, new) for old, new in zip(before, model.sidenets.parameters(), strict=True))
     model.eval().save_pretrained(tmp_path / "attached")
     again = load(tmp_path / "attached")
@@ -151,9 +151,9 @@ def test_the_precision_is_never_taken_for_float32(folder, warnings):
     assert len(warnings()) == 1
 
 
-def test_what_a_quantised_model_cannot_do_is_refused(folder, tmp_path):
+def test_what_a_quantized_model_cannot_do_is_refused(folder, tmp_path):
     model = load(folder, quantization_config=config_of())
-    message = r"`model` must not be quantised for {}, got Int8WeightOnlyConfig\+float32 \(torchao\): give the model"
+    message = r"`model` must not be quantized for {}, got Int8WeightOnlyConfig\+float32 \(torchao\): give the model"
     with pytest.raises(ValueError, match=message.format("a copy in torch.bfloat16")):
         cast_copy(model, "bfloat16")
     for export in (export_onnx, export_torch):
@@ -161,10 +161,10 @@ def test_what_a_quantised_model_cannot_do_is_refused(folder, tmp_path):
             export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="You cannot perform fine-tuning on purely quantized models"):
-        trainer_of(model, tmp_path / "trainer", labelled(TEXTS))
-    model.save_pretrained(tmp_path / "quantised")
+        trainer_of(model, tmp_path / "trainer", labeled(TEXTS))
+    model.save_pretrained(tmp_path / "quantized")
     with pytest.raises(ValueError, match="must not be quantized for the benchmark"):
-        Checkpoint(str(tmp_path / "quantised"), None, torch.device("cpu"))
+        Checkpoint(str(tmp_path / "quantized"), None, torch.device("cpu"))
 
 
 @pytest.mark.medium
@@ -189,15 +189,15 @@ def test_it_is_recalibrated_as_it_serves(tmp_path, warnings):
     evidence = model.config.calibration
     assert evidence["precision"] == found.precision == "Int8WeightOnlyConfig+float32 (torchao)"
     assert evidence["reference_precision"] == "float32"
-    model.save_pretrained(tmp_path / "quantised")
-    tokenizer.save_pretrained(tmp_path / "quantised")
-    assert check_shareable(tmp_path / "quantised").errors == []
-    again, _ = load_checkpoint(tmp_path / "quantised")
+    model.save_pretrained(tmp_path / "quantized")
+    tokenizer.save_pretrained(tmp_path / "quantized")
+    assert check_shareable(tmp_path / "quantized").errors == []
+    again, _ = load_checkpoint(tmp_path / "quantized")
     texts = splits["test"]["text"][:4]
-    answers = pipeline("text-classification", model=str(tmp_path / "quantised"), trust_remote_code=True)(texts)
+    answers = pipeline("text-classification", model=str(tmp_path / "quantized"), trust_remote_code=True)(texts)
     expected = SideNetRunner(model, tokenizer).predict(texts)
     assert [answer["label"] for answer in answers] == [one.label for one in expected]
-    assert json.loads((tmp_path / "quantised" / "config.json").read_text())["calibration"] == evidence
+    assert json.loads((tmp_path / "quantized" / "config.json").read_text())["calibration"] == evidence
     assert again.config.thresholds == found.config.thresholds
     SideNetRunner(again)
     # Only the line from before: θ is for what serves now.

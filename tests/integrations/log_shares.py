@@ -10,8 +10,8 @@ import torch
 
 from hf_sidenet import compute_exit_metrics
 from hf_sidenet.training import routed_exit_metrics
+from tests.integrations.cases import labeled, middle_threshold, trainer_of
 from tests.models import tiny
-from tests.neighbours.cases import labelled, middle_threshold, trainer_of
 
 
 def main(folder: str, *trackers: str) -> None:
@@ -21,7 +21,7 @@ def main(folder: str, *trackers: str) -> None:
     fields = {"report_to": list(trackers), "run_name": "shares", "project": "sidenets"}
     metrics = compute_exit_metrics(model, thresholds=theta)
     trainer = trainer_of(
-        model, folder, labelled(inputs), eval_strategy="epoch", compute_metrics=metrics, num_train_epochs=1, **fields
+        model, folder, labeled(inputs), eval_strategy="epoch", compute_metrics=metrics, num_train_epochs=1, **fields
     )
     trainer.train()
     model.config.thresholds = [theta, 1.0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch's own dynamic quantisation of linear layers, and layers whose weights are packed integers (bitsandbytes)."""
+"""torch's own dynamic quantization of linear layers, and layers whose weights are packed integers (bitsandbytes)."""
 
 import copy
 
@@ -48,7 +48,7 @@ def test_sidenets_are_spared(model):
     assert_rows_leave(quantized, model)
 
 
-def test_sidenets_that_are_quantised_all_the_same(model):
+def test_sidenets_that_are_quantized_all_the_same(model):
     names = {f"sidenets.{i}.{part}" for i in range(2) for part in ("dense", "out_proj")}
     quantized = quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
     for name in names:
@@ -62,7 +62,7 @@ def test_sidenets_that_are_quantised_all_the_same(model):
 def test_it_is_never_taken_for_float32(model, tmp_path):
     quantized = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert precision_of(quantized) == "DynamicQuantizedLinear+float32 (torch)"
-    with pytest.raises(ValueError, match="`model` must not be quantised for an export"):
+    with pytest.raises(ValueError, match="`model` must not be quantized for an export"):
         export_torch(quantized, tmp_path / "out")
 
 

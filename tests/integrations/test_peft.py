@@ -17,7 +17,7 @@ from hf_sidenet import (
 from hf_sidenet.measurement import collect
 
 from ..models import tiny
-from .cases import check_rows_leave, every_exit_of, labelled, middle_threshold, trainer_of
+from .cases import check_rows_leave, every_exit_of, labeled, middle_threshold, trainer_of
 
 
 peft = pytest.importorskip("peft")
@@ -55,7 +55,7 @@ def trained(request, tmp_path_factory):
     trainer = trainer_of(
         model,
         folder / "trainer",
-        labelled(TEXTS),
+        labeled(TEXTS),
         eval_strategy="epoch",
         compute_metrics=compute_exit_metrics(model, thresholds=0.5),
     )
@@ -89,7 +89,7 @@ def test_the_trainer_evaluates_every_exit(trained):
     with torch.no_grad():
         shares = torch.bincount(model(**TEXTS, thresholds=0.5).exit_index, minlength=3) / 24
     assert [metrics[f"eval_exit_{i}_share"] for i in range(3)] == pytest.approx(shares.tolist())
-    records = collect(model, DataLoader(labelled(TEXTS), 8), progress=False)
+    records = collect(model, DataLoader(labeled(TEXTS), 8), progress=False)
     torch.testing.assert_close(records.exit_logits, every_exit_of(model, TEXTS), rtol=0, atol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_a_convolutional_mainnet_keeps_its_batch_norm(tmp_path):
     tiny.resnet_with_sidenet(freeze_mainnet="body").save_pretrained(tmp_path / "base")
     kind = ResNetWithSideNetForImageClassification
     model = lora(kind.from_pretrained(tmp_path / "base"), "convolution")
-    trainer_of(model, tmp_path / "trainer", labelled(images)).train()
+    trainer_of(model, tmp_path / "trainer", labeled(images)).train()
     model.eval().save_pretrained(tmp_path / "adapter")
     loaded = peft.PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     assert all(value.any() for name, value in model.state_dict().items() if "lora_B" in name)
@@ -158,18 +158,18 @@ def test_a_convolutional_mainnet_keeps_its_batch_norm(tmp_path):
     check_rows_leave(loaded, loaded.base_model.model, images, middle_threshold(loaded, images), atol=1e-5)
 
 
-def test_lora_on_a_mainnet_that_torchao_quantised(trained, tmp_path):
+def test_lora_on_a_mainnet_that_torchao_quantized(trained, tmp_path):
     quantization = pytest.importorskip("torchao.quantization")
     config = TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2), modules_to_not_convert=["sidenets"])
 
-    def quantised():
+    def quantized():
         return BertWithSideNetForSequenceClassification.from_pretrained(trained[0], quantization_config=config)
 
-    model = lora(quantised(), "query", "value")
-    trainer_of(model, tmp_path / "trainer", labelled(TEXTS)).train()
+    model = lora(quantized(), "query", "value")
+    trainer_of(model, tmp_path / "trainer", labeled(TEXTS)).train()
     assert all(value.any() for name, value in model.state_dict().items() if "lora_B" in name)
     model.eval().save_pretrained(tmp_path / "adapter")
-    loaded = peft.PeftModel.from_pretrained(quantised(), tmp_path / "adapter").eval()
+    loaded = peft.PeftModel.from_pretrained(quantized(), tmp_path / "adapter").eval()
     assert torch.equal(every_exit_of(loaded, TEXTS), every_exit_of(model, TEXTS))
     check_rows_leave(loaded, loaded.base_model.model, TEXTS, middle_threshold(loaded, TEXTS), atol=1e-5)
 
