@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from ..io.tables import markdown_table
 from .measures import PERCENTILES, MethodResult, SizeResult, StageResult
 from .methods import order_name
 from .verdict import Verdict
@@ -92,7 +93,7 @@ def method_table(methods: Sequence[MethodResult]) -> str:
     cells = [[value(result) for _, value in columns] for result in methods]
     known = [i for i in range(len(columns)) if any(line[i] is not None for line in cells)]
     header = [columns[i][0] for i in known]
-    return markdown_table(header, [[line[i] or "–" for i in known] for line in cells])
+    return markdown_table(header, [[line[i] or "–" for i in known] for line in cells], padded=True)
 
 
 def stage_table(stages: Sequence[StageResult]) -> str:
@@ -108,19 +109,7 @@ def stage_table(stages: Sequence[StageResult]) -> str:
         ]
         for each in stages
     ]
-    return markdown_table(header, lines)
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns have equal width, the first to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(
-        "| "
-        + " | ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
-        + " |"
-        for line in (header, rule, *lines)
-    )
+    return markdown_table(header, lines, padded=True)
 
 
 def write_results_csv(
@@ -156,10 +145,6 @@ def write_results_csv(
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
-
-
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
 
 
 def _other(result: MethodResult) -> str | None:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-sidenet evaluate`, `benchmark` and `info`: what a checkpoint is worth, here, and what is in it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..io.json import json_text
+from ..io.json import json_text, read_object
 from .errors import CommandError, attribute_errors_to
 from .options import (
     COMPARED,
@@ -357,9 +356,9 @@ def _exported_info(directory: str) -> Outcome:
     runtimes = {each.format: each.runtime for each in (OnnxStages, TorchStages)}
     # Read, not loaded: that needs the runtime, and a program of torch.export can run code.
     try:
-        found = json.loads((Path(directory) / MANIFEST).read_text(encoding="utf-8"))["format"]
+        found = read_object(Path(directory) / MANIFEST).get("format")
     # What is wrong with it is said by the reading below.
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except ValueError:
         found = None
     manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
     config = read_config(directory)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands found, in words. Each text is made of the document that `--json` prints, and of nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +12,13 @@ MAINNET = "MainNet"
 RUNTIMES = {"onnx": "ONNX Runtime", "torch": "torch.export"}
 # A table of more would be longer than the rest.
 MOST_CLASSES = 20
-REFERENCES = {
-    "given": "the MainNet as it was given",
-    "tuned": "the MainNet as it was tuned",
-    "stored": "the MainNet of the checkpoint that this was made from",
-    "other": "another classifier",
-}
 
 
 def attach_text(document: Mapping[str, Any]) -> str:
     """What [`attach`] found: of `report.json`, with the folder and θ."""
     parts = [_verdict(document)]
     if document["verdict"] == "attach":
-        parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+        parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
         parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
         if document["evaluation"] is not None:
             parts.append(_test(document["evaluation"]))
@@ -42,7 +35,7 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
     """What [`recalibrate`] found."""
     parts = [_verdict(document, "new θ")]
     if document["verdict"] == "attach":
-        parts += [_exits(document), *guarantee(document["calibration"]), _certified_costs(document)]
+        parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
         parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
     else:
         accuracy = f"The MainNet's accuracy on the certification rows: {_certified_accuracy(document)} %."
@@ -118,7 +111,7 @@ def info_text(document: Mapping[str, Any]) -> str:
             + (", and no row exits early at θ ≥ 1." if nobody else ": it was set by hand.")
         )
     else:
-        parts += guarantee(document["calibration"], document["not_certified"])
+        parts += _guarantee(document)
     return "\n\n".join(parts)
 
 
@@ -147,7 +140,7 @@ def exported_text(document: Mapping[str, Any]) -> str:
             "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT finds some."
         )
     else:
-        parts += guarantee(document["calibration"], document["not_certified"])
+        parts += _guarantee(document)
     return "\n\n".join(parts)
 
 
@@ -225,67 +218,15 @@ def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Map
     return "\n".join([" ".join(parts), "", _counts(spelled, classes["names"], counted)])
 
 
-def guarantee(evidence: Mapping[str, Any], not_certified: str | None = None) -> list[str]:
-    """The evidence behind θ in sentences.
+def _guarantee(document: Mapping[str, Any]) -> list[str]:
+    # Here, since it imports torch.
+    from ..report.guarantee import guarantee_summary
 
-    Args:
-        evidence (`dict[str, Any]`): `calibration` of a [`SideNetConfig`].
-        not_certified (`str`, *optional*): why it is not about this checkpoint.
-    """
-    from ..calibration import TARGETS, Risk, level_of_all
-
-    if not_certified is not None:
-        return [f"Not certified: {not_certified}. hf-sidenet recalibrate finds θ with a guarantee."]
-    risks = [each for each in evidence["targets"] if "p_value" in each]
-    budgets = [each["target"] for each in evidence["targets"] if "p_value" not in each]
-    sentences = []
-    if risks:
-        limits = []
-        for each in risks:
-            name, _, limit = each["target"].partition("<=")
-            target = TARGETS[name]
-            assert issubclass(target, Risk)  # Budgets have no p-value.
-            limits.append(target.claim.format(limit=limit))
-        sentences.append(
-            f"Guarantee: with probability ≥ {evidence['confidence_level']:g} over the "
-            f"{evidence['num_certification_rows']:,} certification rows, {' and '.join(limits)} on the distribution "
-            f"those rows came from, for this checkpoint, θ and precision ({evidence.get('precision', 'unknown')}). "
-            f"{_certified(evidence)} Nothing is promised per class, per slice or after a shift."
-        )
-        found = "; ".join(
-            f"{each['target']}: {_number(each['estimate'])} on {each['num_rows']:,} rows ({each['num_bad']:,} bad, "
-            f"{each['num_helped']:,} helped), p = {each['p_value']:.3g}"
-            for each in risks
-        )
-        sentences.append(
-            f"Evidence: {found}. Test: {evidence['test']}; {evidence['num_points_tested']:,} points of θ were tested, "
-            f"on a path from {evidence['num_design_rows']:,} other rows."
-        )
-    if budgets:
-        sentences.append(f"Kept on the certification rows, not guaranteed: {', '.join(budgets)}.")
-    again = evidence.get("num_calibrations", 1)
-    if risks and again > 1:
-        level = level_of_all(again, evidence["confidence_level"])
-        sentences.append(
-            f"Caution: these rows have now seen {again} different calibrations. Each holds with its probability; all "
-            f"of them together, if they were planned beforehand, with probability ≥ {level:.3g}. Keeping the best of "
-            "them has no guarantee."
-        )
-    return sentences
+    return guarantee_summary(document["calibration"], document.get("not_certified"))
 
 
 def _classes(names: Sequence[str]) -> str:
     return f"{len(names)} classes: {', '.join(names[:10])}{' …' if names[10:] else ''}."
-
-
-def _certified(evidence: Mapping[str, Any]) -> str:
-    reference = REFERENCES.get(evidence.get("reference", ""), "the MainNet inside")
-    precision, compared = evidence.get("precision"), evidence.get("reference_precision")
-    if precision == compared or compared is None:
-        return f"Measured against {reference}."
-    if evidence["reference"] == "other":
-        return f"Certified in {precision} against {reference}, in {compared}."
-    return f"Certified in {precision} against the {compared} classifier, {reference}."
 
 
 def _verdict(document: Mapping[str, Any], yes: str = "attach") -> str:
@@ -425,10 +366,6 @@ def _interval(interval: Mapping[str, Any] | None, scale: float, digits: int = 2)
 
 def _percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value + 0.0:.4f}"
 
 
 def _spelled(classes: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from ..models.tasks import label_names
 
 
 @dataclass(frozen=True)
-class ExitSays:
+class ExitOutput:
     """What one exit says of a row.
 
     Args:
@@ -44,20 +44,20 @@ class Answer:
 
     Args:
         exit_index (`int`): which exit answered.
-        exits (`list[ExitSays]`): all of them, also those that the row did not reach.
+        exits (`list[ExitOutput]`): all of them, also those that the row did not reach.
         milliseconds (`float`): that the answer took here.
         all_milliseconds (`float`): that all blocks and exits take here.
         read_tokens (`int`, *optional*): where a text was too long, how many tokens of it were read.
     """
 
     exit_index: int
-    exits: list[ExitSays]
+    exits: list[ExitOutput]
     milliseconds: float
     all_milliseconds: float
     read_tokens: int | None
 
     @property
-    def answered(self) -> ExitSays:
+    def answered(self) -> ExitOutput:
         """The exit that answered."""
         return self.exits[self.exit_index]
 
@@ -130,10 +130,10 @@ class Answering:
         num_tokens = len(self._whole_texts(*texts, verbose=False)["input_ids"])
         return self.reader.max_length if num_tokens > self.reader.max_length else None
 
-    def _exits(self, logits: torch.Tensor, thresholds: Sequence[float]) -> list[ExitSays]:
+    def _exits(self, logits: torch.Tensor, thresholds: Sequence[float]) -> list[ExitOutput]:
         config, task = self.model.config, self.model.task
         return [
-            ExitSays(
+            ExitOutput(
                 name,
                 place,
                 self.classes[int(task.answer(logits[index]))],

@@ -22,7 +22,7 @@ from ..report import Report
 from .answering import Answering
 from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
 from .dial import read_dial
-from .words import answer_html, batch_html, curve_html, dial_html, picture_html
+from .html import answer_html, batch_html, curve_html, dial_html, picture_html
 
 
 # Pictures are large until they are model inputs.

@@ -17,6 +17,7 @@ from ..inference.stages import Stages
 from ..io.files import sha256
 from ..io.fingerprint import fingerprint_weights
 from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind
+from ..io.json import read_object
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
@@ -112,13 +113,11 @@ class Manifest:
         """
         path = Path(directory) / MANIFEST
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_object(path)
         except FileNotFoundError:
             raise ArgumentError("directory", f"must be an exported folder, with {MANIFEST}", str(directory)) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise _damaged(directory, f"{MANIFEST} cannot be read ({error})") from error
-        if not isinstance(document, dict):
-            raise _damaged(directory, f"{MANIFEST} holds a {type(document).__name__}")
         if document.get("format") != format or document.get("format_version") != VERSION:
             raise ArgumentError(
                 "directory",
@@ -316,8 +315,7 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
         ValueError: it is missing or damaged.
     """
     try:
-        fields = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
-        config = SideNetConfig.from_dict(fields)
+        config = SideNetConfig.from_dict(read_object(Path(directory) / CONFIG))
         config.validate()
     # Of garbage the config may say anything.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:

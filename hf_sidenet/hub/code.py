@@ -3,15 +3,16 @@
 
 import ast
 import hashlib
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_imports
 
 from .. import models
+from ..io.json import read_object
 from ..models.configuration_sidenet import SideNetConfig
 from .findings import Shareable
 from .shared_files import PICKLED
@@ -77,11 +78,11 @@ def _check_file(folder: Path, file: str, is_reached: bool, found: Shareable) -> 
         found.warnings.append(f"{file} is uploaded, but nothing that config.json names needs it.")
         return
     try:
-        ast.parse(path.read_bytes())
+        imported = get_imports(path)
     except BROKEN as error:
         found.errors.append(f"{file} is no Python: {str(error) or type(error).__name__}.")
         return
-    others = sorted(_imported(path) - INSTALLED - sys.stdlib_module_names)
+    others = sorted({*imported} - INSTALLED - sys.stdlib_module_names)
     if others:
         found.errors.append(
             f"{file} imports {', '.join(others)}: code that travels must do with torch and transformers, which is all "
@@ -116,34 +117,11 @@ def _classes(tree: ast.Module) -> set[str]:
 def _siblings(path: Path) -> list[str]:
     """Modules of `from .name import x` and `from . import name`."""
     names = []
-    for node in _statements(_parsed(path)):
+    tree = _parsed(path)
+    for node in () if tree is None else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             names += [node.module.replace(".", "/")] if node.module else [alias.name for alias in node.names]
     return names
-
-
-def _imported(path: Path) -> set[str]:
-    """Top-level packages that a file cannot do without."""
-    names = set()
-    for node in _statements(_parsed(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
-
-
-def _statements(node: ast.AST | None) -> Iterator[ast.AST]:
-    """All of it but what is tried: an import that may fail has a way without."""
-    waiting = [] if node is None else [node]
-    while waiting:
-        for child in _children(waiting.pop()):
-            yield child
-            waiting.append(child)
-
-
-def _children(node: ast.AST) -> Iterable[ast.AST]:
-    return [*node.handlers, *node.orelse, *node.finalbody] if isinstance(node, ast.Try) else ast.iter_child_nodes(node)
 
 
 def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) -> None:
@@ -192,13 +170,13 @@ def _names(folder: Path, file: str, found: Shareable) -> set[str] | None:
 
 def _sharded_names(folder: Path, found: Shareable) -> set[str] | None:
     try:
-        shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        shards = read_object(folder / INDEX)["weight_map"]
         by_file: dict[str, set[str]] = {}
         for name, file in shards.items():
             if not isinstance(file, str):
                 raise TypeError(f"{file!r} is no name of a file")
             by_file.setdefault(file, set()).add(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found.errors.append(f"{INDEX} must be JSON with a 'weight_map' from weights to files.")
         return None
     names: set[str] = set()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a folder as somebody will who loads it elsewhere."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from ..export.exported import MANIFEST, ONNX, TORCH, ExportedAbout, Manifest, re
 from ..export.torch_export import SUFFIX, check_archive
 from ..inference.certificate import why_not_certified
 from ..inference.classes import model_class
+from ..io.json import read_json
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modalities import MODALITIES
@@ -95,7 +95,7 @@ def check_secrets(folder: Path, found: Shareable) -> None:
             )
         told = False
         if name.lower().endswith(".json") and Path(name).name not in VOCABULARIES:
-            for key, value in _paths(read_json(folder / name)):
+            for key, value in _paths(_json(folder / name)):
                 told = True
                 found.errors.append(
                     f"{name}: `{key}` is {value!r}, a path of this machine, which nobody else has. Take the key out."
@@ -118,11 +118,11 @@ def _scan(path: Path, places: set[bytes]) -> tuple[bool, bool]:
     return has_token, has_place
 
 
-def read_json(path: Path) -> Any:
-    """What a file holds; `None` where it is missing or no JSON."""
+def _json(path: Path) -> Any:
+    """What a file holds; `None` where it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return None
 
 
@@ -188,7 +188,7 @@ def check_promises(folder: Path, config: SideNetConfig, found: Shareable) -> Non
         config ([`SideNetConfig`]): its own.
         found ([`Shareable`]): gets what is found.
     """
-    report = read_json(folder / REPORT) if REPORT in found.files else None
+    report = _json(folder / REPORT) if REPORT in found.files else None
     promised = report.get("calibration") if isinstance(report, dict) else None
     if promised is not None and promised != config.calibration:
         found.errors.append(
@@ -267,7 +267,7 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
 
 def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
     config = _config(folder, found)
-    raw = read_json(folder / CONFIG)
+    raw = _json(folder / CONFIG)
     auto_map = raw.get("auto_map") if isinstance(raw, dict) else None
     if config is not None and not (isinstance(auto_map, dict) and {"AutoConfig", "AutoModel"} <= set(auto_map)):
         found.errors.append(
@@ -281,7 +281,7 @@ def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
 
 def _check_exported(folder: Path, found: Shareable) -> tuple[SideNetConfig | None, Manifest | None]:
     """What [`export_onnx`] or [`export_torch`] wrote."""
-    document = read_json(folder / MANIFEST)
+    document = _json(folder / MANIFEST)
     format = TORCH if isinstance(document, dict) and document.get("format") == TORCH else ONNX
     try:
         manifest = Manifest.read(folder, format)
@@ -330,7 +330,7 @@ def _config(folder: Path, found: Shareable) -> SideNetConfig | None:
 def _auto_maps(folder: Path) -> dict[str, Any]:
     together: dict[str, Any] = {}
     for name in (CONFIG, "tokenizer_config.json", *PROCESSOR_FILES["image"]):
-        document = read_json(folder / name)
+        document = _json(folder / name)
         if isinstance(document, dict) and isinstance(document.get("auto_map"), dict):
             together |= document["auto_map"]
     return together

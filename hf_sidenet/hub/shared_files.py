@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a folder is shared: its own files, of the kinds that a checkpoint has."""
 
-import json
 import os
 import re
 from fnmatch import fnmatchcase
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from ..export.exported import MANIFEST
 from ..io.folder_kinds import leaves
+from ..io.json import read_object
 from ..models.errors import ArgumentError
 
 
@@ -136,8 +136,8 @@ def _is_shared(name: str, exported: set[str]) -> bool:
 def _exported_files(folder: Path) -> set[str]:
     """What the manifest of an exported folder names."""
     try:
-        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        named = read_object(folder / MANIFEST).get("sha256")
         return set(named) if isinstance(named, dict) else set()
     # What is wrong with it is said by those who read all of it.
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError):
         return set()

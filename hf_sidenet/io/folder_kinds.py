@@ -16,6 +16,7 @@ from typing import Any
 
 from ..models.errors import ArgumentError
 from .files import sha256
+from .json import read_object
 
 
 FILES = "files"
@@ -195,10 +196,9 @@ def _is_marked(folder: Path, kind: FolderKind) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object; `None` where there is none, or something else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path)
+    except (OSError, ValueError):
         return None
-    return document if isinstance(document, dict) else None
 
 
 def _raise(error: OSError) -> None:

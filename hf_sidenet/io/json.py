@@ -1,10 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that every reader takes."""
+"""JSON that every reader takes, and one guard for what is read."""
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+
+def read_json(path: str | os.PathLike, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+        parse_constant (`Callable[[str], Any]`, *optional*): what becomes of `NaN` and `Infinity`, see `json.loads`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=parse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_object(path: str | os.PathLike, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Read a JSON file that holds an object, see [`read_json`].
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, is nested too deeply, or holds something else.
+    """
+    document = read_json(path, parse_constant)
+    if not isinstance(document, dict):
+        raise ValueError(f"must be a JSON object, got a {type(document).__name__}")
+    return document
 
 
 def json_text(document: Mapping[str, Any]) -> str:

@@ -23,16 +23,32 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,), *, padded: bool = False
+) -> str:
     """A table of Markdown.
 
     Args:
         header (`Sequence[str]`): names of the columns.
         rows (`Sequence[Sequence[str]]`): one cell per column.
-        left (`Collection[int]`, *optional*, defaults to the first): columns that stand to the left, not to the right.
+        left (`Collection[int]`, *optional*, defaults to the first): columns aligned to the left, not to the right.
+        padded (`bool`, *optional*, defaults to `False`): pad the cells, so that a terminal shows a table too.
     """
-    rule = [":--" if column in left else "--:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+    # A rule of Markdown has three signs at least.
+    widths = [max([3, *(len(line[column]) for line in (header, *rows) if padded)]) for column in range(len(header))]
+    rule = [
+        ":" + "-" * (width - 1) if column in left else "-" * (width - 1) + ":" for column, width in enumerate(widths)
+    ]
+    lines = [header, rule, *rows]
+    if padded:
+        lines = [
+            [
+                cell.ljust(width) if column in left else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            for line in lines
+        ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def interval_text(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evidence behind θ in words: what is guaranteed, on what grounds, and what is not."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,12 @@ TESTS = {
     "binomial": "an exact binomial test",
     "betting": "a betting test of the paired differences",
     "groups": "a betting test of the means of {:,} groups of rows",
+}
+REFERENCES = {
+    "given": "the MainNet as it was given",
+    "tuned": "the MainNet as it was tuned",
+    "stored": "the MainNet of the checkpoint that this was made from",
+    "other": "another classifier",
 }
 # Heading of a card that promises something.
 GUARANTEE = "## Guarantee"
@@ -44,9 +51,7 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         evidence (`Mapping[str, Any]`): [`SideNetConfig.calibration`].
         settings (`Mapping[str, Any]`): of the report.
     """
-    found = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"]]
-    risks = [(target, entry) for target, entry in found if isinstance(target, Risk)]
-    budgets = [target for target, _ in found if isinstance(target, Budget)]
+    risks, budgets = _found(evidence)
     if not risks:
         return _no_guarantee(evidence, budgets)
     reference = reference_name(evidence, settings)
@@ -67,15 +72,60 @@ def guarantee_text(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     return "\n\n".join([*parts, "### What it does not say", _limits(evidence)])
 
 
-def _sentence(evidence: Mapping[str, Any], risks: list[Risk]) -> str:
-    first, *others = [f"the {target.words}" for target in risks]
-    about = f"of this checkpoint at these thresholds in {evidence['precision']}"
-    claims = [f"{first} {about} is ≤ {risks[0].limit:g}"]
-    claims += [f"{name} is ≤ {target.limit:g}" for name, target in zip(others, risks[1:], strict=True)]
-    together = " (all of it together)" if others else ""
+def guarantee_summary(evidence: Mapping[str, Any], not_certified: str | None = None) -> list[str]:
+    """Return the same in a few sentences, for a terminal.
+
+    Args:
+        evidence (`Mapping[str, Any]`): [`SideNetConfig.calibration`].
+        not_certified (`str`, *optional*): why it is not about the checkpoint at hand.
+    """
+    if not_certified is not None:
+        return [f"Not certified: {not_certified}. hf-sidenet recalibrate finds θ with a guarantee."]
+    risks, budgets = _found(evidence)
+    sentences = []
+    if risks:
+        sentences.append(
+            f"Guarantee: {_sentence(evidence, [target for target, _ in risks])} {_measured_against(evidence)} Nothing "
+            "is promised per class, per slice or after a shift."
+        )
+        found = "; ".join(
+            f"{target}: {_number(entry['estimate'])} on {entry['num_rows']:,} rows ({entry['num_bad']:,} bad, "
+            f"{entry['num_helped']:,} helped), p = {entry['p_value']:.3g}"
+            for target, entry in risks
+        )
+        sentences.append(
+            f"Evidence: {found}. Test: {evidence['test']}; {evidence['num_points_tested']:,} points of θ were tested, "
+            f"on a path from {evidence['num_design_rows']:,} other rows."
+        )
+    if budgets:
+        names = ", ".join(map(str, budgets))
+        sentences.append(f"Kept on the certification rows, not guaranteed: {names}.")
+    again = evidence.get("num_calibrations", 1)
+    if risks and again > 1:
+        level = level_of_all(again, evidence["confidence_level"])
+        sentences.append(
+            f"Caution: these rows have now seen {again} different calibrations. Each holds with its probability; all "
+            f"of them together, if they were planned beforehand, with probability ≥ {level:.3g}. Keeping the best of "
+            "them has no guarantee."
+        )
+    return sentences
+
+
+def _found(evidence: Mapping[str, Any]) -> tuple[list[tuple[Risk, Mapping[str, Any]]], list[Budget]]:
+    """The targets with a guarantee, with what was found for each, and those without."""
+    found = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"]]
+    risks = [(target, entry) for target, entry in found if isinstance(target, Risk)]
+    return risks, [target for target, _ in found if isinstance(target, Budget)]
+
+
+def _sentence(evidence: Mapping[str, Any], risks: Sequence[Risk]) -> str:
+    """What is guaranteed."""
+    claims = " and ".join(target.claim.format(limit=f"{target.limit:g}") for target in risks)
+    together = ", all of it together" if len(risks) > 1 else ""
     return (
-        f"With probability ≥ {evidence['confidence_level']:g} over the certification rows, {' and '.join(claims)} on "
-        f"the distribution those rows came from{together}."
+        f"With probability ≥ {evidence['confidence_level']:g} over the {evidence['num_certification_rows']:,} "
+        f"certification rows, {claims} on the distribution those rows came from, for this checkpoint, θ and precision "
+        f"({evidence['precision']}){together}."
     )
 
 
@@ -171,3 +221,17 @@ def _no_guarantee(evidence: Mapping[str, Any], budgets: list[Budget]) -> str:
 
 def _names(targets: Sequence[Target]) -> str:
     return ", ".join(f"`{target}`" for target in targets)
+
+
+def _measured_against(evidence: Mapping[str, Any]) -> str:
+    reference = REFERENCES.get(evidence.get("reference", ""), "the MainNet inside")
+    precision, compared = evidence.get("precision"), evidence.get("reference_precision")
+    if precision == compared or compared is None:
+        return f"Measured against {reference}."
+    if evidence["reference"] == "other":
+        return f"Certified in {precision} against {reference}, in {compared}."
+    return f"Certified in {precision} against the {compared} classifier, {reference}."
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value + 0.0:.4f}"

@@ -5,7 +5,6 @@ This file is the only one that knows them: it makes reports, reads and checks th
 reader takes.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from ..evaluation import ExitEvaluation
 from ..evaluation.provenance import hardware, versions
 from ..io.fields import Rule, check_fields, is_count, is_list, is_map, is_number, is_object, is_text
 from ..io.files import replacing
-from ..io.json import json_text
+from ..io.json import json_text, read_object
 from ..measurement.costs import ExitCosts
 from ..models.errors import ArgumentError
 from .metadata import hub_id
@@ -216,11 +215,9 @@ class Report(Mapping[str, Any]):
             ValueError: it is damaged; names the field.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
+            document = read_object(path, parse_constant=_refuse)
+        except ValueError as error:
             raise ValueError(f"{REPORT} is damaged: {error} ({path}).") from error
-        if not isinstance(document, dict):
-            raise ValueError(f"{REPORT} must be a JSON object, got a {type(document).__name__} ({path}).")
         check_fields(document, ANY_RULES if "schema_version" not in document else RULES, REPORT)
         return cls(document)
 

@@ -129,7 +129,7 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
     assert torch.equal(ours.exit_index, theirs.exit_index)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"Certified in {name} against the float32 classifier" in card
-    assert f"the accuracy drop of this checkpoint at these thresholds in {name} is ≤ 0.1" in card
+    assert f"for this checkpoint, θ and precision ({name})." in card
     assert "P(the MainNet before it was cast, in float32, is right)" in card
     assert f"All weights were then cast from float32 to {name}." in card
     assert "accuracy, MainNet in float32" in card

@@ -19,7 +19,7 @@ from hf_sidenet.demo.batch_files import (
     read_table,
     write_answers,
 )
-from hf_sidenet.demo.words import picture_html
+from hf_sidenet.demo.html import picture_html
 
 
 def write(folder, content, name="rows.csv"):

@@ -245,7 +245,7 @@ def test_records_of_another_evaluation_are_refused(tmp_path):
     "made",
     [
         pytest.param((FIVE, COSTS, [0.8, 0.8], None), id="three exits"),
-        pytest.param((random_records(0, num_exits=2), TWO, [1.0], [[1.0]]), id="nobody leaves"),
+        pytest.param((random_records(0, num_exits=2), TWO, [1.0], [[1.0]]), id="no row exits early"),
         pytest.param((random_records(0, num_labels=10), COSTS, [0.5, 0.6], []), id="no path"),
         pytest.param((FIVE.select([0]), COSTS, [0.8, 0.8], None), id="one row"),
     ],

@@ -228,7 +228,7 @@ def test_notes(folder):
     found = check_shareable(folder)
     assert (found.errors, found.warnings) == ([], [])
     notes = " ".join(found.notes)
-    for text in ("no evidence behind it", "nobody leaves early", "names no license", "training_args.bin: pickled"):
+    for text in ("no evidence behind it", "no row exits early", "names no license", "training_args.bin: pickled"):
         assert text in notes
     assert found.left_out == ["training_args.bin"]
     assert "Stays here: training_args.bin" in found.text()

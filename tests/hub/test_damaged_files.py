@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.calibration import check_evidence
-from hf_sidenet.cli.texts import guarantee
 from hf_sidenet.export import export_onnx
 from hf_sidenet.export.exported import Manifest
 from hf_sidenet.report import Report, checkpoint_card
+from hf_sidenet.report.guarantee import guarantee_summary
 
 from ..cli.test_cli import run
 from ..models import tiny
@@ -256,7 +256,7 @@ def test_evidence_is_right_or_refused(data):
         assert told(message, "config.json", path)
         return
     # What it takes can be put into words, in the terminal and in the card.
-    assert "nan" not in " ".join(guarantee(damaged))
+    assert "nan" not in " ".join(guarantee_summary(damaged))
 
 
 @FEW
@@ -310,7 +310,7 @@ def test_a_report_is_right_or_refused(tmp_path_factory, calibrated, data):
     [
         ("", "report.json is damaged"),
         ("{", "report.json is damaged"),
-        ("[]", "report.json must be a JSON object, got a list"),
+        ("[]", "report.json is damaged: must be a JSON object, got a list"),
         ("[" * 100_000, "report.json is damaged"),
         ('{"a": NaN}', "report.json is damaged: NaN is no number of JSON"),
         ('{"settings": 3}', "report.json: `settings` must be an object, got 3."),

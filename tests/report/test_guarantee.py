@@ -33,8 +33,8 @@ def evidence(*targets, **kwargs):
 def test_the_guarantee_in_one_sentence():
     text = guarantee_text(evidence(DROP), HEADS)
     assert text.startswith(
-        "## Guarantee\n\n**With probability ≥ 0.95 over the certification rows, the accuracy drop of this checkpoint "
-        "at these thresholds in float32 is ≤ 0.01 on the distribution those rows came from.**\n\n"
+        "## Guarantee\n\n**With probability ≥ 0.95 over the 1,290 certification rows, the accuracy drop is ≤ 0.01 on "
+        "the distribution those rows came from, for this checkpoint, θ and precision (float32).**\n\n"
         "The accuracy drop is P(the MainNet is right) − P(this model is right).\n\n"
     )
     assert "| `accuracy_drop<=0.01` | 0.0031 | 1,290 | 9 | 5 | 0.0123 | 0.05 | paired |" in text
@@ -56,8 +56,8 @@ def test_what_it_does_not_say():
 def test_several_targets_share_the_level():
     text = guarantee_text(evidence(DROP, OTHER, level_per_target=0.025), HEADS)
     assert (
-        "the accuracy drop of this checkpoint at these thresholds in float32 is ≤ 0.01 and the disagreement is ≤ 0.02 "
-        "on the distribution those rows came from (all of it together).**"
+        "the accuracy drop is ≤ 0.01 and the share of rows that it answers differently is ≤ 0.02 on the distribution "
+        "those rows came from, for this checkpoint, θ and precision (float32), all of it together.**"
     ) in text
     assert "| `disagreement<=0.02` | 0.0100 | 1,290 | 13 | – | 0.02 | 0.025 | binomial |" in text
     assert "probability that this model and the MainNet answer differently" in text
@@ -128,7 +128,7 @@ CAST = {"precision": "bfloat16", "reference": "stored", "reference_precision": "
 
 def test_another_precision_is_held_against_the_classifier_as_it_was():
     text = guarantee_text(evidence(DROP, **CAST), HEADS)
-    assert "at these thresholds in bfloat16 is ≤ 0.01" in text
+    assert "for this checkpoint, θ and precision (bfloat16)." in text
     assert "P(the MainNet before it was cast, in float32, is right) − P(this model is right)" in text
     assert "Certified in bfloat16 against the float32 classifier" in text
     assert "Nothing in another precision than bfloat16" in text
