@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..models.errors import ArgumentError
 from ..optional import require
 from .split import Split
 
@@ -31,8 +32,8 @@ FAR = 4.0
 FEWEST_TEXTS = 20
 
 
-class RepeatedRowsError(ValueError):
-    """Rows that are to certify are no fresh rows."""
+class RepeatedRowsError(ArgumentError):
+    """Rows that must certify are not fresh."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def check_fresh(
     # Of a few texts that may be by chance.
     if times > 1 and len(set(rows)) >= FEWEST_TEXTS:
         raise RepeatedRowsError(
-            f"`validation` must hold every row once, but holds every row {times} times: copies are no other rows."
+            "validation", f"must hold every row once, but holds every row {times} times: copies are not other rows"
         )
     certification = split.certifying(rows)
     found = find_repeats([*known, *split.designing(rows)], certification)
@@ -125,13 +126,14 @@ def check_fresh(
         found = of_known if of_known.too_many else found
     distance = _distance(known, rows)
     if found.too_many and not trust_rows:
-        why = " Training rows repeat each other less often than validation rows do: were they deduplicated?"
+        why = "Training rows repeat each other less often than validation rows do: were they deduplicated? "
         raise RepeatedRowsError(
-            f"`validation` must be rows that have not been trained on, but {found.num_repeated:,} of "
-            f"{found.num_rows:,} certification rows ({found.num_repeated / found.num_rows:.1%}) say what a training "
-            f"or design row says; of fresh rows {found.expected:.1%} would, {found.highest:.1%} at most."
-            f"{why if distance < -FAR else ''} Give rows that are fresh. Where these are, and it is the training rows "
-            "that were chosen by what they say, `trust_rows` takes them."
+            "validation",
+            f"must be rows that have not been trained on, but {found.num_repeated:,} of {found.num_rows:,} "
+            f"certification rows ({found.num_repeated / found.num_rows:.1%}) say what a training or design row says; "
+            f"of fresh rows {found.expected:.1%} would, {found.highest:.1%} at most",
+            advice=f"{why if distance < -FAR else ''}Give rows that are fresh. Where these are, and the training rows "
+            "were chosen by what they say, `trust_rows` takes them.",
         )
     if distance > FAR:
         logger.warning(

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..data.formats import Processor
 from ..data.limits import longest_text, with_limit
-from ..evaluation import CurvePoint, ExitEvaluation, ExitReport, format_thresholds, save_figures
+from ..evaluation import ExitEvaluation, ExitReport, format_thresholds, save_figures
 from ..export.exported import EXPORTED
 from ..inference.certificate import why_not_certified
 from ..io.files import replacing
@@ -30,7 +30,7 @@ from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import TASKS
-from ..report import CURRENCIES, FIGURES, Report, checkpoint_card, describe, eval_results
+from ..report import CURRENCIES, FIGURES, Report, checkpoint_card, describe, eval_results, metrics
 from .shared_files import refuse_links, shared_files
 
 
@@ -359,15 +359,8 @@ def _figures(evaluation: ExitEvaluation, records: ExitRecords, directory: Path, 
 
 
 def _results(report: ExitReport) -> list[tuple[str, str, float]]:
-    points: list[tuple[str, CurvePoint]] = [("MainNet alone", report.fixed[0])]
-    if report.chosen is not None:
-        points.append((f"θ = {format_thresholds(report.chosen.thresholds)}", report.chosen))
-    results = []
-    for name, point in points:
-        results.append(("accuracy", f"accuracy, {name}", point.accuracy))
-        if point is report.chosen:
-            costs = CURRENCIES.items()
-            results += [
-                (key, f"{text} per row, fraction of the MainNet's", getattr(point, key)) for key, text in costs
-            ]
-    return results
+    accuracies, chosen = {"MainNet alone": report.fixed[0].accuracy}, report.chosen
+    if chosen is None:
+        return metrics(accuracies)
+    accuracies[f"θ = {format_thresholds(chosen.thresholds)}"] = chosen.accuracy
+    return metrics(accuracies, {key: getattr(chosen, key) for key in CURRENCIES})

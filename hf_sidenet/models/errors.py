@@ -43,7 +43,7 @@ class ArgumentError(ValueError):
     def __reduce__(self) -> tuple:
         # By default an exception is made again of its message.
         value = NOTHING if self.value is NOTHING else _Shown(repr(self.value))
-        return ArgumentError, (self.argument, self.rule, value, self.advice)
+        return type(self), (self.argument, self.rule, value, self.advice)
 
 
 class _Shown:

@@ -2,7 +2,7 @@
 """What a checkpoint says about itself, in words, in metadata and as JSON."""
 
 from .card import FIGURES, checkpoint_card
-from .metadata import CURRENCIES, TAGS, describe, eval_results, hub_id
+from .metadata import CURRENCIES, TAGS, describe, eval_results, hub_id, metrics
 from .report import REPORT, Found, Report
 
 
@@ -17,4 +17,5 @@ __all__ = [
     "describe",
     "eval_results",
     "hub_id",
+    "metrics",
 ]

@@ -18,7 +18,7 @@ from ..models.configuration_sidenet import REQUIRED, SideNetConfig
 from ..models.modalities import TEXT, Modality
 from ..models.tasks import task_of
 from .guarantee import guarantee_text, reference_name
-from .metadata import CURRENCIES, describe, eval_results, hub_id
+from .metadata import CURRENCIES, describe, eval_results, hub_id, metrics
 
 
 FIGURES = {
@@ -96,11 +96,8 @@ def _metrics(
     else:
         costs = {key: getattr(evaluation.routed, key).value for key in CURRENCIES}
         routed, alone = evaluation.routed.accuracy.value, evaluation.reference_accuracy.value
-    found = [(key, f"{text} per row, fraction of the MainNet's", costs[key]) for key, text in CURRENCIES.items()]
-    if not _has_labels(report, evaluation):
-        return found
     names = {f"θ = {format_thresholds(config.thresholds)}": routed, _reference_label(config, report): alone}
-    return [("accuracy", f"accuracy, {name}", x) for name, x in names.items() if x is not None] + found
+    return metrics(names if _has_labels(report, evaluation) else {}, costs)
 
 
 def _has_labels(report: Mapping[str, Any], evaluation: ExitEvaluation | None) -> bool:

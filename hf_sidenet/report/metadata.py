@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of a model card that the Hub reads: task, tags, base model, results."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -40,6 +40,21 @@ def describe(data: ModelCardData, *, task: str, mainnet: str | None, model_name:
     if hub_id(mainnet) is not None:
         data.base_model = mainnet
     data.model_name = model_name
+
+
+def metrics(
+    accuracies: Mapping[str, float | None], costs: Mapping[str, float] | None = None
+) -> list[tuple[str, str, float]]:
+    """Return type, name and value of each metric.
+
+    Args:
+        accuracies (`Mapping[str, float | None]`): by what answers; `None` where it is not known.
+        costs (`Mapping[str, float]`, *optional*): mean per row, as fractions of the MainNet's, by [`CURRENCIES`].
+    """
+    found = [("accuracy", f"accuracy, {name}", value) for name, value in accuracies.items() if value is not None]
+    if costs is not None:
+        found += [(key, f"{text} per row, fraction of the MainNet's", costs[key]) for key, text in CURRENCIES.items()]
+    return found
 
 
 def eval_results(
