@@ -10,6 +10,7 @@ from hf_sidenet.attaching.checkpoint import recalibrate
 from .cases import answered, texts
 
 
+@pytest.mark.medium
 def test_another_order_and_fewer_rows_are_no_fresh_ones(checkpoint):
     model, tokenizer = checkpoint
     rows = texts()

@@ -37,6 +37,7 @@ def test_truncated_weights_are_the_folders_fault(folder):
     assert done.last.startswith("Error: DIRECTORY: ")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -71,6 +72,7 @@ def test_labels_give_a_terminal_no_orders(folder):
     assert printable("two\nlines\tand é ✓ \r\u202e") == "two\nlines\tand é ✓ \\r\\u202e"
 
 
+@pytest.mark.medium
 def test_thresholds_that_are_no_numbers():
     model, ids = tiny.bert_with_sidenets().eval(), torch.ones(2, 4, dtype=torch.long)
     with pytest.raises(ValueError, match=r"`thresholds` must hold numbers that are ≥ 0, got a tensor of torch.bool"):

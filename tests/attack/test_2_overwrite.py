@@ -40,6 +40,7 @@ def write_again(result, folder, **kwargs):
     save_checkpoint(folder, result.model, result.processor, result.report, overwrite=True, **kwargs)
 
 
+@pytest.mark.medium
 def test_a_clone_in_place(result, tmp_path):
     clone = tmp_path / "clone"
     result.save(clone)

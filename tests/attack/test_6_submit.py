@@ -36,6 +36,7 @@ def gone():
     return workers() == []
 
 
+@pytest.mark.medium
 def test_first_calls_from_several_threads_start_one_worker(stages):
     for closed in (True, False) * 5:
         runner, barrier = SideNetRunner(stages, batch_size=4, max_wait_ms=0), threading.Barrier(8)

@@ -15,6 +15,9 @@ from ..attached import Runs, sentences
 from .test_cli import contents, run, run_json
 
 
+pytestmark = pytest.mark.medium
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A checkpoint, and rows in files."""
@@ -49,7 +52,6 @@ def test_the_folder_is_in_the_precision_that_was_calibrated(world, cast):
     assert (evidence["reference"], evidence["reference_precision"]) == ("stored", "float32")
 
 
-@pytest.mark.medium
 def test_what_is_printed_says_it(world, cast, tmp_path):
     done = run(*recalibrating(world, "--dtype", "bfloat16", "--output-dir", tmp_path / "out"))
     assert done.code == 0, done.err[-2000:]
@@ -61,7 +63,6 @@ def test_what_is_printed_says_it(world, cast, tmp_path):
     assert sentence not in run("info", world / "checkpoint").out
 
 
-@pytest.mark.medium
 def test_the_former_classifier_is_named_for_comparing(world, cast):
     arguments = ["evaluate", world / "cast", "--test-file", world / "test.jsonl"]
     alone = run(*arguments)
@@ -90,7 +91,6 @@ def test_a_named_classifier_keeps_its_precision(world, cast, tmp_path):
     assert "Certified in bfloat16 against another classifier, in float32." in said
 
 
-@pytest.mark.medium
 def test_in_place(world, tmp_path):
     folder = shutil.copytree(world / "checkpoint", tmp_path / "copy")
     done = run(*recalibrating(world, "--dtype", "float16", "--overwrite", directory=folder))

@@ -40,6 +40,7 @@ def settings(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_mainnet_from_nothing_then_a_sidenet_on_it(tmp_path):
     rows = folders(tmp_path)
     mainnet = tmp_path / "mainnet"
@@ -69,6 +70,7 @@ def test_a_mainnet_from_nothing_then_a_sidenet_on_it(tmp_path):
         assert torch.equal(weights[f"mainnet.{name}"], value), name
 
 
+@pytest.mark.medium
 def test_timm_jointly(tmp_path):
     pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
     mainnet = tmp_path / "timm"

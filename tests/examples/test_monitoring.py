@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 SCRIPT = Path(__file__).parents[2] / "examples/monitoring/simulate.py"
 
 
+@pytest.mark.medium
 def test_simulated_alarms():
     done = subprocess.run(
         [sys.executable, SCRIPT, "--runs", "2", "--limit", "0.05"], capture_output=True, text=True, check=True

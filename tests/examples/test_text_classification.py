@@ -58,6 +58,7 @@ def accuracy_of_mainnet(stdout):
     return float(re.search(r"\| MainNet alone \| ([\d.]+)", stdout).group(1))
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_evaluate_again(tmp_path):
     rows = files(tmp_path)
     # The MainNet counts its classes the other way round than the alphabet does.
@@ -100,6 +101,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path):
     assert "`exit_layers` must not be given" in refused
 
 
+@pytest.mark.slow
 def test_mainnet_alone_then_joint_with_a_rate_of_their_own(tmp_path):
     rows = files(tmp_path, "tsv", header=False)
     base = save_text_mainnet(tmp_path / "base")
@@ -121,6 +123,7 @@ def test_mainnet_alone_then_joint_with_a_rate_of_their_own(tmp_path):
     assert "on 40 test rows" in stdout
 
 
+@pytest.mark.slow
 def test_plain_loop_trains_resumes_and_reports(tmp_path):
     rows = files(tmp_path)
     mainnet = save_text_mainnet(tmp_path / "mainnet")

@@ -17,6 +17,9 @@ from ..models import tiny
 from ..models.naive import every_exit
 
 
+pytestmark = pytest.mark.medium
+
+
 @pytest.fixture(scope="module")
 def bert():
     return tiny.bert_with_sidenets((1, 3))
@@ -46,7 +49,6 @@ def calls(program, name):
     return sum(name in str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
-@pytest.mark.medium
 def test_a_program_takes_what_it_needs_by_name(programs):
     assert [program.graph_signature.user_inputs for program in programs] == [
         ("input_ids", "attention_mask", "token_type_ids"),
@@ -156,7 +158,6 @@ def test_loading_needs_a_word_of_trust(folder):
         TorchStages.load(folder[0])
 
 
-@pytest.mark.medium
 def test_pickles_are_refused_even_with_trust(bert, folder, tmp_path):
     program = export_stage(Stages(bert), 0)
     torch.export.save(program, tmp_path / "stage_0.pt2")

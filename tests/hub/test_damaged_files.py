@@ -172,6 +172,7 @@ def loaded(place):
     return (None, message) if found is None else (found[0], message)
 
 
+@pytest.mark.medium
 @MANY
 @given(data=st.data())
 def test_a_config_is_right_or_refused(folder, place, expected, data):
@@ -193,6 +194,7 @@ def test_a_config_is_right_or_refused(folder, place, expected, data):
         torch.testing.assert_close(answers(model), expected)
 
 
+@pytest.mark.medium
 @FEW
 @given(data=st.data())
 def test_a_config_of_the_mainnet_is_whole_or_refused(folder, place, expected, data):
@@ -358,6 +360,7 @@ def test_a_manifest_is_right_or_refused(exported, data):
     assert told(done.last, "manifest.json", path) or "exported folder of format" in done.last, done.last
 
 
+@pytest.mark.medium
 def test_swapped_hashes(exported):
     whole, twin = exported
     document = json.loads((whole / "manifest.json").read_text())

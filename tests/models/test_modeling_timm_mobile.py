@@ -4,6 +4,9 @@ import pytest
 from .test_modeling_timm import TestTimmResNet as _Timm
 
 
+pytestmark = pytest.mark.medium
+
+
 pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
 
 
