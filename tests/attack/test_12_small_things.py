@@ -73,14 +73,16 @@ def test_labels_give_a_terminal_no_orders(folder):
 
 def test_thresholds_that_are_no_numbers():
     model, ids = tiny.bert_with_sidenets().eval(), torch.ones(2, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"`thresholds` must hold numbers that are ≥ 0, got a tensor of torch.bool"):
+    with pytest.raises(
+        ValueError, match=r"`thresholds` must contain numbers that are ≥ 0, got a tensor of torch.bool"
+    ):
         model(input_ids=ids, thresholds=torch.ones(2, 2, dtype=torch.bool))
     compiled = torch.compile(model, backend="eager", fullgraph=False)
     with torch.no_grad():
         fine = compiled(input_ids=ids, thresholds=torch.full((2, 2), 0.5)).exit_index
         assert torch.equal(fine, model(input_ids=ids, thresholds=torch.full((2, 2), 0.5)).exit_index)
         for wrong in (-0.5, float("nan")):
-            with pytest.raises(RuntimeError, match="`thresholds` must hold numbers that are ≥ 0 and not NaN"):
+            with pytest.raises(RuntimeError, match="`thresholds` must contain numbers that are ≥ 0 and not NaN"):
                 compiled(input_ids=ids, thresholds=torch.full((2, 2), wrong))
 
 

@@ -85,7 +85,7 @@ FIRST, SECOND = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
 ERRORS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "half a config": (lambda f: (f / "config.json").write_text("{"), "has no usable config.json"),
-    "plain model": (lambda f: change_json(f / "config.json", model_type="bert"), "which has no SideNets"),
+    "plain model": (lambda f: change_json(f / "config.json", model_type="bert"), "model without SideNets"),
     "bad field": (lambda f: change_json(f / "config.json", thresholds=[2, "x"]), "`thresholds`"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "there are no weights: model.safetensors is missing"),
     "pickled weights": (pickle_weights, "pytorch_model.bin: pickled, never uploaded"),
@@ -118,7 +118,10 @@ ERRORS = {
         lambda f: change_json(f / "config.json", architectures=[{"a": 1}]),
         "config.json: `architectures` must name a class of hf_sidenet",
     ),
-    "a huge θ": (lambda f: change_json(f / "config.json", thresholds=[10**400, 1]), "`thresholds` must hold numbers"),
+    "a huge θ": (
+        lambda f: change_json(f / "config.json", thresholds=[10**400, 1]),
+        "`thresholds` must contain numbers",
+    ),
     "a huge temperature": (
         lambda f: change_json(f / "config.json", temperatures=[10**400, 1, 1]),
         "`temperatures` must be finite",

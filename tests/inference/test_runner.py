@@ -218,7 +218,7 @@ def test_bad_arguments(model):
         ({"max_wait_ms": -1}, "`max_wait_ms` must be ≥ 0 and finite, got -1"),
         ({"routing": "fast"}, "`routing` must be one of .*, got 'fast'"),
         ({"routing": "gates", "compile": True}, "`routing='gates'` needs a torch model that is not compiled"),
-        ({"thresholds": -1.0}, "`thresholds` must hold numbers that are ≥ 0 and not NaN"),
+        ({"thresholds": -1.0}, "`thresholds` must contain numbers that are ≥ 0 and not NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             SideNetRunner(model, **arguments)

@@ -78,7 +78,7 @@ def test_another_number_of_classes_needs_a_new_head(mainnet):
         body = getattr(model, "mainnet", model)
         assert body.classifier.out_features == 2
         assert same_weights(plain.bert, body.bert)
-    with pytest.raises(ValueError, match="a frozen MainNet would never learn them"):
+    with pytest.raises(ValueError, match="a frozen MainNet would never train them"):
         build(names=NAMES[:2], sidenet={"exit_layers": [1]}, model_name_or_path=path, ignore_mismatched_sizes=True)
 
 

@@ -363,7 +363,10 @@ def test_impossible_candidates_are_refused(name, kwargs, message):
         ({"rows_per_shard": 0}, "`rows_per_shard` must be ≥ 1"),
         ({"dataset": []}, "`dataset` must have at least one row"),
         ({"collate_fn": lambda chosen: collate(chosen[:1])}, "`collate_fn` must keep every row"),
-        ({"collate_fn": lambda chosen: {**collate(chosen), "idx": 1}}, "BertForSequenceClassification takes no `idx`"),
+        (
+            {"collate_fn": lambda chosen: {**collate(chosen), "idx": 1}},
+            "does not take `idx`",
+        ),
         ({"collate_fn": lambda chosen: {**collate(chosen), "labels": [7] * len(chosen)}}, r"`labels` must be in"),
     ],
 )
