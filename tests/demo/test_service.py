@@ -56,4 +56,4 @@ def test_texts_cut_at_another_length_are_not_certified(checkpoint, tmp_path):
     report = json.loads((folder / "report.json").read_text())
     report["settings"]["max_length"] = 4
     (folder / "report.json").write_text(json.dumps(report))
-    assert "the length at which texts are cut changed" in Demo(str(folder)).not_certified
+    assert "the length at which texts are truncated changed" in Demo(str(folder)).not_certified

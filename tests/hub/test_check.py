@@ -231,7 +231,7 @@ def test_notes(folder):
     found = check_shareable(folder)
     assert (found.errors, found.warnings) == ([], [])
     notes = " ".join(found.notes)
-    for text in ("no evidence behind it", "nobody leaves early", "names no license", "training_args.bin: pickled"):
+    for text in ("no evidence behind it", "no row exits early", "names no license", "training_args.bin: pickled"):
         assert text in notes
     assert found.left_out == ["training_args.bin"]
     assert "Stays here: training_args.bin" in found.text()
@@ -323,7 +323,7 @@ OTHERS = {
     "config": (activate_otherwise, "`hidden_act` of its MainNet changed"),
     "unbound": (
         lambda folder: set_config(folder, calibration=EVIDENCE),
-        "the evidence does not say for which weights",
+        "the evidence does not say which weights",
     ),
 }
 

@@ -201,7 +201,7 @@ def test_unknown_arguments_of_from_mainnet(tmp_path):
         from_mainnet(tmp_path, exit_layers=[1], threshold=0.5)
     with pytest.raises(ValueError, match=r"takes \['dtype'\] only with a checkpoint name"):
         from_mainnet(mainnet, exit_layers=[1], dtype="bfloat16")
-    with pytest.raises(ValueError, match="`block_shapes` must not be given"):
+    with pytest.raises(ValueError, match="`block_shapes` must not be passed"):
         from_mainnet(mainnet, exit_layers=[1], block_shapes=[[1]])
 
 
