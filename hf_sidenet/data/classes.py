@@ -45,7 +45,7 @@ class ClassMap:
     Args:
         names (`tuple[str, ...]`): of the classes, in the order of the outputs.
         indices (`Mapping[str, int]`): output of each label, as the data spell it.
-        how (`str`): what the order is taken from, in words that follow "The classes are taken".
+        how (`str`): what the order is taken from, in words that follow "The classes are mapped".
     """
 
     names: tuple[str, ...]

@@ -149,7 +149,7 @@ def test_too_few_rows_are_refused_before_the_work(run):
 
 
 def test_training_rows_cannot_certify(run, splits):
-    with pytest.raises(RepeatedRowsError, match=r"180 of 180 certification rows \(100.0%\) say what a training or"):
+    with pytest.raises(RepeatedRowsError, match=r"180 of 180 certification rows \(100.0%\) repeat a training or"):
         run(validation=splits["train"])
 
 
@@ -158,7 +158,7 @@ def test_a_verdict_without_a_checkpoint(run, tmp_path):
     assert (result.verdict, result.model) == ("do not attach", None)
     assert not (tmp_path / "out").exists()
     assert json.loads(result.report.to_json())["verdict"] == "do not attach"
-    with pytest.raises(ValueError, match=r"there is no checkpoint to save: no threshold keeps the budget"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint to save: no threshold is within the budget"):
         result.save(tmp_path / "out")
 
 

@@ -37,7 +37,7 @@ COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", 
         (ValueError("give one of `dataset_name` and `train_file`."), "give one of --dataset-name and --train-file."),
         (ValueError("two\nlines of `id2label`"), "two lines of `id2label`"),
         (ClassOrderError("it does not fit.", ["a", "b c"]), "it does not fit. If that is the order of its outputs: "
-         "--labels a 'b c'. If the labels are right and the MainNet is not: --trust-labels."),
+         "--labels a 'b c'. If the labels are right and the MainNet is wrong: --trust-labels."),
     ],
 )  # fmt: skip
 def test_errors_of_the_library_name_the_option(error, line):

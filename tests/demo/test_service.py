@@ -40,7 +40,7 @@ def test_names_that_are_not_known_are_said(answer):
 def test_an_order_that_the_answers_contradict_is_said(answer):
     for text in (answer(["good", "bad"]), answer(["yes", "no"], labels=["no", "yes"])):
         assert " right (" not in text
-        assert "do not fit the MainNet&#x27;s answers" in text
+        assert "do not match the MainNet&#x27;s answers" in text
 
 
 def test_some_rows_without_a_label_are_not_counted(answer):

@@ -246,7 +246,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(runs, tmp_pa
     result = runs.text()
     with pytest.raises(ValueError, match="`evaluation` and `records` must be given together, got only `evaluation`"):
         save(result, tmp_path / "mine", records=None)
-    with pytest.raises(ValueError, match="there is no checkpoint to save: no threshold keeps the budget"):
+    with pytest.raises(ValueError, match="there is no checkpoint to save: no threshold is within the budget"):
         runs.refused().save(tmp_path / "mine")
     calibration = result.model.config.calibration
     try:
