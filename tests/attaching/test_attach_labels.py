@@ -95,7 +95,7 @@ def write(folder, splits):
 
 def test_names_need_an_order_that_somebody_gave(mainnet, splits, tmp_path):
     made = {name: named(rows, NAMES) for name, rows in splits.items()}
-    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order"):
+    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in order"):
         call(mainnet, made, tmp_path)
     with pytest.raises(ClassOrderError, match=r"labels=\['unfavorable', 'favorable'\]"):
         call(mainnet, made, tmp_path, labels=NAMES[::-1])
@@ -182,7 +182,7 @@ def test_digits_and_missing_classes(many, tmp_path):
     done = run(*arguments, "--output-dir", tmp_path / "out", "--cache-dir", tmp_path)
     assert done.code == 2
     assert "'12' in row" in done.last
-    assert "--labels must name the MainNet's outputs in their order" in done.last
+    assert "--labels must name the MainNet's outputs in order" in done.last
 
 
 def test_what_was_attached_is_held_to_it_too(mainnet, splits, tmp_path):
@@ -205,7 +205,7 @@ def test_commands_say_the_option(mainnet, splits, tmp_path):
     out = ["--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out", "--target", "accuracy_drop<=0.05"]
     done = run("attach", mainnet, *files, *out)
     assert done.code == 2
-    assert done.last.startswith("Error: --labels: must name the MainNet's 2 outputs in their order")
+    assert done.last.startswith("Error: --labels: must name the MainNet's 2 outputs in order")
     done = run("attach", mainnet, *files, "--labels", "a b", "-1", *out)
     assert done.code == 2
     assert "--labels -1 'a b'. If the labels are right and the MainNet is wrong: --trust-labels." in done.last

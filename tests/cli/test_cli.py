@@ -322,7 +322,7 @@ def test_paths_of_what_is_read_are_not_replaced(world, attached):
         ("attach M T V O --label-column stars", "--label-column: must be among the columns ['text', 'label']"),
         ("attach M T V O --text-column words", "--text-column: must be among the columns ['text', 'label']"),
         ("attach M T V O --max-length 0", "--max-length: "),
-        ("attach M T V O --dataset-config sst2", "--dataset-config: must go with --dataset-name"),
+        ("attach M T V O --dataset-config sst2", "--dataset-config: must be used with --dataset-name"),
         ("attach M T V O --dataset-name glue", "--dataset-name: must not be given together with --train-file"),
         ("attach M --train-file nowhere.tsv V O", "--train-file: must be a file or a folder of pictures"),
         ("attach M O", "--train-file: must be given, or --dataset-name."),

@@ -157,17 +157,17 @@ def test_an_interruption_passes(model):
 
 
 NO_ROWS = {
-    "text": ("a great film", r"got a str. Give one text as `\[text\]`"),
-    "bytes": (b"film", "got a bytes. Give one text"),
-    "dict": ({"input_ids": [5, 6]}, r"got a dict. Give one row as `\[row\]`"),
+    "text": ("a great film", r"got a str. Pass one text as `\[text\]`"),
+    "bytes": (b"film", "got a bytes. Pass one text"),
+    "dict": ({"input_ids": [5, 6]}, r"got a dict. Pass one row as `\[row\]`"),
     "columns": ({"text": ["good", "bad"]}, "got a dict. .* the column of texts"),
     "encoding": (BatchEncoding({"input_ids": [[5, 6]]}), "got a BatchEncoding"),
-    "frame": (pd.DataFrame({"text": ["good", "bad"]}), r'got a DataFrame. Give a column, `frame\["text"\]`'),
+    "frame": (pd.DataFrame({"text": ["good", "bad"]}), r'got a DataFrame. Pass a column, `frame\["text"\]`'),
     "table": (pa.table({"text": ["good"]}), "got a Table"),
     "splits": (DatasetDict({"train": Dataset.from_dict({"text": ["good"]})}), "got a DatasetDict"),
-    "tensor": (torch.tensor([[5, 6]]), "got a Tensor. Give one entry per row"),
-    "array": (np.zeros((4, 4, 3)), "got a ndarray. Give one entry per row"),
-    "picture": (Image.new("RGB", (4, 4)), r"got a Image. Give one row as `\[row\]`"),
+    "tensor": (torch.tensor([[5, 6]]), "got a Tensor. Pass one entry per row"),
+    "array": (np.zeros((4, 4, 3)), "got a ndarray. Pass one entry per row"),
+    "picture": (Image.new("RGB", (4, 4)), r"got a Image. Pass one row as `\[row\]`"),
     "number": (5, "got a int"),
     "nothing": (None, "got a NoneType"),
 }

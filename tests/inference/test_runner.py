@@ -111,7 +111,7 @@ def test_bad_rows_say_what_is_wrong_and_the_count_is_logged(model, caplog):
         "row 3: `input_ids` must be in [0, 99), got 5 to 999999.",
         "row 7: `input_ids` must be integers of shape (tokens,), got torch.float32 of shape (2,).",
         "row 11: a text must have 1 to 512 tokens, got 576.",
-        "row 13: `attention_mask` must have 2 entries as `input_ids` has, got 1.",
+        "row 13: `attention_mask` must have 2 entries like `input_ids`, got 1.",
         "row 17: one of `input_ids` and `inputs_embeds` must be given, got ['attention_mask'].",
         "row 21: a row must be a dict of model inputs if the runner has no `processor`, got a str.",
     ):

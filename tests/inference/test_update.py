@@ -137,14 +137,14 @@ def other_classes():
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (lambda: bert_with_sidenets((1, 2)), r"`exit_layers` is \[1, 2\], and was \[1, 3\]"),
+        (lambda: bert_with_sidenets((1, 2)), r"`exit_layers` is \[1, 2\], not \[1, 3\]"),
         (lambda: bert_with_sidenets(pooling="cls"), "`pooling` is "),
         (other_classes, r"the list of its classes is \['a', 'b', 'c'\]"),
         (lambda: bert_with_sidenets(sidenet_hidden_size=8), "the shape of `sidenets.0"),
         (lambda: type(bert_with_sidenets()).from_mainnet(bert(vocab_size=98), exit_layers=[1, 3]), "`vocab_size` of "),
-        (resnet_with_sidenet, "the type of its MainNet is resnet, and was bert"),
+        (resnet_with_sidenet, "the type of its MainNet is resnet, not bert"),
         (lambda: Stages(bert_with_sidenets()), "the list of its routings is .*, not .* 'gates'"),
-        (lambda: bert_with_sidenets().to(torch.bfloat16), "its precision is bfloat16, and was float32"),
+        (lambda: bert_with_sidenets().to(torch.bfloat16), "its precision is bfloat16, not float32"),
     ],
 )
 def test_another_architecture_is_refused(model, other, what):
