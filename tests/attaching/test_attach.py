@@ -231,7 +231,7 @@ def test_another_reference_is_another_calibration(run, splits, mainnet):
         ({"reference": "best"}, "`reference` must be one of"),
         ({"test_method": "t"}, "`test_method` must be one of"),
         ({"confidence_level": 1.0}, r"`confidence_level` must be in \(0, 1\), got 1.0"),
-        ({"exit_layers": [7]}, "`exit_layer` must be from 1 to 3, got 7"),
+        ({"exit_layers": [7]}, "`exit_layer` must be between 1 and 3, got 7"),
         ({"poolings": ["gap"]}, "does not fit a sequence of tokens"),
         ({"certification_fraction": 2}, r"`certification_fraction` must be in \(0, 1\)"),
     ],

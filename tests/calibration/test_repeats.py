@@ -71,7 +71,7 @@ def test_a_leak_shows_among_rows_that_repeat_by_nature(share):
     leaked = round(share * len(fresh))
     split = split_rows(len(fresh), 0.75, 0)
     assert check_fresh(split, fresh, train).num_repeated > 1000
-    with pytest.raises(RepeatedRowsError, match=r"rows \(.*%\) say what .* would, .* at most\. Give rows"):
+    with pytest.raises(RepeatedRowsError, match=r"rows \(.*%\) repeat a .* would, .* at most\. Pass fresh rows"):
         check_fresh(split, [*random.Random(2).sample(train, leaked), *fresh[leaked:]], train)
 
 

@@ -181,7 +181,7 @@ def test_a_new_head_learns_the_classes_of_the_training_rows(train, names):
 def test_a_new_head_refuses_numbers_that_are_no_classes():
     with pytest.raises(ValueError, match="`label_column` must contain names or indices of classes"):
         match_classes(["0.5", "1.25"], unnamed(2), new_head=True, learned=["0.5", "1.25"])
-    with pytest.raises(UnknownClassError, match=r"classes that train has, \['a', 'b'\], got 'c'"):
+    with pytest.raises(UnknownClassError, match=r"classes of train, \['a', 'b'\], got 'c'"):
         match_classes(["a", "b", "c"], unnamed(3), new_head=True, learned=["a", "b"])
 
 

@@ -133,13 +133,13 @@ def test_config_overrides_change_a_checkpoint(checkpoint):
 )
 def test_a_checkpoints_sidenets_are_not_described_again(sidenet, names, checkpoint):
     _, path = checkpoint
-    with pytest.raises(ValueError, match=f"^{names} must not be given for '{path}', which has SideNets already"):
+    with pytest.raises(ValueError, match=f"^{names} must not be given for '{path}', which already has SideNets"):
         build(sidenet=sidenet, model_name_or_path=path)
 
 
 @pytest.mark.parametrize("given", [{}, {"model_name_or_path": "a", "model_type": "bert"}])
 def test_one_of_name_and_type(given):
-    with pytest.raises(ValueError, match="give one of `model_name_or_path` and `model_type`, got "):
+    with pytest.raises(ValueError, match="pass one of `model_name_or_path` and `model_type`, got "):
         build(**given)
 
 
