@@ -95,5 +95,5 @@ def test_a_manifest_names_a_file_once(tmp_path):
         "versions": {},
     }  # fmt: skip
     (tmp_path / MANIFEST).write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="an impossible list of stages, which names one file twice"):
+    with pytest.raises(ValueError, match="an invalid list of stages, which names one file twice"):
         Manifest.read(tmp_path, "onnx")

@@ -151,7 +151,7 @@ def test_a_process_opens_its_own_file_only(tmp_path):
     )[0].staying[0]  # fmt: skip
     (step,) = SingleStage(last, 2).go_on([packet])
     assert [each.exit_index for each in step.answered] == [2, 2, 2]
-    with pytest.raises(ValueError, match=r"`index` must be \[2\], which was opened, got 1"):
+    with pytest.raises(ValueError, match=r"`index` must be the open stage, \[2\], got 1"):
         last(1, torch.zeros(1, 3, 32), {"attention_mask": torch.ones(1, 3).long()})
     with pytest.raises(ValueError, match="`only` must be between 0 and 2, got 3"):
         OnnxStages.load(tmp_path / "onnx", only=3)
