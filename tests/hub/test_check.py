@@ -91,7 +91,7 @@ ERRORS = {
     "pickled weights": (pickle_weights, "pytorch_model.bin: pickled, never uploaded"),
     "half the weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
-        "model.safetensors is no whole safetensors file",
+        "model.safetensors is not a valid safetensors file",
     ),
     "a SideNet less": (lambda f: drop_weight(f, "sidenets.1"), "have 1 SideNets, but config.json has 2 `exit_layers`"),
     "no MainNet": (lambda f: drop_weight(f, "mainnet"), "the weights have no MainNet"),
@@ -149,8 +149,8 @@ ERRORS = {
         lambda f: append(f, "tasks.py", "\ndef late():\n    from scipy.stats import norm\n"),
         "tasks.py imports scipy",
     ),
-    "no Python": (lambda f: append(f, "tasks.py", "\ndef ("), "tasks.py is no Python"),
-    "deep Python": (lambda f: append(f, "tasks.py", "\nx = " + "-" * 100_000 + "1"), "tasks.py is no Python"),
+    "no Python": (lambda f: append(f, "tasks.py", "\ndef ("), "tasks.py is not valid Python"),
+    "deep Python": (lambda f: append(f, "tasks.py", "\nx = " + "-" * 100_000 + "1"), "tasks.py is not valid Python"),
     "a path": (lambda f: change_json(f / "config.json", _name_or_path="/data/secret/x"), "`_name_or_path` is '/data"),
     "a nested path": (nested_path, "`mainnet_config._name_or_path` is '/data/secret/bert'"),
     "a path of Windows": (
@@ -161,11 +161,17 @@ ERRORS = {
         lambda f: change_json(f / "tokenizer_config.json", vocab_file=str(PACKAGE / "gate.py")),
         "tokenizer_config.json: `vocab_file` is",
     ),
-    "a token": (lambda f: append(f, "README.md", f"token: {TOKEN}"), "looks like a token"),
-    "a token in a picture": (lambda f: (f / "figures" / "a.svg").write_text(TOKEN), "a.svg holds what looks like"),
-    "a token in a license": (lambda f: (f / "LICENSE").write_text(TOKEN), "LICENSE holds what looks like a token"),
-    "a token in capitals": (lambda f: (f / "MINE.TXT").write_text(TOKEN), "MINE.TXT holds what looks like a token"),
-    "garbled card": (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "metadata that the Hub refuses"),
+    "a token": (lambda f: append(f, "README.md", f"token: {TOKEN}"), "looks like a Hub token"),
+    "a token in a picture": (lambda f: (f / "figures" / "a.svg").write_text(TOKEN), "a.svg contains what looks like"),
+    "a token in a license": (
+        lambda f: (f / "LICENSE").write_text(TOKEN),
+        "LICENSE contains what looks like a Hub token",
+    ),
+    "a token in capitals": (
+        lambda f: (f / "MINE.TXT").write_text(TOKEN),
+        "MINE.TXT contains what looks like a Hub token",
+    ),
+    "garbled card": (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "metadata that the Hub rejects"),
     "garbled report": (lambda f: (f / "report.json").write_text("[1"), "report.json is damaged: "),
 }
 
@@ -189,7 +195,7 @@ WARNINGS = {
     "no card": (lambda f: (f / "README.md").unlink(), "there is no model card"),
     "template": (
         lambda f: append(f, "README.md", "\n[More Information Needed]\n"),
-        "a template that nobody filled in",
+        "an unfinished template",
     ),
     "no results": (lambda f: (f / "README.md").write_text("---\nlicense: mit\n---\n# x\n"), "no `model-index`"),
     "lost picture": (lambda f: shutil.rmtree(f / "figures"), "shows figures/accuracy_cost.png"),
@@ -197,8 +203,8 @@ WARNINGS = {
         lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
         "there is no tokenizer",
     ),
-    "changed code": (lambda f: append(f, "gate.py", "\n# mine\n"), "gate.py is not the installed hf_sidenet's"),
-    "unused code": (rename_code, "mine.py is uploaded, but nothing that config.json names needs it"),
+    "changed code": (lambda f: append(f, "gate.py", "\n# mine\n"), "gate.py differs from the installed hf_sidenet"),
+    "unused code": (rename_code, "mine.py is uploaded, but nothing in config.json needs it"),
     "code of others": (
         lambda f: change_json(
             f / "config.json",
@@ -207,7 +213,7 @@ WARNINGS = {
                 "AutoModel": "x/y--modeling_sidenet.BertWithSideNetForSequenceClassification",
             },
         ),
-        "code of another repository",
+        "code in another repository",
     ),
     "a path in words": (lambda f: append(f, "README.md", f"made in {f.resolve().parent}/here"), "a path of this mac"),
 }
@@ -234,7 +240,7 @@ def test_notes(folder):
     for text in ("no evidence behind it", "no row exits early", "names no license", "training_args.bin: pickled"):
         assert text in notes
     assert found.left_out == ["training_args.bin"]
-    assert "Stays here: training_args.bin" in found.text()
+    assert "Not uploaded: training_args.bin" in found.text()
 
 
 def test_what_stays_here(folder):
@@ -333,7 +339,7 @@ def test_evidence_of_another_model_is_not_shared(folder, change):
     call, reason = OTHERS[change]
     call(folder)
     (error,) = check_shareable(folder).errors
-    assert error.startswith(f"config.json has evidence that is not about this folder: {reason}")
+    assert error.startswith(f"config.json has evidence that does not cover this folder: {reason}")
     assert "hf-sidenet recalibrate" in error
     # What promises nothing may be anything.
     change_json(folder / "config.json", calibration=None)
@@ -348,10 +354,10 @@ def test_a_report_or_a_card_that_promises_what_ended(folder):
     assert check_shareable(folder).errors == []
     change_json(folder / "config.json", calibration=None)
     (error,) = check_shareable(folder).errors
-    assert error.startswith("report.json has evidence behind θ that config.json has not")
+    assert error.startswith("report.json has evidence behind θ that config.json lacks")
     change_json(folder / "report.json", calibration=None)
     (error,) = check_shareable(folder).errors
-    assert error.startswith("README.md has a guarantee, but config.json no evidence for it")
+    assert error.startswith("README.md has a guarantee, but config.json has no evidence for it")
 
 
 def test_weights_that_do_not_load(folder):

@@ -126,7 +126,7 @@ def test_the_config_holds_the_evidence(runs, saved):
 def test_nothing_speaks_against_sharing_it(name, saved):
     found = check_shareable(saved / name)
     assert (found.errors, found.warnings, found.left_out) == ([], [], [])
-    assert found.notes == ["README.md names no license, so that others may not use it."]
+    assert found.notes == ["README.md names no license, so others may not use it."]
 
 
 @pytest.mark.parametrize("name", ["text", "image"])

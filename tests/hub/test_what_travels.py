@@ -46,7 +46,7 @@ def test_places_are_found_in_blocks(folder, monkeypatch):
     monkeypatch.setattr(words, "BLOCK", 16)
     for where in range(0, 64, 5):
         (folder / "long.txt").write_text("." * where + f"{folder.resolve().parent}/here")
-        assert [warning for warning in check_shareable(folder).warnings if "long.txt tells a path" in warning]
+        assert [warning for warning in check_shareable(folder).warnings if "long.txt contains a path" in warning]
 
 
 def test_a_large_file_is_looked_at(folder):

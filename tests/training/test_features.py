@@ -340,8 +340,8 @@ def test_default_candidates_are_what_fits():
     [
         ("bert", {"exit_layers": [4]}, "`exit_layer` must be between 1 and 3, got 4"),
         ("bert", {"exit_layers": [0]}, "`exit_layer` must be between 1 and 3, got 0"),
-        ("bert", {"exit_layers": []}, "at least one"),
-        ("bert", {"exit_layers": [1, 1]}, "none twice"),
+        ("bert", {"exit_layers": []}, "one or more distinct candidates"),
+        ("bert", {"exit_layers": [1, 1]}, "one or more distinct candidates"),
         ("bert", {"poolings": ["flatten"]}, "needs inputs of one size"),
         ("bert", {"poolings": ["gap"]}, "does not fit a sequence"),
         ("bert", {"poolings": ["max"]}, "`pooling` must be one of"),
