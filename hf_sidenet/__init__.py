@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Early exits for Hugging Face classifiers: "Add a SideNet to your MainNet" (Morisot, arXiv 2007.13512).
 
-Importing this package imports neither torch nor transformers: a name is imported when it is first used. The Auto
-classes of transformers know SideNets from here on all the same, see `auto_classes`.
+Importing this package imports neither torch nor transformers: names are imported on first use. The Auto classes of
+transformers still know SideNets from here on, see `auto_classes`.
 """
 
 from importlib import import_module
@@ -57,7 +57,7 @@ __all__ = [
     "recalibrate",
 ]
 
-# Where names are, of those that are not in `models`.
+# Where to find the names that are not in `models`.
 _ROOMS = {
     "ExitRecords": "measurement",
     "SideNetRunner": "inference",
@@ -70,7 +70,7 @@ _ROOMS = {
     "recalibrate": "attaching.checkpoint",
 }
 
-# Not for type checkers, to which it would mean that every name is there.
+# Hidden from type checkers, which would conclude that every name exists.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
@@ -80,7 +80,7 @@ if not TYPE_CHECKING:
             return value
         if not name.startswith("__"):
             try:
-                # A room, as `hf_sidenet.models` after `import hf_sidenet`.
+                # A subpackage, such as `hf_sidenet.models` after `import hf_sidenet`.
                 return import_module(f".{name}", __name__)
             except ModuleNotFoundError as error:
                 if error.name != f"{__name__}.{name}":

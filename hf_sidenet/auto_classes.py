@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes transformers' Auto classes know SideNets as soon as `hf_sidenet` is imported, without importing transformers.
+"""Register SideNets with transformers' Auto classes when `hf_sidenet` is imported, without importing transformers.
 
-`import hf_sidenet` has to be light, and `AutoModelForSequenceClassification.from_pretrained(folder)` has to work after
-it even if no name of `hf_sidenet` was ever touched. All loading goes through `AutoConfig`, so one entry there is
-enough: [`LazySideNetConfig`], which stands for [`SideNetConfig`] and imports `hf_sidenet.models` when it is first
-used. That import registers the config and the model classes themselves.
+`import hf_sidenet` must be light, and `AutoModelForSequenceClassification.from_pretrained(folder)` must work after it
+even if no name of `hf_sidenet` was ever used. All loading goes through `AutoConfig`, so one entry there is enough:
+[`LazySideNetConfig`], a stand-in for [`SideNetConfig`] that imports `hf_sidenet.models` on first use. That import
+registers the config and the model classes themselves.
 
-The entry is made by `AutoConfig.register`:
+`AutoConfig.register` adds the entry:
 
-- at once, where transformers' `configuration_auto` has been imported already;
-- else as soon as it is: [`AfterImport`], a finder on `sys.meta_path` for that one module, lets the other finders find
-  it and registers after its code has run. It imports nothing itself, so it cannot meet a half-imported module, and
-  it stays in place, so that a reload of that module registers again.
+- immediately, if transformers' `configuration_auto` is already imported;
+- otherwise right after its import: [`AfterImport`], a finder on `sys.meta_path` for that one module, lets the other
+  finders find it and registers after its code has run. It imports nothing itself, so it never sees a half-imported
+  module, and it stays in place, so reloading that module registers again.
 """
 
 import importlib
@@ -27,20 +27,20 @@ CONFIGS = "transformers.models.auto.configuration_auto"
 
 
 class _Lazy(type):
-    """A class that is another one as soon as something is asked of it."""
+    """Metaclass that forwards calls and attributes to [`SideNetConfig`], imported on first use."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return _config_class()(*args, **kwargs)
 
     def __getattr__(cls, name: str) -> Any:
-        # Python and its tools look for special names in any class, and must not cause an import by it.
+        # Python and its tools look up special names on any class; that must not trigger an import.
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(_config_class(), name)
 
 
 class LazySideNetConfig(metaclass=_Lazy):
-    """[`SideNetConfig`], imported when it is used: what `AutoConfig` knows until then."""
+    """Stand-in for [`SideNetConfig`] that `AutoConfig` holds until the real class is imported."""
 
     model_type = "sidenet"
 
@@ -52,7 +52,7 @@ def _config_class() -> type:
 
 
 class AfterImport(MetaPathFinder):
-    """Finds transformers' `configuration_auto` as the other finders do, and registers SideNets when it has run."""
+    """Import finder that registers SideNets after transformers' `configuration_auto` has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -60,7 +60,7 @@ class AfterImport(MetaPathFinder):
         """See `importlib.abc.MetaPathFinder`."""
         if fullname != CONFIGS:
             return None
-        # Those after this one: there may be two of it where a test or a notebook imported this file twice.
+        # Only finders after this one: a test or notebook that imported this file twice has two of it.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
@@ -71,7 +71,7 @@ class AfterImport(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """The loader of `configuration_auto`, until its code has run."""
+    """Loader of `configuration_auto` until its code has run."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -83,7 +83,7 @@ class _Registering(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # From here on the module looks as if nobody had been in between.
+        # From here on the module looks as if it had been loaded the usual way.
         spec: Any = module.__spec__
         module.__loader__ = spec.loader = self.loader
         self.loader.exec_module(module)
@@ -94,8 +94,8 @@ def register() -> None:
     """Register SideNets with the Auto classes, now or when transformers is imported. A second call changes nothing."""
     if not any(isinstance(finder, AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, AfterImport())
-    # A module of this package is there from when another thread began to import `configuration_auto`, perhaps before
-    # the finder stood: importing it waits for that thread.
+    # If the parent package is present, another thread may be importing `configuration_auto` since before the finder
+    # was installed: importing it here waits for that thread.
     if CONFIGS.rpartition(".")[0] in sys.modules:
         _register(importlib.import_module(CONFIGS))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optional dependencies: imported where they are needed, with the pip line in the error."""
+"""Optional dependencies, imported where needed; the error names the `pip install` command."""
 
 import importlib
 from types import ModuleType
@@ -13,7 +13,7 @@ def require(module: str, extra: str) -> ModuleType:
         extra (`str`): extra of this package that installs it, such as `"plots"`.
 
     Raises:
-        ImportError: it is not installed. An import that fails *inside* the dependency passes unchanged.
+        ImportError: it is not installed. An import error *inside* the dependency passes through unchanged.
     """
     try:
         return importlib.import_module(module)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a classifier to a calibrated early-exit checkpoint, and what is done with that checkpoint afterward."""
+"""Turn a classifier into a calibrated early-exit checkpoint, and evaluate or recalibrate that checkpoint."""

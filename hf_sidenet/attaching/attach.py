@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a fine-tuned classifier to a calibrated early-exit checkpoint, in one call.
+"""Turn a fine-tuned classifier into a calibrated early-exit checkpoint in one call.
 
-What each row is used for, which is all that the guarantee rests on:
+The guarantee rests entirely on how rows are used:
 
-* training rows teach the SideNets (and, with `tune="joint"`, the MainNet);
-* validation rows are split by a seed: *design* rows stop the training, choose places, temperatures and the path of
-  thresholds; *certification* rows are used once, to test along that path;
-* test rows are reported, and choose nothing.
+* training rows train the SideNets (and, with `tune="joint"`, the MainNet);
+* validation rows are split at random: *design* rows are for early stopping and for choosing exit layers, temperatures
+  and the path of thresholds; *certification* rows are used once, to test along that path;
+* test rows are only for reporting.
 """
 
 import os
@@ -79,16 +79,16 @@ REFERENCES = ("given", "tuned")
 
 @dataclass(frozen=True)
 class AttachResult:
-    """What [`attach`] found.
+    """Result of [`attach`].
 
     Args:
         verdict (`str`): `"attach"` or `"do not attach"`.
-        reason (`str`): why, in a sentence.
-        model ([`SideNetPreTrainedModel`], *optional*): with temperatures and θ; `None` for "do not attach".
+        reason (`str`): reason for the verdict, in a sentence.
+        model ([`SideNetPreTrainedModel`], *optional*): model with temperatures and θ; `None` for "do not attach".
         processor (*optional*): tokenizer or image processor.
-        report ([`Report`]): everything that was measured; `report.json` of the folder.
-        evaluation ([`ExitEvaluation`], *optional*): of the test rows, where there are some.
-        test_records ([`ExitRecords`], *optional*): of the same.
+        report ([`Report`]): all measurements; `report.json` of the folder.
+        evaluation ([`ExitEvaluation`], *optional*): evaluation on test rows, if there are any.
+        test_records ([`ExitRecords`], *optional*): records of the test rows.
     """
 
     verdict: str
@@ -100,11 +100,10 @@ class AttachResult:
     test_records: ExitRecords | None = None
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
-        """Write the checkpoint folder: weights, config, processor, code, `report.json`, figures, model card. Whole or
-        not at all.
+        """Write the checkpoint folder, atomically: weights, config, processor, code, `report.json`, figures and card.
 
         Raises:
-            ValueError: the verdict is "do not attach", or the folder holds something.
+            ValueError: the verdict is "do not attach", or the folder is not empty.
         """
         if self.model is None:
             raise ValueError(f"there is no checkpoint to save: {self.reason}.")
@@ -155,54 +154,53 @@ def attach(
     """Attach SideNets to a fine-tuned classifier, train them, and choose θ for a target.
 
     Args:
-        mainnet (`str` or `PreTrainedModel`): folder, Hub id or model: a classifier that is fine-tuned.
-        train (`datasets.Dataset`): rows to learn from: texts or images with labels, or model inputs with `labels`.
+        mainnet (`str` or `PreTrainedModel`): fine-tuned classifier: folder, Hub id or model.
+        train (`datasets.Dataset`): training rows: texts or images with labels, or model inputs with `labels`.
         validation (`datasets.Dataset`): rows that neither trained nor selected the MainNet.
         test (`datasets.Dataset`, *optional*): rows to report on.
         target (`str` or `list[str]`, *optional*, defaults to `"accuracy_drop<=0.01"`): see [`Target`].
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
-        output_dir (`str`, *optional*): folder to write; `None` writes none, and `result.save` can later.
-        overwrite (`bool`, *optional*, defaults to `False`): whether `output_dir` may hold something.
+        output_dir (`str`, *optional*): folder to write; `None` to use `result.save` later, or not at all.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty `output_dir`.
         processor (*optional*): tokenizer or image processor; by default the one saved with `mainnet`.
-        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
-        max_length (`int`, *optional*): longer texts are cut, in tokens.
+        columns ([`Columns`], *optional*): columns of raw rows; found automatically by default.
+        max_length (`int`, *optional*): tokens at which texts are truncated.
         labels (`Sequence[str]`, *optional*):
-            What raw rows call the MainNet's outputs, in their order. Needed where neither the MainNet's own names nor
-            a `ClassLabel` say which output a name is; see [`match_classes`].
+            Names of the MainNet's outputs in raw rows, in order. Needed if neither the MainNet's own names nor a
+            `ClassLabel` identify the outputs; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`):
-            Whether labels are taken as they are where the MainNet's answers speak against them; see
-            [`check_class_order`].
+            Accept labels even if they contradict the MainNet's answers; see [`check_class_order`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         trust_rows (`bool`, *optional*, defaults to `False`):
-            Whether validation rows are taken for fresh ones that repeat training rows more often than fresh rows
-            would; see [`check_fresh`].
-        exit_layers (`Sequence[int]`, *optional*): candidate places, by default every one.
+            Accept validation rows even if they repeat training rows more often than fresh rows would; see
+            [`check_fresh`].
+        exit_layers (`Sequence[int]`, *optional*): candidate places, by default all.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
-        max_exits (`int`, *optional*, defaults to 3): the most SideNets.
-        heads ([`HeadTraining`], *optional*): how SideNets learn on the frozen MainNet.
+        max_exits (`int`, *optional*, defaults to 3): maximum number of SideNets.
+        heads ([`HeadTraining`], *optional*): settings for training SideNets on the frozen MainNet.
         tune (`str`, *optional*, defaults to `"heads"`):
-            `"heads"`: the MainNet stays as it is. `"joint"`: afterward MainNet and SideNets are fine-tuned together.
-        joint ([`JointTraining`], *optional*): how they learn together.
+            `"heads"`: do not change the MainNet. `"joint"`: then fine-tune MainNet and SideNets together.
+        joint ([`JointTraining`], *optional*): settings for training them together.
         reference (`str`, *optional*, defaults to `"given"`):
-            With `tune="joint"`, the classifier that risks are measured against: `"given"`, the one that was passed,
-            or `"tuned"`, the one that came out, whose own accuracy is reported beside.
-        test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
-        certification_fraction (`float`, *optional*, defaults to 0.75): share of the validation rows that certifies.
-        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
-        seed (`int`, *optional*, defaults to 0): of the split of the validation rows, the SideNets and joint training.
-        cache_dir (`str`, *optional*): where features are kept, by default `hf_sidenet` in the Hugging Face home.
-        accelerator (`Accelerator`, *optional*): features are shared among its processes; the rest runs in each.
+            With `tune="joint"`, the classifier that risks are measured against: `"given"`, the original one, or
+            `"tuned"`, the fine-tuned one, whose own accuracy is also reported.
+        test_method (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
+        certification_fraction (`float`, *optional*, defaults to 0.75): share of validation rows for certification.
+        batch_size (`int`, *optional*, defaults to 32): rows per call, also for timing.
+        seed (`int`, *optional*, defaults to 0): seed of the validation split, the SideNets and joint training.
+        cache_dir (`str`, *optional*): folder for features, by default `hf_sidenet` in the Hugging Face home.
+        accelerator (`Accelerator`, *optional*): distribute feature computation over its processes; each runs the rest.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
-        hub_kwargs (`Any`): of the MainNet's `from_pretrained`: `revision`, `token`, `device_map`, `dtype`, ...
+        hub_kwargs (`Any`): arguments of the MainNet's `from_pretrained`: `revision`, `token`, `device_map`, ...
 
     Returns:
-        [`AttachResult`]: "do not attach" is a result, not an error.
+        [`AttachResult`]: the result; "do not attach" is a result, not an error.
 
     Raises:
-        TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
-        ClassOrderError: the labels do not fit the MainNet's answers.
-        RepeatedRowsError: more validation rows than fresh ones would repeat training rows.
-        ValueError: an argument is impossible, or the MainNet cannot take SideNets.
+        TooFewRowsError: there are too few certification rows for the target; the message says how many are needed.
+        ClassOrderError: the labels do not match the MainNet's answers.
+        RepeatedRowsError: validation rows repeat training rows more often than fresh rows would.
+        ValueError: an argument is invalid, or SideNets cannot be attached to the MainNet.
 
     Example:
 
@@ -243,7 +241,7 @@ def attach(
         given = at_input_size(given, rows["train"])
         check_labeled(rows, targets)
         split = split_rows(len(rows["validation"]), certification_fraction, seed)
-        # Before the work.
+        # Before any expensive work.
         repeats = check_fresh(split, rows["validation"].contents, rows["train"].contents, trust_rows=trust_rows)
         check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
@@ -253,7 +251,7 @@ def attach(
     with clock("features"):
         features = {name: run.features(given, name, candidates) for name in ("train", "validation")}
     answered = [run.answered(features["train"], "train"), run.answered(features["validation"], "validation")]
-    # With whom a model agrees does not depend on the labels.
+    # A disagreement target does not depend on labels.
     certifies = any(one.uses_labels for one in targets)
     check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
     with clock("heads"):
@@ -278,7 +276,7 @@ def attach(
             teacher = features["train"].mainnet_logits
             tune_jointly(model, rows["train"].dataset, rows["train"].collate_fn, teacher, joint, progress=progress)
     with clock("costs"):
-        # Time is measured with care where the target is a time.
+        # Measure time carefully if the target is a time.
         quick = not any(isinstance(one, Budget) and one.is_time for one in targets)
         costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
     with clock("calibration"):
@@ -303,7 +301,7 @@ def attach(
     )
     for warning in recall_warnings(certification["recalls"]):
         logger.warning(warning)
-    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    # Failed attempts count too: what matters is the number of looks at the rows.
     source = fingerprint_weights(model)
     compared = reference if tune == "joint" else "given"
     look = look_key(
@@ -378,8 +376,8 @@ def attach(
 
 
 def _shown(calibration: Calibration) -> list[list[float]]:
-    """About forty points of the path, and the chosen one, in order."""
+    """Return about forty points of the path, including the chosen one, in order."""
     path, chosen = calibration.path, calibration.chosen_setting
-    assert chosen is not None  # It is shown for a model at its θ.
+    assert chosen is not None  # Called only if θ was found.
     kept = {round(i * (len(path) - 1) / 39) for i in range(40)}
     return [vector for i, vector in enumerate(path) if i in kept or vector == chosen[0]]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done with a checkpoint that has SideNets: evaluate it, and calibrate it again for another target or on
-other rows, without training."""
+"""Evaluate a checkpoint with SideNets, or recalibrate it for another target or on other rows, without training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -60,26 +59,26 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Of a calibration that says neither.
+# For evidence that has neither.
 DEFAULT_SEED, DEFAULT_FRACTION = 0, 0.75
-# In the cache: how often rows have certified.
+# Folder in the cache that counts how often rows have certified.
 LEDGER = "looks"
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What [`recalibrate`] found.
+    """Result of [`recalibrate`].
 
     Args:
-        found ([`Found`]): verdict, path, costs, and what the certification rows said.
-        model ([`SideNetPreTrainedModel`]): in the precision that was calibrated, with the new temperatures, θ and
-            evidence; as it was given for "do not attach", and where stages were calibrated.
-        processor (tokenizer or image processor, *optional*): its own.
-        config ([`SideNetConfig`]): of the model or of the stages, with the new values unless "do not attach".
-        precision (`str`): that was calibrated, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
-        settings (`dict[str, Any]`): how rows were read and run: `max_length`, `batch_size`.
-        given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
-        stages ([`StageChain`], *optional*): that were calibrated instead of the model.
+        found ([`Found`]): verdict, path, costs, and results on the certification rows.
+        model ([`SideNetPreTrainedModel`]): model in the calibrated precision, with the new temperatures, θ and
+            evidence; the original model for "do not attach", or if stages were calibrated.
+        processor (tokenizer or image processor, *optional*): processor of the model.
+        config ([`SideNetConfig`]): config of the model or the stages, with the new values unless "do not attach".
+        precision (`str`): calibrated precision, such as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+        settings (`dict[str, Any]`): settings for reading and running rows: `max_length`, `batch_size`.
+        given_reference (`bool`): whether the reference was a classifier other than the MainNet inside.
+        stages ([`StageChain`], *optional*): stages that were calibrated instead of the model.
     """
 
     found: Found
@@ -93,22 +92,22 @@ class Recalibration:
 
     @property
     def verdict(self) -> str:
-        """`"attach"`, or `"do not attach"` where no threshold meets the target and saves anything."""
+        """`"attach"`, or `"do not attach"` if no threshold meets the target and reduces cost."""
         return self.found.verdict
 
     @property
     def reason(self) -> str:
-        """Why, in a sentence."""
+        """Reason for the verdict, in a sentence."""
         return self.found.reason
 
     @property
     def calibration(self) -> Calibration:
-        """The path, and what the certification rows said."""
+        """Path, and results on the certification rows."""
         return self.found.calibration
 
     @property
     def costs(self) -> ExitCosts:
-        """Measured anew, on these rows and this machine."""
+        """Costs measured on these rows and this machine."""
         return self.found.costs
 
     def save(
@@ -119,27 +118,29 @@ class Recalibration:
         source: str | os.PathLike | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write the checkpoint with its new θ: the folder that [`attach`] writes, with card and `report.json`. Results
-        on test rows were for the old θ and are left out. Of exported stages, write their folder again.
+        """Write the checkpoint with its new θ, as [`attach`] does, with card and `report.json`.
+
+        Results on test rows are left out, because they are for the old θ. For exported stages, write their folder.
 
         Args:
-            directory (`str` or `os.PathLike`): folder to write; with `overwrite` it may be `source`.
+            directory (`str` or `os.PathLike`): folder to write; with `overwrite`, may be `source`.
             report (`Mapping[str, Any]`, *optional*):
-                The [`Report`] of the checkpoint that was recalibrated; by default that of `source`.
+                [`Report`] of the original checkpoint; by default read from `source`.
             source (`str` or `os.PathLike`, *optional*):
-                Folder or Hub id that model and report, or the stages, were read from; by default where the model says
-                it is from.
-            overwrite (`bool`, *optional*, defaults to `False`): whether `directory` may hold something.
+                Folder or Hub id of the model and report, or of the stages; by default the model's `name_or_path`.
+            overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty `directory`.
 
         Raises:
-            ValueError: the verdict is "do not attach", there is no report of `attach`, or the folder holds something.
+            ValueError: the verdict is "do not attach", there is no report of `attach`, or the folder is not empty.
         """
         if self.found.evidence is None:
             raise ValueError(f"there is no checkpoint to save: {self.reason}.")
         if self.stages is not None:
             folder = getattr(self.stages, "directory", None) if source is None else source
             if folder is None:
-                raise ArgumentError("source", "must be given for stages that are not of an exported folder, got None")
+                raise ArgumentError(
+                    "source", "must be given for stages that are not from an exported folder, got None"
+                )
             save_recalibrated(directory, folder, self.config, overwrite=overwrite)
             return
         source = self.model.config.name_or_path or "" if source is None else source
@@ -151,17 +152,17 @@ class Recalibration:
 def load_checkpoint(
     path: str | os.PathLike, *, check: bool = True, **hub_kwargs: Any
 ) -> tuple[SideNetPreTrainedModel, Processor]:
-    """A checkpoint with SideNets, by this package's own classes, and its tokenizer or image processor.
+    """Load a checkpoint with SideNets, with this package's own classes, and its tokenizer or image processor.
 
     Args:
         path (`str`): folder or Hub id.
         check (`bool`, *optional*, defaults to `True`):
-            Whether to warn where the evidence behind θ is not about what was loaded, for which all weights are read;
-            see [`why_not_certified`].
-        hub_kwargs (`Any`): of `from_pretrained`: `revision`, `token`, `dtype`, ...
+            Warn if the evidence behind θ does not cover the loaded model, which reads all weights; see
+            [`why_not_certified`].
+        hub_kwargs (`Any`): arguments of `from_pretrained`: `revision`, `token`, `dtype`, ...
 
     Raises:
-        ValueError: it has no SideNets, or no processor, or is damaged.
+        ValueError: it has no SideNets or no processor, or is damaged.
     """
     names = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     model = load_model(path, SideNetConfig.from_pretrained(path, **names), **hub_kwargs)
@@ -188,26 +189,26 @@ def evaluate_checkpoint(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[ExitEvaluation, ExitRecords]:
-    """Everything that test rows say about a checkpoint at its own θ.
+    """Evaluate a checkpoint at its own θ on test rows.
 
     Args:
         model ([`SideNetPreTrainedModel`]): a checkpoint with SideNets.
-        processor (tokenizer or image processor): its own.
+        processor (tokenizer or image processor): processor of the checkpoint.
         test (`datasets.Dataset`): raw rows, or model inputs, with labels.
-        reference (`PreTrainedModel`, *optional*): the classifier to compare with, by default the MainNet inside.
-        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
-        max_length (`int`, *optional*): longer texts are cut, in tokens.
-        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+        reference (`PreTrainedModel`, *optional*): reference classifier, by default the MainNet inside.
+        columns ([`Columns`], *optional*): columns of raw rows; found automatically by default.
+        max_length (`int`, *optional*): tokens at which texts are truncated.
+        labels (`Sequence[str]`, *optional*): names of the outputs in raw rows, in order; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
-        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
-        num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
-        seed (`int`, *optional*, defaults to 0): of the bootstrap.
+        batch_size (`int`, *optional*, defaults to 32): rows per call, also for timing.
+        num_resamples (`int`, *optional*, defaults to 1000): number of bootstrap resamples.
+        seed (`int`, *optional*, defaults to 0): seed of the bootstrap.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
-        ClassOrderError: the labels do not fit the MainNet's answers.
-        ValueError: an argument is impossible, or a label is no class of the MainNet.
+        ClassOrderError: the labels do not match the MainNet's answers.
+        ValueError: an argument is invalid, or a label is not a class of the MainNet.
     """
     check_precision(model.config, precision_of(model))
     rows = _prepared(model, processor, test, "test", columns, max_length, labels, skip_bad_rows)
@@ -228,7 +229,7 @@ def evaluate_records(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> ExitEvaluation:
-    """[`ExitEvaluation`] at the θ and temperatures of a config."""
+    """Make an [`ExitEvaluation`] at the θ and temperatures of a config."""
     return ExitEvaluation.from_records(
         records,
         costs,
@@ -262,40 +263,40 @@ def recalibrate(
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
-    """New temperatures and θ for another target or precision, on other rows or another machine. Nothing learns.
+    """Find temperatures and θ for another target or precision, on other rows or another machine, without training.
 
-    The rows are split as they were when the SideNets were attached (same seed and share), so that rows which stopped
-    the training do not certify. Another calibration on the same rows is counted in the evidence.
+    The rows are split the same way as when the SideNets were attached (same seed and share), so that rows used for
+    early stopping do not certify. Another calibration on the same rows is counted in the evidence.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): changed only where a threshold is found, without `dtype` and `stages`.
-        processor (tokenizer or image processor): its own.
+        model ([`SideNetPreTrainedModel`]): the model; changed only if θ is found, without `dtype` and `stages`.
+        processor (tokenizer or image processor): processor of the model.
         validation (`datasets.Dataset`): rows that trained neither MainNet nor SideNets.
         target (`str` or `list[str]`): see [`Target`].
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
-        test_method (`str`, *optional*, defaults to `"paired"`): the test of `accuracy_drop`; see [`pvalues`].
-        train (`datasets.Dataset`, *optional*): the training rows, of which the others must not be copies.
+        test_method (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
+        train (`datasets.Dataset`, *optional*): training rows, to check that validation rows are not copies of them.
         reference (`PreTrainedModel`, *optional*):
-            The classifier to compare with, in its own precision; by default the MainNet inside `model`, as it is.
+            Reference classifier, in its own precision; by default the MainNet inside `model`.
         dtype (`str` or `torch.dtype`, *optional*):
-            `"float32"`, `"bfloat16"` or `"float16"`: a copy of `model` in this precision is calibrated.
+            `"float32"`, `"bfloat16"` or `"float16"`: calibrate a copy of `model` in this precision.
         stages ([`StageChain`], *optional*):
-            The same layers as a chain of stages, such as an exported one, which is calibrated instead of `model`: its
-            config gets θ, its time is measured. Parameters and FLOPs are those of `model`.
-        columns ([`Columns`], *optional*): of raw rows; by default they are looked for.
-        max_length (`int`, *optional*): longer texts are cut, in tokens.
-        labels (`Sequence[str]`, *optional*): what raw rows call the outputs, in their order; see [`match_classes`].
+            Chain of stages with the same layers, such as an exported one, to calibrate instead of `model`: its config
+            gets θ, and its time is measured. Parameters and FLOPs are those of `model`.
+        columns ([`Columns`], *optional*): columns of raw rows; found automatically by default.
+        max_length (`int`, *optional*): tokens at which texts are truncated.
+        labels (`Sequence[str]`, *optional*): names of the outputs in raw rows, in order; see [`match_classes`].
         trust_labels (`bool`, *optional*, defaults to `False`): see [`attach`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`): see [`prepare_rows`].
         trust_rows (`bool`, *optional*, defaults to `False`): see [`attach`].
-        batch_size (`int`, *optional*, defaults to 32): rows per call, and the batch size that is timed.
+        batch_size (`int`, *optional*, defaults to 32): rows per call, also for timing.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
-        ClassOrderError: the labels do not fit the MainNet's answers.
-        RepeatedRowsError: more validation rows than fresh ones would repeat training or design rows.
-        TooFewRowsError: the certification rows cannot certify the target; it says how many are needed.
-        ValueError: an argument is impossible, or the model's numbers do not fit into the precision.
+        ClassOrderError: the labels do not match the MainNet's answers.
+        RepeatedRowsError: validation rows repeat training or design rows more often than fresh rows would.
+        TooFewRowsError: there are too few certification rows for the target; the message says how many are needed.
+        ValueError: an argument is invalid, or logits overflow in the precision.
     """
     targets = parse_targets(target)
     if test_method not in TESTS:
@@ -314,8 +315,8 @@ def recalibrate(
     repeats = check_fresh(split, rows.contents, known, trust_rows=trust_rows)
     if before and before.get("validation_fingerprint") != rows.fingerprint:
         logger.warning(
-            "These are not the validation rows of the last calibration: they must hold none of the rows that the "
-            "SideNets were stopped on, which cannot be seen here."
+            "These are not the validation rows of the last calibration: they must not include rows used for early "
+            "stopping of the SideNets, which cannot be checked here."
         )
     served_model = model if dtype is None else cast_copy(model, dtype)
     served = served_model if stages is None else stages
@@ -337,7 +338,7 @@ def recalibrate(
         targets,
         confidence_level=confidence_level,
         test=test_method,
-        # Labels may be the MainNet's own answers, as those of a monitor's rows are.
+        # Labels may be the MainNet's own answers, such as those of a monitor's rows.
         mainnet_temperature=None if certifies else given.config.temperatures[-1],
     )
     source = source_weights(model)
@@ -349,7 +350,7 @@ def recalibrate(
         reference=other_weights(reference, model.mainnet),
         split=(seed, fraction),
     )
-    # A try that finds nothing counts as well: looking again and again is what has to be known.
+    # Failed attempts count too: what matters is the number of looks at the rows.
     counted = count_looks(default_cache() / LEDGER, split.certifying(rows.contents), look)
     certification = certified_rows(
         records.select(split.certification),
@@ -390,7 +391,7 @@ def recalibrate(
 
 
 def default_cache() -> Path:
-    """Where features and the count of calibrations are kept."""
+    """Return the folder for features and the count of calibrations."""
     return Path(HF_HOME) / "hf_sidenet"
 
 
@@ -433,10 +434,10 @@ def _collected(
 
     def batch_of(items: list[Any]) -> dict[str, Any]:
         batch = dict(rows.collate_fn(items))
-        # Any class will do until the MainNet has answered.
+        # Placeholder until the MainNet has answered.
         return batch if has_labels else {**batch, "labels": torch.zeros(len(items), dtype=torch.long)}
 
-    # A list or a `datasets.Dataset`, which torch reads as one of its own.
+    # torch accepts a list or a `datasets.Dataset`.
     loader = DataLoader(cast(TorchDataset, rows.dataset), batch_size, collate_fn=batch_of)
     if isinstance(served, PreTrainedModel):
         records = collect(cast(SideNetPreTrainedModel, served), loader, reference=reference, progress=progress)
@@ -448,10 +449,10 @@ def _collected(
 def _check_served(
     model: SideNetPreTrainedModel, dtype: str | torch.dtype | None, stages: StageChain | None
 ) -> torch.dtype | None:
-    """What the model has to be cast to: `None` for nothing.
+    """Return the dtype to cast the model to, or `None`.
 
     Raises:
-        ValueError: the arguments are impossible, or the stages are of another model.
+        ValueError: an argument is invalid, or the stages are from another model.
     """
     if stages is None:
         dtype = model.dtype if dtype is None else parse_dtype(dtype)

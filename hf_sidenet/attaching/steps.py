@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of [`attach`]: loading, features, heads, placement, the model, its records."""
+"""Steps of [`attach`]: loading, features, heads, placement, model and records."""
 
 import copy
 import time
@@ -55,17 +55,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class AttachRun:
-    """The rows of one call, and what is done with them.
+    """Rows and settings of one call.
 
     Args:
-        rows (`Mapping[str, Rows]`): train, validation and maybe test.
-        split ([`Split`]): of the validation rows.
-        targets (`Sequence[Target]`): what is asked for.
-        cache_dir (`Path`): where features are kept.
+        rows (`Mapping[str, Rows]`): train, validation and optionally test rows.
+        split ([`Split`]): split of the validation rows.
+        targets (`Sequence[Target]`): the targets.
+        cache_dir (`Path`): folder for features.
         batch_size (`int`): rows per call.
-        accelerator (`Accelerator`, *optional*): features are shared among its processes.
+        accelerator (`Accelerator`, *optional*): distribute feature computation over its processes.
         progress (`bool`): show progress bars.
-        task ([`Task`]): what an answer is.
+        task ([`Task`]): the task.
     """
 
     rows: Mapping[str, Rows]
@@ -83,7 +83,7 @@ class AttachRun:
         return self.accelerator is None or self.accelerator.is_main_process
 
     def features(self, model: SideNetPreTrainedModel, name: str, candidates: Sequence[Candidate]) -> Features:
-        """Cached features of a split, from this model's MainNet."""
+        """Compute or load cached features of a split, from this model's MainNet."""
         rows = self.rows[name]
         return cache_features(
             model,
@@ -99,12 +99,12 @@ class AttachRun:
         )
 
     def labels(self, features: Features) -> torch.Tensor:
-        """Class indices; where there are none, the MainNet's answers stand in."""
+        """Return class indices, or the MainNet's answers if there are no labels."""
         labels = features.labels
         return self.task.answer(features.mainnet_logits) if labels is None or (labels == NO_LABEL).all() else labels
 
     def answered(self, features: Features, name: str) -> Answered:
-        """What the MainNet answers to the labeled rows of a split, without those that certify."""
+        """Return the MainNet's answers to the labeled rows of a split, without certification rows."""
         labels = torch.tensor(self.rows[name].labels)
         logits = features.mainnet_logits
         if name == "validation":
@@ -114,7 +114,7 @@ class AttachRun:
     def train_heads(
         self, features: Mapping[str, Features], candidates: Sequence[Candidate], settings: HeadTraining
     ) -> dict[Candidate, SideNet]:
-        """All candidate SideNets, stopped on the design rows."""
+        """Train all candidate SideNets, with early stopping on the design rows."""
 
         def data(of: Features, rows: torch.Tensor | slice) -> HeadData:
             inputs = {candidate: of.features(candidate)[rows] for candidate in candidates}
@@ -128,7 +128,7 @@ class AttachRun:
         )
 
     def records(self, model: SideNetPreTrainedModel, features: Features, reference: Features) -> ExitRecords:
-        """What every exit of a model says, from its own cached features, beside the MainNet of `reference`'s."""
+        """Make exit records from a model's cached features, with the MainNet logits of `reference`."""
         candidates = [Candidate(*place) for place in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         return cached_records(
             features,
@@ -141,7 +141,7 @@ class AttachRun:
 
     @torch.no_grad()
     def check_live(self, model: SideNetPreTrainedModel, records: ExitRecords) -> None:
-        """Hold the cached records against the model itself, on its first rows.
+        """Check the cached records against the model itself, on the first rows.
 
         Raises:
             RuntimeError: they differ by more than rounding.
@@ -157,21 +157,21 @@ class AttachRun:
         if not difference <= tolerance * max(scale, 1.0):
             raise RuntimeError(
                 f"the model's answers differ from those on cached features by {difference:.2g} (of {scale:.2g}), so "
-                "its rows or weights are not what they were: remove the cached features and start again."
+                "its rows or weights have changed: remove the cached features and start again."
             )
 
 
 def load_mainnet(
     mainnet: str | PreTrainedModel, processor: Processor | None, hub_kwargs: dict[str, Any]
 ) -> tuple[SideNetPreTrainedModel, Processor | None]:
-    """The MainNet with one untrained SideNet, which is there to reach its blocks, and the processor.
+    """Load the MainNet, with one untrained SideNet to access its blocks, and the processor.
 
     Raises:
-        ValueError: the checkpoint has SideNets already, or cannot take any.
+        ValueError: the checkpoint already has SideNets, or they cannot be attached.
     """
     if isinstance(mainnet, PreTrainedModel):
         if hub_kwargs:
-            raise ValueError(f"attach takes {sorted(hub_kwargs)} with a checkpoint's name only, got a model.")
+            raise ValueError(f"attach takes {sorted(hub_kwargs)} only with a checkpoint name, got a model.")
         config = mainnet.config
     else:
         known = {
@@ -190,7 +190,7 @@ def load_mainnet(
 
 
 def at_input_size(model: SideNetPreTrainedModel, rows: Rows) -> SideNetPreTrainedModel:
-    """A model whose shapes are those of these pictures, which may differ from what the MainNet's config says."""
+    """Return a model for the size of these images, which may differ from the MainNet's config."""
     if model.config.input_size is None:
         return model
     size = list(rows.dataset[0][model.modality.main_inputs[0]].shape)
@@ -210,7 +210,7 @@ def place_sidenets(
     test: str,
     max_exits: int,
 ) -> tuple[list[Placement], list[dict[str, Any]]]:
-    """Placements by the design rows, the best first, and a table of the candidates."""
+    """Rank placements on the design rows, best first, and tabulate the candidates."""
     design = run.split.design
     labels, mainnet_logits = run.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
@@ -220,7 +220,7 @@ def place_sidenets(
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit
     if budget is not None and budget.is_time:
-        # FLOPs stand in for time until there is a model to time.
+        # FLOPs approximate time until there is a model to time.
         limit = budget.limit / _milliseconds_per_row(given, batch)
     placements = place(
         logits,
@@ -248,7 +248,7 @@ def place_sidenets(
 
 
 def placement_table(placements: Sequence[Placement]) -> list[dict[str, Any]]:
-    """The best placements, for the report."""
+    """Tabulate the best placements, for the report."""
     return [
         {
             "exits": [candidate.name for candidate in placement.candidates],
@@ -268,7 +268,7 @@ def attached_model(
     *,
     own_mainnet: bool,
 ) -> SideNetPreTrainedModel:
-    """A model with the chosen SideNets, on the given MainNet or on a copy of it."""
+    """Make a model with the chosen SideNets, on the given MainNet or a copy of it."""
     model = type(given).from_mainnet(
         copy.deepcopy(given.mainnet) if own_mainnet else given.mainnet,
         exit_layers=[candidate.exit_layer for candidate in chosen],
@@ -289,7 +289,7 @@ def _alone(costs: CostModel, candidate: Candidate) -> float:
 
 
 def tell_where_it_runs(model: SideNetPreTrainedModel) -> None:
-    """Try the model stage by stage, as a runner will, and say where that is impossible."""
+    """Warn if the model cannot run stage by stage in a runner."""
     try:
         Stages(model)
     except ValueError as error:
@@ -297,7 +297,7 @@ def tell_where_it_runs(model: SideNetPreTrainedModel) -> None:
 
 
 def name_classes(model: SideNetPreTrainedModel, names: Sequence[str]) -> None:
-    """Give the classes the names of a [`ClassMap`], which are others where their own say nothing or are wrong."""
+    """Rename the classes as in a [`ClassMap`], which replaces placeholders and wrong names."""
     config = model.config
     if list(names) == label_names(config):
         return
@@ -313,7 +313,7 @@ def _milliseconds_per_row(model: SideNetPreTrainedModel, batch: Mapping[str, Any
     with evaluating(model):
         for _ in range(4):
             start = time.perf_counter()
-            # Brought back, so that a GPU has finished.
+            # Copied to the CPU to wait for a GPU.
             model.mainnet(**inputs).logits.cpu()
             times.append(time.perf_counter() - start)
     return 1e3 * min(times) / next(iter(inputs.values())).shape[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From targets to temperatures, places and thresholds, with a guarantee."""
+"""From targets to temperatures, exit layers and thresholds, with a guarantee."""
 
 from .calibrate import Calibration, calibrate
 from .evidence import check_evidence

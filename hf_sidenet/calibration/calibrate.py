@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets in; temperatures, thresholds and the evidence behind them out. Tensors only."""
+"""Find temperatures and thresholds for targets, with the evidence behind them. Tensors only."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,18 +21,18 @@ METHOD = "Learn-then-Test, fixed-sequence testing"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds for some targets, and how they came about.
+    """Thresholds for some targets, and how they were found.
 
     Args:
-        targets (`list[Target]`): what was asked for.
+        targets (`list[Target]`): the targets.
         confidence_level (`float`): probability with which the guaranteed targets hold.
-        test (`str`): the test of `accuracy_drop`, chosen beforehand.
+        test (`str`): test of `accuracy_drop`, chosen beforehand.
         temperatures (`list[float]`): one per exit, from the design rows.
         path (`list[list[float]]`): threshold vectors in the order of testing, from the design rows.
-        selection ([`Selection`]): what the certification rows said.
-        num_design_rows (`int`): rows that certify nothing.
-        num_certification_rows (`int`): rows that certify.
-        num_groups (`int`, *optional*): groups of these rows, where they were given.
+        selection ([`Selection`]): result on the certification rows.
+        num_design_rows (`int`): number of design rows.
+        num_certification_rows (`int`): number of certification rows.
+        num_groups (`int`, *optional*): number of groups of certification rows, if given.
     """
 
     targets: list[Target]
@@ -47,22 +47,22 @@ class Calibration:
 
     @property
     def chosen_setting(self) -> tuple[list[float], list[float]] | None:
-        """θ of each SideNet and temperature of each exit that were chosen; `None` where none was."""
+        """Chosen θ of each SideNet and temperature of each exit; `None` if none was chosen."""
         chosen = self.selection.chosen
         return None if chosen is None else (chosen.thresholds, self.temperatures)
 
     def evidence(self, **more: Any) -> dict[str, Any]:
-        """What [`SideNetConfig.calibration`] holds: JSON, without tensors.
+        """Return the contents of [`SideNetConfig.calibration`], as JSON without tensors.
 
         Args:
-            more (`Any`): about the rows, the precision and the MainNet.
+            more (`Any`): further fields about the rows, the precision and the MainNet.
 
         Raises:
             ValueError: no threshold was chosen.
         """
         chosen = self.selection.chosen
         if chosen is None:
-            raise ValueError(f"there is no evidence for thresholds that were not chosen: {self.selection.reason}")
+            raise ValueError(f"there is no evidence, because no threshold was chosen: {self.selection.reason}")
         risks = [target for target in self.targets if isinstance(target, Risk)]
         return {
             "method": METHOD if risks else "none: the most accurate within the budget",
@@ -106,29 +106,29 @@ def calibrate(
     groups: Sequence[Hashable] | None = None,
     mainnet_temperature: float | None = None,
 ) -> Calibration:
-    """Temperatures and a path from the design rows, thresholds from the certification rows.
+    """Find temperatures and a path on the design rows, and thresholds on the certification rows.
 
-    What is certified holds for rows that are drawn independently of each other, as the certification rows must have
-    been. Rows that come together, such as the sentences of one document, are given with `groups`: then the groups must
-    have been drawn independently, and no group may have rows among `design` too.
+    The guarantee holds for rows drawn independently, like the certification rows must be. For rows that come in
+    groups, such as the sentences of a document, pass `groups`: then the groups must be drawn independently, and no
+    group may also have design rows.
 
     Args:
         design ([`ExitRecords`]): rows that certify nothing.
-        certification ([`ExitRecords`]): rows that are used for nothing else.
-        costs ([`ExitCosts`]): of the same model.
+        certification ([`ExitRecords`]): rows used for nothing else.
+        costs ([`ExitCosts`]): costs of the model.
         targets (`Sequence[Target]`): see [`parse_targets`].
-        confidence_level (`float`, *optional*, defaults to 0.95): of the guarantee.
-        test (`str`, *optional*, defaults to `"paired"`): of `accuracy_drop`; see [`pvalues`].
+        confidence_level (`float`, *optional*, defaults to 0.95): confidence level of the guarantee.
+        test (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
         groups (`Sequence[Hashable]`, *optional*):
-            Which group each certification row belongs to. Then risks are means over groups of the mean of their rows,
-            and are tested by betting on these means; `test` says nothing.
+            Group of each certification row. Risks are then means over groups of their rows' means, tested by betting
+            on these means; `test` is ignored.
         mainnet_temperature (`float`, *optional*):
-            Kept for the MainNet where the labels are its own answers, which say nothing about its temperature. By
-            default it is found like the others.
+            Temperature to keep for the MainNet when the labels are its own answers, which do not determine its
+            temperature. By default it is fitted like the others.
 
     Raises:
-        TooFewRowsError: the certification rows cannot certify a target, whatever they say.
-        ValueError: an argument is impossible.
+        TooFewRowsError: there are too few certification rows for a target, whatever they show.
+        ValueError: an argument is invalid.
     """
     targets = list(targets)
     numbers = None if groups is None else _numbered(groups, len(certification))
@@ -155,7 +155,7 @@ def calibrate(
 
 
 def _numbered(groups: Sequence[Hashable], num_rows: int) -> torch.Tensor:
-    """Numbers of groups, in the order in which they come first, which says nothing of their answers."""
+    """Number groups in order of first appearance, which is independent of the answers."""
     if isinstance(groups, str) or len(groups) != num_rows:
         got = f"{len(groups)} for {num_rows} rows" if not isinstance(groups, str) else repr(groups)
         raise ArgumentError("groups", f"must name the group of every certification row, got {got}")

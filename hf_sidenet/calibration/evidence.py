@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evidence behind θ as it stands in `config.json`: checked before anybody is told what it guarantees."""
+"""Check the evidence behind θ in `config.json` before reporting what it guarantees."""
 
 import math
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from .targets import Risk, parse_targets
 
 REFERENCES = ("given", "tuned", "inside", "stored", "other")
 
-COUNT = "a whole number ≥ 0"
+COUNT = "an integer ≥ 0"
 
 
 def check_evidence(evidence: Mapping[str, Any]) -> None:
-    """Refuse evidence that is damaged or contradicts itself: what is said of it would be wrong.
+    """Reject evidence that is damaged or contradicts itself.
 
     Args:
         evidence (`Mapping[str, Any]`): `calibration` of a [`SideNetConfig`].
 
     Raises:
-        ValueError: names the field of `config.json`.
+        ValueError: it is; the message names the field of `config.json`.
     """
     check_fields(evidence, RULES, "config.json, `calibration`")
     guaranteed = any("p_value" in entry for entry in evidence["targets"])
     if guaranteed and evidence["confidence_level"] is None:
         raise ValueError(
-            "config.json, `calibration`: `confidence_level` must be a number in (0, 1) beside targets that have a "
-            "`p_value`, got None."
+            "config.json, `calibration`: `confidence_level` must be a number in (0, 1) if a target has a `p_value`, "
+            "got None."
         )
     wrong = contradiction(evidence)
     if wrong is not None:
@@ -37,22 +37,22 @@ def check_evidence(evidence: Mapping[str, Any]) -> None:
 
 
 def contradiction(evidence: Mapping[str, Any]) -> str | None:
-    """Where the numbers of some evidence cannot all be true. `None` where they can.
+    """Return a contradiction between the numbers of some evidence, or `None`.
 
-    Levels, estimates and p-values are computed again from the counts; those of a betting test depend on every row, and
-    only have to be small enough. Without scipy the p-values are not computed either.
+    Levels, estimates and p-values are recomputed from the counts. p-values of a betting test depend on every row, so
+    they only have to be small enough; the same holds for all p-values without scipy.
 
     Args:
-        evidence (`Mapping[str, Any]`): that [`check_evidence`] has found whole.
+        evidence (`Mapping[str, Any]`): evidence whose fields are valid, see [`check_evidence`].
     """
     entries = [(parse_targets(entry["target"])[0], entry) for entry in evidence["targets"] if "p_value" in entry]
-    # [`check_evidence`] finds a p-value beside risks only.
+    # [`check_evidence`] allows a p-value only for risks.
     risks = [(target, entry) for target, entry in entries if isinstance(target, Risk)]
     if not risks:
         return None
     level = (1 - evidence["confidence_level"]) / len(risks)
     if not math.isclose(evidence["level_per_target"] or 0.0, level, rel_tol=1e-6):
-        return f"its level per target is {evidence['level_per_target']}, but {level:.6g} follows from the others"
+        return f"its level per target is {evidence['level_per_target']}, but the other fields imply {level:.6g}"
     for target, entry in risks:
         name, rows, p_value = entry["target"], entry["num_rows"], entry["p_value"]
         if rows > evidence["num_certification_rows"]:
@@ -128,9 +128,9 @@ RULES = {
     "certification_fraction": Rule("a number in (0, 1)", _between_0_and_1),
     "validation_fingerprint": Rule("a string", is_text),
     "repeated_rows": Rule("an object with counts of rows", _is_repeated, required=False),
-    # Of earlier versions, which left out rows that were also training or design rows.
+    # From earlier versions, which left out rows that were also training or design rows.
     "num_known_rows_left_out": Rule(COUNT, is_count, required=False),
-    "num_calibrations": Rule("a whole number ≥ 1", lambda x: is_count(x) and x >= 1),
+    "num_calibrations": Rule("an integer ≥ 1", lambda x: is_count(x) and x >= 1),
     "look": Rule("a string", is_text, required=False),
     "source_weights": Rule("a string", is_text, required=False),
     "certified": Rule("an object", is_object, required=False),

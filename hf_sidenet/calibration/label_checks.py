@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mapping of labels to outputs, held against the MainNet's answers: a wrong one would be certified like a right one.
+"""Check a mapping of labels to outputs against the MainNet's answers: a wrong one would be certified like a right one.
 
-Two questions, both answered by exact tests:
+Exact tests answer two questions:
 
-* Is another assignment of labels to outputs right more often? The best one is found by the Hungarian method, on all
-  rows, where every other assignment counts as a try, and on one half of the rows for the other, where none does. The
-  sign test is on the rows that one assignment gets right and the other wrong.
-* Does the MainNet know more than which class is the most frequent one? It is right more often than that class is the
-  label (sign test), or its answers tell that class from the others (Fisher's test), as where rare classes are found at
-  the price of some errors. Few rows show neither of a weak MainNet: it is refused where it is not right more often, or
-  where the rows show that it is hardly so.
+* Is another assignment of labels to outputs right more often? The Hungarian method finds the best one on all rows,
+  correcting for every other assignment, and on each half of the rows for testing on the other, without correction.
+  The sign test uses the rows that exactly one of the two assignments gets right.
+* Is the MainNet better than always answering the most frequent class? It is right more often than that (sign test),
+  or its answers distinguish that class from the others (Fisher's test), as when it finds rare classes at the cost of
+  some errors. With few rows a weak MainNet passes neither test; it is rejected only if it is not right more often, or
+  if the rows show that it hardly is.
 """
 
 import math
@@ -31,33 +31,33 @@ from .targets import Target
 
 logger = logging.get_logger(__name__)
 
-# A mapping that is as good as any other is refused so often at most.
+# Maximum probability of rejecting a mapping that is as good as any other.
 ORDER_LEVEL = 0.01
-# A MainNet that knows nothing passes so often at most, by one of the two tests or the other.
+# Maximum probabilities that an uninformative MainNet passes each test.
 MAJORITY_LEVEL, FISHER_LEVEL = 0.05, 0.01
-# More assignments are only tried on halves of the rows.
+# With more assignments, only halves of the rows are used.
 MOST_OTHERS = 10**15
-# Of the rows on which the MainNet and the most frequent class are not both right or both wrong, the share that the
-# MainNet must be able to win: one that knows nothing wins half of them.
+# Of the rows where exactly one of MainNet and most frequent class is right, the share for which the MainNet must
+# plausibly be right: an uninformative one is right on half of them.
 WORTH = 0.6
-# Fewer rows of other classes than the most frequent one say nothing about the second question.
+# With fewer rows outside the most frequent class, the second question is not tested.
 FEWEST_OTHERS = 20
-TRUST = "If the labels are right and the MainNet is not: `trust_labels`."
+TRUST = "If the labels are right and the MainNet is wrong: `trust_labels`."
 
 
 class ClassOrderError(ValueError):
-    """Labels do not fit the MainNet's answers.
+    """Labels do not match the MainNet's answers.
 
     Args:
-        found (`str`): what was found.
-        outputs (`Sequence[str]`, *optional*): an order of the classes that would fit.
+        found (`str`): description of the mismatch.
+        outputs (`Sequence[str]`, *optional*): an order of the classes that would match.
     """
 
     def __init__(self, found: str, outputs: Sequence[str] | None = None):
         self.found = found
         self.outputs = None if outputs is None else list(outputs)
         other = (
-            "Another order is given by `labels`, the names of the MainNet's outputs"
+            "Pass another order as `labels`, the names of the MainNet's outputs"
             if outputs is None
             else f"If that is the order of its outputs: labels={self.outputs}"
         )
@@ -69,12 +69,12 @@ class ClassOrderError(ValueError):
 
 @dataclass(frozen=True)
 class Answered:
-    """What a MainNet answers to labeled rows.
+    """A MainNet's answers to labeled rows.
 
     Args:
-        name (`str`): of the rows, as `"validation"`.
-        answers (`torch.LongTensor` of shape `(num_rows,)`): the MainNet's classes.
-        labels (`torch.LongTensor` of shape `(num_rows,)`): those of the data; negative where there is none.
+        name (`str`): name of the rows, such as `"validation"`.
+        answers (`torch.LongTensor` of shape `(num_rows,)`): classes that the MainNet predicts.
+        labels (`torch.LongTensor` of shape `(num_rows,)`): classes in the data, negative for unlabeled rows.
     """
 
     name: str
@@ -85,13 +85,13 @@ class Answered:
     def from_logits(
         cls, name: str, logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL
     ) -> "Answered":
-        """The answers of logits, without the rows that have no label or whose logits are no numbers."""
+        """Make it from logits, leaving out rows without a label or with NaN logits."""
         kept = (labels >= 0) & ~logits.isnan().any(-1)
         return cls(name, task.answer(logits[kept]), labels[kept])
 
     @classmethod
     def from_records(cls, name: str, records: ExitRecords) -> "Answered":
-        """The answers of the MainNet inside the model."""
+        """Make it from the records of the MainNet inside the model."""
         return cls.from_logits(name, records.exit_logits[:, -1], records.labels)
 
     def __len__(self) -> int:
@@ -101,19 +101,19 @@ class Answered:
 def check_class_order(
     rows: Sequence[Answered], classes: ClassMap, *, trust_labels: bool = False, certifies: bool = False
 ) -> None:
-    """Refuse labels that do not fit the answers.
+    """Reject labels that do not match the answers.
 
     Args:
-        rows (`Sequence[Answered]`): none of which certifies. The order is tested on each of them, the MainNet's
+        rows (`Sequence[Answered]`): sets of rows that do not certify. The order is tested on each set, the MainNet's
             accuracy on all of them together.
-        classes ([`ClassMap`]): the mapping that was taken.
-        trust_labels (`bool`, *optional*, defaults to `False`): refuse nothing.
+        classes ([`ClassMap`]): the mapping in use.
+        trust_labels (`bool`, *optional*, defaults to `False`): skip the checks.
         certifies (`bool`, *optional*, defaults to `False`):
-            Whether something that depends on the labels is to be certified. Then a MainNet that knows no more than the
-            most frequent class is refused; else a warning says so.
+            Whether a certificate will depend on the labels. Then a MainNet that is no better than the most frequent
+            class is rejected; otherwise a warning is logged.
 
     Raises:
-        ClassOrderError: another order fits clearly better, or the MainNet knows too little.
+        ClassOrderError: another order matches clearly better, or the MainNet is too weak.
         ImportError: scipy is not installed.
     """
     if trust_labels:
@@ -130,7 +130,7 @@ def _check_order(rows: Answered, classes: ClassMap) -> None:
     present = rows.labels.unique().tolist()
     if all(best[label] == label for label in present):
         return
-    # The halves are chosen without looking at the answers.
+    # The halves are chosen independently of the answers.
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     others = math.perm(count, len(present)) - 1
     p_values = [_better(best, rows.answers, rows.labels) * others] if others <= MOST_OTHERS else []
@@ -149,9 +149,9 @@ def _check_order(rows: Answered, classes: ClassMap) -> None:
     for label in range(count):
         outputs[best[label]] = names[label]
     raise ClassOrderError(
-        f"the labels do not fit the MainNet's answers on {len(rows):,} {rows.name} rows. The classes are taken "
-        f"{classes.how}: {taken}; so the MainNet is right on {_percent(right[0])} % of the rows. With {better} it "
-        f"would be right on {_percent(right[1])} % (exact test, p = {p_value:.2g}).",
+        f"the labels do not match the MainNet's answers on {len(rows):,} {rows.name} rows. The classes are mapped "
+        f"{classes.how}: {taken}; with this mapping the MainNet is right on {_percent(right[0])} % of the rows. With "
+        f"{better} it would be right on {_percent(right[1])} % (exact test, p = {p_value:.2g}).",
         outputs,
     )
 
@@ -163,7 +163,7 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
     majority = int(counts.max(0).indices)
     right, frequent = rows.answers == rows.labels, rows.labels == majority
     won, lost = int((right & ~frequent).sum()), int((~right & frequent).sum())
-    # P(that many of them lost, or fewer) if winning and losing were equally probable.
+    # P(as few losses, or fewer) if winning and losing were equally likely.
     p_value = binomial(lost, won + lost, 0.5)
     if p_value <= MAJORITY_LEVEL:
         return
@@ -174,24 +174,24 @@ def _check_accuracy(rows: Answered, classes: ClassMap, certifies: bool) -> None:
         f"the label of {_percent(frequent.double().mean().item())} % (exact test, p = {p_value:.2g})"
     )
     if _tells_apart(rows.answers != majority, ~frequent) <= FISHER_LEVEL:
-        logger.warning("Notice that %s. It does tell that class from the others.", found)
+        logger.warning("Note that %s. It does distinguish that class from the others.", found)
         return
-    # Too few rows to tell are no reason to refuse one that is right more often.
+    # A MainNet that is right more often is not rejected for lack of rows.
     may_be_worth_it = won > lost and binomial(won, won + lost, WORTH) > MAJORITY_LEVEL
     if may_be_worth_it or not certifies:
-        logger.warning("Notice that %s.", found)
+        logger.warning("Note that %s.", found)
         return
-    raise ClassOrderError(f"{found}. The classes are taken {classes.how}: {classes.text()}.")
+    raise ClassOrderError(f"{found}. The classes are mapped {classes.how}: {classes.text()}.")
 
 
 def _tells_apart(answered: torch.Tensor, labeled: torch.Tensor) -> float:
-    """Fisher's exact p-value of "what is answered does not depend on the label", against "both go together"."""
+    """Return Fisher's exact p-value of "the answer is independent of the label", against positive association."""
     both, num_answered, num_labeled = (int(each.sum()) for each in (answered & labeled, answered, labeled))
     return float(require("scipy.stats", "attach").hypergeom.sf(both - 1, len(answered), num_labeled, num_answered))
 
 
 def _best_order(answers: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
-    """The output of each label with which most rows are right; where several are, as many labels as can be stay."""
+    """Return the assignment of labels to outputs with the most right rows; ties keep as many labels as possible."""
     table = torch.bincount(labels * count + answers, minlength=count * count).view(count, count)
     weights = table * (count + 1) + torch.eye(count, dtype=table.dtype)
     _, outputs = require("scipy.optimize", "attach").linear_sum_assignment(weights.numpy(), maximize=True)
@@ -199,14 +199,14 @@ def _best_order(answers: torch.Tensor, labels: torch.Tensor, count: int) -> torc
 
 
 def _better(order: torch.Tensor, answers: torch.Tensor, labels: torch.Tensor) -> float:
-    """p-value of "this order is right no more often than the one that was taken"."""
+    """Return the p-value of "this order is right no more often than the current one"."""
     moved, stays = order[labels] == answers, labels == answers
     won, lost = int((moved & ~stays).sum()), int((~moved & stays).sum())
     return binomial(lost, won + lost, 0.5)
 
 
 def _spellings(classes: ClassMap) -> list[str]:
-    """How the data call each class, else the MainNet."""
+    """Return each class's name in the data, else the MainNet's."""
     names = list(classes.names)
     for label, index in classes.indices.items():
         names[index] = label
@@ -218,14 +218,14 @@ def _percent(share: float) -> str:
 
 
 def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
-    """Refuse splits of which only some rows have labels, and those without any where a target needs them.
+    """Reject partially labeled splits, and unlabeled ones if a target needs labels.
 
     Args:
-        rows (`Mapping[str, Rows]`): by the name of the split.
-        targets (`Sequence[Target]`): what is asked for.
+        rows (`Mapping[str, Rows]`): rows of each split, by name.
+        targets (`Sequence[Target]`): the targets.
 
     Raises:
-        ValueError: names the split.
+        ValueError: a split lacks labels; the message names it.
     """
     needing = ", ".join(str(target) for target in targets if target.needs_labels)
     labeled = any(each.has_labels for each in rows.values())
@@ -236,6 +236,5 @@ def check_labeled(rows: Mapping[str, Rows], targets: Sequence[Target]) -> None:
                 split,
                 "must have labels "
                 f"{f'for {needing}' if needing else 'in every row or in none'}, but "
-                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs none, of "
-                "any row",
+                f"{missing:,} of {len(each):,} rows have none. `disagreement` needs no labels",
             )

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the same rows have certified: to look again for a better θ on the same rows is multiple testing, so it is
-counted.
+"""Count how often the same rows have certified: searching again for a better θ on the same rows is multiple testing.
 
-Another look has some other rows, or other weights, another target, confidence level, test, classifier to compare with
-or split of the rows. The same in another precision or runtime is none: its certificate is about something else that
-serves, and nobody picks the better of the two.
+A look differs from another in weights, target, confidence level, test, reference classifier, rows or their split. The
+same look in another precision or runtime does not count again: it certifies a different deployment, and nobody picks
+the better of the two.
 """
 
 import hashlib
@@ -29,37 +28,37 @@ def look_key(
     reference: str | None,
     split: tuple[int, float],
 ) -> str:
-    """What stands for one look.
+    """Return a key that identifies one look.
 
     Args:
-        weights (`str`): fingerprint of MainNet and SideNets, of a cast that of what it was cast from.
-        targets (`Sequence[Target]`): what was asked for.
-        confidence_level (`float`): of the guarantee.
-        test (`str`): of `accuracy_drop`.
-        reference (`str`, *optional*): fingerprint of the classifier to compare with; `None` for the MainNet inside.
-        split (`tuple[int, float]`): seed and share of the rows that certify.
+        weights (`str`): fingerprint of MainNet and SideNets, before any cast.
+        targets (`Sequence[Target]`): the targets.
+        confidence_level (`float`): confidence level of the guarantee.
+        test (`str`): test of `accuracy_drop`.
+        reference (`str`, *optional*): fingerprint of the reference classifier; `None` for the MainNet inside.
+        split (`tuple[int, float]`): seed and share of the certification rows.
     """
     settings = [weights, [str(target) for target in targets], confidence_level, test, reference, *split]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
 
 
 def count_looks(directory: str | os.PathLike, rows: Sequence[str], look: str) -> int:
-    """Note a look, and say how many different ones these rows have seen on this machine.
+    """Record a look, and return how many different looks these rows have had on this machine.
 
-    The same look again, as of a call that was killed and started again, counts once. Rows are known by what they say,
-    in whatever order: what other rows saw counts too where they share more with these than fresh rows would.
+    A repeated look, such as after a restart, counts once. Rows are identified by their contents, in any order; looks
+    at other rows count too if they overlap with these more than fresh rows would.
 
     Args:
-        directory (`str` or `os.PathLike`): where looks are noted; made where it does not exist.
-        rows (`Sequence[str]`): what each row that certifies says, in hashes.
-        look (`str`): of [`look_key`].
+        directory (`str` or `os.PathLike`): folder of the records; created if missing.
+        rows (`Sequence[str]`): hashes of the certification rows' contents.
+        look (`str`): key from [`look_key`].
 
     Raises:
-        ValueError: what was noted is damaged.
+        ValueError: the records are damaged.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    # Half of a hash is enough to know rows again.
+    # Half a hash is enough to recognize rows.
     rows = sorted(row[:16] for row in rows)
     name = hashlib.blake2b("".join(rows).encode(), digest_size=16).hexdigest()
     with folder_lock(folder):
@@ -86,16 +85,16 @@ def _read(path: Path) -> dict[str, list[str]]:
         what = str(error)
     raise ArgumentError(
         str(path),
-        f"must hold how often rows have certified, but is damaged: {what}. Move it away to go "
-        "on; what it counted is then not counted any more",
+        f"must record how often rows have certified, but is damaged: {what}. Move it away to "
+        "continue; its counts are then lost",
     )
 
 
 def level_of_all(count: int, confidence_level: float) -> float:
-    """Probability with which all of several guarantees hold that were planned beforehand (Bonferroni).
+    """Return the probability with which several guarantees planned beforehand all hold (Bonferroni).
 
     Args:
-        count (`int`): how many.
-        confidence_level (`float`): of each.
+        count (`int`): number of guarantees.
+        confidence_level (`float`): confidence level of each.
     """
     return max(0.0, 1 - count * (1 - confidence_level))

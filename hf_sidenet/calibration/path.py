@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One path of threshold vectors, from "no row exits early" downward, found on rows that certify nothing.
+"""Find a path of threshold vectors, from "no row exits early" downward, on rows that certify nothing.
 
-At each step the SideNet is taken that saves the most compute for the least expected loss, and its θ is lowered a
-little. Which path it is decides how much is saved, never whether the guarantee holds: the test that walks along it
-needs only that it was fixed beforehand (Angelopoulos et al., arXiv 2110.01052, §2; Laufer-Goldshtein et al., arXiv
-2210.07913, for paths through several thresholds).
+Each step slightly lowers θ of the SideNet that saves the most compute per expected loss. The path determines how much
+is saved, never whether the guarantee holds: the test along it only requires that it was fixed beforehand (Angelopoulos
+et al., arXiv 2110.01052, §2; Laufer-Goldshtein et al., arXiv 2210.07913, for paths through several thresholds).
 """
 
 import torch
@@ -14,7 +13,7 @@ from .targets import Target
 
 
 NUM_STEPS = 100
-# How far ahead a step looks, in steps: a stretch of rows with little loss may lie behind a few with much.
+# How many steps a step looks ahead: many rows with little loss may follow a few with much.
 LOOKAHEAD = 12
 
 
@@ -25,14 +24,14 @@ def find_path(
     target: Target,
     num_steps: int = NUM_STEPS,
 ) -> list[list[float]]:
-    """Threshold vectors, each lower than the one before in one SideNet; the first is all 1.
+    """Find threshold vectors, each lower than the previous in one SideNet; the first is all 1.
 
     Args:
         records ([`ExitRecords`]): rows that certify nothing.
-        costs (`list[float]`): of each exit, the MainNet's last, in any one unit.
+        costs (`list[float]`): cost of each exit, the MainNet's last, in any unit.
         temperatures (`list[float]`): one per exit.
-        target ([`Target`]): the risk that the path shall spend well; a budget is treated as `accuracy_drop`.
-        num_steps (`int`, *optional*, defaults to 100): at each, about one row of so many leaves earlier.
+        target ([`Target`]): risk to trade for cost; a budget is treated as `accuracy_drop`.
+        num_steps (`int`, *optional*, defaults to 100): at each step, about one in `num_steps` rows exits earlier.
     """
     num_sidenets = records.num_exits - 1
     confidences = torch.stack(
@@ -54,7 +53,7 @@ def find_path(
                 continue
             saved = (cost[exit_index[rows]] - cost[i]).cumsum(0)
             lost = (losses[rows, i] - losses[rows, exit_index[rows]]).cumsum(0)
-            # One made-up half loss keeps a few lucky rows from looking free.
+            # Half a pseudo-loss keeps a few lucky rows from looking free.
             ratio = ((lost + 0.5) / saved)[min(step, len(rows)) - 1 :]
             smallest = ratio.min().item()
             if best is None or smallest < best[0]:
@@ -71,7 +70,7 @@ def find_path(
 
 
 def _between(low: float, high: float) -> float:
-    """A θ that `high` passes and, where it is less, `low` does not, in float32."""
+    """Return a θ that `high` exceeds and, if smaller, `low` does not, in float32."""
     middle = torch.tensor((low + high) / 2).item()
     if middle < high:
         return middle

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to put the SideNets: one, two or three out of all candidates, under a cost model, by rows that certify
-nothing."""
+"""Choose one, two or three SideNets out of all candidates, under a cost model, on rows that certify nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from .targets import Risk, Target
 from .temperature import fit_temperatures
 
 
-# Above it, sets grow from the best smaller ones instead of all being looked at.
+# With more sets, only extensions of the best smaller ones are evaluated.
 MAX_SETS = 64
 BEAM = 4
 COARSE_STEPS = 40
@@ -41,7 +40,7 @@ class CostModel:
     heads: Mapping[Candidate, float]
 
     def exits(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Cost of each exit, the MainNet's last; a later exit pays for the SideNets before it."""
+        """Return the cost of each exit, the MainNet's last; a later exit includes the SideNets before it."""
         costs, spent = [], 0.0
         for candidate in candidates:
             spent += self.heads[candidate]
@@ -56,14 +55,14 @@ def cost_model(
     hidden_size: int,
     currency: str = "flops",
 ) -> CostModel:
-    """Look at every candidate once, on a typical batch.
+    """Measure the cost of every candidate on a typical batch.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): its MainNet counts, its SideNets do not.
-        batch (`Mapping[str, Any]`): inputs as they will come.
-        candidates (`Sequence[Candidate]`): what may be attached.
-        hidden_size (`int`): of the SideNets.
-        currency (`str`, *optional*, defaults to `"flops"`): or `"params"`.
+        model ([`SideNetPreTrainedModel`]): model whose MainNet is measured; its SideNets are ignored.
+        batch (`Mapping[str, Any]`): realistic inputs.
+        candidates (`Sequence[Candidate]`): candidate SideNets.
+        hidden_size (`int`): hidden size of the SideNets.
+        currency (`str`, *optional*, defaults to `"flops"`): `"flops"` or `"params"`.
     """
     inputs = model_inputs(batch, model.device, model.dtype)
     points = model.exit_points(**inputs)
@@ -88,12 +87,12 @@ def _head(model: SideNetPreTrainedModel, candidate: Candidate, hidden_size: int,
 
 @dataclass(frozen=True)
 class Placement:
-    """A set of SideNets and what it is expected to cost.
+    """Set of SideNets with its expected cost.
 
     Args:
-        candidates (`tuple[Candidate, ...]`): in the order of their blocks.
-        cost (`float`): expected mean cost per row where the target is met; 1 or more where it is never.
-        accuracy (`float`): expected accuracy there.
+        candidates (`tuple[Candidate, ...]`): SideNets in the order of their blocks.
+        cost (`float`): expected mean cost per row when the target is met; 1 or more if it never is.
+        accuracy (`float`): expected accuracy at that cost.
     """
 
     candidates: tuple[Candidate, ...]
@@ -108,14 +107,14 @@ def records_of(
     labels: torch.Tensor,
     task: Task = SINGLE_LABEL,
 ) -> ExitRecords:
-    """Exit records of a set of candidates.
+    """Make the exit records of a set of candidates.
 
     Args:
-        candidates (`Sequence[Candidate]`): in the order of their blocks.
-        logits (`Mapping[Candidate, torch.Tensor]`): of shape `(num_rows, num_labels)` each.
-        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the last exit, and the reference.
+        candidates (`Sequence[Candidate]`): candidates in the order of their blocks.
+        logits (`Mapping[Candidate, torch.Tensor]`): logits of each, of shape `(num_rows, num_labels)`.
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): logits of the last exit and the reference.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
-        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
     """
     columns = [*(logits[candidate] for candidate in candidates), mainnet_logits]
     return ExitRecords(torch.stack(columns, dim=1), labels, mainnet_logits, task)
@@ -135,30 +134,30 @@ def place(
     max_exits: int = 3,
     task: Task = SINGLE_LABEL,
 ) -> list[Placement]:
-    """Placements, the best first.
+    """Rank placements, best first.
 
-    Of each block the pooling with the smallest loss stays. A set of blocks is worth what its path is expected to cost
-    where the target would just be certified on `num_certification_rows` rows like these; with budgets alone, what
-    accuracy it is expected to reach within them.
+    Each block keeps the pooling with the smallest loss. A set of blocks is ranked by its expected cost at the point of
+    its path where the target would just be certified on `num_certification_rows` rows like these; with budgets alone,
+    by its expected accuracy within them.
 
     Args:
-        logits (`Mapping[Candidate, torch.Tensor]`): what each candidate says, of shape `(num_rows, num_labels)`.
-        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): what the MainNet says.
+        logits (`Mapping[Candidate, torch.Tensor]`): logits of each candidate, of shape `(num_rows, num_labels)`.
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): logits of the MainNet.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
-        costs ([`CostModel`]): of every candidate.
-        targets (`Sequence[Target]`): what is asked for.
+        costs ([`CostModel`]): costs of every candidate.
+        targets (`Sequence[Target]`): the targets.
         num_certification_rows (`int`): rows that will certify.
         level (`float`): δ of one guaranteed target.
-        test (`str`): the test of `accuracy_drop`.
+        test (`str`): test of `accuracy_drop`.
         budget (`float`, *optional*): largest mean cost per row, in the currency of `costs`.
-        max_exits (`int`, *optional*, defaults to 3): the most SideNets.
-        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+        max_exits (`int`, *optional*, defaults to 3): maximum number of SideNets.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
 
     Raises:
         ValueError: there are no candidates, or `max_exits` is < 1.
     """
     if not logits or max_exits < 1:
-        raise ValueError(f"there must be candidates and `max_exits` ≥ 1, got {len(logits)} and {max_exits!r}.")
+        raise ValueError(f"there must be candidates and `max_exits` must be ≥ 1, got {len(logits)} and {max_exits!r}.")
     blocks = _best_poolings(logits, labels, task)
 
     def value(chosen: tuple[Candidate, ...]) -> Placement:
@@ -168,7 +167,7 @@ def place(
     risks = any(target.is_risk for target in targets)
 
     def worth(placement: Placement) -> tuple:
-        # A little more for one SideNet less: it is one thing less to run and to trust.
+        # Slightly prefer fewer SideNets: less to run and to trust.
         size = len(placement.candidates)
         over = budget is not None and placement.cost > budget
         if risks:

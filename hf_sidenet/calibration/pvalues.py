@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""p-values of "the risk is above its limit": small where the rows speak against it.
+"""p-values of "the risk is above its limit", small if the rows are evidence against it.
 
 Each is valid for every number of rows: under the hypothesis, P(p ≤ δ) ≤ δ. Nothing is asymptotic.
 
 * [`binomial`]: exact, on the number of harmed rows. Harmed rows alone bound an accuracy drop from above.
-* [`paired`]: exact, on harmed and helped rows: the unconditional test of non-inferiority of paired proportions, with
-  the order of Nam's score (Biometrics 53, 1997) and the nuisance parameter held to a confidence interval (Berger and
-  Boos, JASA 89, 1994). Sharper than `binomial` where SideNets also correct errors of the MainNet.
-* [`betting`]: the paired difference as the wealth of a gambler who bets against the hypothesis (Waudby-Smith and
+* [`paired`]: exact, on harmed and helped rows: the unconditional test of non-inferiority of paired proportions,
+  ordered by Nam's score (Biometrics 53, 1997), with the nuisance parameter restricted to a confidence interval (Berger
+  and Boos, JASA 89, 1994). Sharper than `binomial` if SideNets also correct errors of the MainNet.
+* [`betting`]: the wealth of a gambler who bets on the paired differences against the hypothesis (Waudby-Smith and
   Ramdas, arXiv 2010.09686, §4; Ville's inequality).
 
-The smaller of two of them is no p-value: one is chosen beforehand.
+The smaller of two p-values is not a p-value: choose the test beforehand.
 """
 
 import math
@@ -22,21 +22,21 @@ from ..optional import require
 
 
 TESTS = ("paired", "binomial", "betting")
-# How much of δ pays for holding the nuisance parameter to an interval, and in how many cells the interval is searched.
+# Part of δ spent on restricting the nuisance parameter to an interval, and number of cells to search it in.
 NUISANCE_LEVEL = 1e-4
 NUISANCE_CELLS = 256
-# Outcomes rarer than this are counted as if they were all in the tail.
+# Outcomes rarer than this all count as tail outcomes.
 NEGLIGIBLE = 1e-12
 MAX_BET = 0.75
 
 
 def binomial(num_bad: int, num_rows: int, limit: float) -> float:
-    """P(Binomial(num_rows, limit) ≤ num_bad).
+    """Return P(Binomial(num_rows, limit) ≤ num_bad).
 
     Args:
-        num_bad (`int`): rows with the loss.
-        num_rows (`int`): all rows.
-        limit (`float`): the risk of the hypothesis.
+        num_bad (`int`): number of rows with the loss.
+        num_rows (`int`): number of rows.
+        limit (`float`): risk under the hypothesis.
     """
     if num_rows == 0:
         return 1.0
@@ -45,13 +45,13 @@ def binomial(num_bad: int, num_rows: int, limit: float) -> float:
 
 @lru_cache(maxsize=4096)
 def paired(num_harmed: int, num_helped: int, num_rows: int, limit: float) -> float:
-    """Exact p-value of P(harmed) − P(helped) ≥ limit.
+    """Return the exact p-value of P(harmed) − P(helped) ≥ limit.
 
     Args:
-        num_harmed (`int`): rows that the MainNet answers rightly and the routed model wrongly.
-        num_helped (`int`): the other way round.
-        num_rows (`int`): all rows.
-        limit (`float`): the drop of the hypothesis.
+        num_harmed (`int`): number of rows that the MainNet gets right and the routed model wrong.
+        num_helped (`int`): number of rows the other way around.
+        num_rows (`int`): number of rows.
+        limit (`float`): drop under the hypothesis.
     """
     if num_rows == 0:
         return 1.0
@@ -72,8 +72,8 @@ def paired(num_harmed: int, num_helped: int, num_rows: int, limit: float) -> flo
     most_helped = int(stats.binom.isf(NEGLIGIBLE, num_rows, high)) + 1
     helped = numpy.arange(most_helped + 1)
     bounds = _largest_harmed(helped, observed, num_rows, limit, numpy)
-    # Fewer harmed and more helped rows are always at least as extreme, so over a cell the probability is at most that
-    # of its lowest rate of harmed rows with its highest rate of helped rows.
+    # Fewer harmed and more helped rows are always at least as extreme, so within a cell the probability is largest for
+    # the lowest rate of harmed rows and the highest rate of helped rows.
     helped_rate, harmed_rate = edges[1:, None], edges[:-1, None] + limit
     weights = stats.binom.pmf(helped, num_rows, helped_rate)
     inside = stats.binom.cdf(bounds, num_rows - helped, numpy.minimum(harmed_rate / (1 - helped_rate), 1.0))
@@ -82,18 +82,18 @@ def paired(num_harmed: int, num_helped: int, num_rows: int, limit: float) -> flo
 
 
 def betting(differences: torch.Tensor, limit: float) -> float:
-    """p-value of a mean ≥ limit, by betting on one row after the other.
+    """Return the p-value of a mean ≥ limit, by betting on row after row.
 
     Args:
         differences (`torch.Tensor` of shape `(num_rows,)`):
-            Values in [−1, 1], in an order that was fixed without looking at them.
-        limit (`float`): the mean of the hypothesis.
+            Values in [−1, 1], in an order fixed without looking at them.
+        limit (`float`): mean under the hypothesis.
     """
     if len(differences) == 0:
         return 1.0
     values = differences.double()
     seen = torch.arange(1, len(values) + 1, dtype=torch.float64)
-    # Before row t, from rows 1 … t − 1 and one made-up row: mean 0, variance 1/4.
+    # Before row t, from rows 1 … t − 1 and one pseudo-row: mean 0, variance 1/4.
     mean = (values.cumsum(0) / (seen + 1)).roll(1)
     mean[0] = 0.0
     variance = ((0.25 + ((values - mean) ** 2).cumsum(0)) / (seen + 1)).roll(1)
@@ -105,8 +105,8 @@ def betting(differences: torch.Tensor, limit: float) -> float:
 
 
 def _score(harmed, helped, num_rows: int, limit: float):
-    """Nam's score of P(harmed) − P(helped) = limit; small speaks against it. Arrays of harmed and helped rows."""
-    # The rate of helped rows with the largest likelihood under the hypothesis: the root of a quadratic.
+    """Return Nam's score of P(harmed) − P(helped) = limit, small if the counts are evidence against it."""
+    # Maximum-likelihood rate of helped rows under the hypothesis: the root of a quadratic.
     unchanged = num_rows - harmed - helped
     middle = 2 * limit * (helped + unchanged) - (harmed + helped) * (1 - limit)
     root = (middle**2 + 8 * num_rows * helped * limit * (1 - limit)) ** 0.5
@@ -116,12 +116,12 @@ def _score(harmed, helped, num_rows: int, limit: float):
 
 
 def _largest_harmed(helped, observed: float, num_rows: int, limit: float, numpy):
-    """For each number of helped rows, the largest number of harmed rows at least as extreme; −1 for none."""
+    """Return, for each number of helped rows, the largest number of harmed rows at least as extreme; −1 if none."""
     low = numpy.full(helped.shape, -1)
     high = num_rows - helped
     while (low < high).any():
         middle = (low + high + 1) // 2
-        # Rounding must not leave out the observed outcome itself.
+        # Rounding must not exclude the observed outcome itself.
         extreme = _score(middle.astype(float), helped.astype(float), num_rows, limit) <= observed + 1e-9
         low, high = numpy.where(extreme, middle, low), numpy.where(extreme, high, middle - 1)
     return numpy.maximum.accumulate(low)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do rows repeat earlier ones more often than fresh rows would? Then they are no fresh rows: they leaked.
+"""Detect leaked rows: rows that repeat earlier ones more often than fresh rows would.
 
-Where texts are short, fresh rows repeat earlier ones too. How often, the earlier ones tell: a fresh row repeats one of
-N with a probability of about 1 − N₁ / N, where N₁ of them are said once (Good, Biometrika 40, 1953). The upper end of
-its interval takes Esty's variance (Annals of Statistics 11, 1983) as that of a binomial, for which it is exact
-(Clopper and Pearson), so that it is none of zero width where nothing repeats. Given the earlier rows, the number of
-repetitions among fresh ones is binomial.
+Fresh rows repeat earlier ones too if texts are short. The earlier rows tell how often: a fresh row repeats one of N
+with a probability of about 1 − N₁ / N, where N₁ of them occur once (Good, Biometrika 40, 1953). The upper bound
+applies the exact binomial interval (Clopper and Pearson) to Esty's variance (Annals of Statistics 11, 1983), so that
+its width is never zero, even if nothing repeats. Given the earlier rows, the number of repeats among fresh ones is
+binomial.
 """
 
 import math
@@ -24,16 +24,16 @@ from .split import Split
 
 logger = logging.get_logger(__name__)
 
-# Of the interval, and of the test: fresh rows are taken for a leak in fewer than two of a thousand data sets.
+# Of the interval and the test: fresh rows are taken for a leak in fewer than 2 of 1,000 data sets.
 LEVEL = 0.001
-# Standard errors between the shares of two sets of rows that are said to be drawn in different ways.
+# Standard errors between the shares of two sets of rows that count as drawn in different ways.
 FAR = 4.0
-# So many texts do not all come an even number of times by chance.
+# From this many texts on, it cannot be chance that all occur a multiple of some number of times.
 FEWEST_TEXTS = 20
 
 
 class RepeatedRowsError(ArgumentError):
-    """Rows that must certify are not fresh."""
+    """Certification rows are not fresh."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Repeats:
     """Rows that repeat earlier ones.
 
     Args:
-        num_rows (`int`): all of them.
-        num_repeated (`int`): those that repeat an earlier row.
-        num_earlier (`int`): the earlier rows.
-        expected (`float`): share of fresh rows that would.
-        highest (`float`): the largest share that the earlier rows allow for, at the level 0.001.
-        p_value (`float`): of so many repetitions among fresh rows, with the highest share.
+        num_rows (`int`): number of rows.
+        num_repeated (`int`): number of rows that repeat an earlier row.
+        num_earlier (`int`): number of earlier rows.
+        expected (`float`): expected share among fresh rows.
+        highest (`float`): upper bound on that share, at the level 0.001.
+        p_value (`float`): p-value of this many repeats among fresh rows, at the highest share.
     """
 
     num_rows: int
@@ -58,25 +58,24 @@ class Repeats:
 
     @property
     def too_many(self) -> bool:
-        """Whether fresh rows would not repeat so often."""
+        """Whether there are more repeats than among fresh rows."""
         return self.p_value <= LEVEL
 
     def about(self, trusted: bool) -> dict[str, Any]:
-        """What a report says of them.
+        """Return the fields for a report.
 
         Args:
-            trusted (`bool`): whether they were taken although they might be too many.
+            trusted (`bool`): whether the rows were accepted regardless of the number of repeats.
         """
         return {**asdict(self), "trusted": trusted}
 
 
 def find_repeats(earlier: Sequence[Hashable], rows: Sequence[Hashable]) -> Repeats:
-    """Count the rows that repeat earlier ones, and hold that against what is to be expected.
+    """Count the rows that repeat earlier ones, and compare with the expected number.
 
     Args:
-        earlier (`Sequence[Hashable]`): what each earlier row says, as they were drawn: neither deduplicated nor
-            multiplied.
-        rows (`Sequence[Hashable]`): what each of the rows says.
+        earlier (`Sequence[Hashable]`): contents of each earlier row, as drawn: neither deduplicated nor copied.
+        rows (`Sequence[Hashable]`): contents of each row.
 
     Raises:
         ImportError: scipy is not installed.
@@ -88,7 +87,7 @@ def find_repeats(earlier: Sequence[Hashable], rows: Sequence[Hashable]) -> Repea
     highest = 1.0
     if total and expected < 1:
         variance = (times[1] * expected + 2 * times[2]) / total**2
-        # As many rows of a binomial as vary like this.
+        # Size of a binomial sample with this variance.
         size = total if variance == 0 else min(total, expected * (1 - expected) / variance)
         highest = float(stats.beta.ppf(1 - LEVEL, expected * size + 1, (1 - expected) * size))
     num_repeated = sum(row in counts for row in rows)
@@ -99,29 +98,29 @@ def find_repeats(earlier: Sequence[Hashable], rows: Sequence[Hashable]) -> Repea
 def check_fresh(
     split: Split, rows: Sequence[Hashable], known: Sequence[Hashable] = (), *, trust_rows: bool = False
 ) -> Repeats:
-    """Refuse certification rows that repeat training and design rows more often than fresh rows would.
+    """Reject certification rows that repeat training and design rows more often than fresh rows would.
 
     Args:
-        split ([`Split`]): of the validation rows.
-        rows (`Sequence[Hashable]`): what each validation row says.
-        known (`Sequence[Hashable]`, *optional*): what each training row says.
-        trust_rows (`bool`, *optional*, defaults to `False`): refuse nothing.
+        split ([`Split`]): split of the validation rows.
+        rows (`Sequence[Hashable]`): contents of each validation row.
+        known (`Sequence[Hashable]`, *optional*): contents of each training row.
+        trust_rows (`bool`, *optional*, defaults to `False`): accept too many repeats.
 
     Raises:
         ImportError: scipy is not installed.
-        RepeatedRowsError: there are too many, and it says how many there are and how many are to be expected; or all
-            rows come several times, as in a file that was appended to itself.
+        RepeatedRowsError: there are too many repeats; the message says how many there are and how many are expected.
+            Or all rows occur several times, as in a file appended to itself.
     """
     times = math.gcd(*Counter(rows).values())
-    # Of a few texts that may be by chance.
+    # With few texts this may be chance.
     if times > 1 and len(set(rows)) >= FEWEST_TEXTS:
         raise RepeatedRowsError(
-            "validation", f"must hold every row once, but holds every row {times} times: copies are not other rows"
+            "validation", f"must contain every row once, but contains every row {times} times: copies add no rows"
         )
     certification = split.certifying(rows)
     found = find_repeats([*known, *split.designing(rows)], certification)
     if not found.too_many and known:
-        # Design rows that leaked too would make repetitions look natural.
+        # Leaked design rows would make repeats look natural.
         of_known = find_repeats(known, certification)
         found = of_known if of_known.too_many else found
     distance = _distance(known, rows)
@@ -129,23 +128,22 @@ def check_fresh(
         why = "Training rows repeat each other less often than validation rows do: were they deduplicated? "
         raise RepeatedRowsError(
             "validation",
-            f"must be rows that have not been trained on, but {found.num_repeated:,} of {found.num_rows:,} "
-            f"certification rows ({found.num_repeated / found.num_rows:.1%}) say what a training or design row says; "
-            f"of fresh rows {found.expected:.1%} would, {found.highest:.1%} at most",
-            advice=f"{why if distance < -FAR else ''}Give rows that are fresh. Where these are, and the training rows "
-            "were chosen by what they say, `trust_rows` takes them.",
+            f"must be rows that were not trained on, but {found.num_repeated:,} of {found.num_rows:,} certification "
+            f"rows ({found.num_repeated / found.num_rows:.1%}) repeat a training or design row; of fresh rows "
+            f"{found.expected:.1%} would, {found.highest:.1%} at most",
+            advice=f"{why if distance < -FAR else ''}Pass fresh rows. If they are fresh, and it is the training rows "
+            "that were selected by content, accept them with `trust_rows`.",
         )
     if distance > FAR:
         logger.warning(
-            "Training rows repeat each other more often than validation rows do. Where they were copied on purpose, "
-            "give them once each: among copies, validation rows that were trained on are not noticed."
+            "Training rows repeat each other more often than validation rows do. If they were copied on purpose, pass "
+            "each once: copies hide validation rows that were trained on."
         )
     return found
 
 
 def _distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """How much more often the first rows repeat each other than the second do, among equally many of both; in standard
-    errors."""
+    """Return by how many standard errors the first rows repeat each other more often than equally many second rows."""
     size = min(len(first), len(second))
     if size == 0:
         return 0.0

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that design and rows that certify: disjoint, drawn by a seed, whatever they say.
+"""Split validation rows into design and certification rows, at random and regardless of their contents.
 
-Were rows chosen to certify by what they say, such as those that no other row repeats, they would stand for other rows
-than those that will come.
+Certification rows selected by content, such as rows without duplicates, would not represent future rows.
 """
 
 from collections.abc import Sequence
@@ -19,32 +18,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the validation rows.
+    """Indices of the validation rows of each part.
 
     Args:
-        design (`torch.LongTensor`): rows that stop, place, set temperatures and find the path.
-        certification (`torch.LongTensor`): rows that are used for the guarantee alone.
+        design (`torch.LongTensor`): rows for early stopping, placement, temperatures and the path.
+        certification (`torch.LongTensor`): rows used for the guarantee alone.
     """
 
     design: torch.Tensor
     certification: torch.Tensor
 
     def designing(self, values: Sequence[T]) -> list[T]:
-        """Those of the design rows, of a value for each validation row."""
+        """Select the values of the design rows from one value per validation row."""
         return [values[i] for i in self.design.tolist()]
 
     def certifying(self, values: Sequence[T]) -> list[T]:
-        """Those of the certification rows, of a value for each validation row."""
+        """Select the values of the certification rows from one value per validation row."""
         return [values[i] for i in self.certification.tolist()]
 
 
 def split_rows(num_rows: int, fraction: float, seed: int) -> Split:
-    """Draw the certification rows; the rest designs.
+    """Draw the certification rows; the rest are design rows.
 
     Args:
-        num_rows (`int`): the validation rows.
-        fraction (`float`): share of them that certifies.
-        seed (`int`): of the draw.
+        num_rows (`int`): number of validation rows.
+        fraction (`float`): share of certification rows.
+        seed (`int`): seed of the draw.
 
     Raises:
         ValueError: `fraction` is not in (0, 1), or a part would be empty.
@@ -55,5 +54,5 @@ def split_rows(num_rows: int, fraction: float, seed: int) -> Split:
     num_design = num_rows - round(fraction * num_rows)
     design, certification = order[:num_design], order[num_design:]
     if len(design) == 0 or len(certification) == 0:
-        raise ArgumentError("validation", f"must have rows to design and to certify with, got {num_rows} in all")
+        raise ArgumentError("validation", f"must have rows for both design and certification, got {num_rows} in total")
     return Split(design.sort().values, certification)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The temperature of each exit, the one under which the labels are the most likely (Guo et al., arXiv 1706.04599).
+"""Fit the temperature of each exit that maximizes the likelihood of the labels (Guo et al., arXiv 1706.04599).
 
-In a task with two classes it changes no order, only the meaning of θ: one θ then stands for the same certainty at
-every exit.
+With two classes it never changes the ranking of rows by confidence, only the meaning of θ: the same θ then means the
+same certainty at every exit.
 """
 
 import math
@@ -14,20 +14,20 @@ from ..optional import require
 
 
 LOWEST, HIGHEST = 0.05, 20.0
-# Of its logarithm.
+# Tolerance of the logarithm.
 TOLERANCE = 1e-9
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> float:
-    """The temperature between 0.05 and 20 under which the labels are the most likely.
+    """Fit the temperature between 0.05 and 20 that maximizes the likelihood of the labels.
 
     Args:
-        logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits; rows with a NaN do not count.
+        logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits; rows with a NaN are ignored.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
-        task ([`Task`], *optional*, defaults to single-label classification): says how likely they are.
+        task ([`Task`], *optional*, defaults to single-label classification): defines the likelihood.
 
     Returns:
-        `float`: 1.0 when there are no rows.
+        `float`: the temperature, 1.0 if there are no rows.
 
     Raises:
         ImportError: scipy is not installed.
@@ -40,7 +40,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, task: Task = SIN
     def loss(log_temperature: float) -> float:
         return task.loss(logits / math.exp(log_temperature), labels).item()
 
-    # The loss is convex in 1 / temperature, so it has one valley; where it falls to a bound, or is flat, that is best.
+    # The loss is convex in 1 / temperature, so it has one minimum; the bounds cover a monotonic or flat loss.
     search = require("scipy.optimize", "attach").minimize_scalar
     bounds = (math.log(LOWEST), math.log(HIGHEST))
     inside = search(loss, bounds=bounds, method="bounded", options={"xatol": TOLERANCE}).x
@@ -48,7 +48,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, task: Task = SIN
 
 
 def fit_temperatures(exit_logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> list[float]:
-    """One temperature per exit.
+    """Fit one temperature per exit.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`): raw logits.

@@ -2,10 +2,10 @@
 """From targets to thresholds: Learn-then-Test with fixed-sequence testing along one path.
 
 Learn-then-Test is Angelopoulos et al., arXiv 2110.01052; for early exits see Jazbec et al., arXiv 2405.20915. The
-path, the temperatures and the choice of the test come from rows that certify nothing. The certification rows are then
-used for one thing: walk along the path, test at each point the hypothesis that the risk is above its limit, and stop
-at the first one that is not rejected. With probability ≥ confidence level over these rows, no point before that has a
-risk above the limit, on the distribution that the rows came from.
+path, the temperatures and the test are fixed on rows that certify nothing. The certification rows are used only to
+walk along the path, test at each point the hypothesis that the risk is above its limit, and stop at the first
+hypothesis that is not rejected. With probability ≥ confidence level over these rows, no earlier point has a risk above
+the limit, on the distribution of the rows.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from .targets import Budget, Risk, RiskEstimate, Target
 
 
 class TooFewRowsError(ValueError):
-    """The certification rows cannot certify the target, whatever they say.
+    """Too few certification rows for a target, whatever they show.
 
     Args:
-        num_rows (`int`): rows there are.
-        needed (`int`): rows there must be, at the least.
+        num_rows (`int`): number of rows.
+        needed (`int`): minimum number of rows.
     """
 
     def __init__(self, message: str, num_rows: int, needed: int):
@@ -36,14 +36,14 @@ class TooFewRowsError(ValueError):
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One point of the path on the certification rows.
+    """One point of the path, measured on the certification rows.
 
     Args:
         thresholds (`list[float]`): θ of each SideNet.
-        accuracy (`float`): of the routed answers.
+        accuracy (`float`): accuracy of the routed answers.
         shares (`list[float]`): fraction of rows that each exit answers.
         flops (`float`): mean per row, as a fraction of the plain MainNet's; `params` and `milliseconds` likewise.
-        risks (`dict[str, RiskEstimate]`): per guaranteed target.
+        risks (`dict[str, RiskEstimate]`): risk for each guaranteed target.
         certified (`bool`): whether every guaranteed target was certified here.
     """
 
@@ -57,18 +57,18 @@ class PathPoint:
     certified: bool
 
     def cost(self, target: Budget, costs: ExitCosts) -> float:
-        """What a budget limits, in the unit of its limit."""
+        """Return the cost that a budget limits, in the unit of its limit."""
         return target.cost(getattr(self, target.currency), costs)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a walk along the path found.
+    """Result of the walk along the path.
 
     Args:
-        points (`list[PathPoint]`): what was looked at, in the order of the path.
-        chosen (`PathPoint`, *optional*): `None` when attaching does not pay.
-        reason (`str`): why this point, or why none.
+        points (`list[PathPoint]`): points tested, in the order of the path.
+        chosen (`PathPoint`, *optional*): chosen point; `None` if attaching does not pay off.
+        reason (`str`): why this point was chosen, or why none.
     """
 
     points: list[PathPoint]
@@ -90,25 +90,25 @@ def select_thresholds(
 ) -> Selection:
     """Choose the thresholds of a path that meet every target.
 
-    With a guaranteed target, the cheapest certified point that keeps every budget; with budgets alone, which promise
-    nothing, the most accurate point within them.
+    With a guaranteed target, this is the cheapest certified point within every budget; with budgets alone, which are
+    not guaranteed, the most accurate point within them.
 
     Args:
         records ([`ExitRecords`]): the certification rows, used for nothing else.
-        costs ([`ExitCosts`]): of the same model.
-        path (`Sequence[list[float]]`): threshold vectors, fixed beforehand; the first lets nobody leave.
+        costs ([`ExitCosts`]): costs of the model.
+        path (`Sequence[list[float]]`): threshold vectors, fixed beforehand; at the first, no row exits early.
         temperatures (`list[float]`): one per exit.
-        targets (`Sequence[Target]`): several risks share δ = 1 − confidence level in equal parts.
+        targets (`Sequence[Target]`): targets; risks share δ = 1 − confidence level equally.
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which the guarantee holds.
-        test (`str`, *optional*, defaults to `"paired"`): for `accuracy_drop`; see [`pvalues`].
+        test (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
         design ([`ExitRecords`], *optional*):
-            Rows that certify nothing; `selective_error` needs them, to fix beforehand where its sequence starts.
+            Rows that certify nothing; `selective_error` needs them to fix the start of its sequence beforehand.
         groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
             Number of each row's group; see [`Risk.measure`].
 
     Raises:
-        TooFewRowsError: no result on so few rows could certify a target.
-        ValueError: an argument is impossible.
+        TooFewRowsError: there are too few rows to certify a target, whatever they show.
+        ValueError: an argument is invalid.
     """
     if test not in TESTS:
         raise ArgumentError("test", f"must be one of {TESTS}", test)
@@ -144,7 +144,7 @@ def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Risk], budget
     if not within:
         cheapest = min(allowed, key=lambda point: point.flops)
         reached = ", ".join(f"{t.name} {cheapest.cost(t, costs):.3g} for ≤ {t.limit:g}" for t in budgets)
-        return Selection(points, None, f"no {'certified ' if risks else ''}threshold keeps the budget: {reached}.")
+        return Selection(points, None, f"no {'certified ' if risks else ''}threshold is within the budget: {reached}.")
     if risks:
         chosen, reason = min(within, key=lambda point: point.flops), "the cheapest certified threshold"
     else:
@@ -156,30 +156,34 @@ def _choose(points: list[PathPoint], costs: ExitCosts, risks: list[Risk], budget
             points,
             None,
             f"{reason} costs {chosen.flops:.3f} of the plain MainNet's FLOPs, SideNets included: "
-            "attaching does not pay.",
+            "attaching does not pay off.",
         )
     return Selection(points, chosen, reason)
 
 
 def check_confidence_level(confidence_level: float) -> None:
-    """Raise `ValueError` for what is no probability of a guarantee."""
+    """Reject a confidence level that is not in (0, 1).
+
+    Raises:
+        ValueError: it is not.
+    """
     if not 0 < confidence_level < 1:
         raise ArgumentError("confidence_level", "must be in (0, 1)", confidence_level)
 
 
 def level_per_target(targets: Sequence[Target], confidence_level: float) -> float:
-    """δ of one guaranteed target: they share 1 − confidence level in equal parts."""
+    """Return δ of one guaranteed target: an equal part of 1 − confidence level."""
     return (1 - confidence_level) / max(1, sum(target.is_risk for target in targets))
 
 
 def check_targets(
     targets: Sequence[Target], confidence_level: float, test: str, num_rows: int, *, grouped: bool = False
 ) -> None:
-    """[`check_enough`] for every guaranteed target, at its part of δ.
+    """Call [`check_enough`] for every guaranteed target, at its part of δ.
 
     Raises:
-        TooFewRowsError: it says how many rows are needed.
-        ValueError: the confidence level is impossible.
+        TooFewRowsError: there are too few rows; the message says how many are needed.
+        ValueError: the confidence level is invalid.
     """
     check_confidence_level(confidence_level)
     for target in targets:
@@ -187,10 +191,10 @@ def check_targets(
 
 
 def check_enough(target: Target, level: float, test: str, num_rows: int, *, grouped: bool = False) -> None:
-    """Refuse a number of certification rows on which no result could certify a risk.
+    """Reject a number of certification rows that could never certify a risk.
 
     Raises:
-        TooFewRowsError: it says how many are needed.
+        TooFewRowsError: there are too few rows; the message says how many are needed.
     """
     if not isinstance(target, Risk):
         return
@@ -199,7 +203,7 @@ def check_enough(target: Target, level: float, test: str, num_rows: int, *, grou
         what = "groups of certification rows" if grouped else "certification rows"
         raise TooFewRowsError(
             f"{target} at level {level:.3g} needs at least {needed} {what} even if none shows a loss, got {num_rows}. "
-            "Give more validation rows, or a looser target or confidence level.",
+            "Pass more validation rows, or loosen the target or the confidence level.",
             num_rows,
             needed,
         )
@@ -213,16 +217,16 @@ def _start(
     design: ExitRecords | None,
     num_rows: int,
 ) -> int:
-    """Where the sequence begins. A conditional risk is tested on the rows that count, so enough of them have to.
+    """Return where the sequence starts. A conditional risk is tested only on the rows that count.
 
-    Enough is the number that could pass without an error, ⌈ln δ / ln(1 − ε)⌉; of the points that have it, the sequence
-    starts at the one that is the most likely to pass. Both are expected from the design rows: were they read from the
-    certification rows, the sequence would depend on what it tests.
+    There must be at least ⌈ln δ / ln(1 − ε)⌉ of these, enough to pass without an error; among such points, the
+    sequence starts at the one most likely to pass. Both are estimated on the design rows: on the certification rows,
+    the sequence would depend on the rows it tests.
     """
     if not target.is_conditional:
         return 0
     if design is None or len(design) == 0:
-        raise ArgumentError("design", f"must be given for {target.name}, to fix where its sequence starts; got none")
+        raise ArgumentError("design", f"must be given for {target.name}, to fix the start of its sequence; got none")
     needed = target.needed_rows(level)
     expected = []
     for index, thresholds in enumerate(path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labeled texts and images, from files or data sets, as inputs of a model."""
+"""Labeled texts and images, from files or data sets, as model inputs."""
 
 from .classes import ClassMap
 from .columns import Columns, find_columns

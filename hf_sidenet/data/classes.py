@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which output of a MainNet each label of a data set means: the one rule of every command, script and page.
+"""Map labels of a data set to outputs of a MainNet: the single rule for every command, script and page.
 
 In this order:
 
-1. names that somebody gave for the outputs, `labels`;
-2. the MainNet's own names, apart from case, spaces, underscores and hyphens; whole numbers and `LABEL_3` are indices;
-3. the order of a `datasets.ClassLabel`, unless a library made it by sorting;
-4. for a MainNet whose last layer is still to learn them, the order of the training rows.
+1. the names of the outputs passed as `labels`;
+2. the MainNet's own names, ignoring case, spaces, underscores and hyphens; integers and `LABEL_3` are indices;
+3. the order of a `datasets.ClassLabel`, unless a library created it by sorting;
+4. for a MainNet whose last layer is not trained yet, the order of the training rows.
 
-Anything else is refused: names are never sorted for a MainNet that has learned its classes. Whether a mapping is the
-right one is not known here; [`check_class_order`] holds it against the MainNet's answers.
+Anything else is rejected: names are never sorted for a MainNet with trained classes. Whether a mapping is correct
+cannot be checked here; [`check_class_order`] checks it against the MainNet's answers.
 """
 
 import math
@@ -30,7 +30,7 @@ GIVEN, NAME, INDEX, CLASS_LABEL, LEARNED = (
     "in the order of the data set's ClassLabel",
     "in the order of the training rows, which the MainNet is to learn",
 )
-OTHER_NAMES = "Where that is another name of one of them, `labels` must name the MainNet's outputs in their order."
+OTHER_NAMES = "If that is another name for one of them, `labels` must name the MainNet's outputs in order."
 MAINNET = "the MainNet"
 SHOWN = 10
 NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.0*)?")
@@ -43,9 +43,9 @@ class ClassMap:
     """Labels of a data set as outputs of a MainNet.
 
     Args:
-        names (`tuple[str, ...]`): of the classes, in the order of the outputs.
-        indices (`Mapping[str, int]`): output of each label, as the data spell it.
-        how (`str`): what the order is taken from, in words that follow "The classes are taken".
+        names (`tuple[str, ...]`): names of the classes, in the order of the outputs.
+        indices (`Mapping[str, int]`): output of each label, as spelled in the data.
+        how (`str`): where the order comes from, to follow "The classes are mapped".
     """
 
     names: tuple[str, ...]
@@ -53,11 +53,11 @@ class ClassMap:
     how: str
 
     def about(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Return the fields for a report."""
         return {"names": list(self.names), "labels": dict(self.indices), "how": self.how}
 
     def text(self) -> str:
-        """The mapping in a line: `"bad → 0 (negative), good → 1 (positive)"`, at most ten labels."""
+        """Return the mapping in one line: `"bad → 0 (negative), good → 1 (positive)"`, at most ten labels."""
         shown = [
             f"{label} → {index}" + ("" if label == self.names[index] else f" ({self.names[index]})")
             for label, index in sorted(self.indices.items(), key=lambda item: item[1])
@@ -66,23 +66,23 @@ class ClassMap:
 
 
 def names_nothing(names: Sequence[str]) -> bool:
-    """Whether these are no names: `LABEL_0`, `LABEL_1`, ..., or the bare numbers."""
+    """Return whether these are only placeholders: `LABEL_0`, `LABEL_1`, ..., or the bare indices."""
     return all(_index(name) == index for index, name in enumerate(names))
 
 
 def indexed_classes(names: Sequence[str]) -> ClassMap:
-    """The mapping of labels that are indices already."""
+    """Return the mapping for labels that are already indices."""
     return ClassMap(tuple(names), {str(index): index for index in range(len(names))}, INDEX)
 
 
 def moved_names(names: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Names of the MainNet's classes, in any spelling, that stand at another place than its own."""
+    """Return names of the MainNet's classes, in any spelling, that are not at the MainNet's index."""
     find = _find(own)
     return [name for place, name in enumerate(names) if find(name) not in (None, place)]
 
 
 def spelled(value: Any) -> str | None:
-    """A label as text, `None` where there is none. Numbers that are whole have no fraction."""
+    """Return a label as text, without the fraction of an integral float; `None` if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -100,23 +100,23 @@ def match_classes(
     new_head: bool = False,
     learned: Iterable[str] = (),
 ) -> ClassMap:
-    """The output that each label means.
+    """Map each label to an output.
 
     Args:
-        values (`Iterable[str]`): the labels, as [`spelled`].
+        values (`Iterable[str]`): labels, as returned by [`spelled`].
         own (`Sequence[str]`): names of the MainNet's classes, in the order of its outputs.
-        ordered (`Sequence[str]`, *optional*): names in an order that somebody gave with the data.
-        labels (`Sequence[str]`, *optional*): names of the outputs, in their order, which win.
+        ordered (`Sequence[str]`, *optional*): names in the order that comes with the data.
+        labels (`Sequence[str]`, *optional*): names of the outputs, in order; takes precedence.
         new_head (`bool`, *optional*, defaults to `False`):
-            Whether the MainNet is still to learn which output is which class, so that any order does.
+            Whether the MainNet still has to be trained on its classes, so that any order works.
         learned (`Iterable[str]`): with `new_head`, the labels of the training rows.
 
     Returns:
-        [`ClassMap`]: of all `values`, except, with `new_head`, those that the training rows have not.
+        [`ClassMap`]: mapping of all `values`.
 
     Raises:
-        UnknownClassError: the MainNet has no such class.
-        ValueError: nothing says which output these names are, or `labels` are impossible.
+        UnknownClassError: a label is not a class of the MainNet or, with `new_head`, of the training rows.
+        ValueError: the outputs of these names cannot be determined, or `labels` is invalid.
     """
     values = list(dict.fromkeys(values))
     if labels is not None:
@@ -126,7 +126,7 @@ def match_classes(
     known = [name for name in values if _find(own)(name) is not None]
     find, ordered = _find_or_index(own), list(ordered or ())
     found = {value: find(value) for value in values}
-    # Numbers that are names of other things are not the MainNet's indices: all of them must be.
+    # Numbers that name other things are not the MainNet's indices: all must be.
     indexed = len(known) == len(values) or all(find(name) is not None for name in ordered)
     learns = new_head and not known and len(values) != len(own)
     if None not in found.values() and indexed and not learns:
@@ -142,36 +142,36 @@ def match_classes(
         raise UnknownClassError((unknown or values)[0], own)
     raise ArgumentError(
         "labels",
-        f"must name the MainNet's {len(own)} outputs in their order, since it has no names "
-        f"for them and the data have {_shown(sorted(values))}, got None",
+        f"must name the MainNet's {len(own)} outputs in order, because it has no names for "
+        f"them and the data has {_shown(sorted(values))}, got None",
     )
 
 
 class UnknownClassError(ValueError):
-    """A label that is no class of the MainNet.
+    """Label that is not a class of the MainNet.
 
     Args:
-        label (`str`): as the data spell it.
-        known (`Sequence[str]`): the classes that there are.
-        owner (`str`, *optional*): who has them.
+        label (`str`): the label, as spelled in the data.
+        known (`Sequence[str]`): the known classes.
+        owner (`str`, *optional*): what has these classes, for the message.
     """
 
     def __init__(self, label: str, known: Sequence[str], owner: str = MAINNET):
         self.label, self.known, self.owner = label, known, owner
-        super().__init__(f"labels must be classes that {owner} has, {_shown(known)}, got {label!r}.")
+        super().__init__(f"labels must be classes of {owner}, {_shown(known)}, got {label!r}.")
 
     def where(self, split: str, row: int) -> ArgumentError:
-        """The error with the place: the number of the row counts from 1."""
+        """Return the error with its place; rows are numbered from 1."""
         return ArgumentError(
             split,
-            f"must hold classes that {self.owner} has, {_shown(self.known)}, got {self.label!r} in row {row:,}",
+            f"must contain classes of {self.owner}, {_shown(self.known)}, got {self.label!r} in row {row:,}",
             advice=OTHER_NAMES if self.owner == MAINNET else "",
         )
 
 
 def listed(items: Sequence[str]) -> str:
-    """At most ten items with commas between them."""
-    return ", ".join(items[:SHOWN]) + (f", … ({len(items):,} in all)" if len(items) > SHOWN else "")
+    """Join at most ten items with commas."""
+    return ", ".join(items[:SHOWN]) + (f", … ({len(items):,} in total)" if len(items) > SHOWN else "")
 
 
 def _given(values: list[str], own: Sequence[str], labels: list[str], new_head: bool) -> ClassMap:
@@ -182,14 +182,14 @@ def _given(values: list[str], own: Sequence[str], labels: list[str], new_head: b
     if len(labels) != len(own) and not new_head:
         raise ArgumentError(
             "labels",
-            f"must name each of the MainNet's {len(own)} outputs, also classes that the data "
-            f"have not, got {len(labels)}: {_shown(labels)}",
+            f"must name each of the MainNet's {len(own)} outputs, even classes missing from the "
+            f"data, got {len(labels)}: {_shown(labels)}",
         )
     find = _find(labels)
     for value in values:
         if find(value) is None:
             raise UnknownClassError(value, labels, "`labels`")
-    # Names of the MainNet that are the same in another order are contradicted; others are kept.
+    # Override the MainNet's names if they are the same in another order; keep others.
     contradicted = sorted(map(_key, labels)) == sorted(map(_key, own))
     names = labels if new_head or contradicted or names_nothing(own) else own
     return ClassMap(tuple(names), _indices(find, values), GIVEN)
@@ -206,7 +206,7 @@ def _learned(values: list[str], train: list[str], ordered: Sequence[str]) -> Cla
         if sorted(of_numbers) == list(range(len(names))):
             names = [f"LABEL_{index}" for index in range(len(names))]
     elif any(FRACTION.fullmatch(value) and number is None for value, number in numbers.items()):
-        raise ArgumentError("label_column", f"must hold names or indices of classes, got {_shown(sorted(train))}")
+        raise ArgumentError("label_column", f"must contain names or indices of classes, got {_shown(sorted(train))}")
     else:
         names = sorted(train)
     find = _find_or_index(names)
@@ -217,12 +217,12 @@ def _learned(values: list[str], train: list[str], ordered: Sequence[str]) -> Cla
 
 
 def _indices(find: Callable[[str], int | None], values: Iterable[str]) -> dict[str, int]:
-    """Of values that are all found."""
+    """Return the index of each value, leaving out values not found."""
     return {value: index for value in values if (index := find(value)) is not None}
 
 
 def _find(names: Sequence[str]) -> Callable[[str], int | None]:
-    """Finds a name as it is, else apart from its spelling; one that stands for two classes is not found."""
+    """Return a function that finds a name exactly, else loosely; ambiguous names are not found."""
     tables: list[dict[str, int]] = []
     for key in (str, _key):
         counts = Counter(map(key, names))
@@ -232,7 +232,7 @@ def _find(names: Sequence[str]) -> Callable[[str], int | None]:
 
 
 def _find_or_index(names: Sequence[str]) -> Callable[[str], int | None]:
-    """A number is an index, unless numbers are names."""
+    """Return a function like [`_find`]'s that also accepts indices, unless numbers are names."""
     find = _find(names)
     numbered = not names_nothing(names) and any(NUMBER.fullmatch(name) for name in names)
 
@@ -246,7 +246,7 @@ def _find_or_index(names: Sequence[str]) -> Callable[[str], int | None]:
 
 
 def _key(name: str) -> str:
-    """What is left of a name apart from its spelling. Signs count: `-1` is not `1`, nor `A-` an `A`."""
+    """Normalize the spelling of a name. Signs matter: `-1` is not `1`, and `A-` is not `A`."""
     text = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").strip()
     if NUMBER.fullmatch(text):
         return str(int(text.partition(".")[0]))
@@ -259,7 +259,7 @@ def _index(name: str) -> int | None:
 
 
 def _number(name: str) -> int | None:
-    """Of a whole number or `LABEL_3`."""
+    """Parse an integer or `LABEL_3`."""
     key = _key(name)
     return int(key) if NUMBER.fullmatch(key) else _index(name)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns of a data set hold the texts or the image, and which the class."""
+"""Find the columns of a data set with the texts or images, and with the classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,29 +27,29 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-# Two of these that differ in their ends only: `text`, `text_pair`; `sentence1`, `sentence2`; `title_a`, `title_b`.
+# Pairs of these that differ only in the ending: `text`, `text_pair`; `sentence1`, `sentence2`; `title_a`, `title_b`.
 PAIR_STEMS = (*TEXTS, "question", "query", "premise", "answer", "passage", "document", "title", "sent", "s", "q")
 USUAL_PAIRS = (("text", "text_pair"), ("sentence1", "sentence2"), *PAIRS)
 PAIR_ENDS = (("", "_pair"), ("1", "2"), ("_1", "_2"), ("_a", "_b"))
 IMAGES = ("image", "img")
-# Rows whose cells are looked at.
+# Number of rows whose cells are inspected.
 SAMPLE = 100
-# The first two mean nothing else; a data set may have a category and a label.
+# The first two are unambiguous; a data set may have both a category and a label.
 LABELS = (("label", "labels"), ("class", "target", "category"))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the inputs and the classes are.
+    """Columns of the inputs and the classes.
 
     Args:
-        inputs (`tuple[str, ...]`): the column with the text, the two columns of a pair, or the column with the image.
-        label (`str`): the column with the class, by name or index.
-        modality (`str`, *optional*, defaults to `"text"`): what the inputs are, `"text"` or `"image"`.
-        unused (`tuple[str, ...]`): columns that look like texts and are no inputs.
+        inputs (`tuple[str, ...]`): the column of the text, the two columns of a pair, or the column of the image.
+        label (`str`): the column of the class, by name or index.
+        modality (`str`, *optional*, defaults to `"text"`): modality of the inputs, `"text"` or `"image"`.
+        unused (`tuple[str, ...]`): columns that look like texts but are not inputs.
 
     Raises:
-        ValueError: there is no such modality.
+        ValueError: the modality is unknown.
     """
 
     inputs: tuple[str, ...]
@@ -70,29 +70,31 @@ def find_columns(
     label_column: str | None = None,
     sample: Mapping[str, Sequence[Any]] | None = None,
 ) -> Columns:
-    """Columns that are named, else those with a usual name or of the only fitting type.
+    """Find columns: the given ones, else those with a usual name or the only matching type.
 
     Args:
-        features (`datasets.Features`): of one split.
-        text_columns (`Sequence[str]`, *optional*): one column, or the two of a pair.
-        image_column (`str`, *optional*): instead of `text_columns`.
-        label_column (`str`, *optional*): the class.
+        features (`datasets.Features`): features of one split.
+        text_columns (`Sequence[str]`, *optional*): one text column, or the two of a pair.
+        image_column (`str`, *optional*): image column, instead of `text_columns`.
+        label_column (`str`, *optional*): column of the class.
         sample (`Mapping[str, Sequence]`, *optional*):
-            Some cells of every column, by which those with texts are told from those with numbers or names.
+            Some cells of every column, to distinguish texts from numbers and names.
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: a named column does not exist or has another type, or none or several could be meant.
+        ValueError: a given column does not exist or has another type, or no column or several columns match.
     """
     if text_columns is not None and image_column is not None:
-        raise ValueError(f"give one of `text_columns` and `image_column`, got {text_columns} and {image_column!r}.")
+        raise ValueError(
+            f"pass only one of `text_columns` and `image_column`, got {text_columns} and {image_column!r}."
+        )
     label = _label(features, label_column)
     if text_columns is None and image_column is None:
         image_column = _image(features)
     if image_column is not None:
         _must_exist("image_column", [image_column], features)
         if not is_image(features[image_column]) and not is_string(features[image_column]):
-            raise ArgumentError("image_column", f"must hold images or their paths, got {features[image_column]}")
+            raise ArgumentError("image_column", f"must contain images or their paths, got {features[image_column]}")
         inputs = (image_column,)
     else:
         inputs = tuple(text_columns) if text_columns is not None else _texts(features, label, sample or {})
@@ -101,14 +103,14 @@ def find_columns(
             raise ArgumentError("text_columns", f"must be one column, or two for pairs, got {list(inputs)}")
         for name in inputs:
             if not is_string(features[name]):
-                raise ArgumentError("text_columns", f"must hold texts, got {name!r} with {features[name]}")
+                raise ArgumentError("text_columns", f"must contain texts, got {name!r} with {features[name]}")
     if label in inputs:
         raise ArgumentError("label_column", "must not be an input too", label)
     unused = [name for name in features if is_string(features[name]) and name not in (*inputs, label)]
     unused = tuple(name for name in unused if _has_words(name, sample or {})) if image_column is None else ()
     if unused:
         logger.warning(
-            "The texts are read from %s. %s looks like texts too and is not read: `text_columns` names what is.",
+            "Reading texts from %s. Not reading %s, which looks like texts too: choose with `text_columns`.",
             " and ".join(map(repr, inputs)),
             " and ".join(map(repr, unused)),
         )
@@ -117,11 +119,12 @@ def find_columns(
 
 
 def usual_inputs(names: Sequence[str], num_texts: int | None = None) -> list[tuple[str, ...]]:
-    """Columns whose names say that they are texts, in lower case.
+    """Return columns whose names are usual for texts, in lower case.
 
     Args:
-        names (`Sequence[str]`): of all columns, in any case.
-        num_texts (`int`, *optional*): 1 for single texts, 2 for pairs; by default both. Half of a pair is no text.
+        names (`Sequence[str]`): names of all columns, in any case.
+        num_texts (`int`, *optional*): 1 for single texts, 2 for pairs; by default both. Half a pair does not count as
+            a single text.
     """
     spelled = [name.lower() for name in names]
     found = [pair for pair in PAIRS if all(name in spelled for name in pair)]
@@ -133,28 +136,28 @@ def usual_inputs(names: Sequence[str], num_texts: int | None = None) -> list[tup
 
 
 def sample_cells(rows: "Dataset") -> dict[str, list[Any]]:
-    """The texts of the first rows."""
+    """Return the texts of the first rows."""
     strings = [name for name, feature in rows.features.items() if is_string(feature)]
     return rows.with_format(None).select_columns(strings)[:SAMPLE] if strings else {}
 
 
 def unformatted(rows: "Dataset") -> "Dataset":
-    """The rows with cells as they are stored, whatever format the caller set; a transform of theirs stays."""
+    """Return the rows with cells as stored, dropping the caller's format but keeping a transform."""
     return rows if rows.format["type"] in (None, "custom") else rows.with_format(None)
 
 
 def is_image(feature: Any) -> bool:
-    """Whether this type of column is decoded to pictures."""
+    """Return whether this column type is decoded to images."""
     return isinstance(feature, require("datasets", "train").Image)
 
 
 def is_string(feature: Any) -> bool:
-    """Whether this type of column is text."""
+    """Return whether this column type is text."""
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _is_plain(feature: Any) -> bool:
-    """Whether numbers or truth values are in this type of column, which may be classes."""
+    """Return whether this column type is numeric or boolean, and so may contain classes."""
     return any(name in str(getattr(feature, "dtype", "")) for name in ("int", "float", "bool"))
 
 
@@ -172,12 +175,12 @@ def _label(features: "Features", given: str | None) -> str:
     label = _only("label_column", found, [name for names in LABELS for name in names], features)
     feature = features[label]
     if not isinstance(feature, class_label) and not is_string(feature) and not _is_plain(feature):
-        raise ArgumentError("label_column", f"must hold names or indices of classes, got {label!r} with {feature}")
+        raise ArgumentError("label_column", f"must contain names or indices of classes, got {label!r} with {feature}")
     return label
 
 
 def _image(features: "Features") -> str | None:
-    """None: these are no images."""
+    """Return the image column, or `None` if there are no images."""
     found = [name for name, feature in features.items() if is_image(feature)]
     found = found or [name for name in features if name.lower() in IMAGES and is_string(features[name])]
     return _only("image_column", found, IMAGES, features) if found else None
@@ -188,23 +191,23 @@ def _texts(features: "Features", label: str, sample: Mapping[str, Sequence[Any]]
     found = usual_inputs(list(spelled))
     if not found:
         strings = [name for name in spelled.values() if is_string(features[name])]
-        # In a table every cell is a text, numbers too.
+        # In a table every cell is text, even numbers.
         worded = [name for name in strings if _has_words(name, sample)]
         found = [(name.lower(),) for name in worded or strings]
     return tuple(spelled[name] for name in _only("text_columns", found, [*TEXTS, *USUAL_PAIRS], features))
 
 
 def _has_words(name: str, sample: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether most cells are of several words; so it is where no cell is known."""
+    """Return whether most cells have several words; `True` if there are no cells."""
     cells = [cell for cell in sample.get(name, ()) if isinstance(cell, str)]
     return not cells or 2 * sum(len(cell.split()) > 1 for cell in cells) > len(cells)
 
 
 def _only(argument: str, found: list, usual: Sequence, features: "Features") -> Any:
     if not found:
-        raise ArgumentError(argument, f"must be given where no column is one of {list(usual)}, got {list(features)}")
+        raise ArgumentError(argument, f"must be given if no column is one of {list(usual)}, got {list(features)}")
     if len(found) > 1:
-        raise ArgumentError(argument, f"must be given where several may be meant: {found} of {list(features)}")
+        raise ArgumentError(argument, f"must be given if several columns match: {found} of {list(features)}")
     return found[0]
 
 

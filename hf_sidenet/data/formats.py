@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How rows of data become inputs of a model: one format per modality. It says which rows are unreadable, tokenizes
-texts or opens pictures, and makes batches of what comes out.
+"""Convert rows of data to model inputs: one format per modality.
+
+A format finds unreadable rows, tokenizes texts or opens images, and collates batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ Processor = PreTrainedTokenizerBase | BaseImageProcessor
 
 
 class MapStyle(Protocol):
-    """A data set of dicts whose rows are read by their numbers, as `datasets.Dataset` and many lists are."""
+    """Data set of dicts that is indexed by row number, such as `datasets.Dataset` or a list."""
 
     def __len__(self) -> int: ...
 
@@ -36,9 +37,9 @@ class RowFormat:
     """Rows of one modality.
 
     Attributes:
-        modality ([`Modality`]): which.
-        noun (`str`): what a row holds, in messages.
-        needs_processor (`bool`): whether rows that are model inputs already need a processor, to be padded.
+        modality ([`Modality`]): the modality.
+        noun (`str`): noun for the contents of a row, in messages.
+        needs_processor (`bool`): whether rows that are already model inputs need a processor, for padding.
     """
 
     modality: Modality
@@ -46,11 +47,11 @@ class RowFormat:
     needs_processor: bool
 
     def problems(self, rows: "Dataset", name: str) -> Iterator[tuple[int, str]]:
-        """Numbers of the rows whose input is missing or unreadable, and what is wrong.
+        """Yield the index of each row whose input is missing or unreadable, and the problem.
 
         Args:
             rows (`datasets.Dataset`): raw rows.
-            name (`str`): of the column.
+            name (`str`): name of the column.
         """
         raise NotImplementedError
 
@@ -62,27 +63,27 @@ class RowFormat:
         config: PretrainedConfig,
         max_length: int | None = None,
     ) -> "Dataset":
-        """Model inputs of raw rows, with `labels` where they are; see [`prepare`]."""
+        """Convert raw rows to model inputs, with `labels` if they have any; see [`prepare`]."""
         raise NotImplementedError
 
     def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
-        """What makes a batch of prepared rows, with or without `labels`.
+        """Return a function that collates prepared rows, with or without `labels`.
 
         Raises:
-            ValueError: the processor cannot make one.
+            ValueError: the processor cannot collate.
         """
         raise NotImplementedError
 
     def keys(
         self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
-        """What stands for each row as the model gets it, what for its content, and settings that count as well.
+        """Return keys of each row's model inputs, keys of its contents, and settings that also matter.
 
         Args:
             prepared (map-style data set): model inputs.
-            raw (`datasets.Dataset`, *optional*): the rows they were made of.
-            columns ([`Columns`], *optional*): of the raw rows.
-            processor (tokenizer or image processor, *optional*): that made them.
+            raw (`datasets.Dataset`, *optional*): raw rows behind them.
+            columns ([`Columns`], *optional*): columns of the raw rows.
+            processor (tokenizer or image processor, *optional*): processor that made the inputs.
         """
         raise NotImplementedError
 
@@ -109,7 +110,7 @@ class TextRows(RowFormat):
         max_length: int | None = None,
     ) -> "Dataset":
         """See [`RowFormat.prepare`]: token ids, not padded."""
-        # What reads texts is a tokenizer.
+        # The processor of texts is a tokenizer.
         length = text_limit(cast(PreTrainedTokenizerBase, processor), positions_of(config), max_length)
         read = cast(Callable[..., Mapping[str, Any]], processor)
 
@@ -120,7 +121,7 @@ class TextRows(RowFormat):
         return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
     def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
-        """See [`RowFormat.collator`]: padded to the longest."""
+        """See [`RowFormat.collator`]: pads to the longest."""
         tokenizer = cast(PreTrainedTokenizerBase, processor)
         if tokenizer.pad_token is None:
             raise ValueError(f"the tokenizer must have a `pad_token`, got None from {tokenizer.name_or_path!r}.")
@@ -129,23 +130,23 @@ class TextRows(RowFormat):
     def keys(
         self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
-        """See [`RowFormat.keys`]: of what the tokenizer made, so that its settings count too."""
+        """See [`RowFormat.keys`]: from the tokenizer's output, which covers its settings."""
         keys = row_keys(prepared)
         if raw is None:
             return keys, keys, {}
-        assert columns is not None  # Raw rows have been read from some.
+        assert columns is not None  # Raw rows have columns.
         return keys, content_keys(*(raw.with_format(None)[name] for name in columns.inputs)), {}
 
 
 class ImageRows(RowFormat):
-    """Pictures."""
+    """Images."""
 
     modality = IMAGE
     noun = "picture"
     needs_processor = False
 
     def problems(self, rows: "Dataset", name: str) -> Iterator[tuple[int, str]]:
-        """See [`RowFormat.problems`]: every picture is decoded once."""
+        """See [`RowFormat.problems`]: decodes every image once."""
         if not is_image(rows.features[name]):
             return
         image = require("datasets", "train").Image(decode=False)
@@ -163,7 +164,7 @@ class ImageRows(RowFormat):
         config: PretrainedConfig,
         max_length: int | None = None,
     ) -> "Dataset":
-        """See [`RowFormat.prepare`]: pixels, made when a row is read.
+        """See [`RowFormat.prepare`]: pixels, computed when a row is read.
 
         Raises:
             ValueError: `max_length` is given.
@@ -187,11 +188,11 @@ class ImageRows(RowFormat):
     def keys(
         self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
     ) -> tuple[list[str], list[str], dict[str, Any]]:
-        """See [`RowFormat.keys`]: of pictures as they are stored, since pixels are made when a row is read."""
+        """See [`RowFormat.keys`]: from images as stored, since pixels are computed when a row is read."""
         if raw is None:
             keys = row_keys(prepared)
             return keys, keys, {}
-        assert columns is not None  # Raw rows have been read from some, by some processor.
+        assert columns is not None  # Raw rows have columns, and a processor.
         keys = row_keys(raw, columns.inputs)
         return keys, keys, cast(BaseImageProcessor, processor).to_dict()
 
@@ -200,12 +201,12 @@ FORMATS: dict[str, RowFormat] = {each.modality.name: each for each in (TextRows(
 
 
 def format_of(modality: Modality) -> RowFormat:
-    """The rows of a modality."""
+    """Return the row format of a modality."""
     return FORMATS[modality.name]
 
 
 def stack_images(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """`pixel_values (batch_size, channels, height, width)` and, where the rows have them, `labels (batch_size,)`."""
+    """Stack rows to `pixel_values (batch, channels, height, width)` and, if they have any, `labels (batch,)`."""
     batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
     if "labels" in rows[0]:
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
@@ -217,7 +218,7 @@ def _labels(batch: dict[str, list], columns: Columns) -> dict[str, list]:
 
 
 def _unreadable(stored: dict[str, Any] | None) -> str | None:
-    """What is wrong with a picture as it is stored."""
+    """Return what is wrong with a stored image, or `None`."""
     pillow = require("PIL.Image", "vision")
     if stored is None or (stored["bytes"] is None and stored["path"] is None):
         return "has no picture"
@@ -225,7 +226,7 @@ def _unreadable(stored: dict[str, Any] | None) -> str | None:
     try:
         with pillow.open(source) as picture:
             picture.load()
-    # Decoders raise many kinds.
+    # Decoders raise many types.
     except (
         OSError,
         SyntaxError,
@@ -236,7 +237,7 @@ def _unreadable(stored: dict[str, Any] | None) -> str | None:
         pillow.DecompressionBombError,
     ) as error:
         file = "" if stored["path"] is None else f" {stored['path']!r}"
-        # PIL names the file, or the buffer that it read.
-        reason = "no picture" if isinstance(error, pillow.UnidentifiedImageError) else " ".join(str(error).split())
+        # PIL's own message names the file or buffer.
+        reason = "not a picture" if isinstance(error, pillow.UnidentifiedImageError) else " ".join(str(error).split())
         return f"has a picture{file} that cannot be read ({reason})"
     return None

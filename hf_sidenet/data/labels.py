@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One order of the classes for data sets and a MainNet, by the rule in `classes.py`."""
+"""Bring the classes of data sets to the MainNet's order, by the rule in `classes.py`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ from .classes import ClassMap, UnknownClassError, match_classes, spelled
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# These readers name the classes after folders, in alphabetical order, which nobody gave.
+# These readers name classes after folders, in alphabetical order, which is arbitrary.
 SORTING_READERS = ("imagefolder", "audiofolder", "videofolder")
 
 
@@ -27,23 +27,23 @@ def align_labels(
     labels: Sequence[str] | None = None,
     new_head: bool = False,
 ) -> "tuple[dict[str, Dataset], list[str]]":
-    """Class indices in the order of the MainNet's outputs; see [`match_classes`].
+    """Convert labels to class indices in the order of the MainNet's outputs; see [`match_classes`].
 
     Args:
-        splits (`Mapping[str, Dataset]`): rows by the name of the split, each with a label.
-        label_column (`str`): names or indices of the classes.
-        config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
-        labels (`Sequence[str]`, *optional*): what the data call the MainNet's outputs, in their order.
+        splits (`Mapping[str, Dataset]`): rows by split, each with a label.
+        label_column (`str`): column with names or indices of the classes.
+        config (`PretrainedConfig`): config of the MainNet, or of a checkpoint with SideNets.
+        labels (`Sequence[str]`, *optional*): names of the MainNet's outputs in the data, in order.
         new_head (`bool`, *optional*, defaults to `False`):
-            Whether the MainNet is still to learn which output is which class. Then `"train"` has the classes where
-            the MainNet has others.
+            Whether the MainNet still has to be trained on its classes. If its own classes differ, those of `"train"`
+            are used.
 
     Returns:
         `(splits, names)`: the column as a `datasets.ClassLabel` in every split, and the names of the classes.
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: a row has no label, or one that is no class of the MainNet, or nothing says which output a name is.
+        ValueError: a label is missing or is not a class of the MainNet, or the output of a name cannot be determined.
     """
     classes = find_classes(splits, label_column, config, labels=labels, new_head=new_head)
     return {key: number_labels(rows, label_column, classes) for key, rows in splits.items()}, list(classes.names)
@@ -57,7 +57,7 @@ def find_classes(
     labels: Sequence[str] | None = None,
     new_head: bool = False,
 ) -> ClassMap:
-    """The output that each label of some splits means. Arguments and errors of [`align_labels`]."""
+    """Map the labels of some splits to outputs. Arguments and errors are those of [`align_labels`]."""
     require("datasets", "train")
     found = {split: _values(rows, label_column) for split, rows in splits.items()}
     for split, values in found.items():
@@ -65,7 +65,7 @@ def find_classes(
             row = _row(splits[split], label_column, None)
             raise ArgumentError(split, f"must have a label in every row, but row {row:,} has none")
     if new_head and len(found.get("train", ())) < 2:
-        raise ArgumentError("label_column", f"must hold at least two classes, got {found.get('train', [])}")
+        raise ArgumentError("label_column", f"must contain at least two classes, got {found.get('train', [])}")
     named = {split: [value for value in values if value is not None] for split, values in found.items()}
     try:
         return match_classes(
@@ -82,25 +82,25 @@ def find_classes(
 
 
 def number_labels(rows: "Dataset", label_column: str, classes: ClassMap) -> "Dataset":
-    """The rows with indices of classes, as a `datasets.ClassLabel`. Rows that have these already stay as they are."""
+    """Convert labels to class indices, as a `datasets.ClassLabel`. Rows that already have these are unchanged."""
     distinct = list(classes.names) if len(set(classes.names)) == len(classes.names) else None
     target = require("datasets", "train").ClassLabel(num_classes=len(classes.names), names=distinct)
-    # Every row has a label by now.
+    # Every row has a label at this point.
     values = cast("list[str]", _spelled_column(rows, label_column))
     given: Any = rows.features[label_column]
-    # Equal names need not be in equal places: they may be spelled in several ways.
+    # Equal names may still map to other indices, because a class can have several spellings.
     if given == target and all(
         classes.indices[name] == i for i, name in enumerate(given.names) if name in set(values)
     ):
         return rows
-    # A new column leaves the others alone: images are not written again.
+    # Adding a column does not rewrite the others, such as images.
     return rows.remove_columns(label_column).add_column(
         label_column, [classes.indices[value] for value in values], feature=target
     )
 
 
 def _values(rows: "Dataset", label_column: str) -> list[str | None]:
-    """Different labels, in the order in which they come."""
+    """Return the distinct labels, in order of first appearance."""
     return list(dict.fromkeys(map(_speller(rows.features[label_column]), rows.unique(label_column))))
 
 
@@ -111,7 +111,7 @@ def _spelled_column(rows: "Dataset", label_column: str) -> list[str | None]:
 def _speller(feature: Any) -> Any:
     if not isinstance(feature, require("datasets", "train").ClassLabel):
         return spelled
-    # A number that no class has is left as it is: it is refused with its row.
+    # An out-of-range number is kept, to be rejected later with its row.
     return lambda value: feature.names[value] if value in range(feature.num_classes) else spelled(value)
 
 
@@ -120,7 +120,7 @@ def _row(rows: "Dataset", label_column: str, label: str | None) -> int:
 
 
 def _ordered(splits: Any, label_column: str, new_head: bool) -> list[str] | None:
-    """Names of the first ClassLabel, where somebody gave their order, or any order does."""
+    """Return the names of the first ClassLabel whose order is meaningful, or any with `new_head`."""
     class_label = require("datasets", "train").ClassLabel
     for rows in splits:
         feature = rows.features[label_column]

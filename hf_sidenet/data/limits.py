@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a row a MainNet can read: as many tokens as it has positions, and pictures in its own channels."""
+"""Limits of a MainNet's inputs: the number of tokens, and the channels of images."""
 
 import copy
 from typing import Any
@@ -14,38 +14,39 @@ from ..models.modalities import IMAGE
 
 logger = logging.get_logger(__name__)
 
-# Where nobody says anything; a tokenizer without a limit names 10^30.
+# Default; a tokenizer without a limit has 10^30.
 MAX_LENGTH = 512
-# What MainNets call their table of positions.
+# Names of position embeddings in MainNets.
 POSITION_TABLES = frozenset({"position_embeddings", "wpe"})
 
-# Channels → mode of PIL.
+# Channels → PIL mode.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def text_limit(tokenizer: PreTrainedTokenizerBase | None, positions: int | None, max_length: int | None = None) -> int:
-    """Tokens at which texts are cut. A warning says, once, where the MainNet has fewer positions than that.
+    """Return the number of tokens at which texts are truncated; warn once if the MainNet has too few positions.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): its `model_max_length` is the default, at most 512.
-        positions (`int`, *optional*): of the MainNet, see [`longest_text`]; `None` where it has no table of them.
-        max_length (`int`, *optional*): what was asked for.
+        positions (`int`, *optional*): positions of the MainNet, see [`longest_text`]; `None` for no limit.
+        max_length (`int`, *optional*): requested limit.
     """
     named = getattr(tokenizer, "model_max_length", None) or MAX_LENGTH
     wanted = max_length or min(named, MAX_LENGTH)
     if positions is None or wanted <= positions:
         return wanted
-    logger.warning_once(f"Texts are cut to {positions} tokens instead of {wanted}: the MainNet has no more positions.")
+    logger.warning_once(
+        f"Texts are truncated to {positions} tokens instead of {wanted}: the MainNet has no more positions."
+    )
     return positions
 
 
 def with_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None) -> PreTrainedTokenizerBase:
-    """A tokenizer that knows the MainNet's positions, so that `truncation=True` cuts to them: a copy where the one
-    given names more.
+    """Return a tokenizer whose `truncation=True` respects the MainNet's positions: a copy if its own limit is larger.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): it is not changed.
-        positions (`int`, *optional*): of the MainNet.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer; not changed.
+        positions (`int`, *optional*): positions of the MainNet.
     """
     if positions is None or tokenizer.model_max_length <= positions:
         return tokenizer
@@ -55,20 +56,20 @@ def with_limit(tokenizer: PreTrainedTokenizerBase, positions: int | None) -> Pre
 
 
 def longest_text(mainnet: nn.Module) -> int | None:
-    """Tokens of the longest text that a MainNet has positions for; `None` where it has no table of positions."""
+    """Return the tokens of the longest text a MainNet has positions for; `None` without position embeddings."""
     for name, module in mainnet.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[-1] in POSITION_TABLES:
-            # RoBERTa counts from the padding index on.
+            # RoBERTa's positions start after the padding index.
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - skipped
     return None
 
 
 def positions_of(config: PretrainedConfig) -> int | None:
-    """[`longest_text`] of a MainNet that is not loaded.
+    """Return [`longest_text`] from a config alone.
 
     Args:
-        config (`PretrainedConfig`): of a text classifier, or of a checkpoint with SideNets.
+        config (`PretrainedConfig`): config of a text classifier, or of a checkpoint with SideNets.
     """
     with torch.device("meta"):
         mainnet = AutoModelForSequenceClassification.from_config(getattr(config, "mainnet_config", config))
@@ -76,16 +77,16 @@ def positions_of(config: PretrainedConfig) -> int | None:
 
 
 def num_channels_of(config: PretrainedConfig) -> int:
-    """Channels of the pictures that a MainNet reads.
+    """Return the channels of the images that a MainNet reads.
 
     Args:
-        config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
+        config (`PretrainedConfig`): config of the MainNet, or of a checkpoint with SideNets.
     """
     return IMAGE.input_size(getattr(config, "mainnet_config", config), getattr(config, "input_size", None))[0]
 
 
 def in_channels(picture: Any, num_channels: int) -> Any:
-    """A picture of PIL in this number of channels, as `pipeline` converts it; anything else as it is."""
+    """Convert a PIL image to this number of channels, like `pipeline`; return anything else unchanged."""
     mode = MODES.get(num_channels)
     if mode is None or not hasattr(picture, "convert") or picture.mode == mode:
         return picture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train, validation and test rows, read from files or from a data set, with labels that are there."""
+"""Load train, validation and test rows with labels, from files or from a data set."""
 
 import csv
 import glob
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-# Only an empty cell is missing: "null" and "NA" are texts that people write.
+# Only an empty cell is missing: "null" and "NA" can be real texts.
 TEXT_CELLS = {"keep_default_na": False, "na_values": [""]}
 TABLES = (".csv", ".tsv")
 
 logger = logging.get_logger(__name__)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-# As texts, like the cells of a table.
+# As text, like the cells of a table.
 HIDDEN = {"-1", None}
 
 
 def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
-    """Every split of a data set on the Hub, or of a folder that `load_dataset` reads or `save_to_disk` wrote.
+    """Read every split of a data set on the Hub, or of a folder for `load_dataset` or from `save_to_disk`.
 
     Raises:
         ImportError: datasets is not installed.
@@ -49,20 +49,22 @@ def read_data_set(name: str, config: str | None) -> "dict[str, Dataset]":
 
 
 def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | None = None) -> "Dataset":
-    """The rows of one csv, tsv, json, jsonl or parquet file, or of a folder with one sub-folder of pictures per class.
+    """Read the rows of a csv, tsv, json, jsonl or parquet file, or of a folder with one subfolder of images per class.
 
     Args:
-        argument (`str`): what the file is called in errors, as `"train_file"`.
-        path (`str`): the file or the folder.
-        names (`Sequence[str]`, *optional*): of the columns, for a csv or tsv file without a header line.
+        argument (`str`): name of the argument in errors, such as `"train_file"`.
+        path (`str`): the file or folder.
+        names (`Sequence[str]`, *optional*): names of the columns, for a csv or tsv file without a header.
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: the file does not exist, is empty, is of another kind, or cannot be read.
+        ValueError: the file does not exist, is empty, has another type, or cannot be read.
     """
     path = Path(path)
     if not path.exists():
-        raise ArgumentError(argument, f"must be a file or a folder of pictures, got {str(path)!r}, which is missing")
+        raise ArgumentError(
+            argument, f"must be a file or a folder of pictures, got {str(path)!r}, which does not exist"
+        )
     suffix = path.suffix.lower()
     if path.is_dir():
         reader, pattern, options = "imagefolder", f"{glob.escape(str(path))}/**", _folder_options(argument, path)
@@ -73,7 +75,7 @@ def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | Non
     if path.is_file() and path.stat().st_size == 0:
         raise ArgumentError(argument, f"must have rows, got {str(path)!r}, which is empty")
     if names is not None and reader != "csv":
-        raise ArgumentError("no_header", f"must not be given where `{argument}` is not a csv or tsv file", str(path))
+        raise ArgumentError("no_header", f"must not be given if `{argument}` is not a csv or tsv file", str(path))
     if reader == "csv":
         options = _table_options(argument, path, names)
     with _one_line_errors(argument, f"{str(path)!r} could not be read"):
@@ -81,31 +83,30 @@ def read_file(argument: str, path: str | os.PathLike, names: Sequence[str] | Non
 
 
 def open_text(path: str | os.PathLike) -> TextIO:
-    """Open a text file as spreadsheets write it, with or without a byte order mark."""
+    """Open a text file from a spreadsheet, with or without a byte order mark."""
     return open(path, encoding="utf-8-sig", newline="")
 
 
 def _folder_tables(folder: Path) -> dict[str, Any]:
-    """Options for a folder of csv or of tsv files; none for other folders."""
+    """Return options for a folder of csv or tsv files; none for other folders."""
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
     if len({path.suffix.lower() for path in files}) != 1 or (folder / "README.md").exists():
         return {}
-    # Quotation marks are text in a tsv file.
+    # In a tsv file, quotation marks are text.
     options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if files[0].suffix.lower() == ".tsv" else {}
     headers = []
     for path in files:
         with open_text(path) as file:
             delimiter: dict[str, Any] = {"delimiter": "\t"} if options else {}
             headers.append(next((row for row in csv.reader(file, **options, **delimiter) if row), []))
-    # Files with other columns than the first are refused by datasets itself.
+    # datasets itself rejects files whose columns differ from the first.
     return (
         {**options, **_as_texts(headers[0], header=0)} if all(header == headers[0] for header in headers) else options
     )
 
 
 def _as_texts(columns: Sequence[str], header: int | None) -> dict[str, Any]:
-    """Every cell is a text: "01" is no number, "true" no truth value. Columns without a name, or with that of another,
-    get one."""
+    """Return options to read every cell as text ("01" and "true" too), naming unnamed and duplicate columns."""
     datasets, names = require("datasets", "train"), []
     for number, column in enumerate(columns, 1):
         name = column if column.strip() else f"column {number}"
@@ -120,8 +121,8 @@ def _folder_options(argument: str, path: Path) -> dict[str, Any]:
     if any(path.glob("metadata.*")):
         return {}
     if not any(child.is_dir() for child in path.iterdir()):
-        raise ArgumentError(argument, f"must have one sub-folder per class, got {str(path)!r}, which has none")
-    # By itself datasets gives no labels to pictures of one class only.
+        raise ArgumentError(argument, f"must have one subfolder per class, got {str(path)!r}, which has none")
+    # By default, datasets drops the labels if there is only one class.
     return {"drop_labels": False}
 
 
@@ -133,8 +134,8 @@ def _table_options(argument: str, path: Path, names: Sequence[str] | None) -> di
         columns = list(names) if names is not None else next(lines, [])
         first = next(lines, None)
     if first is None:
-        raise ArgumentError(argument, f"must have rows, got {str(path)!r} with a header line only")
-    # pandas would take the first cells of longer rows for an index, and shift the others.
+        raise ArgumentError(argument, f"must have rows, got {str(path)!r} with only a header line")
+    # pandas would read the first cells of longer rows as an index, shifting the others.
     if len(first) != len(columns):
         raise ArgumentError(
             argument,
@@ -165,32 +166,32 @@ def load_splits(
     splits: Sequence[str] = SPLITS,
     required: Sequence[str] = (),
 ) -> "tuple[dict[str, Dataset], Columns]":
-    """The rows of each split, and where their inputs and classes are.
+    """Load the rows of each split, and find the columns of their inputs and classes.
 
     Args:
-        dataset_name (`str`, *optional*): data set on the Hub, or its local folder. Its validation rows may also be
-            called valid, dev or val.
-        dataset_config (`str`, *optional*): its configuration, as `"sst2"` of glue.
-        files (`Mapping[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test a
-            csv, tsv, json, jsonl or parquet file, or a folder with one sub-folder of pictures per class. The kinds may
-            differ. Every cell of a csv or tsv file is a text; quotation marks in a tsv file are part of it.
-        no_header (`bool`, *optional*, defaults to `False`): whether csv and tsv files have no line with the names of
-            the columns. These are then `text_columns`, by default `"text"`, and `label_column`, by default `"label"`.
-        text_columns (`Sequence[str]`, *optional*): see [`find_columns`], as for the next two.
-        image_column (`str`, *optional*): the column with images, or with paths of images.
-        label_column (`str`, *optional*): the column with the class.
-        splits (`Sequence[str]`, *optional*): what to load where it exists; by default all three.
-        required (`Sequence[str]`, *optional*): what must exist, with labels.
+        dataset_name (`str`, *optional*): data set on the Hub, or its local folder. Its validation split may also be
+            named valid, dev or val.
+        dataset_config (`str`, *optional*): configuration of the data set, such as `"sst2"` for glue.
+        files (`Mapping[str, str]`, *optional*): instead of `dataset_name`, for any of train, validation and test, a
+            csv, tsv, json, jsonl or parquet file, or a folder with one subfolder of images per class. The types may
+            differ. Every cell of a csv or tsv file is text; quotation marks in a tsv file are part of it.
+        no_header (`bool`, *optional*, defaults to `False`): whether csv and tsv files have no header line. The columns
+            are then `text_columns`, by default `"text"`, and `label_column`, by default `"label"`.
+        text_columns (`Sequence[str]`, *optional*): see [`find_columns`], also for the next two.
+        image_column (`str`, *optional*): column with images or image paths.
+        label_column (`str`, *optional*): column with the class.
+        splits (`Sequence[str]`, *optional*): splits to load if they exist; by default all three.
+        required (`Sequence[str]`, *optional*): splits that must exist, with labels.
 
     Returns:
-        `(splits, columns)`: the rows by split, in the order train, validation, test, and the [`Columns`] of all of
-        them. A split of which every label is hidden (-1 or missing) is left out with a warning.
+        `(splits, columns)`: the rows by split, in the order train, validation, test, and their common [`Columns`]. A
+        split in which every label is hidden (-1 or missing) is left out with a warning.
 
     Raises:
         ImportError: datasets is not installed.
-        ValueError: a file is missing, empty or of another kind, a required split is missing, a column is missing or
-            ambiguous, or no row has a label. The message is one line and starts with the name of the argument. What
-            is missing in single rows is seen by [`prepare_rows`].
+        ValueError: a file is missing, empty or has another type, a required split is missing, a column is missing or
+            ambiguous, or no row has a label. The message is one line and starts with the name of the argument. Single
+            rows are checked later, by [`prepare_rows`].
     """
     files = files or {}
     unknown = sorted({*splits, *required, *files} - set(SPLITS))
@@ -199,12 +200,12 @@ def load_splits(
     wanted = [name for name in SPLITS if name in {*splits, *required}]
     if (dataset_name is None) == (not files):
         raise ValueError(
-            f"give one of `dataset_name` and `{wanted[0]}_file`, got {dataset_name!r} and the files {files or 'none'}."
+            f"pass one of `dataset_name` and `{wanted[0]}_file`, got {dataset_name!r} and the files {files or 'none'}."
         )
     if dataset_name is not None:
         found = _from_data_set(dataset_name, dataset_config, no_header, wanted)
     elif dataset_config is not None:
-        raise ArgumentError("dataset_config", f"must go with `dataset_name`, got {dataset_config!r} with files")
+        raise ArgumentError("dataset_config", f"must be used with `dataset_name`, got {dataset_config!r} with files")
     else:
         names = [*(text_columns or ["text"]), label_column or "label"] if no_header else None
         found = {name: read_file(f"{name}_file", files[name], names) for name in wanted if name in files}
@@ -223,7 +224,7 @@ def load_splits(
         raise
     kept = {name: rows for name, rows in found.items() if _is_labeled(rows, name, columns, dataset_name, required)}
     if not kept:
-        raise _needs(dataset_name, next(iter(found)), "labels, all of them are hidden")
+        raise _needs(dataset_name, next(iter(found)), "labels, but all of them are hidden")
     if columns.modality == IMAGE.name:
         kept = {name: _with_pictures(rows, columns.inputs[0]) for name, rows in kept.items()}
     return kept, columns
@@ -243,10 +244,10 @@ def _from_data_set(name: str, config: str | None, no_header: bool, wanted: Seque
 def _is_labeled(
     rows: "Dataset", split: str, columns: Columns, dataset_name: str | None, required: Sequence[str]
 ) -> bool:
-    """False, with a warning, where every label is hidden.
+    """Return whether any label is visible; warn if not.
 
     Raises:
-        ValueError: a column is missing, or hidden labels are needed.
+        ValueError: a column is missing, or labels are hidden but needed.
     """
     for name in (*columns.inputs, columns.label):
         if name not in rows.column_names:
@@ -256,20 +257,20 @@ def _is_labeled(
     if not {spelled(label) for label in rows.unique(columns.label)} <= HIDDEN:
         return True
     if split == "train" or split in required:
-        raise _needs(dataset_name, split, f"labels in {split}, all of them are hidden")
-    logger.warning("The labels of the %s rows are hidden: these rows are left out.", split)
+        raise _needs(dataset_name, split, f"labels in {split}, but all of them are hidden")
+    logger.warning("The labels of the %s rows are hidden: leaving these rows out.", split)
     return False
 
 
 def _with_pictures(rows: "Dataset", column: str) -> "Dataset":
-    """Paths become the pictures that are there."""
+    """Convert paths to images."""
     if is_image(rows.features[column]):
         return rows
     return rows.cast_column(column, require("datasets", "train").Image())
 
 
 def _needs(dataset_name: str | None, split: str, what: str) -> ArgumentError:
-    """An error that names the argument which the user gave for these rows."""
+    """Make an error that names the user's argument for these rows."""
     if dataset_name is None:
         return ArgumentError(f"{split}_file", f"must have {what}")
     return ArgumentError("dataset_name", f"{dataset_name!r} must have {what}")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a data set become inputs of a model: token ids or pixels, with `labels` in the MainNet's order. Rows without
-a text, a readable picture or a label are refused, or left out."""
+"""Convert rows of a data set to model inputs: token ids or pixels, with `labels` in the MainNet's order.
+
+Rows without a text, a readable image or a label are rejected or left out.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,16 @@ SHOWN = 5
 
 
 def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: bool) -> "tuple[Dataset, int]":
-    """Rows that are whole, without a format, and how many were left out.
+    """Return the valid rows, without a format, and how many were left out.
 
     Args:
-        rows (`datasets.Dataset`): texts or pictures; every picture is decoded once.
-        split (`str`): what they are called in errors.
-        columns ([`Columns`]): where the inputs and the labels are; the column with labels may be missing.
-        skip (`bool`): whether bad rows are left out; else they are an error.
+        rows (`datasets.Dataset`): texts or images; every image is decoded once.
+        split (`str`): name of the rows in errors.
+        columns ([`Columns`]): columns of the inputs and labels; the label column may be missing.
+        skip (`bool`): leave out bad rows instead of raising an error.
 
     Raises:
-        ValueError: there are bad rows, or no others.
+        ValueError: there are bad rows and `skip` is `False`, or all rows are bad.
     """
     rows = unformatted(rows)
     row_format, wrong = FORMATS[columns.modality], {}
@@ -48,19 +50,19 @@ def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: boo
         raise ArgumentError(
             split,
             f"must have a {row_format.noun} and a label in every row, but {'; '.join(shown)}: {len(wrong):,} of "
-            f"{len(rows):,} rows in all",
+            f"{len(rows):,} rows in total",
             advice="" if len(wrong) == len(rows) else "`skip_bad_rows` leaves them out.",
         )
     return rows.select([i for i in range(len(rows)) if i not in wrong]), len(wrong)
 
 
 def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: Any) -> Processor:
-    """The preprocessor that is saved with a model: a tokenizer or an image processor.
+    """Load the preprocessor saved with a model: a tokenizer or an image processor.
 
     Args:
         model_name_or_path (`str`): Hub id or folder.
-        modality ([`Modality`]): what the model reads; `model.modality` of a model with SideNets.
-        hub_kwargs (*optional*): `revision`, `token`, `trust_remote_code` and others of `from_pretrained`.
+        modality ([`Modality`]): modality of the model; `model.modality` of a model with SideNets.
+        hub_kwargs (*optional*): `revision`, `token`, `trust_remote_code` and other arguments of `from_pretrained`.
 
     Raises:
         ValueError: there is none.
@@ -79,14 +81,14 @@ def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: An
         processor = modality.processor_class.from_pretrained(model_name_or_path, **hub_kwargs)
     except (OSError, ValueError) as error:
         raise missing(f"({' '.join(str(error).split())[:200]})") from error
-    # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
+    # If the files are missing, transformers makes a tokenizer with only special tokens.
     if hasattr(processor, "all_special_ids") and len(processor) <= len(set(processor.all_special_ids)):
         raise missing()
     return processor
 
 
 def processor_in(directory: str, modality: Modality) -> Processor | None:
-    """[`load_processor`] without code of the folder's own; `None` where there is none."""
+    """Call [`load_processor`] without running the folder's code; return `None` if there is no processor."""
     try:
         return load_processor(directory, modality, trust_remote_code=False)
     except ValueError:
@@ -101,20 +103,20 @@ def prepare(
     *,
     max_length: int | None = None,
 ) -> "Dataset":
-    """Inputs of the model, and `labels` where the rows have them as indices.
+    """Convert rows to model inputs, with `labels` if the rows have them as indices.
 
     Args:
         rows (`datasets.Dataset`): texts or images.
-        columns ([`Columns`]): where they are.
-        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
+        columns ([`Columns`]): their columns.
+        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): processor from [`load_processor`].
         config (`PretrainedConfig`):
-            Of the MainNet, or of a checkpoint with SideNets: it says how many positions or channels there are.
-        max_length (`int`, *optional*): longer texts are cut, in tokens; by default what the tokenizer names, at most
-            512. Images have none.
+            Config of the MainNet, or of a checkpoint with SideNets, for the number of positions or channels.
+        max_length (`int`, *optional*): tokens at which texts are truncated; by default the tokenizer's limit, at most
+            512. `None` for images.
 
     Returns:
-        `datasets.Dataset`: of lists of `input_ids (length,)` and what else the tokenizer makes, not padded; or of
-        `pixel_values (channels, height, width)`, made when a row is read.
+        `datasets.Dataset`: rows with lists of `input_ids (length,)` and other outputs of the tokenizer, not padded; or
+        with `pixel_values (channels, height, width)`, computed when a row is read.
 
     Raises:
         ValueError: `max_length` is less than 1, or given for images.
@@ -137,13 +139,13 @@ def prepare_splits(
     """[`prepare`] every split, with the classes in one order: see [`align_labels`].
 
     Args:
-        splits (`dict[str, Dataset]`): of [`load_splits`].
-        columns ([`Columns`]): of [`load_splits`].
-        config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
-        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): of [`load_processor`].
+        splits (`dict[str, Dataset]`): splits from [`load_splits`].
+        columns ([`Columns`]): columns from [`load_splits`].
+        config (`PretrainedConfig`): config of the MainNet, or of a checkpoint with SideNets.
+        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): processor from [`load_processor`].
         max_length (`int`, *optional*): see [`prepare`].
-        labels (`Sequence[str]`, *optional*): see [`align_labels`], as for the next one.
-        new_head (`bool`, *optional*, defaults to `False`): whether the MainNet is still to learn its classes.
+        labels (`Sequence[str]`, *optional*): see [`align_labels`].
+        new_head (`bool`, *optional*, defaults to `False`): see [`align_labels`].
 
     Returns:
         `(inputs, names)`: the splits, and the names of the classes in the order of their indices.
@@ -161,7 +163,7 @@ def prepare_splits(
 def collator(
     processor: Processor | None, modality: Modality
 ) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
-    """What makes a batch of prepared rows, with or without `labels`: texts are padded to the longest, images stacked.
+    """Return a function that collates prepared rows, with or without `labels`, by padding texts or stacking images.
 
     Raises:
         ValueError: the tokenizer cannot pad.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as a model takes them, and what they are: so that equal rows are seen, and features belong to their rows."""
+"""Rows as model inputs, with keys of their contents to recognize equal rows and match features to rows."""
 
 import hashlib
 import json
@@ -31,15 +31,15 @@ class Rows:
     """Rows of one split.
 
     Args:
-        dataset (map-style data set): of dicts with the model's inputs and `labels`.
-        contents (`list[str]`): what each row says, in hashes; see [`content_keys`]. Of rows that are no raw texts,
-            what they are.
-        fingerprint (`str`): stands for inputs, preprocessing and labels.
-        labels (`list[int]`): index of each row's class, -100 where it has none.
-        collate_fn (`Callable`): makes a batch of a list of rows.
-        classes ([`ClassMap`]): what the labels mean.
-        columns ([`Columns`], *optional*): that raw rows were read from.
-        num_left_out (`int`): bad rows that are not among these.
+        dataset (map-style data set): dicts with the model's inputs and `labels`.
+        contents (`list[str]`): hashes of each row's contents: of its raw texts, see [`content_keys`], else of its
+            inputs.
+        fingerprint (`str`): fingerprint of inputs, preprocessing and labels.
+        labels (`list[int]`): class index of each row, -100 if it has none.
+        collate_fn (`Callable`): function that collates a list of rows.
+        classes ([`ClassMap`]): meaning of the labels.
+        columns ([`Columns`], *optional*): columns of the raw rows.
+        num_left_out (`int`): number of bad rows left out.
     """
 
     dataset: MapStyle
@@ -60,7 +60,7 @@ class Rows:
         return any(label != NO_LABEL for label in self.labels)
 
     def about(self) -> dict[str, Any]:
-        """What a report says of them."""
+        """Return the fields for a report."""
         counts = Counter(self.labels)
         return {
             "num_rows": len(self),
@@ -89,29 +89,28 @@ def prepare_rows(
     labels: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
 ) -> dict[str, Rows]:
-    """Bring splits to rows of model inputs; those that have `input_ids` or `pixel_values` already stay as they are.
+    """Convert splits to rows of model inputs; splits that already have `input_ids` or `pixel_values` are kept.
 
     Args:
-        splits (`Mapping[str, datasets.Dataset]` or of other map-style data sets): the rows by the name of the split.
-        config (`PretrainedConfig`): of the MainNet, whose classes give the order of the labels.
+        splits (`Mapping[str, datasets.Dataset]` or of other map-style data sets): rows by split.
+        config (`PretrainedConfig`): config of the MainNet, whose classes define the order of the labels.
         processor (tokenizer or image processor, *optional*): needed for raw texts and images, and to pad texts.
-        modality ([`Modality`]): what the MainNet reads; `model.modality` of a model with SideNets.
-        columns ([`Columns`], *optional*): of raw splits; by default they are looked for.
-        max_length (`int`, *optional*): longer texts are cut, in tokens.
+        modality ([`Modality`]): modality of the MainNet; `model.modality` of a model with SideNets.
+        columns ([`Columns`], *optional*): columns of raw splits; found automatically by default.
+        max_length (`int`, *optional*): tokens at which texts are truncated.
         labels (`Sequence[str]`, *optional*):
-            What raw rows call the MainNet's outputs, in their order; by default see [`match_classes`].
+            Names of the MainNet's outputs in raw rows, in order; by default see [`match_classes`].
         skip_bad_rows (`bool`, *optional*, defaults to `False`):
-            Whether raw rows without a text or a label, or with a picture that cannot be read, are left out; else they
-            are an error.
+            Leave out raw rows without a text, a readable image or a label, instead of raising an error.
 
     Raises:
-        ValueError: a split is no data set, a processor is needed and there is none, the rows are of another kind than
-            the MainNet, one is bad, or a label is no class of the MainNet.
+        ValueError: a split is not a data set, a needed processor is missing, the modality is not the MainNet's, a row
+            is bad, or a label is not a class of the MainNet.
     """
     name, row_format = modality.main_inputs[0], format_of(modality)
     for split, rows in splits.items():
         _check_container(split, rows, name)
-    # [`_check_container`] takes no other data sets without model inputs.
+    # [`_check_container`] rejects any other data set without model inputs.
     raw = {split: cast("Dataset", rows) for split, rows in splits.items() if name not in _first(rows)}
     if (raw or row_format.needs_processor) and processor is None:
         raise ArgumentError("processor", f"must be given for rows without {name!r} and to pad texts, got None")
@@ -120,14 +119,14 @@ def prepare_rows(
     if labels is not None and len(raw) < len(splits):
         raise ArgumentError(
             "labels",
-            f"must be None for rows that have indices of classes already, got {list(labels)}",
+            f"must be None for rows that already have class indices, got {list(labels)}",
         )
     if raw:
         first = next(iter(raw.values()))
         columns = columns or find_columns(first.features, sample=sample_cells(first))
         if columns.modality != modality.name:
             held = MODALITIES[columns.modality].plural
-            raise ValueError(f"the MainNet reads {modality.plural}, but the rows hold {held}: {columns.inputs}.")
+            raise ValueError(f"the MainNet reads {modality.plural}, but the rows contain {held}: {columns.inputs}.")
         for split, rows in raw.items():
             raw[split], left_out[split] = without_bad_rows(rows, split, columns, skip=skip_bad_rows)
         labeled = {split: rows for split, rows in raw.items() if columns.label in rows.column_names}
@@ -150,39 +149,38 @@ def prepare_rows(
 
 
 def _check_container(split: str, rows: Any, name: str) -> None:
-    """Refuse what is no data set, with what makes one of it."""
+    """Reject anything but a data set, with advice on how to make one."""
     if isinstance(rows, str | os.PathLike):
-        instead = "of a file `datasets.load_dataset(...)`, or the file itself to the command `hf-sidenet`"
+        instead = "`datasets.load_dataset(...)` for a file, or pass the file itself to the command `hf-sidenet`"
     elif isinstance(rows, Mapping) and rows and hasattr(next(iter(rows.values())), "features"):
-        instead = f"one of its splits, as `rows[{next(iter(rows))!r}]`"
+        instead = f"one of its splits, such as `rows[{next(iter(rows))!r}]`"
     elif isinstance(rows, Mapping):
         instead = "`datasets.Dataset.from_dict(rows)`"
     elif hasattr(rows, "columns"):
         instead = "`datasets.Dataset.from_pandas(rows)`"
     elif not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
-        instead = "`datasets.Dataset.from_list(list(rows))`, since rows are read more than once"
+        instead = "`datasets.Dataset.from_list(list(rows))`, because rows are read more than once"
     elif len(rows) and not (isinstance(_first(rows), Mapping) and (name in _first(rows) or hasattr(rows, "features"))):
-        instead = f"of dicts `datasets.Dataset.from_list(rows)`, or dicts with {name!r}"
+        instead = f"`datasets.Dataset.from_list(rows)` for dicts, or dicts with {name!r}"
     else:
         return
-    raise ArgumentError(split, f"must be a `datasets.Dataset`, got a {type(rows).__name__}. Give {instead}")
+    raise ArgumentError(split, f"must be a `datasets.Dataset`, got a {type(rows).__name__}. Pass {instead}")
 
 
 def _first(rows: Any) -> Any:
-    """The first row, which says what kind they are; nothing of none."""
+    """Return the first row, or an empty dict if there is none."""
     return (unformatted(rows) if hasattr(rows, "with_format") else rows)[0] if len(rows) else {}
 
 
 def _check_order(rows: Any, split: str, own: Sequence[str]) -> None:
-    """Indices are taken as they are: where the data name them, it must not be as other outputs of the MainNet."""
+    """Reject class indices whose names in the data contradict the MainNet's order."""
     feature = (getattr(rows, "features", None) or {}).get("labels")
     names = getattr(feature, "names", None) or []
     if moved_names(names, own):
         raise ArgumentError(
             split,
             f"must have `labels` in the order of the MainNet's outputs, {list(own)}, got a "
-            f"ClassLabel in another order, {list(names)}. `align_labels` brings raw rows to "
-            "the MainNet's order",
+            f"ClassLabel in another order, {list(names)}. Reorder raw rows with `align_labels`",
         )
 
 
@@ -192,7 +190,7 @@ def _check_indices(rows: Rows, split: str, task: Task, config: PretrainedConfig)
     if row is not None:
         raise ArgumentError(
             split,
-            f"must have `labels` in [0, {num_outputs}), or {NO_LABEL} where there is none, "
+            f"must have `labels` in [0, {num_outputs}), or {NO_LABEL} for unlabeled rows, "
             f"got {rows.labels[row]} in row {row + 1:,}",
         )
 
@@ -218,15 +216,14 @@ def _rows(
 def _as_index(label: Any, split: str, row: int) -> int:
     try:
         index = int(label)
-        # Not 0.7, which `int` makes 0.
+        # Rejects 0.7, which `int` truncates to 0.
         whole = index == float(label)
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
         raise ArgumentError(
             split,
-            "must have `labels` that are indices of classes, or -100 where there is none, "
-            f"got {label!r} in row {row:,}",
+            f"must have `labels` that are class indices, or -100 for unlabeled rows, got {label!r} in row {row:,}",
         )
     return index
 

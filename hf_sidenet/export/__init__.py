@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a model as files that run without it: `torch.export` programs and ONNX graphs."""
+"""Export the stages of a model to files that run without it: `torch.export` programs and ONNX graphs."""
 
 from .exported import Exported
 from .onnx import OnnxStages

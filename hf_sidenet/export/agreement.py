@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported stages against the model's own, before anybody gets them."""
+"""Compare exported stages to the model's own before publishing them."""
 
 import torch
 
@@ -8,22 +8,22 @@ from .exported import ExportedStages
 from .programs import DEFAULTS, ExportError, example_rows
 
 
-# Largest difference of any output, as a fraction of the largest value of that output.
+# Largest allowed difference, as a fraction of the largest value of the output.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-# Rows and tokens to compare on: neither is that of the rows which were traced.
+# Numbers of rows and tokens to compare on, different from those used for tracing.
 COMPARED = ((5, 11), (1, 1), (2, 3))
 
 
 @torch.no_grad()
 def largest_difference(exported: ExportedStages, stages: Stages) -> float:
-    """The largest difference between exported stages and the model's own, each on the same x_c.
+    """Return the largest difference between exported stages and the model's own, on random rows and equal x_c.
 
     Args:
         exported ([`ExportedStages`]): the export.
         stages ([`Stages`]): the chain that was exported.
 
     Returns:
-        `float`: a fraction of the largest value of that output, x_c or logits of a stage, on the same rows of noise.
+        `float`: the difference, as a fraction of the largest value of that output (x_c or logits of a stage).
 
     Raises:
         ExportError: it is more than rounding, or an output has another shape or dtype.
@@ -32,7 +32,7 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
     expected: dict[str, list[torch.Tensor]] = {}
     for seed, (num_rows, num_tokens) in enumerate(COMPARED):
         rows = example_rows(stages, num_rows, min(num_tokens, stages.max_length or num_tokens), seed + 1)
-        # What is missing has to stand for the same in both.
+        # Missing inputs must have the same defaults in both.
         for inputs in (rows, {name: value for name, value in rows.items() if name not in DEFAULTS}):
             hidden = None
             for index in range(len(stages)):
@@ -41,10 +41,10 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
                     if value is None:
                         continue
                     where = f"{name} of stage {index}"
-                    assert left is not None  # An exported stage has the outputs of its program.
+                    assert left is not None  # The export has the same outputs.
                     _check_alike(left, value, where)
                     mask = inputs.get("attention_mask") if name == "x_c" else None
-                    # Of padding kernels may leave anything.
+                    # Kernels may leave anything in padding.
                     kept = slice(None) if mask is None else mask.bool()
                     found.setdefault(where, []).append(left[kept].double().flatten())
                     expected.setdefault(where, []).append(value[kept].double().flatten())
@@ -55,8 +55,8 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
         difference = float((torch.cat(found[where]) - torch.cat(values)).abs().max() / scale)
         if not difference <= limit:
             raise ExportError(
-                f"the exported {where} differs from the model's by {difference:.1e} of its largest value, which is "
-                f"more than rounding, {limit:.0e}."
+                f"the exported {where} differs from the model's by {difference:.1e} of its largest value, more than "
+                f"rounding ({limit:.0e})."
             )
         largest = max(largest, difference)
     return largest
@@ -65,6 +65,6 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
 def _check_alike(found: torch.Tensor, expected: torch.Tensor, where: str) -> None:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise ExportError(
-            f"the exported {where} is {found.dtype} of {tuple(found.shape)}, but must be {expected.dtype} of "
-            f"{tuple(expected.shape)}."
+            f"the exported {where} must be {expected.dtype} of shape {tuple(expected.shape)}, got {found.dtype} of "
+            f"shape {tuple(found.shape)}."
         )

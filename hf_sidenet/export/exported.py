@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exported folders of every format have in common: their manifest, how they are written, and how they are read as
-a chain of stages."""
+"""Exported folders of every format: manifest, writing, and reading as a chain of stages."""
 
 import json
 import os
@@ -32,7 +31,7 @@ EXPORTED = FolderKind(
     marks=("format", "stages", "sha256"),
     names=("config.json", "stage_*.onnx", "stage_*.data", "stage_*.pt2", *PROCESSOR_NAMES),
 )
-# It rises when a field changes its meaning.
+# Increases when a field changes its meaning.
 VERSION = 1
 ONNX, TORCH = "onnx", "torch"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -42,10 +41,10 @@ CONFIG = "config.json"
 
 
 def is_exported(directory: str | os.PathLike) -> bool:
-    """Whether a folder was written by `hf-sidenet export`.
+    """Return whether a folder was written by `hf-sidenet export`.
 
     Args:
-        directory (`str` or `os.PathLike`): folder, or anything else.
+        directory (`str` or `os.PathLike`): the folder; need not exist.
     """
     return (Path(directory) / MANIFEST).is_file()
 
@@ -55,9 +54,9 @@ class StageFile:
     """One stage of an exported folder.
 
     Args:
-        file (`str`): its name.
-        inputs (`list[str]`): the tensors that it needs, in order; `"hidden"` is x_c where it starts.
-        outputs (`list[str]`): what it gives, in order: x_c where it ends, but for the last stage, and the logits.
+        file (`str`): name of the file.
+        inputs (`list[str]`): names of its inputs, in order; `"hidden"` is x_c at its start.
+        outputs (`list[str]`): names of its outputs, in order: x_c at its end, except for the last stage, and logits.
     """
 
     file: str
@@ -67,20 +66,20 @@ class StageFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in an exported folder.
+    """Contents of an exported folder.
 
     Args:
         format (`str`): `"onnx"` or `"torch"`.
-        format_version (`int`): of this file.
-        precision (`str`): in which the stages compute: `"float32"`, `"int8"`, ...
-        dtype (`str`): of x_c, images and logits.
-        modality (`str`): `"text"`, which has a second free axis, its tokens, or `"image"`.
-        input_names (`list[str]`): inputs that the chain takes; some may be needed by no stage.
-        max_length (`int`, *optional*): tokens of the longest text; `None` where there is no limit, and for images.
-        stages (`list[StageFile]`): in order.
-        sha256 (`dict[str, str]`): of every file that belongs to a stage, in hexadecimal.
-        versions (`dict[str, str]`): of the packages that wrote it.
-        weights (`str`, *optional*): fingerprint of those that were exported; `None` in a folder that does not tell.
+        format_version (`int`): version of the manifest.
+        precision (`str`): precision of the stages: `"float32"`, `"int8"`, ...
+        dtype (`str`): dtype of x_c, images and logits.
+        modality (`str`): `"text"`, whose second axis, the tokens, has variable size, or `"image"`.
+        input_names (`list[str]`): inputs that the chain takes; some may be unused.
+        max_length (`int`, *optional*): tokens of the longest text; `None` for no limit, and for images.
+        stages (`list[StageFile]`): stages in order.
+        sha256 (`dict[str, str]`): SHA-256 of every file of a stage, in hexadecimal.
+        versions (`dict[str, str]`): versions of the packages that wrote it.
+        weights (`str`, *optional*): fingerprint of the exported weights; `None` if not recorded.
     """
 
     format: str
@@ -96,20 +95,20 @@ class Manifest:
     weights: str | None = None
 
     def write(self, directory: str | os.PathLike) -> None:
-        """Write it into the folder of the stages."""
+        """Write the manifest to the folder of the stages."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (Path(directory) / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, directory: str | os.PathLike, format: str) -> "Manifest":
-        """Read it, and check everything that it says of the folder.
+        """Read a manifest and check it against the folder.
 
         Args:
             directory (`str` or `os.PathLike`): exported folder.
-            format (`str`): the format to expect.
+            format (`str`): the expected format.
 
         Raises:
-            ValueError: the folder is of another format or version, or is damaged.
+            ValueError: the folder has another format or version, or is damaged.
         """
         path = Path(directory) / MANIFEST
         try:
@@ -131,7 +130,7 @@ class Manifest:
             document["modality"] = kinds.get(document.get("is_text"))
         wrong = _wrong_field(document)
         if wrong is not None:
-            raise _damaged(directory, f"{MANIFEST} has an impossible {wrong}")
+            raise _damaged(directory, f"{MANIFEST} has an invalid {wrong}")
         stages = [StageFile(**stage) for stage in document["stages"]]
         manifest = cls(**{**{field.name: document.get(field.name) for field in fields(cls)}, "stages": stages})
         for name, expected in manifest.sha256.items():
@@ -143,7 +142,7 @@ class Manifest:
 
 
 def package_versions() -> dict[str, str]:
-    """Of what writes exported folders, as far as it is installed."""
+    """Return the versions of the installed packages involved in exports."""
     found = {}
     for package in PACKAGES:
         try:
@@ -158,7 +157,7 @@ def _damaged(directory: str | os.PathLike, what: str) -> ValueError:
 
 
 def _wrong_field(document: dict[str, Any]) -> str | None:
-    """The name of a field whose value cannot be."""
+    """Return the name of a field with an invalid value, or `None`."""
     stages: Any = document.get("stages")
     names: Any = document.get("input_names")
     hashes: Any = document.get("sha256")
@@ -207,21 +206,21 @@ def _are_strings(value: Any) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name stays in its folder."""
+    """Return whether a name stays within its folder."""
     return name not in ("", ".", "..") and not any(mark in name for mark in ("/", "\\", "\0", ":"))
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """Result of an export.
 
     Args:
-        files (`dict[str, int]`): size in bytes, by name.
+        files (`dict[str, int]`): sizes in bytes, by name.
         largest_difference (`float`):
-            From the model's own x_c and logits, as a fraction of the largest of these, on rows of noise; before
-            anything was turned to int8.
+            Largest difference from the model's own x_c and logits, as a fraction of their largest value, on random
+            rows; before conversion to int8.
         changed (`list[float]`, *optional*):
-            Share of the calibration rows that an exit answers with another class than the model's, by exit.
+            For each exit, the share of calibration rows whose class differs from the model's.
     """
 
     files: dict[str, int]
@@ -230,7 +229,7 @@ class Exported:
 
 
 class ExportedStages:
-    """The chain of stages of an exported folder, called as [`Stages`] is.
+    """Chain of stages of an exported folder, called like [`Stages`].
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -265,16 +264,16 @@ class ExportedStages:
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Run one stage: its x_c (`None` for the last) and logits.
+        """Run one stage; return its x_c (`None` for the last) and logits.
 
         Args:
-            index (`int`): which stage.
-            hidden (`torch.Tensor`, *optional*): x_c that it starts from; `None` for stage 0.
-            inputs (`dict[str, torch.Tensor]`): the MainNet's inputs of the same rows. What the stage does not need is
-                not looked at; where `attention_mask` is missing every token counts.
+            index (`int`): index of the stage.
+            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` for stage 0.
+            inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows. Unused ones are ignored; without
+                `attention_mask`, every token counts.
 
         Raises:
-            ValueError: an input is missing, unknown, or of another size than the others.
+            ValueError: an input is missing or unknown, or its size does not match the others.
         """
         outputs = self._run(index, self._tensors(index, hidden, inputs))
         return outputs if len(outputs) == 2 else (None, outputs[0])
@@ -303,13 +302,15 @@ class ExportedStages:
             if value is None:
                 value = torch.full(size, DEFAULTS[name])
             if tuple(value.shape[: len(size)]) != size:
-                raise ArgumentError(name, f"must have {size} rows and tokens as x_c or the texts, got {value.shape}")
+                raise ArgumentError(
+                    name, f"must have the size of x_c or the texts, {size}, got shape {tuple(value.shape)}"
+                )
             tensors[name] = value
         return tensors
 
 
 def read_config(directory: str | os.PathLike) -> SideNetConfig:
-    """The config of an exported folder.
+    """Read the config of an exported folder.
 
     Raises:
         ValueError: it is missing or damaged.
@@ -317,7 +318,7 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
     try:
         config = SideNetConfig.from_dict(read_object(Path(directory) / CONFIG))
         config.validate()
-    # Of garbage the config may say anything.
+    # Invalid contents can raise any of these.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = str(error).rstrip(".")
         raise ArgumentError("directory", f"{str(directory)!r} has no usable {CONFIG}: {reason}") from error
@@ -329,11 +330,11 @@ def read_config(directory: str | os.PathLike) -> SideNetConfig:
 
 @dataclass(frozen=True)
 class ExportedAbout:
-    """What an exported folder says of itself: enough for [`why_not_certified`], and nothing of it is run.
+    """Config and manifest of an exported folder: enough for [`why_not_certified`], without running anything.
 
     Args:
-        config ([`SideNetConfig`]): with θ and the evidence.
-        manifest ([`Manifest`]): checked against the files.
+        config ([`SideNetConfig`]): config with θ and the evidence.
+        manifest ([`Manifest`]): manifest, checked against the files.
     """
 
     config: SideNetConfig
@@ -341,7 +342,7 @@ class ExportedAbout:
 
     @property
     def precision(self) -> str:
-        """Of its numbers, whatever the runtime."""
+        """Precision, without the runtime."""
         return self.manifest.precision
 
 
@@ -354,22 +355,22 @@ def write_about(
     processor: Processor | None,
     precision: str | None = None,
 ) -> None:
-    """Write what an exported folder says beside its stages: config, processor and manifest.
+    """Write everything but the stages of an exported folder: config, processor and manifest.
 
     Args:
-        folder (`Path`): with the files of the stages, and nothing else.
-        format (`str`): of these.
-        model ([`SideNetPreTrainedModel`]): that was exported.
+        folder (`Path`): folder that contains only the files of the stages.
+        format (`str`): format of the files.
+        model ([`SideNetPreTrainedModel`]): the exported model.
         stages ([`Stages`]): its chain.
-        files (`Sequence[StageFile]`): one per stage.
-        processor (tokenizer or image processor, *optional*): saved beside them.
-        precision (`str`, *optional*): by default the model's own. θ was certified in that one: in another there is
-            no evidence behind it.
+        files (`Sequence[StageFile]`): files of the stages.
+        processor (tokenizer or image processor, *optional*): processor to save along.
+        precision (`str`, *optional*): precision of the files, by default the model's. In another precision, there is
+            no evidence behind θ.
     """
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     dtype = str(stages.dtype).removeprefix("torch.")
     config = json.loads(stages.config.to_json_string())
-    # There is no code beside it that would be loaded.
+    # The folder contains no model code.
     config.pop("auto_map", None)
     if precision not in (None, dtype):
         config["calibration"] = None
@@ -397,14 +398,14 @@ def stage_file(stages: Stages, index: int, inputs: Sequence[str], suffix: str) -
 
     Args:
         stages ([`Stages`]): the chain.
-        index (`int`): which stage.
-        inputs (`Sequence[str]`): what it needs.
-        suffix (`str`): of the file.
+        index (`int`): index of the stage.
+        inputs (`Sequence[str]`): names of its inputs.
+        suffix (`str`): suffix of the file.
     """
     outputs = ["logits"] if index == len(stages) - 1 else ["x_c", "logits"]
     return StageFile(f"stage_{index}{suffix}", list(inputs), outputs)
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of the files of the stages."""
+    """Return the sizes of the files of the stages, in bytes."""
     return {path.name: path.stat().st_size for path in sorted(folder.glob("stage_*"))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chain of stages in ONNX Runtime. The only file that opens its sessions."""
+"""Chain of stages in ONNX Runtime. The only file that opens its sessions."""
 
 import os
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from .exported import ONNX, ExportedStages, StageFile
 
 CPU = "CPUExecutionProvider"
 ENTRIES = {
-    # Every stage has threads of its own: those of the one that has ended would spin on, in the way of the next.
+    # Every stage has its own threads; spinning threads of a finished stage would slow down the next one.
     "session.force_spinning_stop": "1",
-    # Without VNNI the kernels for int8 add up in 16 bits, which overflow.
+    # Without VNNI, int8 kernels accumulate in 16 bits, which overflow.
     "session.x64quantprecision": "1",
 }
 
 
 def open_session(path: str | os.PathLike, *, num_threads: int | None = None, providers: Sequence[str] = (CPU,)) -> Any:
-    """An ONNX file, ready to run.
+    """Open an ONNX file in ONNX Runtime.
 
     Args:
         path (`str` or `os.PathLike`): the file.
-        num_threads (`int`, *optional*): by default as many as torch uses.
+        num_threads (`int`, *optional*): number of threads, by default torch's.
         providers (`Sequence[str]`, *optional*, defaults to the CPU's): execution providers of ONNX Runtime.
 
     Raises:
@@ -36,7 +36,7 @@ def open_session(path: str | os.PathLike, *, num_threads: int | None = None, pro
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_threads or torch.get_num_threads()
-    # What goes wrong is raised as well.
+    # Errors are raised anyway.
     options.log_severity_level = 4
     for name, value in ENTRIES.items():
         options.add_session_config_entry(name, value)
@@ -44,21 +44,21 @@ def open_session(path: str | os.PathLike, *, num_threads: int | None = None, pro
 
 
 class OnnxStages(ExportedStages):
-    """The chain of stages of a folder that [`export_onnx`] wrote. It takes the place of a model in [`SideNetRunner`].
+    """Chain of stages of a folder written by [`export_onnx`]. Replaces a model in [`SideNetRunner`].
 
-    Tensors on the CPU go in and come out, and are not copied. `config` has θ, temperatures and the evidence;
-    `precision` says in what the stages compute. It may be called from several threads.
+    Inputs and outputs are CPU tensors, without copies. `config` has θ, temperatures and the evidence; `precision` is
+    the precision of the stages. Thread-safe.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
-        num_threads (`int`, *optional*): of each stage, by default as many as torch uses.
+        num_threads (`int`, *optional*): number of threads per stage, by default torch's.
         providers (`Sequence[str]`, *optional*):
-            Execution providers of ONNX Runtime, of which the first that can is taken; by default the CPU's.
-        only (`int`, *optional*): open this stage alone, where the others run in other processes.
+            Execution providers of ONNX Runtime, in order of preference; by default the CPU's.
+        only (`int`, *optional*): open only this stage, if the others run in other processes.
 
     Raises:
         ImportError: onnxruntime is not installed.
-        ValueError: an argument is impossible, or the folder is damaged.
+        ValueError: an argument is invalid, or the folder is damaged.
 
     Example:
 
@@ -82,15 +82,15 @@ class OnnxStages(ExportedStages):
         only: int | None = None,
     ):
         if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-            raise ArgumentError("num_threads", "must be a whole number ≥ 1", num_threads)
+            raise ArgumentError("num_threads", "must be an integer ≥ 1", num_threads)
         runtime = require("onnxruntime", "onnx")
         providers = [CPU] if providers is None else list(providers)
         known = runtime.get_available_providers()
         if not providers or not set(providers) <= set(known):
-            raise ArgumentError("providers", f"must be of {known}, which are here, got {providers}")
+            raise ArgumentError("providers", f"must be among those available, {known}, got {providers}")
         super().__init__(directory)
         if only is not None and not 0 <= only < len(self):
-            raise ArgumentError("only", f"must be from 0 to {len(self) - 1}, got {only}")
+            raise ArgumentError("only", f"must be between 0 and {len(self) - 1}, got {only}")
         self._process = os.getpid()
         self._has_threads = (num_threads or torch.get_num_threads()) > 1
         self._sessions = {}
@@ -101,7 +101,7 @@ class OnnxStages(ExportedStages):
                 session = open_session(Path(directory) / stage.file, num_threads=num_threads, providers=providers)
             except Exception as error:
                 line = " ".join(str(error).split())
-                raise ArgumentError("directory", f"{str(directory)!r} cannot be run: {stage.file}: {line}") from error
+                raise ArgumentError("directory", f"{str(directory)!r} cannot run: {stage.file}: {line}") from error
             self._check(stage, session)
             self._sessions[index] = session
         self._shapes = {
@@ -126,21 +126,21 @@ class OnnxStages(ExportedStages):
         outputs = [each.name for each in session.get_outputs()]
         if inputs != stage.inputs or outputs != stage.outputs:
             raise ValueError(
-                f"{stage.file} must take {stage.inputs} and give {stage.outputs} as its manifest says, but takes "
-                f"{inputs} and gives {outputs}."
+                f"{stage.file} must take {stage.inputs} and return {stage.outputs} according to the manifest, but "
+                f"takes {inputs} and returns {outputs}."
             )
         expected, got = self.task.num_outputs(self.config), session.get_outputs()[-1].shape[-1]
         if got != expected:
-            raise ValueError(f"{stage.file} must have {expected} classes as the config, got {got}.")
+            raise ValueError(f"{stage.file} must have {expected} classes like the config, got {got}.")
 
     def _run(self, index: int, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         if index not in self._sessions:
-            raise ArgumentError("index", f"must be {list(self._sessions)}, which was opened, got {index}")
+            raise ArgumentError("index", f"must be the open stage, {list(self._sessions)}, got {index}")
         if self._has_threads and os.getpid() != self._process:
             # A call would deadlock.
             raise RuntimeError(
-                "this process was forked from the one in which the stages were opened, whose threads are not in it: "
-                "open them in the process itself, or with `num_threads=1`."
+                "this process was forked after the stages were opened, without their threads: open them in this "
+                "process, or with `num_threads=1`."
             )
         feed = {}
         for name, tensor in tensors.items():

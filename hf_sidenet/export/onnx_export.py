@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with SideNets as a folder for ONNX Runtime, one file per stage."""
+"""Export a model with SideNets to a folder for ONNX Runtime, one file per stage."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,14 +39,14 @@ from .programs import HIDDEN, export_stage, user_inputs
 
 DTYPES = (torch.float32, torch.float16)
 BATCH_SIZE = 32
-# What optimum calls the parts of a model.
+# Named as in optimum.
 SUFFIX = "_model.onnx"
 INT8_SUFFIX = "_model_quantized.onnx"
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
 class MissingCalibrationRows(ValueError):
-    """Convolutions take their int8 ranges from calibration rows, and none were given."""
+    """Calibration rows, which determine the int8 ranges of convolutions, are missing."""
 
 
 def export_onnx(
@@ -60,37 +60,37 @@ def export_onnx(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Exported:
-    """Write a model with SideNets as ONNX files: `stage_0_model.onnx`, ..., `config.json` with θ, temperatures and the
-    evidence, `manifest.json`, tokenizer or image processor. The folder is written atomically.
+    """Export a model with SideNets to ONNX, atomically: stages, config, manifest and processor.
 
-    Every stage takes any number of rows, and texts of any length; images have the recorded size. It is compared with
-    the model's own before the folder appears.
+    The folder has `stage_0_model.onnx`, ..., `config.json` with θ, temperatures and the evidence, `manifest.json`, and
+    the tokenizer or image processor. Every stage takes any number of rows, and texts of any length; images have the
+    recorded size. Stages are compared to the model's own before the folder appears.
 
-    In int8 linear layers quantize every token by itself, so that answers do not depend on the batch; the convolutions
-    of MainNets that have no linear layers in their blocks take fixed ranges from `calibration_rows`. θ was chosen for
-    other answers then: the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate`
-    has found a new θ for it. The files are named as optimum names its own: `stage_0_model_quantized.onnx`, ...
+    In int8, linear layers quantize every token separately, so that answers do not depend on the batch; the
+    convolutions of MainNets without linear layers in their blocks use fixed ranges from `calibration_rows`. Because
+    answers change, the folder's config has no evidence (`calibration` is `None`) until `hf-sidenet recalibrate` finds
+    a new θ for it. Files are named as in optimum: `stage_0_model_quantized.onnx`, ...
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU, in float32 or float16.
+        model ([`SideNetPreTrainedModel`]): model in evaluation mode, on the CPU, in float32 or float16.
         directory (`str` or `os.PathLike`): folder to write.
-        processor (tokenizer or image processor, *optional*): saved beside the stages.
-        int8 (`bool`, *optional*, defaults to `False`): turn linear layers of the MainNet, or convolutions, to int8.
+        processor (tokenizer or image processor, *optional*): processor to save with the stages.
+        int8 (`bool`, *optional*, defaults to `False`): convert linear layers of the MainNet, or convolutions, to int8.
         calibration_rows (`Iterable`, *optional*):
-            For int8: rows as [`SideNetRunner`] takes them, some hundred. Convolutions need them; where they are given,
-            the answers on them are compared too. Training rows: those that certify θ must be used for nothing else.
+            For int8: a few hundred rows, as for [`SideNetRunner`]. Convolutions need them; if given, the answers on
+            them are compared too. Use training rows: rows that certify θ must be used for nothing else.
         opset (`int`, *optional*): version of the ONNX operations, by default 20.
-        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder, see [`writing_folder`].
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
-        [`Exported`]: sizes, and how far the answers are from the model's.
+        [`Exported`]: sizes, and differences from the model's answers.
 
     Raises:
         ExportError: a stage cannot be exported, or its export answers differently.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        MissingCalibrationRows: convolutions are to be in int8, and there are no rows that show their ranges.
-        ValueError: an argument is impossible, or the folder holds something.
+        MissingCalibrationRows: int8 convolutions need calibration rows, and there are none.
+        ValueError: an argument is invalid, or the folder is not empty.
     """
     if model.device.type != "cpu" or model.dtype not in DTYPES:
         raise ArgumentError(
@@ -98,7 +98,7 @@ def export_onnx(
             f"must be in float32 or float16 on the CPU for ONNX Runtime, got {model.dtype} on {model.device}",
         )
     if int8 and model.dtype is not torch.float32:
-        raise ArgumentError("int8", f"must start from a model in float32, got {model.dtype}")
+        raise ArgumentError("int8", f"needs a model in float32, got {model.dtype}")
     if calibration_rows is not None and not int8:
         raise ArgumentError("calibration_rows", "must not be given without `int8`")
     newest = library().defs.onnx_opset_version()
@@ -161,7 +161,7 @@ def _write_int8(
 
 
 def _batches(stages: Stages, rows: Iterable[Any], processor: Processor | None) -> Batches:
-    """Padded batches of rows."""
+    """Read rows and collate padded batches."""
     check_rows(rows, "calibration_rows")
     rows = list(rows)
     reader = RowReader(stages, processor)
@@ -185,7 +185,7 @@ def _batches(stages: Stages, rows: Iterable[Any], processor: Processor | None) -
 
 @torch.no_grad()
 def _feeds(stages: Stages, index: int, names: Sequence[str], batches: Batches) -> Iterator[dict[str, np.ndarray]]:
-    """What a stage gets from the model's own earlier ones."""
+    """Yield the inputs of a stage, computed by the model's earlier stages."""
     for inputs in batches:
         hidden = None
         for earlier in range(index):
@@ -196,7 +196,7 @@ def _feeds(stages: Stages, index: int, names: Sequence[str], batches: Batches) -
 
 @torch.no_grad()
 def _changed(exported: OnnxStages, stages: Stages, batches: Batches) -> list[float] | None:
-    """Share of rows that an exit answers with another class, by exit."""
+    """Return, for each exit, the share of rows whose class differs from the model's."""
     changed = torch.zeros(len(stages))
     for inputs in batches:
         ours = theirs = None

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of `torch.export` become ONNX models, whose linear layers and convolutions become int8. The only file that
-imports `onnx`."""
+"""Convert `torch.export` programs to ONNX, and linear layers and convolutions to int8. The only importer of `onnx`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,23 +14,23 @@ from .programs import ExportError
 
 
 EXTRA = "onnx"
-# The layers of transformers are single operations from here on (LayerNorm from 17, GELU from 20).
+# From this version on, layers of transformers are single operations (LayerNorm from 17, GELU from 20).
 OPSET = 20
-# Of the exporter. The reductions of int8 need it too.
+# Minimum of the exporter, also needed by the int8 reductions.
 MIN_OPSET = 18
-# A protocol buffer ends at 2 GiB; its weights lie in a file beside it then.
+# A protocol buffer is limited to 2 GiB; larger weights go to a separate file.
 MAX_BYTES = 2**31 - 2**20
 
-# Tables of as many rows are vocabularies, whose rows are stored in int8 too.
+# Tables with this many rows or more are vocabularies, whose rows are stored in int8 too.
 MIN_TABLE = 1000
-# Values are whole numbers in ±127 times a scale; those of tokens are stored with 128 added.
+# Values are integers in ±127 times a scale; tokens are stored with an offset of 128.
 LEVELS, ZERO = 127, 128
-# What passes int8 on from one convolution to the next.
+# Operations that keep int8 between convolutions.
 BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
 
 
 def library() -> Any:
-    """The package `onnx`."""
+    """Import the package `onnx`."""
     require("onnxscript", EXTRA)
     return require("onnx", EXTRA)
 
@@ -39,20 +38,20 @@ def library() -> Any:
 def to_onnx(
     program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], axes: Sequence[str], opset: int | None
 ) -> Any:
-    """The ONNX model of a stage.
+    """Convert a stage to an ONNX model.
 
     Args:
-        program (`ExportedProgram`): of [`export_stage`].
-        inputs (`Sequence[str]`): names of what goes in, in order.
-        outputs (`Sequence[str]`): names of what comes out.
-        axes (`Sequence[str]`): names of the free axes, the first ones.
+        program (`ExportedProgram`): program from [`export_stage`].
+        inputs (`Sequence[str]`): names of the inputs, in order.
+        outputs (`Sequence[str]`): names of the outputs, in order.
+        axes (`Sequence[str]`): names of the leading axes of variable size.
         opset (`int`, *optional*): version of the operations, by default 20.
 
     Returns:
         `onnx.ModelProto`
 
     Raises:
-        ExportError: an operation has no counterpart.
+        ExportError: an operation has no counterpart in ONNX.
     """
     library()
     try:
@@ -67,7 +66,7 @@ def to_onnx(
     except Exception as error:
         line = " ".join(str(error).split())[:300]
         raise ExportError(f"torch.onnx.export fails on a stage with the inputs {list(inputs)}: {line}") from error
-    assert exported is not None  # As of every export by dynamo.
+    assert exported is not None  # Always the case with dynamo.
     model = exported.model_proto
     _strip(model)
     names = list(axes)
@@ -81,12 +80,12 @@ def to_onnx(
 
 
 def load(path: Path) -> Any:
-    """An ONNX model from a file, with its weights."""
+    """Load an ONNX model with its weights."""
     return library().load(path)
 
 
 def save(model: Any, path: Path) -> None:
-    """Write an ONNX model; weights of more than 2 GiB go to a file with `.data` after its name."""
+    """Write an ONNX model; weights of more than 2 GiB go to a separate file, with `.data` appended to the name."""
     size = sum(len(weight.raw_data) for weight in model.graph.initializer)
     if size < MAX_BYTES:
         library().save(model, path)
@@ -95,12 +94,12 @@ def save(model: Any, path: Path) -> None:
 
 
 def weights_of(model: Any) -> dict[str, Any]:
-    """The constants of a model (`onnx.TensorProto`) by name."""
+    """Return the constants of a model (`onnx.TensorProto`), by name."""
     return {weight.name: weight for weight in model.graph.initializer}
 
 
 def replace_nodes(model: Any, nodes: Iterable[Any]) -> None:
-    """Give a model other nodes, and take away the constants that none of them reads."""
+    """Replace the nodes of a model, and remove constants that none of them reads."""
     nodes = list(nodes)
     read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
     weights = [weight for weight in model.graph.initializer if weight.name in read]
@@ -111,7 +110,7 @@ def replace_nodes(model: Any, nodes: Iterable[Any]) -> None:
 
 
 def _strip(model: Any) -> None:
-    """Take away what the exporter notes: file names of this machine, and shapes that later changes make wrong."""
+    """Remove the exporter's metadata: file names of this machine, and shapes that later changes would invalidate."""
     del model.graph.value_info[:]
     for part in (
         model,
@@ -126,34 +125,34 @@ def _strip(model: Any) -> None:
 
 
 def quantize_linears(model: Any, num_outputs: int) -> int:
-    """Turn the linear layers of a model, and its vocabulary, to int8, in place.
+    """Convert the linear layers and the vocabulary of a model to int8, in place.
 
     Args:
-        model (`onnx.ModelProto`): of [`to_onnx`].
-        num_outputs (`int`): a layer of this width is the classifier, which stays.
+        model (`onnx.ModelProto`): model from [`to_onnx`].
+        num_outputs (`int`): width of the classifier, which is not converted.
 
     Returns:
-        `int`: how many linear layers.
+        `int`: number of converted linear layers.
     """
     return _Linears(model, num_outputs).quantize()
 
 
 def num_convolutions(model: Any) -> int:
-    """How many convolutions a model has.
+    """Count the convolutions of a model.
 
     Args:
-        model (`onnx.ModelProto`): of [`to_onnx`].
+        model (`onnx.ModelProto`): model from [`to_onnx`].
     """
     return sum(node.op_type == "Conv" for node in model.graph.node)
 
 
 def quantize_convolutions(source: Path, target: Path, feeds: Iterable[dict[str, np.ndarray]]) -> None:
-    """Turn the convolutions of a model to int8.
+    """Convert the convolutions of a model to int8.
 
     Args:
-        source (`Path`): the model.
-        target (`Path`): where it goes.
-        feeds (`Iterable[dict[str, np.ndarray]]`): batches of its inputs, which show the ranges.
+        source (`Path`): file of the model.
+        target (`Path`): file to write.
+        feeds (`Iterable[dict[str, np.ndarray]]`): batches of its inputs, to determine the ranges.
     """
     quantization = require("onnxruntime.quantization", EXTRA)
 
@@ -176,12 +175,12 @@ def quantize_convolutions(source: Path, target: Path, feeds: Iterable[dict[str, 
 
 
 def _is_linear(node: Any, weights: dict[str, Any]) -> bool:
-    """A product with a constant matrix. Of vectors, one per row, the exporter makes `Gemm`."""
+    """Return whether a node multiplies by a constant matrix. With one vector per row, the exporter uses `Gemm`."""
     return node.op_type == "MatMul" and node.input[1] in weights and len(weights[node.input[1]].dims) == 2
 
 
 class _Linears:
-    """Writes a model's nodes anew."""
+    """Rewrites a model's nodes."""
 
     def __init__(self, model: Any, num_outputs: int):
         self.onnx = library()
@@ -189,7 +188,7 @@ class _Linears:
         self.num_outputs = num_outputs
         self.weights = weights_of(model)
         self.nodes: list[Any] = []
-        # Several layers may read the same tokens.
+        # Shared by layers that read the same tokens.
         self.tokens: dict[str, tuple[str, str, str]] = {}
 
     def quantize(self) -> int:
@@ -206,7 +205,7 @@ class _Linears:
         for node in list(self.model.graph.node):
             moves = not moving.isdisjoint(node.input)
             moving.update(node.output if moves else ())
-            # What depends on nothing is computed once, when the model is loaded (DeBERTa's relative positions).
+            # Nodes that depend on no input are computed once, at load time (DeBERTa's relative positions).
             if moves and _is_linear(node, self.weights) and self.weights[node.input[1]].dims[1] != self.num_outputs:
                 self._linear(node)
                 count += 1
@@ -234,7 +233,7 @@ class _Linears:
         self._add("Reshape", [f"{out}.flat", f"{out}.shape"], out)
 
     def _quantized(self, tokens: str, width: int) -> tuple[str, str, str]:
-        """One token per line: whole numbers, the scale of each, and the shape that the batch had before."""
+        """Quantize per token; return integers with one token per row, their scales, and the batch's former shape."""
         name = f"{tokens}.by_token"
         lines = self._constant(f"{name}.lines", np.array([-1, width], np.int64))
         self._add("Reshape", [tokens, lines], f"{name}.flat")
@@ -265,10 +264,10 @@ class _Linears:
         self._add("Mul", [f"{out}.float", f"{out}.scale"], out)
 
     def _stored(self, name: str, matrix: np.ndarray, axis: int) -> tuple[str, str]:
-        """A matrix as whole numbers, with one scale for all that lies along an axis."""
+        """Store a matrix as integers, with one scale per slice along an axis."""
         scale = np.maximum(np.abs(matrix).max(axis, keepdims=True), 1e-12) / LEVELS
         whole = np.round(matrix / scale).astype(np.int8)
-        # A product takes its scales in one line, a table has one behind each row.
+        # A product takes a vector of scales, a table one scale per row.
         scale = scale.astype(np.float32).reshape(-1) if axis == 0 else scale.astype(np.float32)
         return self._constant(f"{name}.int8", whole), self._constant(f"{name}.scale", scale)
 

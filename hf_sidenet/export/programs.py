@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stage as a program of `torch.export`: for any number of rows, texts of any length, and nothing else in it.
+"""Export one stage as a minimal `torch.export` program, for any number of rows and texts of any length.
 
-A stage is traced with the whole MainNet around it: blocks that ran before, embeddings whose result is replaced by x_c.
-Nobody reads what they compute, so it is taken out, with its weights and with inputs that only it had read. Of two
-stages, each carries its own blocks.
+A stage is traced with the whole MainNet around it, including blocks that already ran and embeddings whose result is
+replaced by x_c. This dead code is removed, with its weights and the inputs that only it reads, so that each stage
+contains only its own blocks.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from ..models.modalities import DEFAULT_VOCABULARY, Modality
 
 
 HIDDEN = "hidden"
-# What a missing input stands for; `token_type_ids` only where the MainNet has a table of their own.
+# Values of missing inputs; `token_type_ids` only if the MainNet has separate embeddings for them.
 DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
-# Three rows and eight tokens: no two axes are as long by accident, and none is 1, which tracing takes for a constant.
+# Three rows, eight tokens: axes must not have equal sizes by chance, nor size 1, which tracing takes for a constant.
 EXAMPLE = (3, 8)
-# They say what tracing saw, and would keep inputs alive that nothing else reads.
+# Checks of what tracing saw, which would keep otherwise unused inputs alive.
 ASSERTIONS = frozenset(
     {
         torch.ops.aten._assert_tensor_metadata.default,
@@ -42,7 +42,7 @@ class ExportError(RuntimeError):
 
 
 def input_names(stages: Stages) -> tuple[str, ...]:
-    """The inputs that an exported chain takes.
+    """Return the names of an exported chain's inputs.
 
     Args:
         stages ([`Stages`]): the chain.
@@ -50,25 +50,25 @@ def input_names(stages: Stages) -> tuple[str, ...]:
     if not stages.modality.has_tokens:
         return stages.modality.main_inputs
     names = ("input_ids", "attention_mask")
-    # GPT-2 takes them too, as words: there zeros are not what a missing input stands for.
+    # GPT-2 takes them too, but as word ids: there, zeros are not equivalent to a missing input.
     if hasattr(stages.config.mainnet_config, "type_vocab_size"):
         names += ("token_type_ids",)
     return tuple(name for name in names if name in stages.input_names)
 
 
 def example_rows(stages: Stages, num_rows: int, num_tokens: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Rows of noise: texts of different lengths, padded to `num_tokens`, or images of the recorded size.
+    """Make random rows: texts of different lengths, padded to `num_tokens`, or images of the recorded size.
 
     Args:
-        stages ([`Stages`]): the chain that they are for.
-        num_rows (`int`): how many.
-        num_tokens (`int`): of the longest text; images have none.
-        seed (`int`, *optional*, defaults to 0): of the noise.
+        stages ([`Stages`]): the chain.
+        num_rows (`int`): number of rows.
+        num_tokens (`int`): tokens of the longest text; ignored for images.
+        seed (`int`, *optional*, defaults to 0): seed of the random values.
     """
     generator = torch.Generator().manual_seed(seed)
     if not stages.modality.has_tokens:
         size = stages.config.input_size
-        assert size is not None  # Images have one.
+        assert size is not None  # Images have a size.
         pixels = torch.randn(num_rows, *size, generator=generator)
         return {"pixel_values": pixels.to(stages.device, stages.dtype)}
     config = stages.config.mainnet_config
@@ -84,11 +84,11 @@ def example_rows(stages: Stages, num_rows: int, num_tokens: int, seed: int = 0) 
 
 
 def example_of(stages: Stages, index: int) -> dict[str, torch.Tensor]:
-    """Inputs of one stage to trace it with.
+    """Return example inputs for tracing one stage.
 
     Args:
         stages ([`Stages`]): the chain.
-        index (`int`): which stage.
+        index (`int`): index of the stage.
     """
     inputs = example_rows(stages, *EXAMPLE)
     hidden = None
@@ -97,7 +97,7 @@ def example_of(stages: Stages, index: int) -> dict[str, torch.Tensor]:
             hidden, _ = stages(earlier, hidden, inputs)
     if hidden is None:
         return inputs
-    # Of images a later stage needs only the size, which is the recorded one. Cloned, since views are traced as such.
+    # For images, a later stage only needs the size, which is the recorded one. Cloned, because views are traced too.
     return {HIDDEN: hidden.clone(), **({} if stages.modality.rows_share_inputs else inputs)}
 
 
@@ -106,18 +106,18 @@ def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | 
 
     Args:
         stages ([`Stages`]): the chain.
-        index (`int`): which stage.
+        index (`int`): index of the stage.
         example (`dict[str, torch.Tensor]`, *optional*):
-            Inputs to trace with, x_c as `hidden` first for all but stage 0; at least two rows of at least two tokens,
-            as long as no other axis. By default noise.
+            Inputs for tracing, for all but stage 0 with x_c as `hidden` first; at least two rows of at least two
+            tokens, with sizes that no other axis has. Random by default.
 
     Returns:
-        `ExportedProgram`: it takes the tensors that the stage needs, in the order of
-        `program.graph_signature.user_inputs`, and gives `(x_c, logits)`, of the last stage `(logits,)`. Axis 0 is
-        free, for texts axis 1 too.
+        `ExportedProgram`: program that takes the tensors the stage needs, in the order of
+        `program.graph_signature.user_inputs`, and returns `(x_c, logits)`, or `(logits,)` for the last stage. Axis 0
+        has variable size, and for texts axis 1 too.
 
     Raises:
-        ValueError: `index` is no stage.
+        ValueError: `index` is not a stage.
         ExportError: the stage cannot be traced, or not for any number of rows and tokens.
     """
     if not 0 <= index < len(stages):
@@ -127,19 +127,19 @@ def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | 
     graph, needed = _cleaned(whole, tuple(example))
     program = _traced(graph, {name: example[name] for name in needed}, stages, index)
     for node in program.graph.nodes:
-        # File names of this machine.
+        # Contains file names of this machine.
         node.meta.pop("stack_trace", None)
     return program
 
 
 def user_inputs(program: ExportedProgram) -> list[str]:
-    """Names of the tensors that a program takes, in their order."""
-    # Constants of other types are none: stages take tensors only.
+    """Return the names of a program's input tensors, in order."""
+    # There are no other constants, because stages take only tensors.
     return [str(name) for name in program.graph_signature.user_inputs]
 
 
 class _Positional(nn.Module):
-    """A stage that takes its inputs in order, and always gives a tuple."""
+    """Stage that takes positional inputs and always returns a tuple."""
 
     def __init__(self, stage: nn.Module, names: tuple[str, ...]):
         super().__init__()
@@ -154,7 +154,7 @@ class _Positional(nn.Module):
 def _traced(module: nn.Module, example: dict[str, torch.Tensor], stages: Stages, index: int) -> ExportedProgram:
     axes = dict.fromkeys(range(len(stages.modality.axes)), Dim.AUTO)
     free = tuple(axes for _ in example)
-    # Arguments of `*tensors` are one entry.
+    # `*tensors` counts as one argument.
     shapes = free if isinstance(module, GraphModule) else (free,)
     try:
         with torch.no_grad():
@@ -164,14 +164,14 @@ def _traced(module: nn.Module, example: dict[str, torch.Tensor], stages: Stages,
         raise ExportError(
             f"stage {index} of {stages.config.mainnet_config.model_type} cannot be traced: {line}"
         ) from error
-    # Of both: the code may ask for a number that leaves no trace in the graph but the branch it took.
+    # Checked for both programs: code may branch on a size, which leaves no other trace in the graph.
     _check_free(program, stages.modality, index)
     return program
 
 
 def _cleaned(program: ExportedProgram, names: Sequence[str]) -> tuple[GraphModule, list[str]]:
-    """The graph without dead code, dead weights and inputs that nobody reads, and the names of the inputs it has."""
-    # Operations in place become ordinary ones, which can be taken out.
+    """Remove dead code, dead weights and unused inputs; return the graph and the names of its inputs."""
+    # Turns in-place operations into ordinary ones, which can be removed.
     root = program.run_decompositions({}).module(check_guards=False)
     graph = root.graph
     inputs = graph.find_nodes(op="placeholder")
@@ -179,7 +179,7 @@ def _cleaned(program: ExportedProgram, names: Sequence[str]) -> tuple[GraphModul
         if node.target in ASSERTIONS:
             graph.erase_node(node)
         elif node.target is torch.ops.aten.sym_size.int and node.args[0] in inputs:
-            # All inputs have the same rows and tokens; which one was asked is an accident.
+            # All inputs have the same rows and tokens, so any of them can provide the size.
             node.args = (inputs[0], *node.args[1:])
     graph.eliminate_dead_code()
     needed = []
@@ -190,7 +190,7 @@ def _cleaned(program: ExportedProgram, names: Sequence[str]) -> tuple[GraphModul
         else:
             graph.erase_node(node)
     graph.output_node().args = (tuple(tree_leaves(graph.output_node().args)),)
-    # In the place of the one that packs and unpacks the arguments of the stage.
+    # Replaces the codegen that packs and unpacks the stage's arguments.
     graph.set_codegen(CodeGen())
     return GraphModule(root, graph), needed
 
@@ -204,5 +204,5 @@ def _check_free(program: ExportedProgram, modality: Modality, index: int) -> Non
             size = node.meta["val"].shape[axis]
             if is_concrete_int(size):
                 raise ExportError(
-                    f"stage {index} cannot be exported for any number of {what}: its code asks for {size} of them."
+                    f"stage {index} cannot be exported for any number of {what}: its code needs exactly {size}."
                 )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with SideNets as a folder of `torch.export` archives, one per stage: for AOTInductor, ExecuTorch and other
-compilers, and for torch without this package.
+"""Export a model with SideNets to a folder of `torch.export` archives, one per stage: for AOTInductor, ExecuTorch and
+other compilers, and for torch without this package.
 
-An archive is a zip file of raw weights and a graph in JSON. `torch.export.save` also pickles the example inputs; they
-are left out here, so that nothing is pickled. Loading one still runs code that it brings: torch evaluates the
-expressions of sizes in its graph as Python. That is why [`TorchStages`] asks for a word of trust.
+An archive is a zip file of raw weights and a JSON graph. `torch.export.save` also pickles the example inputs; they are
+left out here, so that nothing is pickled. Loading an archive can still run its code, because torch evaluates size
+expressions in the graph as Python. Hence [`TorchStages`] requires `trust_programs`.
 """
 
 import json
@@ -27,7 +27,7 @@ from .programs import export_stage, user_inputs
 
 
 SUFFIX = ".pt2"
-# Behind the name of the archive's own folder. What else there could be is pickled, or a library.
+# Relative to the archive's top folder. Any other file is pickled, or a library.
 CONFIGS = re.compile(r"data/(weights|constants)/model_(weights|constants)_config\.json")
 PLAIN = re.compile(
     r"data/weights/weight_\d+|data/constants/tensor_\d+|models/model\.json|archive_format|archive_version|byteorder|"
@@ -42,24 +42,25 @@ def export_torch(
     processor: Processor | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a model with SideNets as `torch.export` archives: `stage_0.pt2`, ..., `config.json` with θ, temperatures
-    and the evidence, `manifest.json`, tokenizer or image processor. The folder is written atomically.
+    """Export a model with SideNets to `torch.export` archives, atomically: stages, config, manifest and processor.
 
-    Every stage takes any number of rows, and texts of any length; images have the recorded size. Each archive has the
-    weights of its own blocks. It is compared with the model's own stage before the folder appears.
+    The folder has `stage_0.pt2`, ..., `config.json` with θ, temperatures and the evidence, `manifest.json`, and the
+    tokenizer or image processor. Every stage takes any number of rows, and texts of any length; images have the
+    recorded size. Each archive has the weights of its own blocks. Stages are compared to the model's own before the
+    folder appears.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on the CPU.
+        model ([`SideNetPreTrainedModel`]): model in evaluation mode, on the CPU.
         directory (`str` or `os.PathLike`): folder to write.
-        processor (tokenizer or image processor, *optional*): saved beside the stages.
-        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        processor (tokenizer or image processor, *optional*): processor to save with the stages.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder, see [`writing_folder`].
 
     Returns:
-        [`Exported`]: sizes, and how far the answers are from the model's.
+        [`Exported`]: sizes, and differences from the model's answers.
 
     Raises:
         ExportError: a stage cannot be exported, or its export answers differently.
-        ValueError: the model is in training mode, not on the CPU or quantized, or the folder holds something.
+        ValueError: the model is in training mode, not on the CPU or quantized, or the folder is not empty.
     """
     if model.device.type != "cpu":
         raise ArgumentError("model", f"must be on the CPU to be exported, got {model.device}: `model.cpu()`")
@@ -71,7 +72,7 @@ def export_torch(
         for index in range(len(stages)):
             program = export_stage(stages, index)
             file = stage_file(stages, index, user_inputs(program), SUFFIX)
-            # They would be pickled.
+            # Would be pickled.
             program.example_inputs = None
             torch.export.save(program, folder / file.file)
             files.append(file)
@@ -81,15 +82,15 @@ def export_torch(
 
 
 class TorchStages(ExportedStages):
-    """The chain of stages of a folder that [`export_torch`] wrote. It takes the place of a model in [`SideNetRunner`].
+    """Chain of stages of a folder written by [`export_torch`]. Replaces a model in [`SideNetRunner`].
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
         trust_programs (`bool`, *optional*, defaults to `False`):
-            Loading a program can run any code that somebody wrote into it: say True where you trust who wrote it.
+            Loading a program can run arbitrary code from it: pass `True` only if you trust its author.
 
     Raises:
-        ValueError: `trust_programs` is False, or the folder is damaged, or an archive holds a pickle.
+        ValueError: `trust_programs` is `False`, the folder is damaged, or an archive contains a pickle.
     """
 
     format = TORCH
@@ -101,7 +102,7 @@ class TorchStages(ExportedStages):
             raise ArgumentError(
                 "trust_programs",
                 f"must be True to load {str(directory)!r}: loading a program of torch.export "
-                "can run any code that was written into it. ONNX files cannot",
+                "can run arbitrary code. ONNX files cannot",
             )
         self._programs = []
         for stage in self.manifest.stages:
@@ -115,7 +116,7 @@ class TorchStages(ExportedStages):
                 raise ArgumentError("directory", what) from error
             if list(program.graph_signature.user_inputs) != stage.inputs:
                 raise ValueError(
-                    f"{stage.file} must take {stage.inputs} as its manifest says, but takes "
+                    f"{stage.file} must take {stage.inputs} according to the manifest, but takes "
                     f"{list(program.graph_signature.user_inputs)}."
                 )
             self._programs.append(program.module())
@@ -130,10 +131,10 @@ class TorchStages(ExportedStages):
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive that holds anything but raw tensors and JSON.
+    """Reject an archive that contains anything but raw tensors and JSON.
 
     Raises:
-        ValueError: it holds a pickle, a library or something unknown, or is no archive.
+        ValueError: it contains a pickle, a library or an unknown file, or is not an archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -147,6 +148,8 @@ def check_archive(path: Path) -> None:
                 else:
                     is_raw = PLAIN.fullmatch(name) is not None
                 if not is_raw:
-                    raise ValueError(f"{path.name} must hold raw tensors and JSON only, but has {entry.filename!r}.")
+                    raise ValueError(
+                        f"{path.name} must contain only raw tensors and JSON, but has {entry.filename!r}."
+                    )
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name} must be an archive of torch.export: {error}") from error
+        raise ValueError(f"{path.name} must be a torch.export archive: {error}") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint folders on the Hub: written, checked before they are pushed, pushed."""
+"""Write checkpoint folders, check them, and push them to the Hub."""
 
 from .findings import Shareable
 from .preflight import check_shareable

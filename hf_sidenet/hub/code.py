@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code and weights of a checkpoint: is all of it there, what does it import, whose is it, does it fit the config?"""
+"""Check the code and weights of a checkpoint: completeness, imports, origin, and consistency with the config."""
 
 import ast
 import hashlib
@@ -19,28 +19,28 @@ from .shared_files import PICKLED
 
 
 PACKAGE = Path(models.__file__).parent
-# What everybody has who loads a checkpoint.
+# Packages that anyone who loads a checkpoint has.
 INSTALLED = {"torch", "transformers"}
-# What the parser raises, of nesting that is too deep too.
+# Errors of the parser, also for nesting that is too deep.
 BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_code(folder: Path, auto_map: Mapping[str, Any], found: Shareable) -> None:
-    """Look at every file of code that would be uploaded, and at those that `auto_map` leads to.
+    """Check every code file that would be uploaded, and the files that `auto_map` refers to.
 
     Args:
         folder (`Path`): the checkpoint.
-        auto_map (`Mapping[str, Any]`): class by the name of its Auto class, of config and processors together.
-        found ([`Shareable`]): gets what is found.
+        auto_map (`Mapping[str, Any]`): classes by Auto class, of config and processors together.
+        found ([`Shareable`]): collects the findings.
     """
     reached: set[str] = set()
     waiting = []
     for name, reference in _references(auto_map):
         if "--" in reference:
             found.warnings.append(
-                f"auto_map[{name!r}] is {reference!r}: code of another repository, whose changes reach everybody who "
+                f"auto_map[{name!r}] is {reference!r}: code in another repository, whose changes affect everyone who "
                 "loads this checkpoint."
             )
             continue
@@ -71,27 +71,27 @@ def _check_file(folder: Path, file: str, is_reached: bool, found: Shareable) -> 
     if not own.is_file() or own.read_bytes() != path.read_bytes():
         found.changed_code.append(file)
         found.warnings.append(
-            f"{file} is not the installed hf_sidenet's: it is of another version, or somebody changed it. Read it "
+            f"{file} differs from the installed hf_sidenet: it is from another version, or was changed. Read it "
             "before you share it."
         )
     if not is_reached:
-        found.warnings.append(f"{file} is uploaded, but nothing that config.json names needs it.")
+        found.warnings.append(f"{file} is uploaded, but nothing in config.json needs it.")
         return
     try:
         imported = get_imports(path)
     except BROKEN as error:
-        found.errors.append(f"{file} is no Python: {str(error) or type(error).__name__}.")
+        found.errors.append(f"{file} is not valid Python: {str(error) or type(error).__name__}.")
         return
     others = sorted({*imported} - INSTALLED - sys.stdlib_module_names)
     if others:
         found.errors.append(
-            f"{file} imports {', '.join(others)}: code that travels must do with torch and transformers, which is all "
-            "that others are sure to have."
+            f"{file} imports {', '.join(others)}: a checkpoint's code must need only torch and transformers, because "
+            "others may not have anything else."
         )
 
 
 def _references(auto_map: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Slow and fast tokenizers come as a pair, in which one may be missing."""
+    """Yield the references of an `auto_map`. Slow and fast tokenizers form a pair, in which one may be missing."""
     for name, value in auto_map.items():
         for each in value if isinstance(value, list) else [value]:
             if each is not None:
@@ -101,7 +101,7 @@ def _references(auto_map: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_bytes())
-    # What is wrong with it is said elsewhere.
+    # Reported elsewhere.
     except (OSError, *BROKEN):
         return None
 
@@ -115,7 +115,7 @@ def _classes(tree: ast.Module) -> set[str]:
 
 
 def _siblings(path: Path) -> list[str]:
-    """Modules of `from .name import x` and `from . import name`."""
+    """Return the modules in `from .name import x` and `from . import name`."""
     names = []
     tree = _parsed(path)
     for node in () if tree is None else ast.walk(tree):
@@ -129,8 +129,8 @@ def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) 
 
     Args:
         folder (`Path`): the checkpoint.
-        config ([`SideNetConfig`], *optional*): `None` where it cannot be read.
-        found ([`Shareable`]): gets what is found.
+        config ([`SideNetConfig`], *optional*): its config; `None` if it cannot be read.
+        found ([`Shareable`]): collects the findings.
     """
     pickled = [name for name in found.left_out if "/" not in name and name.lower().endswith(PICKLED)]
     if WEIGHTS in found.files:
@@ -139,15 +139,15 @@ def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) 
         names = _sharded_names(folder, found)
     else:
         instead = (
-            f" {', '.join(pickled)}: pickled, never uploaded, since loading it can run code. Load it here and save it "
-            "again with save_pretrained."
+            f" {', '.join(pickled)}: pickled, never uploaded, because loading it can run code. Load it here and save "
+            "it again with save_pretrained."
             if pickled
             else ""
         )
         found.errors.append(f"there are no weights: {WEIGHTS} is missing.{instead}")
         return
     if pickled:
-        found.notes.append(f"{', '.join(pickled)}: pickled, stays here.")
+        found.notes.append(f"{', '.join(pickled)}: pickled, not uploaded.")
     if names is None or config is None:
         return
     num_sidenets = len({name.split(".")[1] for name in names if name.startswith("sidenets.")})
@@ -156,7 +156,7 @@ def check_weights(folder: Path, config: SideNetConfig | None, found: Shareable) 
             f"the weights have {num_sidenets} SideNets, but config.json has {len(config.exit_layers)} `exit_layers`."
         )
     if not any(name.startswith("mainnet.") for name in names):
-        found.errors.append("the weights have no MainNet: no name begins with 'mainnet.'.")
+        found.errors.append("the weights have no MainNet: no name starts with 'mainnet.'.")
 
 
 def _names(folder: Path, file: str, found: Shareable) -> set[str] | None:
@@ -164,7 +164,7 @@ def _names(folder: Path, file: str, found: Shareable) -> set[str] | None:
         with safe_open(folder / file, framework="pt") as tensors:
             return set(tensors.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        found.errors.append(f"{file} is no whole safetensors file: {' '.join(str(error).split())}.")
+        found.errors.append(f"{file} is not a valid safetensors file: {' '.join(str(error).split())}.")
         return None
 
 
@@ -174,7 +174,7 @@ def _sharded_names(folder: Path, found: Shareable) -> set[str] | None:
         by_file: dict[str, set[str]] = {}
         for name, file in shards.items():
             if not isinstance(file, str):
-                raise TypeError(f"{file!r} is no name of a file")
+                raise TypeError(f"{file!r} is not a file name")
             by_file.setdefault(file, set()).add(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found.errors.append(f"{INDEX} must be JSON with a 'weight_map' from weights to files.")
@@ -189,6 +189,6 @@ def _sharded_names(folder: Path, found: Shareable) -> set[str] | None:
             continue
         missing = sorted(expected - there)
         if missing:
-            found.errors.append(f"{file} lacks {missing[0]}, which {INDEX} says is there.")
+            found.errors.append(f"{file} lacks {missing[0]}, which {INDEX} lists.")
         names |= there
     return names if set(by_file) <= set(found.files) else None

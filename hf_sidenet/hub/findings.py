@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was found in a folder before it is pushed."""
+"""Findings in a folder before it is pushed."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Shareable:
-    """What [`check_shareable`] found.
+    """Findings of [`check_shareable`].
 
     Args:
         directory (`str`): the folder.
-        errors (`list[str]`): what would not load elsewhere, or must not be shared. Such a folder is not pushed.
-        warnings (`list[str]`): what people will miss or should look at.
-        notes (`list[str]`): what is as it may be, but good to know.
-        files (`dict[str, int]`): what would be uploaded, with its size in bytes.
-        left_out (`list[str]`): what stays here.
-        code (`dict[str, str]`): sha256 of each file of code that travels, which others run.
-        changed_code (`list[str]`): those that are not the installed package's.
+        errors (`list[str]`): problems that prevent loading elsewhere or forbid sharing. The folder is not pushed.
+        warnings (`list[str]`): things that are missing or need review.
+        notes (`list[str]`): things that are allowed but good to know.
+        files (`dict[str, int]`): files to upload, with sizes in bytes.
+        left_out (`list[str]`): files not uploaded.
+        code (`dict[str, str]`): SHA-256 of each uploaded code file, which others will run.
+        changed_code (`list[str]`): code files that differ from the installed package.
     """
 
     directory: str
@@ -30,26 +30,28 @@ class Shareable:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing forbids to share it."""
+        """Whether there are no errors."""
         return not self.errors
 
     def text(self) -> str:
-        """All of it, for people."""
+        """Format all findings for display."""
         size = sum(self.files.values())
         parts = [
             f"{self.directory}: {_count(len(self.files), 'file')}, {size / 1e6:.1f} MB, "
             + ("can be shared." if self.ok else "cannot be shared as it is.")
         ]
-        # One by one what matters; the code has a table of its own.
+        # Code has a separate table.
         others = {name: size for name, size in self.files.items() if name not in self.code}
         if others:
             parts.append(_table([(f"{size / 1e6:.3f} MB", name) for name, size in sorted(others.items())]))
         if self.code:
             rows = [(digest, f"{name}{self._origin(name)}") for name, digest in sorted(self.code.items())]
-            parts.append("Code that runs at whoever loads it with trust_remote_code=True (sha256):\n\n" + _table(rows))
+            parts.append(
+                "Code that others run when they load it with trust_remote_code=True (sha256):\n\n" + _table(rows)
+            )
         if self.left_out:
             shown = ", ".join(self.left_out[:8]) + (" ..." if len(self.left_out) > 8 else "")
-            parts.append(f"Stays here: {shown}")
+            parts.append(f"Not uploaded: {shown}")
         for title, found in (("Error", self.errors), ("Warning", self.warnings), ("Note", self.notes)):
             if found:
                 parts.append("\n".join(f"{title}: {each}" for each in found))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at a folder as somebody will who loads it elsewhere."""
+"""Check a folder the way others will load it."""
 
 import os
 import re
@@ -32,7 +32,7 @@ BLOCK = 1 << 20
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 TEMPLATE = "[More Information Needed]"
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
-# The shortest that it finds, and what stands before it.
+# The shortest match, plus the character before it.
 TOKEN_LENGTH = 34
 ABSOLUTE = re.compile(r"(/|~|file:|[A-Za-z]:[\\/]|\\\\)")
 
@@ -48,32 +48,34 @@ PROCESSOR_FILES = {
 
 
 def check_card(folder: Path, found: Shareable) -> None:
-    """The model card, as the Hub reads it."""
+    """Check the model card, as the Hub reads it."""
     if CARD not in found.files:
-        found.warnings.append(f"there is no model card, {CARD}: nobody will know what this is and what θ promises.")
+        found.warnings.append(
+            f"there is no model card, {CARD}: others will not know what this is and what θ guarantees."
+        )
         return
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
         card = ModelCard(text, ignore_metadata_errors=False)
         data: Any = card.data
         results = data.eval_results
-    # The reader of cards raises whatever its YAML parser does.
+    # ModelCard passes on any error of its YAML parser.
     except Exception as error:
-        found.errors.append(f"{CARD} has metadata that the Hub refuses: {' '.join(str(error).split())}")
+        found.errors.append(f"{CARD} has metadata that the Hub rejects: {' '.join(str(error).split())}")
         return
     if TEMPLATE in text:
-        found.warnings.append(f"{CARD} is a template that nobody filled in: it says {TEMPLATE!r}.")
+        found.warnings.append(f"{CARD} is an unfinished template: it contains {TEMPLATE!r}.")
     if not results:
-        found.warnings.append(f"{CARD} has no `model-index`: the Hub shows no results.")
+        found.warnings.append(f"{CARD} has no `model-index`: the Hub will show no results.")
     if data.license is None:
-        found.notes.append(f"{CARD} names no license, so that others may not use it.")
+        found.notes.append(f"{CARD} names no license, so others may not use it.")
     for picture in re.findall(r"!\[[^\]]*\]\(((?!https?:)[^)\s]+)\)", text):
         if picture.removeprefix("./") not in found.files:
             found.warnings.append(f"{CARD} shows {picture}, which is not uploaded.")
 
 
 def check_report(folder: Path, found: Shareable) -> None:
-    """`report.json` is read by commands, so that a damaged one is worse than none."""
+    """Check `report.json`, which commands read, so that a damaged one is worse than none."""
     if REPORT in found.files:
         try:
             Report.read(folder / REPORT)
@@ -82,7 +84,7 @@ def check_report(folder: Path, found: Shareable) -> None:
 
 
 def check_secrets(folder: Path, found: Shareable) -> None:
-    """No token, and no path of this machine."""
+    """Check for tokens and paths of this machine."""
     home, parent = Path.home(), folder.resolve().parent
     places = {f"{place}/".encode() for place in (home, parent) if len(place.parts) > (1 if place == home else 2)}
     for name in found.files:
@@ -90,25 +92,23 @@ def check_secrets(folder: Path, found: Shareable) -> None:
             continue
         has_token, has_place = _scan(folder / name, places)
         if has_token:
-            found.errors.append(
-                f"{name} holds what looks like a token of the Hub (hf_...). Take it out, and revoke it."
-            )
+            found.errors.append(f"{name} contains what looks like a Hub token (hf_...). Remove it, and revoke it.")
         told = False
         if name.lower().endswith(".json") and Path(name).name not in VOCABULARIES:
             for key, value in _paths(_json(folder / name)):
                 told = True
                 found.errors.append(
-                    f"{name}: `{key}` is {value!r}, a path of this machine, which nobody else has. Take the key out."
+                    f"{name}: `{key}` is {value!r}, a path of this machine, which nobody else has. Remove the key."
                 )
         if has_place and not told:
-            found.warnings.append(f"{name} tells a path of this machine. Look at it before you share it.")
+            found.warnings.append(f"{name} contains a path of this machine. Check it before you share it.")
 
 
 def _scan(path: Path, places: set[bytes]) -> tuple[bool, bool]:
-    """Whether a file holds a token, and whether one of the places; in blocks, since it may be large."""
+    """Return whether a file contains a token, and whether one of the places; in blocks, since it may be large."""
     overlap = max(map(len, places), default=0) + TOKEN_LENGTH
     has_token = has_place = False
-    # Every search begins behind one byte: there is always one to tell whether a word begins.
+    # Every search starts after one byte, so that the regex can check for a word boundary.
     window = b"\n"
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -119,7 +119,7 @@ def _scan(path: Path, places: set[bytes]) -> tuple[bool, bool]:
 
 
 def _json(path: Path) -> Any:
-    """What a file holds; `None` where it is missing or not JSON."""
+    """Read a JSON file; return `None` if it is missing or not valid JSON."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -127,7 +127,7 @@ def _json(path: Path) -> Any:
 
 
 def _paths(document: Any) -> Iterator[tuple[str, str]]:
-    """Places that name where something came from on this machine, by the name of their key."""
+    """Yield the keys and values that are paths of this machine."""
     waiting = [("", document)]
     while waiting:
         key, value = waiting.pop()
@@ -135,7 +135,7 @@ def _paths(document: Any) -> Iterator[tuple[str, str]]:
             waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(value.items())]
         elif isinstance(value, list):
             waiting += [(key, item) for item in reversed(value)]
-        # Classes may be called "/m/04rlf": under other keys only what exists counts.
+        # Classes may have names like "/m/04rlf": under other keys, only existing paths count.
         elif (
             isinstance(value, str)
             and ABSOLUTE.match(value)
@@ -147,21 +147,22 @@ def _paths(document: Any) -> Iterator[tuple[str, str]]:
 def _exists(value: str) -> bool:
     at_home = value.startswith("~")
     try:
-        # "/", "/m" and "~" are more likely names than places, whatever exists.
+        # "/", "/m" and "~" are more likely names than paths, even if they exist.
         return len(Path(value).parts) > (1 if at_home else 2) and Path(value).expanduser().exists()
     except (OSError, ValueError, RuntimeError):
         return False
 
 
 def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | None, found: Shareable) -> None:
-    """Compare the weights with those for which θ was certified. Of a checkpoint they are loaded, by this package's own
-    classes; of an exported folder the hashes of the files tell.
+    """Compare the weights with those for which θ was certified.
+
+    A checkpoint's weights are loaded with this package's own classes; for an exported folder, file hashes suffice.
 
     Args:
-        folder (`Path`): a checkpoint or an exported folder that has no other errors.
-        config ([`SideNetConfig`]): its own; without evidence nothing is compared.
-        manifest ([`Manifest`], *optional*): of an exported folder.
-        found ([`Shareable`]): gets what is found.
+        folder (`Path`): a checkpoint or an exported folder without other errors.
+        config ([`SideNetConfig`]): its config; without evidence, nothing is compared.
+        manifest ([`Manifest`], *optional*): manifest of an exported folder.
+        found ([`Shareable`]): collects the findings.
     """
     if config.calibration is None:
         return
@@ -173,7 +174,7 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
     except ImportError as error:
         found.warnings.append(f"the evidence behind θ was not compared with the weights: {_line(error)}")
         return
-    # What a MainNet does that is built from a config and weights which do not fit.
+    # Building a MainNet from mismatched config and weights can raise anything.
     except Exception as error:
         found.errors.append(f"the checkpoint cannot be loaded: {type(error).__name__}: {_line(error)}")
         return
@@ -181,33 +182,33 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
 
 
 def check_promises(folder: Path, config: SideNetConfig, found: Shareable) -> None:
-    """Card and report promise what config.json has evidence for, and nothing else.
+    """Check that card and report guarantee only what config.json has evidence for.
 
     Args:
         folder (`Path`): the checkpoint.
-        config ([`SideNetConfig`]): its own.
-        found ([`Shareable`]): gets what is found.
+        config ([`SideNetConfig`]): its config.
+        found ([`Shareable`]): collects the findings.
     """
     report = _json(folder / REPORT) if REPORT in found.files else None
     promised = report.get("calibration") if isinstance(report, dict) else None
     if promised is not None and promised != config.calibration:
         found.errors.append(
-            f"{REPORT} has evidence behind θ that config.json has not: it is of another model. {AGAIN}"
+            f"{REPORT} has evidence behind θ that config.json lacks: it is from another model. {AGAIN}"
         )
     elif config.calibration is None and CARD in found.files and _promises(folder / CARD):
-        found.errors.append(f"{CARD} has a guarantee, but config.json no evidence for it. {AGAIN}")
+        found.errors.append(f"{CARD} has a guarantee, but config.json has no evidence for it. {AGAIN}")
 
 
 def _compare(served: Any, processor: Any, found: Shareable) -> None:
     reason = why_not_certified(served, processor)
     if reason is not None:
-        found.errors.append(f"config.json has evidence that is not about this folder: {reason}. {AGAIN}")
+        found.errors.append(f"config.json has evidence that does not cover this folder: {reason}. {AGAIN}")
 
 
 def _promises(card: Path) -> bool:
     try:
         return GUARANTEE in card.read_text(encoding="utf-8").splitlines()
-    # Said of the card itself.
+    # Reported by the check of the card.
     except ValueError:
         return False
 
@@ -217,15 +218,16 @@ def _line(error: Exception) -> str:
 
 
 def check_shareable(directory: str | os.PathLike) -> Shareable:
-    """Say what of a checkpoint or an exported folder would not load elsewhere, would be missed, or must not travel.
-    Where there is evidence behind θ, weights are loaded, by this package's own classes, to see whether it is about
-    them. Nothing else is run, and nothing sent or changed.
+    """Check a checkpoint or an exported folder for anything that would not load elsewhere, is missing, or is private.
+
+    If there is evidence behind θ, the weights are loaded with this package's own classes, to check that the evidence
+    covers them. Nothing else is run, sent or changed.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
 
     Returns:
-        [`Shareable`]: with everything that would be uploaded, and the hashes of the code.
+        [`Shareable`]: findings, with everything that would be uploaded and the hashes of the code.
 
     Raises:
         ValueError: `directory` is not a folder.
@@ -271,8 +273,8 @@ def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
     auto_map = raw.get("auto_map") if isinstance(raw, dict) else None
     if config is not None and not (isinstance(auto_map, dict) and {"AutoConfig", "AutoModel"} <= set(auto_map)):
         found.errors.append(
-            f"{CONFIG} must have an `auto_map` with AutoConfig and AutoModel, got {auto_map!r}: without it the "
-            "checkpoint loads only where hf_sidenet is installed. save_pretrained writes it."
+            f"{CONFIG} must have an `auto_map` with AutoConfig and AutoModel, got {auto_map!r}: without it, the "
+            "checkpoint loads only if hf_sidenet is installed. save_pretrained writes it."
         )
     check_code(folder, _auto_maps(folder), found)
     check_weights(folder, config, found)
@@ -280,7 +282,7 @@ def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
 
 
 def _check_exported(folder: Path, found: Shareable) -> tuple[SideNetConfig | None, Manifest | None]:
-    """What [`export_onnx`] or [`export_torch`] wrote."""
+    """Check a folder written by [`export_onnx`] or [`export_torch`]."""
     document = _json(folder / MANIFEST)
     format = TORCH if isinstance(document, dict) and document.get("format") == TORCH else ONNX
     try:
@@ -290,7 +292,7 @@ def _check_exported(folder: Path, found: Shareable) -> tuple[SideNetConfig | Non
         found.errors.append(str(error))
         return None, None
     found.errors.extend(
-        f"{name} belongs to {MANIFEST}, but files of this name are never uploaded."
+        f"{name} is listed in {MANIFEST}, but files of this name are never uploaded."
         for name in manifest.sha256
         if name not in found.files
     )
@@ -300,20 +302,20 @@ def _check_exported(folder: Path, found: Shareable) -> tuple[SideNetConfig | Non
         _check_program(folder / name, found)
     if len(manifest.stages) != config.num_exits:
         found.errors.append(
-            f"{MANIFEST} has {len(manifest.stages)} stages, but {CONFIG} {len(config.exit_layers)} SideNets."
+            f"{MANIFEST} has {len(manifest.stages)} stages, but {CONFIG} has {len(config.exit_layers)} SideNets."
         )
     if format == TORCH:
-        found.notes.append("programs of torch.export can run code where they are loaded: others have to trust you.")
+        found.notes.append("torch.export programs can run code when loaded: others have to trust you.")
     return config, manifest
 
 
 def _check_program(path: Path, found: Shareable) -> None:
     try:
         check_archive(path)
-    # The reader of zip files raises what it meets: unknown compression, a password, a cut stream.
+    # zipfile raises many errors: unknown compression, a password, a truncated stream.
     except Exception as error:
         what = " ".join(str(error).split())
-        found.errors.append(what if path.name in what else f"{path.name} must be an archive of torch.export: {what}")
+        found.errors.append(what if path.name in what else f"{path.name} must be a torch.export archive: {what}")
 
 
 def _config(folder: Path, found: Shareable) -> SideNetConfig | None:
@@ -345,9 +347,9 @@ def _check_config(config: SideNetConfig, found: Shareable) -> None:
     timm = config.mainnet_config.model_type == "timm_wrapper"
     if not timm and not any(name in found.files for name in PROCESSOR_FILES[modality.name]):
         what = modality.processor_name
-        found.warnings.append(f"there is no {what}: pipeline does not work, and others have to guess the inputs.")
+        found.warnings.append(f"there is no {what}: `pipeline` does not work, and others have to guess the inputs.")
     if timm:
-        found.notes.append("the MainNet is of timm, which others have to install.")
+        found.notes.append("the MainNet is from timm, which others have to install.")
     if config.calibration is None:
         found.notes.append("θ has no evidence behind it: config.json has no `calibration`.")
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint folders as they are shared: written whole, with a model card, and uploaded."""
+"""Write checkpoint folders for sharing, with a model card, and upload them."""
 
 import os
 import re
@@ -36,7 +36,7 @@ from .shared_files import refuse_links, shared_files
 
 logger = logging.get_logger(__name__)
 
-# What is read of a checkpoint before it is written again.
+# Files of a checkpoint that are read before it is overwritten.
 READ_NAMES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "report.json", *PROCESSOR_NAMES)
 CHECKPOINT = FolderKind(
     document="report.json",
@@ -48,22 +48,22 @@ CHECKPOINT = FolderKind(
     ),
     card="README.md",
 )
-# Of an earlier push: those that are not in this one would be loaded, or weigh on everybody who downloads.
+# Deleted if left over from an earlier push: they would be loaded, or downloaded for nothing.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json")
-# The base of every error of the HTTP client, whichever huggingface_hub uses.
+# Base class of the HTTP client's errors, independent of the client that huggingface_hub uses.
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-SAFE = "Nothing here was changed; the same command again sends what is missing."
+SAFE = "Nothing here was changed; run the same command again to upload what is missing."
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a checkpoint went.
+    """Location of a pushed checkpoint.
 
     Args:
-        repo_id (`str`): with its namespace.
-        url (`str`): of the repository.
-        commit (`str`): its hash: `revision=` of `from_pretrained` takes it, and then nothing changes any more.
-        commit_url (`str`): of the commit.
+        repo_id (`str`): id of the repository, with its namespace.
+        url (`str`): URL of the repository.
+        commit (`str`): hash of the commit, to pin with `revision=` in `from_pretrained`.
+        commit_url (`str`): URL of the commit.
     """
 
     repo_id: str
@@ -83,27 +83,27 @@ def save_checkpoint(
     overwrite: bool = False,
     source: str | os.PathLike | None = None,
 ) -> None:
-    """Write the folder of a checkpoint that [`attach`] made: weights and config (safetensors, with θ and the
-    evidence), its own code, tokenizer or image processor, `report.json`, `figures/` and the model card `README.md`.
+    """Write the checkpoint folder of [`attach`], atomically: weights, config, code, processor, report and model card.
 
-    The folder is written atomically. It holds no rows, no labels and no path of this machine. `report.json`
-    lists its files, with hashes: with `overwrite` only those are replaced, and what else is there stays.
+    The folder has safetensors weights, `config.json` with θ and the evidence, the model's code, the tokenizer or image
+    processor, `report.json`, `figures/` and the model card `README.md`. It contains no rows, labels or paths of this
+    machine. `report.json` lists its files with hashes: `overwrite` replaces only those and keeps other files.
 
     Args:
         directory (`str` or `os.PathLike`): folder to write.
-        model ([`SideNetPreTrainedModel`]): calibrated.
-        processor (tokenizer or image processor, *optional*): saved beside it; `None` for none.
-        report ([`Report`] or `Mapping[str, Any]`): of [`AttachResult`].
-        evaluation ([`ExitEvaluation`], *optional*): of test rows.
-        records ([`ExitRecords`], *optional*): of the same rows, for the figures; they are not written.
-        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        model ([`SideNetPreTrainedModel`]): a calibrated model.
+        processor (tokenizer or image processor, *optional*): processor to save along.
+        report ([`Report`] or `Mapping[str, Any]`): report of an [`AttachResult`].
+        evaluation ([`ExitEvaluation`], *optional*): evaluation on test rows.
+        records ([`ExitRecords`], *optional*): records of the same rows, for the figures; not written.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder, see [`writing_folder`].
         source (`str` or `os.PathLike`, *optional*):
-            The folder from which model, processor and report were read. Where it is `directory`, they may have been
-            changed since they were written.
+            Folder from which model, processor and report were read. If it is `directory`, its files may have changed
+            since they were written.
 
     Raises:
-        ValueError: the model is not calibrated or has become another one since, only one of `evaluation` and `records`
-            is given, or the folder holds something and `overwrite` is False, or something else of these names.
+        ValueError: the model is not calibrated or has changed since, only one of `evaluation` and `records` is given,
+            the folder is not empty and `overwrite` is `False`, or it has other files of these names.
     """
     if model.config.calibration is None:
         raise ArgumentError("model", "must be calibrated to be saved with a card, but `config.calibration` is None")
@@ -114,9 +114,9 @@ def save_checkpoint(
     if not_certified is not None:
         raise ArgumentError(
             "model",
-            f"must be what it was when θ was certified, but {not_certified}. Calibrate it "
-            "again with `hf_sidenet.attaching.checkpoint.recalibrate`, or save it without a "
-            "card: `model.save_pretrained`",
+            f"must be unchanged since θ was certified, but {not_certified}. Calibrate it again "
+            "with `hf_sidenet.attaching.checkpoint.recalibrate`, or save it without a card: "
+            "`model.save_pretrained`",
         )
     name = Path(directory).resolve().name
     read = READ_NAMES if is_same_folder(directory, source) else ()
@@ -148,20 +148,19 @@ def save_recalibrated(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an exported folder again with another θ: `config.json` is new, every other file that could be shared is
-    copied.
+    """Write an exported folder with a new θ: a new `config.json`, and copies of all other shareable files.
 
-    The folder is written atomically. Where it is `source`, what else is there stays.
+    The folder is written atomically. If it is `source`, other files are kept.
 
     Args:
-        directory (`str` or `os.PathLike`): folder to write; it may be `source`.
+        directory (`str` or `os.PathLike`): folder to write; may be `source`.
         source (`str` or `os.PathLike`): exported folder.
-        config ([`SideNetConfig`]): with θ and the evidence.
-        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+        config ([`SideNetConfig`]): config with θ and the evidence.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder, see [`writing_folder`].
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is False, or something else of these names, or `source`
-            has a link that leads out of it.
+        ValueError: the folder is not empty and `overwrite` is `False`, it has other files of these names, or `source`
+            has a link out of the folder.
     """
     source = Path(source)
     refuse_links(source, "source")
@@ -177,7 +176,7 @@ def save_recalibrated(
 
 
 def is_same_folder(directory: str | os.PathLike, source: str | os.PathLike | None) -> bool:
-    """Whether a folder is written that was read before."""
+    """Return whether a folder to write is the one that was read."""
     return source is not None and Path(directory).resolve() == Path(source).resolve()
 
 
@@ -190,26 +189,27 @@ def write_model_card(
     dataset: str,
     split: str,
 ) -> None:
-    """Write `README.md` with the card's metadata (`model-index`), or add them to the card that is there, which keeps
-    its own text, tags and results on other data.
+    """Write `README.md` with metadata (`model-index`), or add it to an existing card.
+
+    An existing card keeps its text, tags and results on other data.
 
     Args:
         directory (`str` or `os.PathLike`): folder of the checkpoint.
-        report ([`ExitReport`]): its results; they also become the card's last section.
-        task (`str`): what the Hub calls it, as `"text-classification"`.
-        mainnet (`str`): Hub id of the MainNet; a folder is left out, since others cannot follow it.
-        dataset (`str`): name of the data.
-        split (`str`): which split the numbers are from.
+        report ([`ExitReport`]): results, which also become the last section of the card.
+        task (`str`): the Hub's name of the task, such as `"text-classification"`.
+        mainnet (`str`): Hub id of the MainNet; a local folder is left out.
+        dataset (`str`): name of the data set.
+        split (`str`): split of the results.
 
     Raises:
-        ValueError: there is no such task, or the card is a link and one leads out of the folder.
+        ValueError: the task is unknown, or the card is a link and there is a link out of the folder.
     """
     known = sorted(name for each in TASKS.values() for name in each.pipelines.values())
     if task not in known:
         raise ArgumentError("task", f"must be one of {known}", task)
     path = Path(directory) / "README.md"
     if path.is_symlink():
-        # What it says is written into a file that is shared.
+        # Its target's text would be written to a shared file.
         refuse_links(directory)
     model_name = Path(directory).resolve().name
     if path.exists():
@@ -245,40 +245,39 @@ def push_checkpoint(
     revision: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Put a folder on the Hub, in a repository and a branch that are made where they are missing.
+    """Upload a folder to the Hub, creating the repository and branch if missing.
 
-    Weights of an earlier push that are not in the folder leave the branch; its history keeps them.
+    Weights of an earlier push that are not in the folder are deleted from the branch, but stay in its history.
 
-    Nothing is changed here. After an error the same call again completes what is missing.
+    Nothing local is changed. After an error, repeat the call to upload what is missing.
 
     Args:
-        directory (`str` or `os.PathLike`): the folder; [`check_shareable`] says whether it is fit for that.
-        repo_id (`str`): where to, as `"my-org/my-classifier"`.
-        private (`bool`, *optional*): of a new repository; by default as its owner's settings say. With True, one that
-            exists must be private.
-        token (`str`, *optional*): by default `HF_TOKEN` or the one you logged in with.
+        directory (`str` or `os.PathLike`): the folder; check it with [`check_shareable`].
+        repo_id (`str`): repository, such as `"my-org/my-classifier"`.
+        private (`bool`, *optional*): visibility of a new repository, by default the owner's setting. If `True`, an
+            existing one must be private.
+        token (`str`, *optional*): Hub token, by default `HF_TOKEN` or the one you logged in with.
         revision (`str`, *optional*): branch, by default the main one.
-        message (`str`, *optional*): of the commit.
+        message (`str`, *optional*): commit message.
 
     Raises:
-        ValueError: `repo_id` is no name, or of a public repository where `private` is True, or a link leads out of the
-            folder, or the Hub refuses the token, the repository, the branch or the model card. Nothing was uploaded
-            then.
+        ValueError: `repo_id` is not a valid name, the repository is public although `private` is `True`, a link leads
+            out of the folder, or the Hub rejects the token, repository, branch or model card. Then nothing was
+            uploaded.
         ConnectionError: the Hub cannot be reached, or the upload was interrupted.
     """
     check_repo_id(repo_id)
     refuse_links(directory)
     api = HfApi()
     try:
-        # The namespace of a bare name is that of the token.
+        # A bare name gets the namespace of the token.
         repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        # Of a repository that exists, `create_repo` leaves it as it is.
+        # `create_repo` does not change an existing repository.
         if private and not api.model_info(repo_id, token=token).private:
             raise ArgumentError(
                 "repo_id",
-                f"must be a private repository where that is asked for, but {repo_id!r} "
-                "exists and is public. Make it private in its settings on the Hub, or name "
-                "another. Nothing was uploaded",
+                f"must be private with `private`, but {repo_id!r} exists and is public. Make it "
+                "private in its settings on the Hub, or choose another. Nothing was uploaded",
             )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
@@ -292,49 +291,47 @@ def push_checkpoint(
             delete_patterns=list(REPLACED),
         )
     except OfflineModeIsEnabled as error:
-        raise ConnectionError("the Hub is switched off here: unset HF_HUB_OFFLINE and run it again.") from error
+        raise ConnectionError("the Hub is disabled here: unset HF_HUB_OFFLINE and run it again.") from error
     except HTTP_ERROR as error:
         raise _cannot_push(error, repo_id, revision) from error
     except RuntimeError as error:
-        # Of one large file, after several tries.
+        # Raised for a large file, after several tries.
         raise _interrupted(error.__cause__ or error, repo_id) from error
     return Pushed(repo_id, str(commit.repo_url), commit.oid, commit.commit_url)
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Reject an invalid repository name.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is invalid.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ArgumentError("repo_id", "must be a name as 'my-org/my-classifier'", repo_id) from error
+        raise ArgumentError("repo_id", "must be a name such as 'my-org/my-classifier'", repo_id) from error
 
 
 def _cannot_push(error: Exception, repo_id: str, revision: str | None) -> Exception:
-    """What the Hub's answer means to somebody who pushes, and what to do."""
+    """Translate a Hub error for someone who pushes, with advice."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     login = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write there."
     if status == 401:
-        return ArgumentError(
-            "token", "must be one that the Hub knows, but it refused it (401)", advice=f"{login} {SAFE}"
-        )
+        return ArgumentError("token", "must be valid, but the Hub rejected it (401)", advice=f"{login} {SAFE}")
     if status == 403:
         return ArgumentError(
-            "token", f"must be allowed to write to {repo_id!r}, but is not (403)", advice=f"{login} {SAFE}"
+            "token", f"must have write access to {repo_id!r}, but does not (403)", advice=f"{login} {SAFE}"
         )
     if status == 404:
         where = repr(repo_id) + ("" if revision is None else f" at {revision!r}")
         return ArgumentError(
             "repo_id",
             f"must be a repository that you can see and write to, but the Hub has no {where} (404)",
-            advice=f"Look at the owner's name, and at whose token it is. {SAFE}",
+            advice=f"Check the owner's name, and whose token it is. {SAFE}",
         )
     if status is not None and 400 <= status < 500 and status not in (408, 429):
         return ArgumentError(
-            "repo_id", f"{repo_id!r}: the Hub refused the upload ({status})", advice=f"{_line(error)} {SAFE}"
+            "repo_id", f"{repo_id!r}: the Hub rejected the upload ({status})", advice=f"{_line(error)} {SAFE}"
         )
     return _interrupted(error, repo_id)
 
@@ -349,7 +346,7 @@ def _line(error: BaseException) -> str:
 
 
 def _figures(evaluation: ExitEvaluation, records: ExitRecords, directory: Path, title: str) -> list[str]:
-    """Names of the figures that were drawn: none where matplotlib is not installed, which shall not cost the rest."""
+    """Draw the figures and return their names; none if matplotlib is not installed, which is not fatal."""
     try:
         return [path.name for path in save_figures(evaluation, records, directory, title)]
     except ImportError as error:

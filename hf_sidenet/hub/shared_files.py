@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a folder is shared: its own files, of the kinds that a checkpoint has."""
+"""Select the files of a folder to share: its own files, of the types that a checkpoint has."""
 
 import os
 import re
@@ -14,45 +14,44 @@ from ..models.errors import ArgumentError
 
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-# What training leaves beside a checkpoint, and what is hidden; in lower case.
+# Leftovers of training, and hidden files; in lower case.
 NOT_SHARED = ("checkpoint-*", "epoch_*", "runs/*", ".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
-# What a checkpoint has. Anything else may be pickled, under whatever name, and loading that would run what is in it.
+# File types of a checkpoint. Any other file may be pickled, regardless of its name, and run code when loaded.
 SUFFIXES = (
     *(".safetensors", ".onnx", ".model", ".json", ".py", ".md", ".txt", ".csv", ".yaml", ".yml", ".jinja"),
     *(".png", ".jpg", ".jpeg", ".svg"),
 )
-# Programs of torch.export, and the weights of a large ONNX file: of an exported folder, whose manifest names them.
+# torch.export programs and the weights of large ONNX files, shared only if the folder's manifest lists them.
 EXPORTED_SUFFIXES = (".pt2", ".data")
 ATTRIBUTES = ".gitattributes"
 NAMES = re.compile(r"(licen[sc]e|copying|notice|authors)([-_][a-z0-9-]*(\.\d+)?)?")
-# Known to be pickled, or to hold pickles: somebody will ask where they are.
+# Known to be or contain pickles, so that a message can explain why they are missing.
 PICKLED = (
     *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".cloudpickle", ".pck", ".pcl", ".p"),
     *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
 )
 LINK = (
-    "{} is a link that leads out of the folder, or nowhere: what is behind it was not put here to be shared. Put the "
-    "file itself here, or take the link away."
+    "{} is a link that leads out of the folder, or nowhere, and its target may not be meant to be shared. Put the "
+    "file itself here, or remove the link."
 )
 
 
 def behind_link(folder: Path, name: str) -> str | None:
-    """The name, in the folder, of what a link leads to in the end.
+    """Resolve a link to the name of its target in the folder.
 
-    Links of the Hub's cache lead from a snapshot to its own blobs, which stand for the file: of these it is the name
-    of the link.
+    In the Hub's cache, snapshots consist of links to blobs: for these, the name of the link is returned.
 
     Args:
         folder (`Path`): the folder, which may be a link itself.
-        name (`str`): of the link, in the folder.
+        name (`str`): name of the link in the folder.
 
     Returns:
-        `str`, *optional*: `None` where it leads out of the folder, or nowhere.
+        `str`, *optional*: the name; `None` if the link leads out of the folder, or nowhere.
     """
     root = folder.resolve()
     try:
         target = (root / name).resolve(strict=True)
-    # A loop, in Python before 3.13.
+    # Python before 3.13 raises RuntimeError for a loop.
     except (OSError, RuntimeError):
         return None
     if target.is_relative_to(root):
@@ -61,14 +60,16 @@ def behind_link(folder: Path, name: str) -> str | None:
 
 
 def _blobs(root: Path) -> list[Path]:
-    """Where the Hub's cache keeps the files of a snapshot: `models--ORG--NAME/blobs`, beside `snapshots/COMMIT`."""
+    """Return the blob folders of a snapshot in the Hub's cache: `models--ORG--NAME/blobs` for `snapshots/COMMIT`."""
     repos = [place.parent.parent for place in (root, *root.parents) if place.parent.name == "snapshots"]
     return [repo / "blobs" for repo in repos if repo.name.startswith("models--")]
 
 
 def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The files of a folder that are uploaded, and those that stay: what training leaves, what is hidden, what no
-    checkpoint has, since it may be pickled, and links to any of these, to folders, or out of the folder.
+    """Return the files of a folder to upload, and those to leave out.
+
+    Left out are leftovers of training, hidden files, types that a checkpoint does not have (which may be pickled), and
+    links to any of these, to folders, or out of the folder.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -86,8 +87,9 @@ def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
 
 
 def leading_out(directory: str | os.PathLike) -> list[str]:
-    """Links of a folder that lead out of it, or nowhere, to what would be shared if it were a file here. Those of the
-    Hub's cache to its own files are none.
+    """Return links out of a folder, or to nowhere, whose names would be shared.
+
+    Links from the Hub's cache to its own blobs do not count.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -99,11 +101,11 @@ def leading_out(directory: str | os.PathLike) -> list[str]:
 
 
 def refuse_links(directory: str | os.PathLike, argument: str = "directory") -> None:
-    """Refuse a folder with links that lead out of it.
+    """Reject a folder with links that lead out of it.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
-        argument (`str`, *optional*): what the caller calls it.
+        argument (`str`, *optional*): name of the caller's argument.
 
     Raises:
         ValueError: it has one.
@@ -111,7 +113,7 @@ def refuse_links(directory: str | os.PathLike, argument: str = "directory") -> N
     links = leading_out(directory)
     if links:
         raise ArgumentError(
-            argument, f"must hold no link that leads out of it, got {str(directory)!r}: {LINK.format(links[0])}"
+            argument, f"must not have links that lead out of it, got {str(directory)!r}: {LINK.format(links[0])}"
         )
 
 
@@ -134,10 +136,10 @@ def _is_shared(name: str, exported: set[str]) -> bool:
 
 
 def _exported_files(folder: Path) -> set[str]:
-    """What the manifest of an exported folder names."""
+    """Return the files listed in the manifest of an exported folder."""
     try:
         named = read_object(folder / MANIFEST).get("sha256")
         return set(named) if isinstance(named, dict) else set()
-    # What is wrong with it is said by those who read all of it.
+    # Reported where the whole manifest is read.
     except (OSError, ValueError):
         return set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a MainNet with SideNets fast: stages, and the runner that fills their batches."""
+"""Run a MainNet with SideNets fast: stages, and the runner that fills their batches."""
 
 from .collect import collect_stages
 from .engine import RowError

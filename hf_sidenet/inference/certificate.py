@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What θ was certified for, and whether that is what answers now.
+"""What θ was certified for, and whether that still describes the model that answers.
 
-Evidence is about one set of weights, θ, temperatures, classes, precision and way to read rows. All of it is noted
-beside the evidence, as `certified`, so that nothing is said of a model that has become another one since.
+Evidence covers one set of weights, θ, temperatures, classes, precision and way to read rows. All of these are stored
+with the evidence, as `certified`, so that it is never applied to a model that has changed since.
 """
 
 import hashlib
@@ -23,30 +23,30 @@ from .precision import number_format, precision_of
 from .protocols import Configured, StageChain
 
 
-# In the order in which a difference is told: the first explains those after it.
+# In the order of reporting: an earlier difference explains the later ones.
 SETTINGS = {
     "precision": "its precision",
-    "exit_layers": "the places of its SideNets",
+    "exit_layers": "the positions of its SideNets",
     "pooling": "the pooling of its SideNets",
     "classes": "its classes",
     "thresholds": "θ",
     "temperatures": "its temperatures",
-    "max_length": "the length at which texts are cut",
+    "max_length": "the length at which texts are truncated",
 }
 
 
 def certificate(
     served: Configured, processor: Processor | None = None, max_length: int | None = None
 ) -> dict[str, Any]:
-    """What answers depend on, of a model at its own θ: `certified` in the evidence behind θ.
+    """Return everything that a model's answers depend on at its own θ: `certified` in the evidence behind θ.
 
     Args:
-        served ([`SideNetPreTrainedModel`] or [`StageChain`]): what answers.
-        processor (tokenizer or image processor, *optional*): that reads rows; `None` where model inputs came.
-        max_length (`int`, *optional*): tokens at which texts are cut; `None` where they are not.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): the model or chain.
+        processor (tokenizer or image processor, *optional*): processor of the rows; `None` for model inputs.
+        max_length (`int`, *optional*): tokens at which texts are truncated; `None` if they are not.
 
     Raises:
-        ValueError: some of its weights are not loaded.
+        ValueError: some weights are not loaded.
     """
     return {
         **_settings(served, max_length),
@@ -59,14 +59,14 @@ def certificate(
 def why_not_certified(
     served: Configured, processor: Processor | None = None, max_length: int | None = None
 ) -> str | None:
-    """Why the evidence behind θ is not about what answers now. `None` where it is, or where there is none.
+    """Return why the evidence behind θ does not cover the model that answers; `None` if it does, or there is none.
 
-    All weights are read.
+    Reads all weights.
 
     Args:
-        served ([`SideNetPreTrainedModel`] or [`StageChain`]): what answers, with its config.
-        processor (tokenizer or image processor, *optional*): that reads rows; not compared where it is `None`.
-        max_length (`int`, *optional*): tokens at which texts are cut; not compared where it is `None`.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): the model or chain, with its config.
+        processor (tokenizer or image processor, *optional*): processor of the rows; `None` skips the comparison.
+        max_length (`int`, *optional*): tokens at which texts are truncated; `None` skips the comparison.
     """
     evidence = served.config.calibration
     if evidence is None:
@@ -77,9 +77,9 @@ def why_not_certified(
         return f"the evidence is damaged: {error}".rstrip(".")
     certified = evidence.get("certified")
     if not isinstance(certified, dict):
-        return "the evidence does not say for which weights it was found"
+        return "the evidence does not say which weights it covers"
     now = _settings(served, max_length)
-    # Another runtime in one number format rounds as another batch does.
+    # The same number format in another runtime rounds differently only as another batch size would.
     same_format = number_format(now["precision"]) == number_format(str(certified.get("precision")))
     for name, what in SETTINGS.items():
         if name == "max_length" and None in (certified.get(name), max_length):
@@ -87,30 +87,30 @@ def why_not_certified(
         if certified.get(name) != now[name] and not (name == "precision" and same_format):
             return f"{what} changed: {certified.get(name)} when θ was certified, {now[name]} now"
     fields, mainnet = certified.get("mainnet"), answering_fields(served.config.mainnet_config)
-    # Another version of transformers has some fields more or less.
+    # Fields come and go between versions of transformers.
     for name, value in fields.items() if isinstance(fields, dict) else ():
         if mainnet.get(name, value) != value:
             return f"`{name}` of its MainNet changed: {value} when θ was certified, {mainnet[name]} now"
     if processor is not None and certified.get("processor") not in (None, fingerprint_processor(processor)):
-        return "the tokenizer or image processor is not the one that read rows when θ was certified"
+        return "the tokenizer or image processor is not the one with which θ was certified"
     try:
         weights = _weights(served)
     except ValueError:
-        return "some of its weights are not loaded, so that they cannot be compared"
+        return "some of its weights are not loaded and cannot be compared"
     if None in (weights, certified.get("weights")):
         return "its weights cannot be compared"
-    # An exported folder answers as the model that it was exported from, up to the rounding of another runtime.
+    # An exported folder answers like its source model, up to the rounding of the runtime.
     source = getattr(getattr(served, "manifest", None), "weights", None)
     return None if certified["weights"] in (weights, source) else "its weights are not those for which θ was certified"
 
 
 def length_of(model: SideNetPreTrainedModel, processor: Processor | None, max_length: int | None = None) -> int | None:
-    """Tokens at which a model's texts are cut; `None` for images, and where model inputs come.
+    """Return the number of tokens at which a model's texts are truncated; `None` for images and model inputs.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): that answers.
-        processor (tokenizer or image processor, *optional*): that reads rows.
-        max_length (`int`, *optional*): what was asked for.
+        model ([`SideNetPreTrainedModel`]): the model.
+        processor (tokenizer or image processor, *optional*): processor of the rows.
+        max_length (`int`, *optional*): requested limit.
     """
     is_read = model.modality.has_tokens and processor is not None
     tokenizer = cast("PreTrainedTokenizerBase | None", processor)
@@ -118,10 +118,10 @@ def length_of(model: SideNetPreTrainedModel, processor: Processor | None, max_le
 
 
 def source_weights(model: SideNetPreTrainedModel) -> str:
-    """Fingerprint of the weights that all precisions of a model come from: of a cast, those that it was cast from.
+    """Return the fingerprint of the weights that all precisions of a model derive from, before any cast.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): with the evidence behind its θ, if it has any.
+        model ([`SideNetPreTrainedModel`]): the model, with the evidence behind its θ if it has any.
     """
     evidence, own = model.config.calibration or {}, fingerprint_weights(model)
     is_certified = (evidence.get("certified") or {}).get("weights") == own
@@ -135,14 +135,14 @@ def set_calibration(
     max_length: int | None,
     **about: Any,
 ) -> None:
-    """Write temperatures, θ and the evidence into the config of what was calibrated.
+    """Write temperatures, θ and the evidence to the config of a calibrated model or chain.
 
     Args:
         served ([`SideNetPreTrainedModel`] or [`StageChain`]): its config is changed in place.
-        calibration ([`Calibration`]): with a chosen point.
-        processor (tokenizer or image processor, *optional*): that read the rows.
-        max_length (`int`, *optional*): tokens at which texts were cut; `None` for images.
-        about (`Any`): what the evidence says beside it: the rows, the reference.
+        calibration ([`Calibration`]): calibration with a chosen point.
+        processor (tokenizer or image processor, *optional*): processor of the rows.
+        max_length (`int`, *optional*): tokens at which texts were truncated; `None` for images.
+        about (`Any`): further fields of the evidence: the rows, the reference.
     """
     config, chosen = served.config, calibration.chosen_setting
     assert chosen is not None  # See `calibration`.
@@ -158,8 +158,8 @@ def set_calibration(
 
 
 def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -> str | None:
-    """Fingerprint of a classifier to compare with, where it is another one than the MainNet inside."""
-    # Most often it is that very module, which need not be read.
+    """Return the fingerprint of a reference classifier, or `None` if it is the MainNet inside."""
+    # Usually it is the same module, whose weights need not be read.
     if reference is None or reference is mainnet:
         return None
     found = fingerprint_weights(reference)
@@ -180,7 +180,7 @@ def _settings(served: Configured, max_length: int | None) -> dict[str, Any]:
 
 
 def _weights(served: Configured) -> str | None:
-    """What stands for the weights: of an exported chain the hashes of its files, `None` of one that does not tell."""
+    """Fingerprint the weights, or the file hashes of an exported chain; `None` if neither is available."""
     manifest: Any = getattr(served, "manifest", None)
     if manifest is not None:
         files = json.dumps(manifest.sha256, sort_keys=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The class that a config names, and its model."""
+"""Find the class that a config names, and load its model."""
 
 import os
 from typing import Any, cast
@@ -14,13 +14,13 @@ from ..models.modeling_base import SideNetPreTrainedModel
 
 
 def model_class(config: SideNetConfig) -> type[SideNetPreTrainedModel]:
-    """The class of this package that `architectures` names.
+    """Return the class of this package that `architectures` names.
 
     Args:
-        config ([`SideNetConfig`]): of a checkpoint.
+        config ([`SideNetConfig`]): config of a checkpoint.
 
     Raises:
-        ValueError: it names none, or something that is no model with SideNets.
+        ValueError: it names none, or a class without SideNets.
     """
     name = config.architectures[0] if config.architectures else None
     kind = getattr(models, name, None) if isinstance(name, str) else None
@@ -30,31 +30,31 @@ def model_class(config: SideNetConfig) -> type[SideNetPreTrainedModel]:
 
 
 def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
-    """The class of models with SideNets for a MainNet, the one that carries its name where there is one.
+    """Return the SideNet class for a MainNet: the one named after it if there is one, else the generic one.
 
     Args:
-        config (`PretrainedConfig`): of the MainNet.
+        config (`PretrainedConfig`): config of the MainNet.
     """
-    # A config names a class from the beginning.
+    # A new config already names a class.
     names = cast("list[str]", SideNetConfig(config).architectures)
     return getattr(models, names[0])
 
 
 def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:
-    """The model of a checkpoint, by this package's own classes.
+    """Load the model of a checkpoint with this package's own classes.
 
     Args:
         path (`str`): folder or Hub id.
-        config ([`SideNetConfig`]): of the same.
-        hub_kwargs (`Any`): of `from_pretrained`.
+        config ([`SideNetConfig`]): config of the checkpoint.
+        hub_kwargs (`Any`): arguments of `from_pretrained`.
 
     Raises:
-        ValueError: config and weights do not fit each other, or one of them is damaged.
+        ValueError: config and weights do not match, or one of them is damaged.
     """
     kind = model_class(config)
     try:
         return kind.from_pretrained(path, **hub_kwargs)
-    # Of damaged weights, and what a MainNet does that is built from numbers which cannot be.
+    # Raised for damaged weights, or while building a MainNet from invalid numbers.
     except (
         SafetensorError,
         RuntimeError,

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records, times and costs of a chain of stages or a model on real rows: what calibration needs to know of what will
-serve."""
+"""Records, times and costs of a chain of stages or a model on real rows, for calibration."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ COSTS, QUICK_COSTS = (8, 4, 5), (3, 2, 3)
 
 
 class _EveryExit(nn.Module):
-    """A chain of stages, called like a model with exits off."""
+    """Chain of stages that is called like a model with exits off."""
 
     def __init__(self, stages: StageChain):
         super().__init__()
@@ -48,19 +47,19 @@ def collect_stages(
     reference: PreTrainedModel | None = None,
     progress: bool = False,
 ) -> ExitRecords:
-    """Run every stage for every row and record what every exit says; see [`collect`].
+    """Run every stage on every row and record the logits of every exit; see [`collect`].
 
     Args:
-        stages ([`StageChain`]): the chain, in the precision and the runtime that will serve.
+        stages ([`StageChain`]): the chain, in the precision and runtime that will serve.
         dataloader (`Iterable[Mapping[str, Any]]`): batches of the MainNet's inputs with `labels` of shape `(batch,)`.
-        reference (`PreTrainedModel`, *optional*): classifier whose logits become `mainnet_logits`, in its own
-            precision; by default the last stage.
+        reference (`PreTrainedModel`, *optional*): classifier for `mainnet_logits`, in its own precision; by default
+            the last stage.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Raises:
         ValueError: a batch has no `labels` or an input that the stages do not take, or there are no rows.
     """
-    # As far as it is used here, it is called like one.
+    # `collect` uses only the part of the interface that `_EveryExit` has.
     model = cast(SideNetPreTrainedModel, _EveryExit(stages))
     return collect(model, dataloader, reference=reference, progress=progress)
 
@@ -69,16 +68,16 @@ def collect_stages(
 def stage_milliseconds(
     stages: StageChain, batches: Sequence[Mapping[str, Any]], *, repeats: int = 5, progress: bool = False
 ) -> list[list[float]]:
-    """Milliseconds per row of an answer at each exit, with all rows of a batch answered there.
+    """Measure the milliseconds per row of an answer at each exit, when all rows of a batch exit there.
 
     Args:
         stages ([`StageChain`]): the chain.
-        batches (`Sequence[Mapping[str, Any]]`): inputs as they will come; targets are ignored.
-        repeats (`int`, *optional*, defaults to 5): rounds, in which exits take turns.
+        batches (`Sequence[Mapping[str, Any]]`): realistic inputs; targets are ignored.
+        repeats (`int`, *optional*, defaults to 5): rounds, in which exits alternate.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Returns:
-        `list[list[float]]`: of each round one per exit, the MainNet's last, which pays for the SideNets before it.
+        `list[list[float]]`: for each round, one time per exit; the MainNet's is last and includes the SideNets.
     """
     sample = [model_inputs(batch, stages.device, stages.dtype) for batch in batches]
     num_rows = sum(next(iter(inputs.values())).shape[0] for inputs in sample)
@@ -91,17 +90,17 @@ def _call(stages: StageChain, count: int, **inputs: torch.Tensor) -> None:
 
 
 def _run(stages: StageChain, inputs: dict[str, torch.Tensor], count: int) -> list[torch.Tensor]:
-    """Logits of the first exits, each of shape `(rows, num_labels)`."""
+    """Return the logits of the first `count` exits, each of shape `(rows, num_labels)`."""
     unknown = sorted(set(inputs) - set(stages.input_names))
     if unknown:
         raise ValueError(
-            f"batches must have inputs of the stages, {list(stages.input_names)}, and `labels`, but got {unknown}."
+            f"batches must have only inputs of the stages, {list(stages.input_names)}, and `labels`, got {unknown}."
         )
     hidden, found = None, []
     for index in range(count):
         hidden, logits = stages(index, hidden, inputs)
         found.append(logits)
-        # As where rows leave.
+        # As in the runner.
         inputs = stages.modality.later_inputs(inputs)
     return found
 
@@ -115,14 +114,14 @@ def row_costs(
     quick: bool = False,
     progress: bool = True,
 ) -> ExitCosts:
-    """Costs of every exit on a few batches of rows as they come.
+    """Measure the costs of every exit on the first batches of some rows.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): with its SideNets.
-        rows ([`Rows`]): whose first batches are taken.
+        model ([`SideNetPreTrainedModel`]): the model.
+        rows ([`Rows`]): the rows.
         batch_size (`int`): rows per call.
-        which (`torch.LongTensor`, *optional*): numbers of the rows to take, by default all.
-        quick (`bool`): fewer batches and repeats; FLOPs hardly change with the batch, milliseconds do.
+        which (`torch.LongTensor`, *optional*): indices of the rows to use, by default all.
+        quick (`bool`): use fewer batches and repeats; FLOPs hardly vary between batches, milliseconds do.
         progress (`bool`): show progress bars.
     """
     count, timed, repeats = QUICK_COSTS if quick else COSTS
@@ -139,16 +138,16 @@ def stage_costs(
     which: torch.Tensor | None = None,
     progress: bool = True,
 ) -> ExitCosts:
-    """Costs of a chain of stages: its own milliseconds, the parameters and FLOPs of the model that it was made from.
+    """Measure the costs of a chain of stages: its own milliseconds, the parameters and FLOPs of its source model.
 
-    The whole chain stands for the plain MainNet, of which no stages are made: it is slower by the SideNets.
+    The whole chain also stands in for the plain MainNet, and is slower than it by the SideNets.
 
     Args:
         stages ([`StageChain`]): the chain.
-        model ([`SideNetPreTrainedModel`]): with the same layers.
-        rows ([`Rows`]): whose first batches are taken.
+        model ([`SideNetPreTrainedModel`]): a model with the same layers.
+        rows ([`Rows`]): the rows, whose first batches are used.
         batch_size (`int`): rows per call.
-        which (`torch.LongTensor`, *optional*): numbers of the rows to take, by default all.
+        which (`torch.LongTensor`, *optional*): indices of the rows to use, by default all.
         progress (`bool`): show progress bars.
     """
     count, timed, repeats = COSTS
@@ -168,8 +167,8 @@ def stage_costs(
 def typical_batches(
     rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None
 ) -> list[dict[str, Any]]:
-    """The first batches of rows as they come, out of all or of those with the numbers `which`."""
-    # torch reads any map-style data set as one of its own.
+    """Return the first batches of the rows, or of those with the indices `which`."""
+    # torch accepts any map-style data set.
     dataset = cast(Dataset, rows.dataset)
     dataset = dataset if which is None else Subset(dataset, which.tolist())
     loader = DataLoader(dataset, batch_size, collate_fn=rows.collate_fn)

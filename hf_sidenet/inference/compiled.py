@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages compiled one by one. Inside a stage no row leaves, so each is one graph."""
+"""Stages compiled separately. No row exits inside a stage, so each is one graph."""
 
 from typing import Any
 
@@ -12,22 +12,21 @@ from .precision import precision_of
 from .stages import Stages
 
 
-# Of one forward in all stages: 1 row and 1 token have graphs of their own.
+# For one forward function shared by all stages: 1 row and 1 token get separate graphs.
 GRAPHS_PER_STAGE = 16
-# On a GPU a graph is recorded for every shape, so there must be few: lengths, in tokens.
+# Texts are padded to a multiple of this on a GPU, where every shape is a separate CUDA graph.
 LENGTH_STEP = 32
 
 
 class CompiledStages:
-    """The same chain as [`Stages`], compiled.
+    """Compiled version of [`Stages`].
 
-    On a CPU shapes are dynamic: a few graphs serve all. On a GPU rows and lengths are filled up to few sizes (powers
-    of two, multiples of 32), and each is recorded as a CUDA graph (`mode="reduce-overhead"`).
+    On a CPU, shapes are dynamic: a few graphs serve all. On a GPU, rows and lengths are padded to a few sizes (powers
+    of two, multiples of 32), each recorded as a CUDA graph (`mode="reduce-overhead"`).
 
     Args:
         stages ([`Stages`]): the chain.
-        options (`dict[str, Any]`): arguments of `torch.compile` instead of those. With `dynamic=False` sizes are
-            filled up.
+        options (`dict[str, Any]`): arguments of `torch.compile` that override these. `dynamic=False` pads sizes.
     """
 
     def __init__(self, stages: Stages, options: dict[str, Any]):
@@ -46,7 +45,7 @@ class CompiledStages:
         self.modality = stages.modality
         self.task = stages.task
         self.precision = precision_of(stages)
-        # The stages share the code of one forward, and their graphs count together.
+        # The stages share one forward function, so their graphs count toward one limit.
         limit = GRAPHS_PER_STAGE * len(stages)
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, limit)
         self.modules = [torch.compile(module, **options) for module in stages.modules]
@@ -74,7 +73,7 @@ class CompiledStages:
             return state, logits
         state = None if state is None else state[:rows, :length] if self.modality.has_tokens else state[:rows]
         logits = logits[:rows]
-        # The next run of a recorded graph writes into the same memory.
+        # The next replay of a recorded graph overwrites this memory.
         return (None if state is None else state.clone(), logits.clone()) if self.recorded else (state, logits)
 
     def _fill(
@@ -84,7 +83,7 @@ class CompiledStages:
         more_tokens = -length % LENGTH_STEP if self.modality.has_tokens else 0
         if self.max_length is not None:
             more_tokens = min(more_tokens, self.max_length - length)
-        # After stage 0 one image stands for the size of all.
+        # After stage 0, one image gives the size of all.
         whole = not self.modality.rows_share_inputs or hidden is None
         filled = {
             name: _filled(value, more_rows if whole else 0, more_tokens, self.pad.get(name, 0))
@@ -96,5 +95,5 @@ class CompiledStages:
 def _filled(value: torch.Tensor, more_rows: int, more_tokens: int, pad: float) -> torch.Tensor:
     if more_tokens:
         value = F.pad(value, (0, 0) * (value.dim() - 2) + (0, more_tokens), value=pad)
-    # Rows again, not zeros: a text without a token would be another case.
+    # Repeated rows, not zeros: a text without tokens would be a special case.
     return torch.cat([value, value[-1:].expand(more_rows, *value.shape[1:])]) if more_rows else value

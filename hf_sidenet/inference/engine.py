@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows through the stages: those that are sure leave, the others wait until the next stage has a full batch. What
-fails for many rows is tried again for fewer, down to a single one."""
+"""Run rows through the stages: confident rows exit, the others wait for a full batch at the next stage.
+
+A call that fails for several rows is retried with fewer, down to a single one.
+"""
 
 import math
 import time
@@ -18,7 +20,7 @@ from .protocols import ServedModel, StageChain
 from .rows import Batch, Prediction, Row, collate
 
 
-# Texts wait until there are so many full batches of them, which are then sorted by length.
+# Texts wait for this many full batches, to be sorted by length.
 SORTED = 4
 
 
@@ -29,15 +31,16 @@ Outcome = TypeVar("Outcome")
 def halved(
     items: Sequence[Item], run: Callable[[Sequence[Item]], Outcome]
 ) -> Iterator[tuple[Sequence[Item], Outcome | Exception]]:
-    """Do something for many items at once. Where it fails it is done for each half, down to the item that stands alone
-    with its error; what is too much for the memory fits then.
+    """Run a function on many items at once; on failure retry each half, down to a single item with its error.
+
+    This also recovers from running out of memory.
 
     Args:
         items (`Sequence`): a list or a range.
-        run (`Callable[[Sequence], Any]`): takes some of the items.
+        run (`Callable[[Sequence], Any]`): function of some of the items.
 
     Yields:
-        `tuple[Sequence, Any]`: some items, and what `run` returned for them; or one item and the exception.
+        `tuple[Sequence, Any]`: some items and the result of `run`; or one item and the exception.
     """
     waiting = [items] if len(items) else []
     while waiting:
@@ -50,30 +53,30 @@ def halved(
         if len(part) > 1 and isinstance(outcome, Exception):
             middle = len(part) // 2
             waiting += [part[middle:], part[:middle]]
-            # Its frames hold the tensors of the call that failed.
+            # Its frames hold the tensors of the failed call.
             del outcome
         else:
             yield part, outcome
 
 
-# Rows with x_c where the next stage starts, and their answers `(rows, num_labels + 1)`: logits and confidence.
+# Rows with x_c at the start of the next stage, and their answers `(rows, num_labels + 1)`: logits and confidence.
 Ran = list[tuple[Batch, torch.Tensor]]
 Failed = list[tuple[Row, "RowError"]]
 
 
 class RowError(ValueError):
-    """One row has no answer; the message says why. Other rows are not affected."""
+    """Failure to answer one row; the message says why. Other rows are not affected."""
 
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A stage that was started, and whose answers are on their way to the host.
+    """Launched stage whose answers are being copied to the host.
 
     Args:
-        stage (`int`): which.
-        batch ([`Batch`]): its rows, with x_c where the next stage starts.
+        stage (`int`): index of the stage.
+        batch ([`Batch`]): its rows, with x_c at the start of the next stage.
         answers (`torch.Tensor` of shape `(rows, num_labels + 1)`): logits and confidence, on the host.
-        arrived (`torch.cuda.Event`, *optional*): when they are there.
+        arrived (`torch.cuda.Event`, *optional*): recorded after the copy.
     """
 
     stage: int
@@ -83,14 +86,14 @@ class _Flight:
 
 
 class PoolingEngine:
-    """An [`Engine`] in which rows wait for a stage until it has a full batch.
+    """[`Engine`] in which rows wait for a full batch at each stage.
 
     Args:
         stages ([`StageChain`]): the chain; it has no state.
-        pool_size (`int`): rows of a full batch at a later stage, for which rows wait (texts for four, sorted by
-            length); 1: those of a batch go on at once.
-        num_in_flight (`int`, *optional*, defaults to 0): stages that are started before the answers of an earlier one
-            are looked at: on a GPU it then never waits for the host.
+        pool_size (`int`): rows of a full batch at a later stage; texts wait for four batches, sorted by length. With
+            1, the rows of a batch continue immediately.
+        num_in_flight (`int`, *optional*, defaults to 0): stages launched before the answers of an earlier one are
+            read, so that a GPU never waits for the host.
     """
 
     def __init__(self, stages: StageChain, *, pool_size: int, num_in_flight: int = 0):
@@ -99,7 +102,7 @@ class PoolingEngine:
         config = stages.config
         self.names = label_names(config)
         self.pad = padding_of(stages)
-        # Images need no sorting, and their x_c is large.
+        # Images need no sorting, and their x_c are large.
         wait_for = pool_size * (SORTED if stages.modality.has_tokens and pool_size > 1 else 1)
         self.pools = [Pool(pool_size, wait_for, self.pad) for _ in range(len(stages) - 1)]
         self._flying: deque[_Flight] = deque()
@@ -107,23 +110,25 @@ class PoolingEngine:
 
     @property
     def waiting(self) -> int:
-        """Rows that have come and are not answered."""
+        """Number of rows received but not answered."""
         flying = sum(len(flight.batch.rows) for flight in self._flying)
         return flying + sum(map(len, self.pools))
 
     @property
     def since(self) -> float:
-        """When the row began to wait that has waited longest for a stage; infinite where none waits, and minus
-        infinity where answers are on their way to the host."""
+        """Start of the longest current wait for a stage.
+
+        Infinity if no row waits, minus infinity if answers are being copied to the host.
+        """
         if self._flying:
             return -math.inf
         return min((pool.since for pool in self.pools), default=math.inf)
 
     def put(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Run stage 0 for some rows, and every later stage that has enough rows then.
+        """Run stage 0 on some rows, and every later stage that then has enough rows.
 
         Returns:
-            `list[Prediction]`: all answers that there are now, also of rows that came earlier.
+            `list[Prediction]`: all answers available now, including those to earlier rows.
         """
         for alike in by_kind(rows):
             self._started(0, *begin(self.stages, alike, self.pad))
@@ -131,10 +136,10 @@ class PoolingEngine:
         return self._take_done()
 
     def flush(self, before: float = math.inf) -> list[Prediction]:
-        """Run the stages for rows that have waited, without waiting for more.
+        """Run the stages on waiting rows, without waiting for more.
 
         Args:
-            before (`float`, *optional*): only for rows that came before this, of `time.monotonic`; by default all.
+            before (`float`, *optional*): only rows waiting since before this `time.monotonic`; by default all.
         """
         self._advance(0)
         for stage, pool in enumerate(self.pools, start=1):
@@ -144,7 +149,7 @@ class PoolingEngine:
         return self._take_done()
 
     def _advance(self, num_in_flight: int) -> None:
-        """Look at the answers of all but the last stages that were started."""
+        """Process the answers of all but the last `num_in_flight` launched stages."""
         while len(self._flying) > num_in_flight:
             self._settle(self._flying.popleft())
             for stage, pool in enumerate(self.pools, start=1):
@@ -192,11 +197,11 @@ def begin(stages: StageChain, rows: list[Row], pad: dict[str, float]) -> tuple[R
 
     Args:
         stages ([`StageChain`]): the chain.
-        rows (`list[Row]`): of one kind.
+        rows (`list[Row]`): rows of one kind.
         pad (`dict[str, float]`): see [`collate`].
 
     Returns:
-        The rows that ran, and those that could not, with the reason.
+        The rows that ran, and those that failed, with the reason.
     """
     return _run_stage(stages, 0, rows, lambda keep: collate([rows[i] for i in keep], pad, stages.device))
 
@@ -206,11 +211,11 @@ def go_on(stages: StageChain, stage: int, batch: Batch) -> tuple[Ran, Failed]:
 
     Args:
         stages ([`StageChain`]): the chain.
-        stage (`int`): which stage.
+        stage (`int`): index of the stage.
         batch ([`Batch`]): its rows.
 
     Returns:
-        The rows that ran, and those that could not, with the reason.
+        The rows that ran, and those that failed, with the reason.
     """
     count = len(batch.rows)
     return _run_stage(
@@ -240,12 +245,12 @@ def _run_stage(
 
 
 def row_error(place: int, what: str, cause: Exception) -> RowError:
-    """The error of a row for which something failed.
+    """Make the error of a failed row.
 
     Args:
-        place (`int`): number of the row in its stream.
+        place (`int`): index of the row in its stream.
         what (`str`): what failed.
-        cause (`Exception`): of that.
+        cause (`Exception`): cause of the failure.
     """
     failure = RowError(f"row {place} {what}: {type(cause).__name__}: {cause}")
     failure.__cause__ = cause
@@ -253,11 +258,11 @@ def row_error(place: int, what: str, cause: Exception) -> RowError:
 
 
 def leaving(rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
-    """Which rows leave after a stage with a SideNet.
+    """Return which rows exit after a stage with a SideNet.
 
     Args:
-        rows (`list[Row]`): of a batch.
-        stage (`int`): which stage.
+        rows (`list[Row]`): rows of a batch.
+        stage (`int`): index of the stage.
         sure (`torch.Tensor` of shape `(rows,)`): their confidences, on the host.
     """
     first = rows[0].thresholds
@@ -267,7 +272,7 @@ def leaving(rows: list[Row], stage: int, sure: torch.Tensor) -> list[bool]:
 
 
 def by_kind(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that can be in one batch, together."""
+    """Group the rows that can share a batch."""
     kinds: dict[tuple, list[Row]] = {}
     for row in rows:
         kinds.setdefault(row.kind, []).append(row)
@@ -275,11 +280,11 @@ def by_kind(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def not_finite(place: int, exit_index: int) -> RowError:
-    """The error of a row whose confidence is NaN: the largest of such logits is no answer.
+    """Make the error of a row whose confidence is NaN, since the largest of its logits is meaningless.
 
     Args:
-        place (`int`): number of the row in its stream.
-        exit_index (`int`): the exit whose logits they are.
+        place (`int`): index of the row in its stream.
+        exit_index (`int`): exit of the logits.
     """
     return RowError(f"row {place} has no answer: the logits of exit {exit_index} are NaN or infinite.")
 
@@ -293,15 +298,15 @@ def predictions(
     logits: torch.Tensor,
     sure: torch.Tensor,
 ) -> list[Prediction]:
-    """Answers to some rows of a batch; where the confidence is NaN, an error.
+    """Make the predictions of some rows of a batch, or errors where the confidence is NaN.
 
     Args:
-        task ([`Task`]): what an answer is.
-        names (`list[str]`): of the classes.
-        rows (`list[Row]`): of the batch.
-        which (`Sequence[int]`): numbers of the rows to answer.
-        exits (`Sequence[int]`): who answers each row.
-        logits (`torch.Tensor` of shape `(rows, num_labels)`): on the host.
+        task ([`Task`]): the task.
+        names (`list[str]`): names of the classes.
+        rows (`list[Row]`): rows of the batch.
+        which (`Sequence[int]`): indices of the rows to answer.
+        exits (`Sequence[int]`): exit that answers each row.
+        logits (`torch.Tensor` of shape `(rows, num_labels)`): logits, on the host.
         sure (`torch.Tensor` of shape `(rows,)`): confidences.
     """
     labels: list[int] = task.answer(logits).tolist()
@@ -318,11 +323,11 @@ def predictions(
 
 
 def padding_of(stages: ServedModel) -> dict[str, float]:
-    """What a padded token has, by input."""
+    """Return the padding values, by input."""
     pad = getattr(stages.config.mainnet_config, "pad_token_id", None)
     return {"input_ids": 0 if pad is None else pad}
 
 
 def _first(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # A copy, so that the other images can go.
+    # A copy, so that the other images can be freed.
     return {name: value[:1].clone() for name, value in inputs.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that wait for a stage until there are enough of them."""
+"""Rows waiting for a full batch at a stage."""
 
 import math
 from itertools import pairwise
@@ -7,19 +7,19 @@ from itertools import pairwise
 from .rows import Batch, merge, trim
 
 
-# A call of a stage costs by itself about as much as so many tokens (MiniLM on a CPU: 30 in float32, 45 in bfloat16).
+# Overhead of a stage call, in tokens (MiniLM on a CPU: 30 in float32, 45 in bfloat16).
 CALL_TOKENS = 40
-# Places where a pool may be cut.
+# Number of places where a pool may be split.
 MAX_CUTS = 64
 
 
 class Pool:
-    """Rows of different batches that wait for the same stage.
+    """Rows of different batches waiting for the same stage.
 
     Args:
-        size (`int`): how many rows a full batch has.
-        wait_for (`int`): how many rows have to wait until batches are made of them, at least `size`: of more texts,
-            more are of similar length.
+        size (`int`): rows of a full batch.
+        wait_for (`int`): number of waiting rows from which batches are made, at least `size`: more texts give batches
+            of more similar lengths.
         pad (`dict[str, float]`): see [`collate`].
     """
 
@@ -33,25 +33,25 @@ class Pool:
         return sum(self._count(key) for key in self._waiting)
 
     def add(self, batch: Batch, now: float) -> None:
-        """Rows begin to wait.
+        """Add rows to the pool.
 
         Args:
-            batch ([`Batch`]): those that stay after the stage before.
-            now (`float`): seconds, of any clock.
+            batch ([`Batch`]): rows remaining after the previous stage.
+            now (`float`): current time in seconds, on any clock.
         """
         self._waiting.setdefault(batch.rows[0].kind, []).append((now, batch))
 
     def take_full(self) -> list[Batch]:
-        """All rows of the kinds of which there are enough, as batches of similar length."""
+        """Take all rows of every kind with enough rows, as batches of similar length."""
         return self._take([key for key in self._waiting if self._count(key) >= self.wait_for])
 
     def take_due(self, before: float) -> list[Batch]:
-        """All rows of the kinds of which one has waited since `before` or longer."""
+        """Take all rows of every kind with a row waiting since `before` or earlier."""
         return self._take([key for key, waiting in self._waiting.items() if waiting[0][0] <= before])
 
     @property
     def since(self) -> float:
-        """When the row came that has waited longest; infinite where none waits."""
+        """Time at which the longest-waiting row was added; infinity if none waits."""
         return min((waiting[0][0] for waiting in self._waiting.values()), default=math.inf)
 
     def _count(self, key: tuple) -> int:
@@ -61,13 +61,13 @@ class Pool:
         taken = []
         for key in keys:
             batches = [batch for _, batch in self._waiting.pop(key)]
-            # Rows that came together stay together: they were padded together.
+            # Rows added together stay together, because they are padded together.
             taken += batches if self.wait_for == 1 else _parts(merge(batches, self.pad), self.size)
         return taken
 
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
-    """The rows in batches of at most twice `size`; of texts those with the least work, padding included."""
+    """Split rows into batches of at most `2 * size`; texts such that the total work with padding is least."""
     if batch.has_tokens:
         lengths = [row.length for row in batch.rows]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -81,15 +81,15 @@ def _parts(batch: Batch, size: int) -> list[Batch]:
 
 
 def cut_by_length(lengths: list[int], most: int, call_tokens: int) -> list[int]:
-    """Where to cut texts of rising lengths into batches, so that tokens with padding, and calls, cost the least.
+    """Split texts of increasing length into batches that minimize the cost of calls and padded tokens.
 
     Args:
-        lengths (`list[int]`): in tokens, sorted.
-        most (`int`): rows of a batch.
-        call_tokens (`int`): tokens that cost as much as a call costs by itself.
+        lengths (`list[int]`): lengths in tokens, sorted.
+        most (`int`): maximum rows per batch.
+        call_tokens (`int`): overhead of a call, in tokens.
 
     Returns:
-        `list[int]`: the end of each batch.
+        `list[int]`: end index of each batch.
     """
     step = -(-len(lengths) // MAX_CUTS)
     edges = [*range(0, len(lengths), step), len(lengths)]

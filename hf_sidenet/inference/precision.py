@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which precision a model answers. θ is certified for one: rounding moves logits, and so who leaves."""
+"""Precision in which a model answers. θ is certified for one precision: rounding changes logits, and thus exits."""
 
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,17 +17,17 @@ from ..models.modeling_base import SideNetPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
-# Between how weights are quantized and the dtype of the rest.
+# Separates the quantization of the weights from the dtype of the rest.
 QUANTIZED = "+"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def precision_of(served: Any) -> str:
-    """The precision of what answers, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+    """Return the precision of a model or chain, such as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
 
     Args:
-        served (`PreTrainedModel` or [`StageChain`]): its `precision`, where it has one, else its dtype, and
-            how its weights are quantized: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
+        served (`PreTrainedModel` or [`StageChain`]): its `precision` if it has one, else its dtype and how its
+            weights are quantized: `"Int8WeightOnlyConfig+bfloat16 (torchao)"`.
     """
     own = getattr(served, "precision", None)
     if own is not None:
@@ -38,8 +38,10 @@ def precision_of(served: Any) -> str:
 
 
 def quantization_of(model: nn.Module) -> tuple[str, str] | None:
-    """How the weights of a model are quantized, and by what, as `("Int8WeightOnlyConfig", "torchao")`; `None` of an
-    ordinary model. Where no config tells, the class of the weights or of the modules does."""
+    """Return how a model's weights are quantized and by what, such as `("Int8WeightOnlyConfig", "torchao")`.
+
+    `None` if they are not. Without a quantization config, the class of the weights or modules decides.
+    """
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is not None:
         method = getattr(config.quant_method, "value", config.quant_method)
@@ -49,7 +51,7 @@ def quantization_of(model: nn.Module) -> tuple[str, str] | None:
     names = {kind.__name__ for kind in kinds}
     makers = {kind.__module__.partition(".")[0] for kind in kinds}
     for module in model.modules():
-        # Their weights are no parameters, but packed in a module of their own, which nothing is converted to.
+        # Their weights are not parameters but packed in modules of their own.
         if type(module).__module__.startswith("torch.ao.nn.quantized.") and hasattr(module, "from_float"):
             names.add(module._get_name())
             makers.add("torch")
@@ -57,17 +59,17 @@ def quantization_of(model: nn.Module) -> tuple[str, str] | None:
 
 
 def _is_quantized(parameter: torch.Tensor) -> bool:
-    # torch's own wrappers spread weights over ranks, and leave their numbers as they are.
+    # torch's own wrappers shard weights over ranks without changing their values.
     wrapped = hasattr(parameter, "__tensor_flatten__") and not type(parameter).__module__.startswith("torch.")
     return wrapped or not parameter.is_floating_point()
 
 
 def refuse_quantized(model: nn.Module, purpose: str) -> None:
-    """Refuse a model whose weights are quantized already.
+    """Reject a model with quantized weights.
 
     Args:
-        model (`nn.Module`): that was given.
-        purpose (`str`): what it was given for, as `"an export"`.
+        model (`nn.Module`): the model.
+        purpose (`str`): purpose of the model, for the message, such as `"an export"`.
 
     Raises:
         ValueError: it is quantized.
@@ -75,15 +77,15 @@ def refuse_quantized(model: nn.Module, purpose: str) -> None:
     if quantization_of(model) is not None:
         raise ArgumentError(
             "model",
-            f"must not be quantized for {purpose}, got {precision_of(model)}: give the model that it was made from",
+            f"must not be quantized for {purpose}, got {precision_of(model)}: pass the original model",
         )
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """One of the dtypes that a checkpoint can be cast to.
+    """Parse a dtype that a checkpoint can be cast to.
 
     Raises:
-        ValueError: `dtype` is none of `"float32"`, `"bfloat16"`, `"float16"`.
+        ValueError: `dtype` is not `"float32"`, `"bfloat16"` or `"float16"`.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
@@ -92,17 +94,17 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNetPreTrainedModel:
-    """A copy of a model in another precision; the model itself stays.
+    """Copy a model in another precision; the model itself is not changed.
 
-    It goes through a folder that is saved and loaded in that precision, since `model.to` would also round what
-    loading keeps in float32, such as rotary frequencies: what is certified has to be what users will load.
+    The copy is saved and reloaded, because `model.to` would also round what loading keeps in float32, such as rotary
+    frequencies: the certified model must be the one that users load.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): on one device.
+        model ([`SideNetPreTrainedModel`]): a model on one device.
         dtype (`str` or `torch.dtype`): `"float32"`, `"bfloat16"` or `"float16"`.
 
     Raises:
-        ValueError: `dtype` is none of these, or the model is quantized.
+        ValueError: `dtype` is another one, or the model is quantized.
     """
     dtype = parse_dtype(dtype)
     refuse_quantized(model, f"a copy in {dtype}")
@@ -116,14 +118,14 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
 
 
 def check_precision(config: SideNetConfig, precision: str) -> bool:
-    """Whether θ was calibrated in the precision that serves; a warning says, once, where it was another.
+    """Return whether θ was calibrated in the precision that serves; warn once if not.
 
-    The same number format in another runtime is no other precision here: its answers are the same up to the rounding
-    that a batch of another shape brings too.
+    The same number format in another runtime counts as the same precision: its answers agree up to rounding, as with
+    another batch shape.
 
     Args:
-        config ([`SideNetConfig`]): with θ; without evidence behind it nothing is said.
-        precision (`str`): of what serves, of [`precision_of`].
+        config ([`SideNetConfig`]): config with θ; without evidence behind θ there is no warning.
+        precision (`str`): precision that serves, from [`precision_of`].
     """
     calibrated = (config.calibration or {}).get("precision")
     if calibrated is None or number_format(calibrated) == number_format(precision):
@@ -135,45 +137,45 @@ def check_precision(config: SideNetConfig, precision: str) -> bool:
     else:
         command = f"hf-sidenet recalibrate DIRECTORY --dtype {precision} ..."
     logger.warning_once(
-        f"θ was calibrated in {calibrated}, but {precision} is what serves: what was certified does not hold for it. "
+        f"θ was calibrated in {calibrated}, but the model runs in {precision}, which the certificate does not cover. "
         f"To certify θ in {number_format(precision)}: {command}"
     )
     return False
 
 
 def number_format(precision: str) -> str:
-    """What numbers are computed in, whatever the runtime: `"int8"` of `"int8 (ONNX Runtime)"`.
+    """Return a precision without its runtime: `"int8"` for `"int8 (ONNX Runtime)"`.
 
     Args:
-        precision (`str`): of [`precision_of`].
+        precision (`str`): precision from [`precision_of`].
     """
     return precision.partition(" ")[0]
 
 
 def tell_lost_reference(before: dict[str, Any], reference: PreTrainedModel | None, precision: str) -> None:
-    """Warn where θ was calibrated against a classifier in another precision than the one it is compared with now.
+    """Warn if θ was calibrated against a classifier in another precision than the current reference.
 
     Args:
         before (`dict[str, Any]`): the evidence so far.
-        reference (`PreTrainedModel`, *optional*): that was given; by default the MainNet inside.
-        precision (`str`): in which it answers.
+        reference (`PreTrainedModel`, *optional*): the reference; by default the MainNet inside.
+        precision (`str`): its precision.
     """
     last = before.get("reference_precision", precision)
     if reference is None and last != precision:
         logger.warning(
-            "θ was calibrated against a classifier in %s; now it is compared with the MainNet inside, in %s. Give the "
-            "former as `reference` to keep to it.",
+            "θ was calibrated against a classifier in %s; it is now compared with the MainNet inside, in %s. Pass the "
+            "former as `reference` to keep it.",
             last,
             precision,
         )
 
 
 def check_finite(records: ExitRecords, precision: str) -> None:
-    """Refuse a precision in which some numbers overflow.
+    """Reject a precision in which logits overflow.
 
     Args:
-        records ([`ExitRecords`]): what every exit said.
-        precision (`str`): in which it did.
+        records ([`ExitRecords`]): records of every exit.
+        precision (`str`): their precision.
 
     Raises:
         ValueError: some logits are not finite.
@@ -181,6 +183,6 @@ def check_finite(records: ExitRecords, precision: str) -> None:
     broken = int((~records.exit_logits.isfinite()).any(-1).any(-1).sum())
     if broken:
         raise ValueError(
-            f"every exit must answer with finite numbers, but {broken} of {len(records)} rows have others in "
-            f"{precision}: this precision does not fit the model."
+            f"every exit must return finite logits, but {broken} of {len(records)} rows have others in {precision}: "
+            "the model does not work in this precision."
         )

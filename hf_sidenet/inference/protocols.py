@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runner needs of the parts that others may bring: a chain of stages, and an engine that sends rows through."""
+"""Interfaces that a runner needs: a chain of stages, and an engine that runs rows through it."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from .rows import Prediction, Row
 
 
 class Configured(Protocol):
-    """A model with SideNets, or anything that is made of one, and its config with θ and the evidence behind it."""
+    """Model with SideNets, or anything made from one, with its config: θ and the evidence behind it."""
 
     @property
     def config(self) -> SideNetConfig:
@@ -24,17 +24,17 @@ class Configured(Protocol):
 
 
 class ServedModel(Protocol):
-    """What reading rows for a model needs to know of it: a [`StageChain`], or one that has no stages.
+    """Model as seen by the code that reads rows for it: a [`StageChain`], or a model without stages.
 
     Attributes:
         config ([`SideNetConfig`]): θ, temperatures, classes and the evidence behind θ.
-        task ([`Task`]): what an answer is.
-        modality ([`Modality`]): what a row is.
-        device (`torch.device`): where inputs go.
-        dtype (`torch.dtype`): of floating-point inputs.
-        precision (`str`): in which it computes, as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
-        input_names (`tuple[str, ...]`): the inputs that it takes.
-        max_length (`int`, *optional*): tokens of the longest text; `None` where nothing limits them.
+        task ([`Task`]): its task.
+        modality ([`Modality`]): its modality.
+        device (`torch.device`): device of the inputs.
+        dtype (`torch.dtype`): dtype of floating-point inputs.
+        precision (`str`): precision of the computation, such as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
+        input_names (`tuple[str, ...]`): inputs that it takes.
+        max_length (`int`, *optional*): tokens of the longest text; `None` for no limit.
     """
 
     config: SideNetConfig
@@ -54,17 +54,17 @@ class ServedModel(Protocol):
         """Refuse to answer while the weights may change.
 
         Raises:
-            ValueError: they may. A chain whose weights are files has nothing to refuse.
+            ValueError: they may. A chain with weights in files never raises.
         """
         ...
 
 
 @runtime_checkable
 class StageChain(ServedModel, Protocol):
-    """A model as a chain of stages, of any runtime: [`Stages`], compiled or exported ones, or your own.
+    """Model as a chain of stages in any runtime: [`Stages`], compiled or exported ones, or your own.
 
-    Stage 0 goes from a batch of inputs to x_c and the logits of the first SideNet, each other stage from x_c to the
-    next; the last gives the MainNet's logits. A chain without SideNets has one stage. Its attributes are those of a
+    Stage 0 maps a batch of inputs to x_c and logits of the first SideNet, each later stage maps x_c to the next; the
+    last returns the MainNet's logits. A chain without SideNets has one stage. Its attributes are those of a
     [`ServedModel`].
     """
 
@@ -74,44 +74,46 @@ class StageChain(ServedModel, Protocol):
         """Run one stage.
 
         Args:
-            index (`int`): which stage.
-            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c that it starts from; `None` for stage 0.
-            inputs (`dict[str, torch.Tensor]`): the MainNet's inputs of the same rows; see
-                [`Modality.later_inputs`] for what later stages get.
+            index (`int`): index of the stage.
+            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at its start; `None` for stage 0.
+            inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows; for later stages see
+                [`Modality.later_inputs`].
 
         Returns:
-            x_c where the stage ends (`None` for the last), and logits of shape `(rows, num_labels)`.
+            x_c at the end of the stage (`None` for the last), and logits of shape `(rows, num_labels)`.
         """
         ...
 
 
 class Engine(Protocol):
-    """Takes batches of rows and gives answers, in any order. Not for several threads."""
+    """Takes batches of rows and returns answers in any order. Not thread-safe."""
 
     @property
     def waiting(self) -> int:
-        """Rows that have come and are not answered."""
+        """Number of rows received but not answered."""
         ...
 
     @property
     def since(self) -> float:
-        """When the row began to wait that has waited longest, of `time.monotonic`; infinite where none waits, and
-        minus infinity where answers are on their way."""
+        """Start of the longest current wait, in `time.monotonic`.
+
+        Infinity if no row waits, minus infinity if answers are on their way.
+        """
         ...
 
     def put(self, rows: Sequence[Row]) -> list[Prediction]:
         """Take some rows.
 
         Returns:
-            `list[Prediction]`: all answers that there are now, also of rows that came earlier.
+            `list[Prediction]`: all answers available now, including those to earlier rows.
         """
         ...
 
     def flush(self, before: float = math.inf) -> list[Prediction]:
-        """Answer rows that wait, without waiting for more.
+        """Answer waiting rows, without waiting for more.
 
         Args:
-            before (`float`, *optional*): only those that came before this, of `time.monotonic`; by default all.
+            before (`float`, *optional*): only rows waiting since before this `time.monotonic`; by default all.
         """
         ...
 
@@ -120,10 +122,10 @@ Chain = TypeVar("Chain", bound=ServedModel)
 
 
 def with_own_config(stages: Chain) -> Chain:
-    """The same chain with a copy of its config, which nobody else can change.
+    """Return the chain with a private copy of its config.
 
     Args:
-        stages ([`ServedModel`]): shares everything else.
+        stages ([`ServedModel`]): the chain; everything else is shared.
     """
     own = copy.copy(stages)
     own.config = copy.deepcopy(stages.config)

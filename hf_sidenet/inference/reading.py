@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user gives as a row becomes a checked [`Row`]; what does not fit is refused before it meets a batch."""
+"""Turn user input into checked [`Row`]s; invalid input is rejected before it reaches a batch."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,44 +25,44 @@ INTEGER_INPUTS = frozenset(TEXT.row_inputs) - {"inputs_embeds"}
 
 
 def check_rows(rows: Any, name: str = "rows") -> None:
-    """Refuse what is one row, or a table of columns, where an iterable of rows is meant: its letters, keys or columns
-    would be taken for rows.
+    """Reject a single row or a table where an iterable of rows is expected: iterating it would yield letters or names.
 
     Args:
-        rows (`Any`): that somebody gave.
-        name (`str`, *optional*, defaults to `"rows"`): of the argument.
+        rows (`Any`): the rows.
+        name (`str`, *optional*, defaults to `"rows"`): name of the argument.
 
     Raises:
-        ValueError: it is no iterable of rows; the message says what to give instead.
+        ValueError: it is not an iterable of rows; the message says what to pass instead.
     """
     if isinstance(rows, str | bytes | bytearray):
         instead = "one text as `[text]`"
     elif isinstance(rows, Mapping):
-        instead = "one row as `[row]`; of columns the one with the texts, or one dict per row"
+        instead = "one row as `[row]`; for a dict of columns, the column of texts or one dict per row"
     elif hasattr(rows, "columns"):
-        instead = 'a column, `frame["text"]`; of pairs, `zip(frame["text"], frame["text_pair"])`'
+        instead = 'a column, `frame["text"]`; for pairs, `zip(frame["text"], frame["text_pair"])`'
     elif isinstance(rows, torch.Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind not in "OU"):
         instead = 'one entry per row, `[{"pixel_values": image} for image in images]`'
     elif not isinstance(rows, Iterable) and not hasattr(rows, "__getitem__"):
         instead = "one row as `[row]`"
     else:
         return
-    raise ArgumentError(name, f"must be an iterable of rows, got a {type(rows).__name__}. Give {instead}")
+    raise ArgumentError(name, f"must be an iterable of rows, got a {type(rows).__name__}. Pass {instead}")
 
 
 def own_tokenizer(processor: Processor | None, **arguments: Any) -> Processor | None:
-    """A copy of a tokenizer, for calls with these arguments only; anything else as it is. A fast tokenizer keeps
-    truncation and padding until a call asks for others, so that two which share one, in two threads, would get each
+    """Copy a tokenizer for calls with fixed arguments; return any other processor unchanged.
+
+    A fast tokenizer keeps its truncation and padding settings between calls, so threads that share one would get each
     other's.
 
     Args:
-        processor (tokenizer or image processor, *optional*): that somebody gave.
-        arguments (`Any`): of every call.
+        processor (tokenizer or image processor, *optional*): the processor.
+        arguments (`Any`): arguments of every call.
     """
     if not isinstance(processor, PreTrainedTokenizerBase):
         return processor
     tokenizer = copy.deepcopy(processor)
-    # Set before there are threads. One that reads more than texts cannot be asked here.
+    # Apply the settings before there are threads. A tokenizer for more than texts may fail here.
     with suppress(Exception):
         tokenizer("", **arguments)
     return tokenizer
@@ -72,10 +72,10 @@ class RowReader:
     """Reads rows for a chain of stages.
 
     Args:
-        stages ([`ServedModel`]): says which inputs there are; later changes of its config are not seen.
-        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images. A tokenizer is
-            copied.
-        max_length (`int`, *optional*): raw texts are cut to it, in tokens; by default what the tokenizer names, at
+        stages ([`ServedModel`]): defines the inputs; later changes to its config have no effect.
+        processor (tokenizer or image processor, *optional*): processor for raw texts, text pairs and images. A
+            tokenizer is copied.
+        max_length (`int`, *optional*): tokens at which raw texts are truncated; by default the tokenizer's limit, at
             most 512.
     """
 
@@ -92,7 +92,7 @@ class RowReader:
         }
 
     def thresholds(self, thresholds: float | Sequence[float] | torch.Tensor | None) -> tuple[float, ...]:
-        """θ of each SideNet, by default the config's.
+        """Check θ and return one value per SideNet, by default the config's.
 
         Raises:
             ValueError: see [`check_thresholds`].
@@ -103,25 +103,25 @@ class RowReader:
         return tuple(check_thresholds(given, self.num_sidenets))
 
     def read(self, places: Sequence[int], raw: Sequence[Any], thresholds: Sequence[tuple]) -> list[Row | RowError]:
-        """Rows, or why they are none.
+        """Read rows; invalid ones become errors.
 
         Args:
-            places (`Sequence[int]`): their numbers in the stream.
-            raw (`Sequence[Any]`): as the user gave them.
-            thresholds (`Sequence[tuple[float, ...]]`): of each row.
+            places (`Sequence[int]`): their indices in the stream.
+            raw (`Sequence[Any]`): rows as the user passed them.
+            thresholds (`Sequence[tuple[float, ...]]`): θ for each row.
         """
         features = self._features(raw)
         return [self._row(*each) for each in zip(places, features, thresholds, strict=True)]
 
     def _features(self, raw: Sequence[Any]) -> list[Any]:
-        """Model inputs of each row, or the error of its processor."""
+        """Return the model inputs of each row, or the processor's error."""
         features = list(raw)
         new = [i for i, row in enumerate(raw) if not isinstance(row, Mapping)]
         if self.processor is None:
             for i in new:
                 features[i] = _no_processor(raw[i])
             return features
-        # Many texts at once are several times as fast.
+        # Tokenizing many texts at once is several times faster.
         texts = [i for i in new if self.stages.modality.has_tokens and isinstance(raw[i], str)]
         for part, found in halved(texts, lambda part: self._tokenized([raw[i] for i in part])):
             for i, each in zip(part, [found] if isinstance(found, Exception) else found, strict=True):
@@ -142,7 +142,7 @@ class RowReader:
             if len(values) != len(texts):
                 raise ArgumentError(
                     "processor",
-                    f"must give one row per text, {len(texts)}, got {len(values)} `{name}`",
+                    f"must return one row per text, {len(texts)}, got {len(values)} `{name}`",
                 )
         return [{name: values[i] for name, values in encoded.items()} for i in range(len(texts))]
 
@@ -176,22 +176,22 @@ class RowReader:
             if value.dim() != 1 or (value.is_floating_point() and value.numel() > 0):
                 raise ArgumentError(
                     name,
-                    f"must be whole numbers of shape (tokens,), got {value.dtype} of shape {tuple(value.shape)}",
+                    f"must be integers of shape (tokens,), got {value.dtype} of shape {tuple(value.shape)}",
                 )
             self._check_range(name, listed if isinstance(listed, list) else value)
             return value.long()
         expected = 2 if name == "inputs_embeds" else 3
         if value.dim() != expected or not value.is_floating_point():
             axes = "(tokens, width)" if expected == 2 else "(channels, height, width)"
-            raise ArgumentError(name, f"must be numbers of shape {axes}, got {value.dtype} of {tuple(value.shape)}")
+            raise ArgumentError(name, f"must be floats of shape {axes}, got {value.dtype} of {tuple(value.shape)}")
         return value.to(self.stages.dtype)
 
     def _check_range(self, name: str, values: list[int] | torch.Tensor) -> None:
-        # On a GPU an index outside its table ends the process, not the call.
+        # On a GPU an out-of-range index crashes the process, not just the call.
         limit = self.limits.get(name)
         if limit is None or len(values) == 0:
             return
-        # A short list is read faster than a tensor.
+        # Faster for a short list than for a tensor.
         low, high = (min(values), max(values)) if isinstance(values, list) else values.aminmax()
         if low < 0 or high >= limit:
             raise ArgumentError(name, f"must be in [0, {limit}), got {int(low)} to {int(high)}")
@@ -211,7 +211,7 @@ class RowReader:
             raise ValueError(f"a text must have 1 to {longest or 'any number of'} tokens, got {length}.")
         for name, value in inputs.items():
             if len(value) != length:
-                raise ArgumentError(name, f"must have {length} entries as `{main[0]}` has, got {len(value)}")
+                raise ArgumentError(name, f"must have {length} entries like `{main[0]}`, got {len(value)}")
         if "attention_mask" in inputs:
             if not inputs["attention_mask"].any():
                 raise ArgumentError("attention_mask", "must keep at least one token, got zeros")
@@ -223,13 +223,13 @@ class RowReader:
 def _check_texts(row: Any) -> None:
     if isinstance(row, tuple | list) and len(row) in (1, 2) and all(isinstance(text, str) for text in row):
         return
-    # Of its types only: it may be long.
+    # Only the types, since the values may be long.
     kinds = [type(value).__name__ for value in row[:4]] if isinstance(row, tuple | list) else type(row).__name__
     raise ValueError(f"a row must be a text, a pair of texts or a dict of model inputs, got one of type {kinds}.")
 
 
 def _no_unicode(row: Any) -> ValueError | None:
-    """Why no tokenizer can read a text, in clearer words than it finds."""
+    """Explain invalid Unicode more clearly than tokenizers do."""
     for text in (row,) if isinstance(row, str) else row if isinstance(row, tuple | list) else ():
         try:
             str(text).encode()
@@ -243,5 +243,5 @@ def _no_unicode(row: Any) -> ValueError | None:
 
 def _no_processor(row: Any) -> ValueError:
     return ValueError(
-        f"a row must be a dict of model inputs where the runner has no `processor`, got a {type(row).__name__}."
+        f"a row must be a dict of model inputs if the runner has no `processor`, got a {type(row).__name__}."
     )

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which rows can go through the stages, waiting for full batches or in one go, and which of them is the
-fastest here."""
+"""Routings: how rows run through the stages, waiting for full batches or not, and which routing is fastest here."""
 
 import math
 import time
@@ -22,17 +21,18 @@ from .rows import Batch, Prediction, Row, collate
 logger = logging.get_logger(__name__)
 AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS = "auto", "pooled", "per_batch", "gates", "all_blocks"
 ROUTINGS = (AUTO, POOLED, PER_BATCH, GATES, ALL_BLOCKS)
-# A CPU's time per row hardly falls beyond.
+# Beyond this batch size, a CPU's time per row hardly decreases.
 FULL_LOAD = 32
 
 
 class WholeEngine:
-    """An [`Engine`] in which no row waits.
+    """[`Engine`] in which no row waits.
 
     Args:
-        stages ([`ServedModel`]): names the classes, temperatures and the device.
+        stages ([`ServedModel`]): defines the classes, temperatures and device.
         answer (`Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]`):
-            A batch and θ of shape `(rows, num_sidenets)` → logits `(rows, num_labels)` and exit indices `(rows,)`.
+            Maps a batch and θ of shape `(rows, num_sidenets)` to logits `(rows, num_labels)` and exit indices
+            `(rows,)`.
     """
 
     waiting = 0
@@ -60,7 +60,7 @@ class WholeEngine:
         return done
 
     def flush(self, before: float = math.inf) -> list[Prediction]:
-        """Nothing waits."""
+        """Return nothing, because no row waits."""
         return []
 
     def _answered(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -72,7 +72,7 @@ class WholeEngine:
 
 
 def by_gates(model: SideNetPreTrainedModel) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """The model's own forward, in which rows leave."""
+    """Answer with the model's own forward, in which rows exit."""
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = model(**batch.inputs, thresholds=thresholds)
@@ -82,7 +82,7 @@ def by_gates(model: SideNetPreTrainedModel) -> Callable[[Batch, torch.Tensor], t
 
 
 def by_all_stages(stages: StageChain) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Every stage for every row; which exit answers is decided afterward by the same rule."""
+    """Answer by running every stage on every row and applying the exit rule afterward."""
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         exit_logits = all_exits(stages, batch.inputs)
@@ -93,7 +93,7 @@ def by_all_stages(stages: StageChain) -> Callable[[Batch, torch.Tensor], tuple[t
 
 
 def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of every exit for every row, in float32, of shape `(rows, num_exits, num_labels)`.
+    """Return the logits of every exit for every row, in float32, of shape `(rows, num_exits, num_labels)`.
 
     Args:
         stages ([`StageChain`]): the chain.
@@ -109,12 +109,11 @@ def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tens
 def engines_of(
     stages: ServedModel, model: SideNetPreTrainedModel | None, *, pool_size: int, num_in_flight: int
 ) -> dict[str, Callable[[], Engine]]:
-    """What makes an engine, by routing.
+    """Return a factory of engines for each available routing.
 
     Args:
-        stages ([`ServedModel`]): the chain; [`Served`] where there is none.
-        model ([`SideNetPreTrainedModel`], *optional*): the model that the stages are of, where its own forward runs as
-            well.
+        stages ([`ServedModel`]): the chain; [`Served`] if there is none.
+        model ([`SideNetPreTrainedModel`], *optional*): the model behind the stages, if its own forward can run too.
         pool_size (`int`): see [`PoolingEngine`].
         num_in_flight (`int`): see [`PoolingEngine`].
     """
@@ -132,7 +131,7 @@ def engines_of(
 
 
 def full_batch(batch_size: int) -> int:
-    """Rows with which a later stage is worth running, for batches of `batch_size` at stage 0."""
+    """Return the rows of a full batch at a later stage, for batches of `batch_size` at stage 0."""
     return 1 if batch_size == 1 else max(batch_size, FULL_LOAD)
 
 
@@ -140,14 +139,15 @@ def full_batch(batch_size: int) -> int:
 def measure_routings(
     makers: dict[str, Callable[[], Engine]], batches: Sequence[Sequence[Row]], repeats: int = 3
 ) -> dict[str, float]:
-    """Milliseconds per row of each routing on the same batches. They take turns, after a first round that is not
-    counted (kernels are chosen and graphs compiled in it). A routing that fails on rows which another answers is left
-    out, and the reason is logged.
+    """Measure the milliseconds per row of each routing on the same batches.
+
+    Routings alternate, after a warm-up round that selects kernels and compiles graphs. A routing that fails on rows
+    that another one answers is left out, and the reason is logged.
 
     Args:
-        makers (`dict[str, Callable]`): of [`engines_of`].
+        makers (`dict[str, Callable]`): factories from [`engines_of`].
         batches (`Sequence[Sequence[Row]]`): real rows.
-        repeats (`int`, *optional*, defaults to 3): rounds, of which the median counts.
+        repeats (`int`, *optional*, defaults to 3): rounds, whose median is used.
     """
     num_rows = sum(map(len, batches))
     answered = {name: _answered(maker(), batches) for name, maker in makers.items()}
@@ -155,7 +155,9 @@ def measure_routings(
     fewest = min(map(len, errors.values()))
     for name, found in errors.items():
         if len(found) > fewest:
-            logger.warning("Rows do not go the way %r, where %d of %d fail: %s", name, len(found), num_rows, found[0])
+            logger.warning(
+                "Routing %r is left out, because %d of %d rows fail: %s", name, len(found), num_rows, found[0]
+            )
     seconds: dict[str, list[float]] = {name: [] for name, found in errors.items() if len(found) == fewest}
     for _ in range(repeats):
         for name in seconds:
@@ -169,5 +171,5 @@ def _answered(engine: Engine, batches: Sequence[Sequence[Row]]) -> list[Predicti
     done = []
     for batch in batches:
         done += engine.put(batch)
-    # Every answer is on the host then, also that of a GPU.
+    # Flushing ensures that every answer is on the host, also with a GPU.
     return done + engine.flush()

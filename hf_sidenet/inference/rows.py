@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows on their way through the stages: what comes in, what goes out, batches of them, and batches as packets for
-another process."""
+"""Rows on their way through the stages: inputs, predictions, batches, and packets for another process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ class Row:
     """One input, not padded.
 
     Args:
-        place (`int`): number of the row in its stream.
-        inputs (`dict[str, torch.Tensor]`): the MainNet's inputs without the batch axis: of texts with one entry per
-            token each, of images `pixel_values (channels, height, width)`.
-        length (`int`): tokens; 0 for images.
+        place (`int`): index of the row in its stream.
+        inputs (`dict[str, torch.Tensor]`): MainNet inputs without the batch axis: for texts, one entry per token
+            each; for images, `pixel_values (channels, height, width)`.
+        length (`int`): number of tokens; 0 for images.
         thresholds (`tuple[float, ...]`): θ of each SideNet for this row.
     """
 
@@ -30,22 +29,22 @@ class Row:
 
     @property
     def kind(self) -> tuple:
-        """Rows of one batch have the same: which inputs there are, and what of their sizes cannot be padded."""
+        """Key that rows of one batch share: the names of the inputs and their sizes that cannot be padded."""
         padded = 1 if self.length else 0
         return tuple((name, *value.shape[padded:]) for name, value in self.inputs.items())
 
 
 @dataclass(slots=True, eq=False)
 class Prediction:
-    """The answer to one row.
+    """Answer to one row.
 
     Args:
-        place (`int`): number of the row in its stream.
-        label (`str`, *optional*): name of the class; `None` where the row failed.
-        label_id (`int`, *optional*): its index.
-        logits (`torch.Tensor` of shape `(num_labels,)`, *optional*): of the exit that answered, in float32.
-        confidence (`float`, *optional*): the largest softmax probability at that exit's temperature.
-        exit_index (`int`, *optional*): which exit answered, 0 for the first SideNet.
+        place (`int`): index of the row in its stream.
+        label (`str`, *optional*): name of the class; `None` if the row failed.
+        label_id (`int`, *optional*): index of the class.
+        logits (`torch.Tensor` of shape `(num_labels,)`, *optional*): logits of the exit that answered, in float32.
+        confidence (`float`, *optional*): largest softmax probability at that exit's temperature.
+        exit_index (`int`, *optional*): index of the exit that answered, 0 for the first SideNet.
         error (`Exception`, *optional*): why there is no answer.
     """
 
@@ -63,9 +62,9 @@ class Batch:
     """Rows at one stage.
 
     Args:
-        rows (`list[Row]`): of one kind.
-        inputs (`dict[str, torch.Tensor]`): theirs, padded on the right; of images one row after stage 0.
-        hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c where the stage starts.
+        rows (`list[Row]`): rows of one kind.
+        inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row after stage 0.
+        hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start of the stage.
     """
 
     rows: list[Row]
@@ -74,37 +73,37 @@ class Batch:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether rows are sequences, whose inputs every stage needs and whose padding can be trimmed."""
+        """Whether rows are sequences: every stage needs their inputs, and padding can be trimmed."""
         return self.rows[0].length > 0
 
     def select(self, keep: list[int]) -> "Batch":
-        """Some of the rows, by their numbers in this batch."""
+        """Return a batch of some of the rows, by their indices in this batch."""
         rows = [self.rows[i] for i in keep]
         index = torch.tensor(keep)
         hidden = None if self.hidden is None else _take(self.hidden, index)
-        # After stage 0 one image stands for the size of all.
+        # After stage 0, one image gives the size of all.
         whole = self.has_tokens or self.hidden is None
         return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden)
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """Which of `total` rows or batches stand for all: from all over them, all where there are no more than `count`.
+    """Choose up to `count` evenly spaced indices out of `total`.
 
     Args:
-        total (`int`): how many there are.
-        count (`int`): how many are taken at most.
+        total (`int`): number of rows or batches.
+        count (`int`): maximum number to choose.
     """
     count = min(count, total)
     return [i * total // count for i in range(count)]
 
 
 def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) -> Batch:
-    """A batch for stage 0: texts padded on the right to the longest, images stacked.
+    """Make a batch for stage 0: texts padded on the right to the longest, images stacked.
 
     Args:
-        rows (`Sequence[Row]`): of one kind.
-        pad (`dict[str, float]`): what a padded token has, by input; 0 for those that are not named.
-        device (`torch.device`): where the batch goes.
+        rows (`Sequence[Row]`): rows of one kind.
+        pad (`dict[str, float]`): padding values, by input; 0 for inputs not named.
+        device (`torch.device`): device of the batch.
     """
     inputs = {}
     for name in rows[0].inputs:
@@ -122,10 +121,10 @@ def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) ->
 
 
 def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
-    """One batch from several at the same stage. Texts are trimmed to the longest row: only padding goes.
+    """Merge batches at the same stage. Texts are trimmed to the longest row, which removes only padding.
 
     Args:
-        batches (`list[Batch]`): after stage 0, of one kind.
+        batches (`list[Batch]`): batches of one kind, after stage 0.
         pad (`dict[str, float]`): see [`collate`].
     """
     if len(batches) == 1:
@@ -142,7 +141,7 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
 
 
 def trim(batch: Batch) -> Batch:
-    """The same batch without the columns that are padding in all of its rows."""
+    """Return the batch without columns that are padding in every row."""
     length = max(row.length for row in batch.rows)
     if not batch.has_tokens or _state(batch).shape[1] == length:
         return batch
@@ -151,7 +150,7 @@ def trim(batch: Batch) -> Batch:
 
 
 def _state(batch: Batch) -> torch.Tensor:
-    """x_c of a batch that has been through a stage."""
+    """Return x_c of a batch that has run through a stage."""
     assert batch.hidden is not None
     return batch.hidden
 
@@ -173,12 +172,12 @@ class Packet:
     """Rows of one request that wait for a stage.
 
     Args:
-        places (`list[int]`): numbers of the rows in their request.
-        lengths (`list[int]`): tokens; 0 for images.
+        places (`list[int]`): indices of the rows in their request.
+        lengths (`list[int]`): numbers of tokens; 0 for images.
         thresholds (`list[tuple[float, ...]]`): θ of each SideNet, by row.
-        inputs (`dict[str, np.ndarray]`): the MainNet's inputs, padded on the right; of images one row.
-        hidden (`np.ndarray` of shape `(rows, ...)`): x_c where the stage starts; of bfloat16 the bits.
-        dtype (`str`): of x_c.
+        inputs (`dict[str, np.ndarray]`): MainNet inputs, padded on the right; for images, one row.
+        hidden (`np.ndarray` of shape `(rows, ...)`): x_c at the start of the stage; bfloat16 as raw bits.
+        dtype (`str`): dtype of x_c.
     """
 
     places: list[int]
@@ -193,7 +192,7 @@ class Packet:
 
 
 def pack(batch: Batch) -> Packet:
-    """The packet of rows after a stage, of one kind."""
+    """Pack rows of one kind, after a stage."""
     hidden = _state(batch).cpu().contiguous()
     return Packet(
         places=[row.place for row in batch.rows],
@@ -207,13 +206,13 @@ def pack(batch: Batch) -> Packet:
 
 
 def unpack(packet: Packet, device: torch.device) -> Batch:
-    """The batch of a packet.
+    """Unpack a batch.
 
     Args:
-        packet ([`Packet`]): that came.
-        device (`torch.device`): where it goes.
+        packet ([`Packet`]): the packet received.
+        device (`torch.device`): device of the batch.
     """
-    # What was sent may be memory that nobody may write to, of which torch warns.
+    # Copied because received memory may be read-only, which torch warns about.
     inputs = {name: torch.from_numpy(value.copy()) for name, value in packet.inputs.items()}
     hidden = torch.from_numpy(packet.hidden.copy()).view(getattr(torch, packet.dtype))
     rows = []

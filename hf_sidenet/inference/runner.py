@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runner: rows in, answers out in their order, with skipped blocks turned into saved time."""
+"""Runner: answers rows in order, turning skipped blocks into saved time."""
 
 import os
 import threading
@@ -27,15 +27,15 @@ from .settled import Settled
 
 logger = logging.get_logger(__name__)
 
-# Rows that are read ahead to be sorted by length, in batches.
+# Batches to read ahead for sorting by length.
 LOOKAHEAD = 32
-# Rows to measure on: a later stage shall have a full batch or two.
+# Rows to measure on: a later stage should get a full batch or two.
 SAMPLE = 64
 MAX_WAIT_MS = 10.0
 
 
 class Line:
-    """Predictions that come in any order leave in the order of their rows."""
+    """Puts predictions back into the order of their rows."""
 
     def __init__(self, on_error: str, total: int | None, progress: bool):
         self.raises = on_error == "raise"
@@ -61,13 +61,11 @@ class Line:
     def end(self) -> None:
         self._bar.close()
         if self.failed:
-            logger.warning(
-                "%d of %d rows have no answer; `error` of their predictions says why.", self.failed, self.place
-            )
+            logger.warning("%d of %d rows have no answer; see `error` of their predictions.", self.failed, self.place)
 
 
 def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
-    """The next rows, and the error at which their source broke off: those before it are answered first."""
+    """Return the next rows, and the error at which their source stopped; the rows before it are answered first."""
     raw = []
     try:
         raw.extend(islice(source, size))
@@ -79,35 +77,35 @@ def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]
 class SideNetRunner:
     """Answers rows with early exits, and turns skipped FLOPs into saved wall-clock time.
 
-    Rows that are sure leave after a stage; the others wait until the next stage has a full batch, whatever batch they
-    came in. Texts are sorted by length within a window, so that little padding is computed. At the start it measures,
-    on the first rows, whether dropping rows pays here and how, and does what is fastest. The answer to a row depends
-    neither on other rows nor on the way that was chosen.
+    Confident rows exit after a stage; the others wait for a full batch at the next stage, across input batches. Texts
+    are sorted by length within a window to reduce padding. The runner first measures, on the first rows, whether and
+    how dropping rows pays off, and picks the fastest routing. The answer to a row depends neither on other rows nor
+    on the routing.
 
-    What the model's config says when the runner is made holds until [`update`]. The weights are shared: while the
-    model is in training mode every call is refused. Several threads may call one runner.
+    The runner keeps the model's config as it was at construction until [`update`]. Weights are shared: calls fail
+    while the model is in training mode. Thread-safe.
 
     Args:
-        model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): in evaluation mode. It is not changed.
-        processor (tokenizer or image processor, *optional*): for raw texts, pairs of texts and images.
-        batch_size (`int`, *optional*, defaults to 64): rows of stage 0.
+        model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): model in evaluation mode; not changed.
+        processor (tokenizer or image processor, *optional*): processor for raw texts, text pairs and images.
+        batch_size (`int`, *optional*, defaults to 64): rows per batch at stage 0.
         thresholds (`float` or `list[float]`, *optional*): θ, by default the model's.
         pool_size (`int`, *optional*):
             Rows of a full batch at a later stage. By default `batch_size`, at least 32; 1 for a batch size of 1.
         routing (`str`, *optional*, defaults to `"auto"`):
-            `"pooled"`, as above; `"per_batch"`: those who stay go on at once; `"gates"`: the model's own forward;
-            `"all_blocks"`: all rows run through all blocks and get the answers of the exits. `"auto"` measures, and
-            takes none that fails.
+            `"pooled"`: as above; `"per_batch"`: remaining rows continue immediately; `"gates"`: the model's own
+            forward; `"all_blocks"`: all rows run through all blocks, then the exit rule is applied; `"auto"`: measure,
+            and pick the fastest that does not fail.
         compile (`bool` or `dict[str, Any]`, *optional*, defaults to `False`):
-            Compile every stage by itself; a dict has arguments of `torch.compile`.
-        dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must have been certified in it.
-        max_length (`int`, *optional*): raw texts are cut to it, in tokens.
-        max_wait_ms (`float`, *optional*, defaults to 10): how long a row of [`submit`] waits for others, at a stage.
-        max_waiting_rows (`int`, *optional*): rows inside at a time with [`submit`]; by default 16 batches.
+            Compile every stage separately; a dict is passed to `torch.compile`.
+        dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must be certified for it.
+        max_length (`int`, *optional*): tokens at which raw texts are truncated.
+        max_wait_ms (`float`, *optional*, defaults to 10): how long a row of [`submit`] waits for others at a stage.
+        max_waiting_rows (`int`, *optional*): maximum rows in the runner with [`submit`]; by default 16 batches.
 
     Raises:
-        StagesError: `routing` or `compile` needs stages, and this MainNet has none: `"gates"` is its only way.
-        ValueError: an argument has an impossible value.
+        StagesError: `routing` or `compile` needs stages, but this MainNet supports only `"gates"`.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -132,7 +130,7 @@ class SideNetRunner:
             ("max_waiting_rows", max_waiting_rows),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ArgumentError(name, "must be a whole number ≥ 1", value)
+                raise ArgumentError(name, "must be an integer ≥ 1", value)
         if not 0 <= max_wait_ms < float("inf"):
             raise ArgumentError("max_wait_ms", "must be ≥ 0 and finite", max_wait_ms)
         if routing not in ROUTINGS:
@@ -154,44 +152,47 @@ class SideNetRunner:
         self._worker: Worker | None = None
         self._is_closed = False
         self._process = os.getpid()
-        # Of each process its own: a thread that is not in a forked one may have held the other's.
+        # One per process: a thread that a fork did not copy may have held the parent's.
         self._locks: dict[int, threading.Lock] = {}
 
     @property
     def stages(self) -> ServedModel:
-        """The chain of stages that answers; of a model that has none what a runner knows of it."""
+        """Chain of stages that answers, or [`Served`] for a model without stages."""
         return self._settled.stages
 
     @property
     def reader(self) -> RowReader:
-        """What reads rows."""
+        """Reader of the rows."""
         return self._settled.reader
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """θ of each SideNet, of rows that come without."""
+        """θ of each SideNet for rows without their own."""
         return self._settled.thresholds
 
     @property
     def not_certified(self) -> str | None:
-        """Why the evidence behind the model's θ is not about what answers here; `None` where it is, or where there is
-        none. The weights are read when it is first asked for, by [`predict`], [`start`] or [`update`]."""
+        """Why the evidence behind the model's θ does not cover this runner; `None` if it does, or there is none.
+
+        Reads the weights on first use, by [`predict`], [`start`] or [`update`].
+        """
         return self._settled.not_certified
 
     def update(
         self, model: SideNetPreTrainedModel | StageChain, thresholds: float | Sequence[float] | None = None
     ) -> None:
-        """Go on with other weights, θ or temperatures. Rows that are inside are answered by what was there when they
-        were read; those that come later by what is there then. No row is answered by some of both.
+        """Switch to other weights, θ or temperatures.
+
+        Rows already read are answered by the old ones, later rows by the new ones; no row gets a mix.
 
         Args:
             model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]):
-                May be the one of before, with a changed config. Other weights come in another model: those of the one
-                that answers are shared, and must not be changed.
-            thresholds (`float` or `list[float]`, *optional*): θ, by default the model's, not those of before.
+                May be the same model with a changed config. Pass new weights as another model: the weights of the
+                current one are shared and must not change.
+            thresholds (`float` or `list[float]`, *optional*): θ, by default the new model's, not the runner's.
 
         Raises:
-            ValueError: it is of another architecture or has other exits, classes or inputs; the message names which.
+            ValueError: the architecture, exits, classes or inputs differ; the message says which.
         """
         settled = self._settle(model, thresholds, processor=self.reader.processor)
         settled.check_replaces(self._settled)
@@ -209,19 +210,20 @@ class SideNetRunner:
         on_error: str = "return",
         progress: bool = False,
     ) -> Iterator[Prediction]:
-        """Answers, in the order of the rows. Memory does not grow with their number.
+        """Yield answers in the order of the rows, in bounded memory.
 
         Args:
-            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images. One
-                text, one dict or a DataFrame is refused: its letters, keys or columns are no rows.
+            rows (`Iterable`): dicts of model inputs, not padded; with a `processor` also texts, pairs or images. A
+                single text, dict or DataFrame is rejected, because iterating it would not yield rows.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(rows, num_sidenets)`, *optional*):
                 θ for these rows.
             on_error (`str`, *optional*, defaults to `"return"`):
-                A row that cannot be answered gets a [`Prediction`] with its `error`; `"raise"` raises it in its turn.
+                `"return"`: a row that cannot be answered gets a [`Prediction`] with its `error`; `"raise"`: raise the
+                error when it is that row's turn.
             progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
         Raises:
-            ValueError: an argument has an impossible value.
+            ValueError: an argument is invalid.
             RowError: a row cannot be answered, with `on_error="raise"`.
         """
         check_rows(rows)
@@ -241,8 +243,9 @@ class SideNetRunner:
         return self._predict(rows, shared, per_row, on_error, total, progress)
 
     async def submit(self, row: Any, thresholds: float | Sequence[float] | None = None) -> Prediction:
-        """The answer to one row, for servers: rows of many callers and event loops share the batches. It waits while
-        `max_waiting_rows` are inside.
+        """Answer one row, for servers: rows of many callers and event loops share batches.
+
+        Waits while `max_waiting_rows` are in the runner.
 
         Args:
             row (`Any`): see [`predict`].
@@ -261,10 +264,10 @@ class SideNetRunner:
         return await worker.submit(row, given)
 
     def start(self, sample: Iterable[Any] | None = None) -> "SideNetRunner":
-        """Start the thread that [`submit`] uses. A process that is forked afterward starts its own.
+        """Start the thread that [`submit`] uses. A process forked later starts its own.
 
         Args:
-            sample (`Iterable`, *optional*): rows to measure on before, see [`measure`].
+            sample (`Iterable`, *optional*): rows to measure on first, see [`measure`].
 
         Raises:
             RuntimeError: the runner is closed.
@@ -275,17 +278,17 @@ class SideNetRunner:
         return self
 
     def close(self) -> None:
-        """Answer the rows that were taken, then end the thread of [`submit`]; it takes no more."""
+        """Answer the accepted rows, then stop the thread of [`submit`], which accepts no more."""
         with self._entered():
             self._is_closed, worker = True, self._worker
         if worker is not None:
             worker.close()
 
     def _started(self) -> Worker:
-        """The worker, of which there is one however many ask."""
+        """Return the single worker, starting it if needed."""
         with self._entered():
             if self._is_closed:
-                raise RuntimeError("the runner is closed and takes no rows.")
+                raise RuntimeError("the runner is closed and accepts no rows.")
             if self._worker is None:
                 self._settled.tell_not_certified()
                 worker = Worker(
@@ -295,7 +298,7 @@ class SideNetRunner:
                     max_wait=self.max_wait,
                     max_waiting_rows=self.max_waiting_rows,
                 )
-                # Nothing in the thread holds the runner: one that nobody closes ends with its last user.
+                # The thread does not reference the runner, so a runner that is never closed ends with its last user.
                 weakref.finalize(self, worker.end).atexit = False
                 self._worker = worker
             return self._worker
@@ -308,7 +311,7 @@ class SideNetRunner:
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
-        """One thread at a time; where the process was forked, without the threads that are not in it."""
+        """Enter one thread at a time; after a fork, drop the threads that were not copied."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             if os.getpid() != self._process:
                 self._leave_threads_behind()
@@ -316,27 +319,27 @@ class SideNetRunner:
 
     def _leave_threads_behind(self) -> None:
         self._process = os.getpid()
-        # Its rows are the other process's, which answers them.
+        # Its rows belong to the parent process, which answers them.
         self._worker = None
         threads = torch.get_num_threads()
         if threads > 1:
-            # OpenMP would deadlock, waiting for threads of the other process.
+            # OpenMP would deadlock, waiting for threads of the parent process.
             torch.set_num_threads(1)
             logger.warning(
-                "This process was forked from the one in which the runner was made, and torch's %d threads are not in "
-                "it: it computes with one from here on. A runner that is made in the process itself has all.",
+                "This process was forked after the runner was created, without torch's %d threads, and computes with "
+                "a single one from now on. Create the runner in this process to use all.",
                 threads,
             )
 
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
-        """Milliseconds per row of each way on these rows, kept in `times`; the fastest is taken from now on.
+        """Measure the milliseconds per row of each routing, store them in `times`, and use the fastest from now on.
 
         Args:
             rows (`Iterable`): real rows; 64 are enough.
-            repeats (`int`, *optional*, defaults to 3): of which the median counts.
+            repeats (`int`, *optional*, defaults to 3): rounds, whose median is used.
 
         Raises:
-            ValueError: there is no row that can be answered.
+            ValueError: no row can be answered.
         """
         check_rows(rows)
         with self._entered():
@@ -348,7 +351,7 @@ class SideNetRunner:
 
     @property
     def chosen(self) -> str:
-        """The way that rows go: `routing`, or what was measured to be the fastest."""
+        """Routing in use: `routing`, or the fastest measured."""
         if self.routing != AUTO:
             return self.routing
         if self.times:
@@ -358,12 +361,12 @@ class SideNetRunner:
 
     def _measure(self, settled: Settled, rows: list[Row], repeats: int = 3) -> dict[str, float]:
         if not rows:
-            raise ArgumentError("rows", "must hold a row that can be answered, got none")
+            raise ArgumentError("rows", "must contain a row that can be answered, got none")
         ordered = sorted(rows, key=lambda row: row.length)
         batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
         self.times = measure_routings(settled.makers, batches, repeats)
         shown = ", ".join(f"{name} {time:.3g}" for name, time in self.times.items())
-        logger.info("Milliseconds per row at batch size %d: %s. Taken: %s.", self.batch_size, shown, self.chosen)
+        logger.info("Milliseconds per row at batch size %d: %s. Using %s.", self.batch_size, shown, self.chosen)
         return self.times
 
     def _predict(
@@ -376,7 +379,7 @@ class SideNetRunner:
         progress: bool,
     ) -> Iterator[Prediction]:
         source, engine, settled, place, broken = iter(rows), None, self._settled, 0, None
-        # Sorting is for texts; images are large, and wait one batch only.
+        # Only texts are sorted; images are large and wait for one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.modality.has_tokens else 1)
         upwards = True
         line = Line(on_error, total, progress)
@@ -395,7 +398,7 @@ class SideNetRunner:
                 thresholds = _of_rows(settled.reader, per_row, start, place)
             read = settled.reader.read(range(start, place), raw, thresholds)
             line.add([Prediction(p, error=e) for p, e in enumerate(read, start) if not isinstance(e, Row)])
-            # Up and down by turns: those who wait at the end of a window meet rows of their length.
+            # Alternate directions, so that rows waiting at the end of a window meet rows of similar length.
             ordered = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
             ordered = ordered if upwards else ordered[::-1]
             upwards = not upwards
@@ -404,7 +407,7 @@ class SideNetRunner:
                 line.add(_stepped(engine.put, ordered[i : i + self.batch_size]))
                 yield from line.next()
             if line.place < start:
-                # They have waited a whole window: memory stays bounded.
+                # Flush rows that have waited a whole window, to bound memory.
                 line.add(_stepped(engine.flush))
                 yield from line.next()
         if engine is not None:
@@ -415,7 +418,7 @@ class SideNetRunner:
             raise broken
 
     def _engine_for(self, settled: Settled, rows: list[Row], is_long: bool) -> Engine:
-        """An engine; measured first where that has not been done, rows leave, and enough of them come."""
+        """Return an engine; measure routings first, unless already done, no row can exit or there are few rows."""
         leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
         if self.routing == AUTO and not self.times and leave and is_long:
             self._measure(settled, [rows[i] for i in evenly_spaced(len(rows), max(SAMPLE, self.batch_size))])
@@ -429,6 +432,6 @@ def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) 
 
 
 def _stepped(step: Callable[..., list[Prediction]], *args: Any) -> list[Prediction]:
-    # Not around the generator: its caller would be in inference mode too.
+    # Not around the generator, which would put its caller in inference mode too.
     with torch.inference_mode():
         return step(*args)

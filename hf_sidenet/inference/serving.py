@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of many callers, one by one, through one engine in a thread of its own."""
+"""Serve single rows of many callers with one engine in its own thread."""
 
 import asyncio
 import math
@@ -29,14 +29,14 @@ class _Request:
 
 
 class Worker:
-    """Takes rows until it is closed; those it has taken are all answered.
+    """Accepts rows until it is closed, and answers every row it has accepted.
 
     Args:
-        settled ([`Settled`]): what answers.
-        routing (`str`): which of its engines.
-        batch_size (`int`): rows of stage 0.
-        max_wait (`float`): seconds that a row waits for others, at every stage.
-        max_waiting_rows (`int`): rows inside; more have to wait in [`submit`].
+        settled ([`Settled`]): the model and its engines.
+        routing (`str`): routing of the engine.
+        batch_size (`int`): rows per batch at stage 0.
+        max_wait (`float`): seconds that a row waits for others at every stage.
+        max_waiting_rows (`int`): maximum rows inside; others wait in [`submit`].
     """
 
     def __init__(self, settled: Settled, routing: str, *, batch_size: int, max_wait: float, max_waiting_rows: int):
@@ -47,7 +47,7 @@ class Worker:
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._queue: deque[_Request] = deque()
-        # In order, and one that gives up is found at once.
+        # Keeps order, with fast removal of a request that gives up.
         self._outside: OrderedDict[_Request, None] = OrderedDict()
         self._inside: dict[int, _Request] = {}
         self._places = 0
@@ -62,15 +62,15 @@ class Worker:
         return os.getpid() == self._process
 
     async def submit(self, raw: Any, thresholds: tuple[float, ...] | None) -> Prediction:
-        """The answer to one row; waits while too many are inside.
+        """Answer one row; waits while too many are inside.
 
         Args:
             raw (`Any`): the row.
-            thresholds (`tuple[float, ...]`, *optional*): its θ, by default that of what answers it.
+            thresholds (`tuple[float, ...]`, *optional*): its θ, by default the current model's.
 
         Raises:
             RowError: the row cannot be answered.
-            RuntimeError: the runner is closed, or broke.
+            RuntimeError: the runner is closed or broke.
         """
         loop = asyncio.get_running_loop()
         request = _Request(raw, thresholds, loop, loop.create_future())
@@ -86,17 +86,17 @@ class Worker:
         return prediction
 
     def update(self, settled: Settled, routing: str) -> None:
-        """Rows that are read from now on are answered by something else.
+        """Switch the model for rows read from now on.
 
         Args:
-            settled ([`Settled`]): what answers.
-            routing (`str`): which of its engines.
+            settled ([`Settled`]): the model and its engines.
+            routing (`str`): routing of the engine.
         """
         with self._changed:
             self._now = (settled, routing)
 
     def end(self) -> None:
-        """Refuse what comes and what waits outside; answer what was taken, then end the thread. Does not wait."""
+        """Reject new and waiting requests; answer accepted rows, then stop the thread. Does not block."""
         if not self.is_here:
             return
         with self._changed:
@@ -106,12 +106,12 @@ class Worker:
         _resolve(refused)
 
     def close(self) -> None:
-        """[`end`], and wait for it."""
+        """Call [`end`] and wait for the thread."""
         self.end()
         self._thread.join()
 
     def _take(self, request: _Request) -> None:
-        """Its answer will come, whether it is inside or has to wait for that."""
+        """Accept a request, or queue it until there is room."""
         with self._changed:
             if (refusal := self._refusal()) is not None:
                 raise refusal
@@ -120,13 +120,13 @@ class Worker:
 
     def _refusal(self) -> RuntimeError | None:
         if self._broken is not None:
-            refusal = RuntimeError("the runner broke and takes no rows.")
+            refusal = RuntimeError("the runner broke and accepts no rows.")
             refusal.__cause__ = self._broken
             return refusal
-        return RuntimeError("the runner is closed and takes no rows.") if self._closing else None
+        return RuntimeError("the runner is closed and accepts no rows.") if self._closing else None
 
     def _let_in(self) -> None:
-        """As many as may be inside, in their order. Nobody is asked first, since some event loops run no more."""
+        """Accept waiting requests in order while there is room, skipping those whose event loop is closed."""
         while self._outside and len(self._inside) < self.max_waiting_rows:
             request, _ = self._outside.popitem(last=False)
             if request.loop.is_closed():
@@ -139,7 +139,7 @@ class Worker:
                 self._changed.notify()
 
     def _refused(self) -> list[tuple[_Request, Prediction]]:
-        """Who waits outside, and does not any more, with what each is told."""
+        """Remove all waiting requests and return them with their error."""
         outside, self._outside = self._outside, OrderedDict()
         return [(request, Prediction(request.place, error=self._refusal())) for request in outside]
 
@@ -150,7 +150,7 @@ class Worker:
             while (requests := self._gather(math.inf if engine is None else engine.since)) is not None:
                 with torch.inference_mode():
                     if now is None or engine is None or now is not self._now:
-                        # Those inside are answered by what they were read for.
+                        # Rows already read are answered by the old engine.
                         self._answer([] if engine is None else engine.flush())
                         now = self._now
                         engine = now[0].makers[now[1]]()
@@ -176,7 +176,7 @@ class Worker:
         return done + engine.flush(time.monotonic() if hurry else time.monotonic() - self.max_wait)
 
     def _gather(self, since: float) -> list[_Request] | None:
-        """Requests for a batch: none where rows inside have waited long enough, `None` at the end."""
+        """Wait for the requests of a batch: none if rows inside have waited long enough, `None` at the end."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -207,13 +207,13 @@ def _resolve(answered: list[tuple[_Request, Prediction]]) -> None:
     for request, prediction in answered:
         of_loops.setdefault(request.loop, []).append((request, prediction))
     for loop, pairs in of_loops.items():
-        # The loop of the caller may be closed: nobody waits.
+        # The caller's loop may be closed.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_set_answers, pairs)
 
 
 def _set_answers(pairs: list[tuple[_Request, Prediction]]) -> None:
     for request, prediction in pairs:
-        # Its caller may have gone.
+        # The caller may have given up.
         if not request.answer.done():
             request.answer.set_result(prediction)

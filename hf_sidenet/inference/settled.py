@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers in a runner, with all that it took from a model or a chain of stages when it was made."""
+"""Immutable state of a runner, taken from a model or a chain of stages."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -27,8 +27,10 @@ logger = logging.get_logger(__name__)
 
 
 class Settled:
-    """A chain of stages, its reader, θ and engines. Nothing of it changes afterward, whatever becomes of the config
-    and the mode of the model: an answer is made by one of these alone.
+    """Chain of stages with its reader, θ and engines.
+
+    Fixed at construction, regardless of later changes to the model's config or mode. Each answer comes from one of
+    these alone.
 
     Args:
         model ([`SideNetPreTrainedModel`], [`OnnxStages`] or [`Stages`]): see [`SideNetRunner`].
@@ -41,8 +43,8 @@ class Settled:
         pool_size (`int`): see [`PoolingEngine`].
 
     Raises:
-        StagesError: `routing` or `compile` needs stages, and this MainNet has none.
-        ValueError: an argument has an impossible value.
+        StagesError: `routing` or `compile` needs stages, but this MainNet has none.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class Settled:
         max_length: int | None,
         pool_size: int,
     ):
-        # Whichever copy of the class made it: a checkpoint may have been loaded with its own code.
+        # Not `SideNetPreTrainedModel`: a checkpoint loaded with its own code has another copy of that class.
         is_torch = isinstance(model, PreTrainedModel)
         if not is_torch and not isinstance(model, StageChain):
             raise ArgumentError(
                 "model",
                 "must be a model with SideNets or a chain of stages, got a "
-                f"{type(model).__name__}. Of peft, give what `merge_and_unload()` returns",
+                f"{type(model).__name__}. With peft, pass the result of `merge_and_unload()`",
             )
         if not is_torch and (compile or dtype is not None):
             raise ArgumentError("compile", "and `dtype` need a torch model, got a chain of stages")
@@ -100,8 +102,8 @@ class Settled:
         return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
 
     def tell_not_certified(self) -> None:
-        """Warn, once, where the evidence behind θ is not about what answers."""
-        # What was said of another precision when it was made explains the rest.
+        """Warn once if the evidence behind θ does not cover this model."""
+        # A warning about the precision, given at construction, explains the rest.
         if self.is_certified_precision and self.not_certified is not None:
             logger.warning_once(f"Not certified: {self.not_certified}.")
 
@@ -114,22 +116,21 @@ class Settled:
         self.stages.check_mode()
 
     def check_replaces(self, before: "Settled") -> None:
-        """Refuse what cannot take the place of another while rows come.
+        """Reject a replacement that is not interchangeable while rows are served.
 
         Args:
-            before ([`Settled`]): that answers until now.
+            before ([`Settled`]): the current state.
 
         Raises:
-            ValueError: they differ in more than weights, θ and temperatures; the message says in what.
+            ValueError: they differ in more than weights, θ and temperatures; the message says how.
         """
         was, now = before._kind(), self._kind()
         for name in (*was, *(name for name in now if name not in was)):
             if was.get(name) != now.get(name):
                 raise ArgumentError(
                     "model",
-                    "must differ from the one before in weights, θ and temperatures only, "
-                    f"but {name} is {now.get(name)}, and was {was.get(name)}: make another "
-                    "runner",
+                    "must differ from the current one only in weights, θ and temperatures, but "
+                    f"{name} is {now.get(name)}, not {was.get(name)}: create another runner",
                 )
 
     def _kind(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Settled:
             "its device": str(stages.device),
             "the list of its inputs": list(stages.input_names),
             "its longest text": stages.max_length,
-            "the list of ways that its rows can go": list(self.makers),
+            "the list of its routings": list(self.makers),
         }
         kind |= {f"`{name}` of its MainNet": value for name, value in answering_fields(config.mainnet_config).items()}
         if isinstance(self._certified, PreTrainedModel):
@@ -158,5 +159,5 @@ def _stages_of(model: SideNetPreTrainedModel, needed: bool) -> Served:
     except StagesError as error:
         if needed:
             raise
-        logger.warning("Rows go the way %r only: %s", GATES, error)
+        logger.warning("Only routing %r is available: %s", GATES, error)
         return Served(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stage of a chain by itself, for servers in which every stage has processes of its own."""
+"""Single stage of a chain, for servers that run every stage in separate processes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,12 @@ from .rows import Batch, Packet, Prediction, Row, merge, pack, unpack
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """What a stage did to the rows of one request.
+    """Result of a stage for the rows of one request.
 
     Args:
-        answered (`list[Prediction]`): rows that left, or that were refused when they were read.
-        failed (`list[Prediction]`): rows that the stage could not run, or whose logits are NaN.
-        staying (`list[Packet]`): the others, for the next stage: one packet, but for images of several sizes.
+        answered (`list[Prediction]`): rows that exited, or were rejected when read.
+        failed (`list[Prediction]`): rows on which the stage failed, or whose logits are NaN.
+        staying (`list[Packet]`): remaining rows for the next stage: one packet, except for images of several sizes.
     """
 
     answered: list[Prediction] = field(default_factory=list)
@@ -33,27 +33,27 @@ class Step:
 
 
 class SingleStage:
-    """Runs rows of several requests together through one stage. It has no state; not for several threads.
+    """Runs rows of several requests together through one stage. Stateless; not thread-safe.
 
     Args:
-        stages ([`Stages`], [`OnnxStages`] or the like): the chain; later changes of its config are not seen.
-        index (`int`): which stage.
-        batch_size (`int`, *optional*, defaults to 32): rows that run together; of a later stage up to twice as many.
-        reader ([`RowReader`], *optional*): of raw rows; the first stage needs it.
+        stages ([`Stages`], [`OnnxStages`] or the like): the chain; later changes to its config have no effect.
+        index (`int`): index of the stage.
+        batch_size (`int`, *optional*, defaults to 32): rows per batch; up to twice as many at a later stage.
+        reader ([`RowReader`], *optional*): reader of raw rows, for the first stage.
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is invalid.
     """
 
     def __init__(self, stages: StageChain, index: int, *, batch_size: int = 32, reader: RowReader | None = None):
         if not 0 <= index < len(stages):
-            raise ArgumentError("index", f"must be from 0 to {len(stages) - 1}, got {index}")
+            raise ArgumentError("index", f"must be between 0 and {len(stages) - 1}, got {index}")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ArgumentError("batch_size", "must be a whole number ≥ 1", batch_size)
+            raise ArgumentError("batch_size", "must be an integer ≥ 1", batch_size)
         if (reader is None) == (index == 0):
             raise ArgumentError(
                 "reader",
-                f"must be given for stage 0 and for no other, got {reader} for stage {index}",
+                f"must be given for stage 0 only, got {reader} for stage {index}",
             )
         self.stages = stages = with_own_config(stages)
         self.index, self.batch_size, self.reader = index, batch_size, reader
@@ -65,7 +65,7 @@ class SingleStage:
         """Run the first stage.
 
         Args:
-            requests (`Sequence[tuple]`): raw rows of each, and its θ, of [`RowReader.thresholds`].
+            requests (`Sequence[tuple]`): for each request, its raw rows and its θ from [`RowReader.thresholds`].
         """
         for rows, _ in requests:
             check_rows(rows)
@@ -92,7 +92,7 @@ class SingleStage:
         """Run a later stage.
 
         Args:
-            packets (`Sequence[Packet]`): of the stage before, of several requests.
+            packets (`Sequence[Packet]`): packets of several requests from the previous stage.
         """
         steps = [Step() for _ in packets]
         pool = Pool(self.batch_size, self.batch_size, self._pad)
@@ -106,7 +106,7 @@ class SingleStage:
 
     @torch.inference_mode()
     def _run(self, batches: Iterable[tuple[Ran, Failed]], owner_of: dict[Row, Step]) -> None:
-        """Run batches of one kind or several; what stays is put together again for each request."""
+        """Run batches and regroup the remaining rows by request."""
         staying: dict[tuple[Step, tuple], list[Batch]] = {}
         for ran, failed in batches:
             for row, error in failed:
@@ -120,7 +120,7 @@ class SingleStage:
     def _settle(
         self, batch: Batch, answers: torch.Tensor, owner_of: dict[Row, Step]
     ) -> dict[tuple[Step, tuple], Batch]:
-        """Answer those who leave; the others by request and kind."""
+        """Answer the rows that exit; return the others by request and kind."""
         rows, logits, sure = batch.rows, answers[:, :-1], answers[:, -1]
         left = [True] * len(rows) if self.is_last else leaving(rows, self.index, sure)
         which = [i for i, gone in enumerate(left) if gone]

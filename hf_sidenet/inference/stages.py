@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A MainNet with SideNets as a chain of stages: pure functions that compile and export one by one.
+"""A MainNet with SideNets as a chain of stages: pure functions that compile and export separately.
 
-Stage 0 goes from the inputs to (x_c, logits of SideNet 0); stage k from x_c of SideNet k - 1 to x_c of SideNet k and
-its logits; the last from x_c of the last SideNet to the MainNet's logits. No row leaves inside a stage: who goes on
-to the next one is for the caller to decide, who may bring rows of different batches together.
+Stage 0 maps the inputs to (x_c, logits of SideNet 0); stage k maps x_c of SideNet k - 1 to x_c of SideNet k and its
+logits; the last maps x_c of the last SideNet to the MainNet's logits. No row exits inside a stage: the caller decides
+which rows continue, and may combine rows of different batches.
 
-A later stage is the whole MainNet again, on a copy that shares every weight and skips what ran before, so that masks,
-positions and the head are made by the MainNet's own forward. Whether that gives the MainNet's answers is tried when
-the chain is made.
+A later stage is a copy of the whole MainNet that shares every weight and skips the modules that already ran, so that
+the MainNet's own forward computes masks, positions and the head. Creating a chain checks that it reproduces the
+MainNet's answers.
 """
 
 from collections.abc import Callable
@@ -30,24 +30,23 @@ from ..models.sidenet import SideNet, read_exit
 from .precision import precision_of
 
 
-# Sizes of images whose forms a skipped module remembers.
+# Number of input sizes whose outputs a skipped module remembers.
 MAX_FORMS = 16
 
-# Layers whose mode says that somebody trains. That of another says nothing where it was put into the model later.
+# Layers whose training mode matters. A module of another type may have been added later, in any mode.
 TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 class Skipped(nn.Module):
-    """Takes the place of a module that ran before. Indices stay, so that a MainNet which counts its blocks is not
-    fooled.
+    """Replaces a module that already ran. Indices do not change, for MainNets that count their blocks.
 
     Args:
-        module (`nn.Module`): what ran; its attributes can still be read (ModernBERT asks for the attention type).
+        module (`nn.Module`): the module; its attributes stay readable (ModernBERT reads the attention type).
     """
 
     def __init__(self, module: nn.Module):
         super().__init__()
-        # Not a submodule: its weights are not used.
+        # Not a submodule, because its weights are not used.
         self.__dict__["skipped"] = module
 
     def __getattr__(self, name: str) -> Any:
@@ -58,11 +57,11 @@ class Skipped(nn.Module):
 
 
 class PassesOn(Skipped):
-    """A skipped block of a MainNet for texts, which gives its input: x_c has the same form after every block.
+    """Skipped block of a MainNet for texts. Returns its input, since x_c has the same form after every block.
 
     Args:
         module (`nn.Module`): the block.
-        output (`Any`): what it returned once: a tensor, or a tuple with the hidden states first.
+        output (`Any`): an example of its output: a tensor, or a tuple with the hidden states first.
     """
 
     def __init__(self, module: nn.Module, output: Any):
@@ -77,7 +76,7 @@ class PassesOn(Skipped):
 
 @dataclass(frozen=True)
 class Form:
-    """What stands for a tensor that nobody has computed: the arguments of `torch.zeros`."""
+    """Arguments of `torch.zeros` for a placeholder tensor."""
 
     size: torch.Size
     dtype: torch.dtype
@@ -85,16 +84,17 @@ class Form:
 
 
 class GivesZeros(Skipped):
-    """A skipped module of a MainNet for images, which gives zeros as large as its output. How large that is for an
-    input of some size, it knows once it has run for one: there is one row only.
+    """Skipped module of a MainNet for images. Returns zeros in the shape of its output.
+
+    It learns the shape for each input size by running once, on a single row.
 
     Args:
-        module (`nn.Module`): what ran.
+        module (`nn.Module`): the module.
     """
 
     def __init__(self, module: nn.Module):
         super().__init__(module)
-        # Of inputs and outputs. Nothing that is computed depends on it.
+        # Pairs of inputs and outputs; a cache that does not affect results.
         self.forms: list[tuple[list[Any], Any]] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,7 +102,7 @@ class GivesZeros(Skipped):
         for known, output in self.forms:
             if known == given:
                 return tree_map(_zeros, output)
-        # Its own hooks are the gates.
+        # `forward`, to bypass its hooks, the gates.
         output = self.skipped.forward(*args, **kwargs)
         if not torch.compiler.is_compiling() and len(self.forms) < MAX_FORMS:
             self.forms.append((given, tree_map(_form, output)))
@@ -111,12 +111,12 @@ class GivesZeros(Skipped):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module.
+    """Call of a module.
 
     Args:
-        begin (`int`): when it began, in calls and returns of all modules.
-        end (`int`): when it returned.
-        output (`Any`): what a block returned.
+        begin (`int`): start, counted in calls and returns of all modules.
+        end (`int`): end, counted the same way.
+        output (`Any`): output, for blocks.
     """
 
     begin: int
@@ -126,12 +126,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Watched:
-    """What one call of a MainNet did.
+    """Record of one call of a MainNet.
 
     Args:
-        blocks ([`Blocks`]): of the MainNet.
-        modality ([`Modality`]): what it reads.
-        calls (`dict[str, list[Call]]`): of each module that was called, by name.
+        blocks ([`Blocks`]): blocks of the MainNet.
+        modality ([`Modality`]): its modality.
+        calls (`dict[str, list[Call]]`): calls of each module, by name.
         gates (`dict[int, int]`): when each gate was reached, by the number of blocks before it.
     """
 
@@ -141,9 +141,10 @@ class Watched:
     gates: dict[int, int]
 
     def over_before(self, gate: int) -> list[str]:
-        """Modules that ran between the beginning of the first block and a gate, the largest only. One that is called
-        several times is none of them. For texts they are the blocks: what else runs on tokens can run on any x_c, and
-        later blocks may need what it returns (positions, masks).
+        """List the outermost modules that ran between the start of the first block and a gate, each called once.
+
+        For texts these are the blocks only: other modules can run on any x_c, and later blocks may need their output
+        (positions, masks).
 
         Args:
             gate (`int`): number of blocks before it.
@@ -163,15 +164,15 @@ class Watched:
 
 @torch.no_grad()
 def watch(mainnet: PreTrainedModel, blocks: Blocks, modality: Modality, input_size: list[int] | None) -> Watched:
-    """Watch one call of a MainNet on an example row.
+    """Record one call of a MainNet on an example row.
 
     Args:
-        mainnet (`PreTrainedModel`): carries gates on its blocks.
+        mainnet (`PreTrainedModel`): a MainNet with gates on its blocks.
         blocks ([`Blocks`]): its blocks.
-        modality ([`Modality`]): what it reads.
-        input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
+        modality ([`Modality`]): its modality.
+        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
     """
-    # A copy, because others may call the MainNet meanwhile.
+    # A copy, because other threads may call the MainNet meanwhile.
     twin = sharing_weights(mainnet)
     now = count().__next__
     began: list[int] = []
@@ -183,7 +184,7 @@ def watch(mainnet: PreTrainedModel, blocks: Blocks, modality: Modality, input_si
 
     def leave(name: str) -> Callable:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            # Of the others there may be many, and they may be large.
+            # Other outputs may be many and large.
             kept = output if name in blocks.names else None
             calls.setdefault(name, []).append(Call(began.pop(), now(), kept))
 
@@ -202,11 +203,11 @@ def watch(mainnet: PreTrainedModel, blocks: Blocks, modality: Modality, input_si
 
 
 def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
-    """A MainNet in which what ran before a gate is skipped, sharing every parameter and buffer with the one given.
+    """Copy a MainNet, skipping the modules that run before a gate and sharing every parameter and buffer.
 
     Args:
-        mainnet (`nn.Module`): carries gates on its blocks.
-        watched ([`Watched`]): one call of it.
+        mainnet (`nn.Module`): a MainNet with gates on its blocks.
+        watched ([`Watched`]): record of one call.
         start (`int`): number of blocks before the gate.
     """
     tail, blocks = sharing_weights(mainnet), watched.blocks
@@ -237,7 +238,7 @@ def _zeros(value: Any) -> Any:
 
 
 class StagesError(ValueError):
-    """A MainNet cannot be run stage by stage; its own forward, in which rows leave, is not affected."""
+    """A MainNet cannot run stage by stage; its own forward, in which rows exit, still works."""
 
 
 class Stage(nn.Module):
@@ -247,8 +248,8 @@ class Stage(nn.Module):
         mainnet (`nn.Module`): the MainNet, or its tail.
         start (`int`, *optional*): number of blocks that ran before; `None` for the first stage.
         end (`int`, *optional*): number of blocks after which it ends; `None` for the last stage.
-        sidenet ([`SideNet`], *optional*): that reads x_c there; `None` for the last stage.
-        pooling (`str`, *optional*): of that SideNet.
+        sidenet ([`SideNet`], *optional*): SideNet at its end; `None` for the last stage.
+        pooling (`str`, *optional*): pooling of that SideNet.
         fixed (`dict[str, Any]`): arguments of every call.
         input_size (`list[int]`, *optional*): `[channels, height, width]` of images; `None` for text.
     """
@@ -276,25 +277,25 @@ class Stage(nn.Module):
         """Run the blocks of this stage.
 
         Args:
-            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c where the stage starts; none for the first.
-            inputs (`torch.Tensor`): the MainNet's inputs of the same rows. For images a later stage needs none, but
-                for the size of the images where it is not the recorded one: `pixel_values` of one row.
+            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start; `None` for the first stage.
+            inputs (`torch.Tensor`): MainNet inputs of the same rows. For images, a later stage needs only
+                `pixel_values` of one row, and only if the size is not the recorded one.
 
         Returns:
-            `(x_c, logits)`, or the logits alone of the last stage.
+            `(x_c, logits)`, or only logits for the last stage.
         """
         seen: list[torch.Tensor] = []
 
         def visit(index: int, state: torch.Tensor, rows: torch.Tensor | None) -> None:
             if index == self.end:
                 seen.append(state)
-                # A compiler drops what nobody reads, and cannot follow the exception.
+                # A compiler removes the unused rest, and cannot trace the exception.
                 if not torch.compiler.is_compiling():
                     raise StopForward
 
         mask = inputs.get("attention_mask")
         if self.start is not None and self.input_size is not None and "pixel_values" not in inputs:
-            assert hidden is not None  # x_c where the stage starts.
+            assert hidden is not None  # A later stage has x_c.
             inputs["pixel_values"] = hidden.new_zeros(1, *self.input_size)
         resume = None
         if self.start is not None:
@@ -307,24 +308,26 @@ class Stage(nn.Module):
         return seen[0], self.read(seen[0], mask)
 
     def read(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Logits of the SideNet of this stage.
+        """Return the logits of this stage's SideNet.
 
         Args:
-            hidden (`torch.Tensor` of shape `(rows, ...)`): x_c where the stage ends.
+            hidden (`torch.Tensor` of shape `(rows, ...)`): x_c at the end of the stage.
             mask (`torch.Tensor` of shape `(rows, tokens)`, *optional*): the `attention_mask`.
         """
-        # The last stage reads nothing.
+        # The last stage has no SideNet.
         assert self.sidenet is not None
         assert self.pooling is not None
         return read_exit(self.sidenet, self.pooling, hidden, mask)
 
 
 class Served:
-    """What a runner has to know of a model: its rows and exits, and where it runs. `model` is a copy that shares every
-    weight; its config and its mode are its own, so that what becomes of the model's changes no answer.
+    """Model as seen by a runner: its inputs, exits and device.
+
+    `model` is a copy that shares every weight but has its own config and mode, so that later changes to the original's
+    do not affect answers.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device.
+        model ([`SideNetPreTrainedModel`]): a model in evaluation mode, on one device.
 
     Raises:
         ValueError: the model is in training mode, or spread over several devices.
@@ -339,7 +342,7 @@ class Served:
         if len(places) > 1:
             raise ArgumentError(
                 "model",
-                f"must be on one device to be cut into stages, got {sorted(map(str, places))}",
+                f"must be on one device to be split into stages, got {sorted(map(str, places))}",
             )
         self.model = sharing_weights(model).eval()
         self.modality = model.modality
@@ -352,14 +355,14 @@ class Served:
         self.max_length = longest_text(model.mainnet) if self.modality.has_tokens else None
 
     def check_mode(self) -> None:
-        """Refuse to go on while the model that was given is in training mode, or a part of it: its weights change.
+        """Refuse to run while the original model, or a part of it, is in training mode: its weights may change.
 
         Raises:
             ValueError: it is.
         """
         for name, module in self._given:
             if module.training:
-                part = f"its {type(module).__name__} {name!r}" if name else "the whole of it"
+                part = f"its {type(module).__name__} {name!r}" if name else "all of it"
                 raise ArgumentError(
                     "model",
                     f"must be in evaluation mode, got {part} in training mode: call `model.eval()` first",
@@ -371,13 +374,13 @@ class Served:
 
 
 class Stages(Served):
-    """The chain of stages of a model. Its weights are shared, not copied; its config is copied.
+    """Chain of stages of a model. Weights are shared, the config is copied.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode, on one device.
+        model ([`SideNetPreTrainedModel`]): a model in evaluation mode, on one device.
 
     Raises:
-        StagesError: this MainNet cannot be run stage by stage.
+        StagesError: this MainNet cannot run stage by stage.
         ValueError: the model is in training mode, or spread over several devices.
     """
 
@@ -402,13 +405,13 @@ class Stages(Served):
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Run one stage: its x_c (`None` for the last) and logits.
+        """Run one stage; return its x_c (`None` for the last) and logits.
 
         Args:
-            index (`int`): which stage.
-            hidden (`torch.Tensor`, *optional*): x_c that it starts from; `None` for stage 0.
-            inputs (`dict[str, torch.Tensor]`): the MainNet's inputs of the same rows; of images one row is enough
-                after stage 0.
+            index (`int`): index of the stage.
+            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` for stage 0.
+            inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows; for images, one row is enough after
+                stage 0.
 
         Raises:
             ValueError: the model is in training mode.
@@ -419,7 +422,7 @@ class Stages(Served):
 
     @torch.no_grad()
     def _check(self, mainnet: PreTrainedModel, blocks: Blocks) -> None:
-        """Run example rows stage by stage, and compare every exit with one call of the MainNet."""
+        """Run example rows stage by stage, and compare every exit with a call of the MainNet."""
         inputs = self.modality.example_inputs(mainnet, self.config.input_size)
         mask, hidden = inputs.get("attention_mask"), None
         seen: dict[int, torch.Tensor] = {}
@@ -431,10 +434,10 @@ class Stages(Served):
                 hidden, logits = self(k, hidden, inputs)
                 check_unchanged(logits, expected)
             except Exception as error:
-                place = "at its beginning" if stage.start is None else f"after {blocks.names[stage.start - 1]}"
+                place = "at the beginning" if stage.start is None else f"after {blocks.names[stage.start - 1]}"
                 reason = " ".join(str(error).split()).rstrip(".,")
                 raise StagesError(
-                    f"{name_of(mainnet)} cannot be run stage by stage: started {place}, it fails ({reason}). Its own "
-                    "forward works, which is `routing='gates'` of the runner."
+                    f"{name_of(mainnet)} cannot run stage by stage: started {place}, it fails ({reason}). Its own "
+                    "forward works: use `routing='gates'` in the runner."
                 ) from error
             inputs = self.modality.later_inputs(inputs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models. Importing this package registers them with the Auto classes; this file does not travel."""
+"""The models. Importing this package registers them with the Auto classes; checkpoints do not carry this file."""
 
 from transformers import (
     AutoConfig,
@@ -15,7 +15,7 @@ from .modeling_sidenet import *
 
 
 def _models(task: type[SideNetPreTrainedModel]) -> tuple[type[SideNetPreTrainedModel], ...]:
-    """The model classes of a task, the general one first."""
+    """Return the model classes of a task, the generic one first."""
     named = vars(modeling_sidenet).values()
     return tuple(each for each in named if isinstance(each, type) and issubclass(each, task))
 

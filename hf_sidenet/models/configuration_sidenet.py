@@ -18,10 +18,10 @@ from .modalities import POOLINGS
 from .tasks import SINGLE_LABEL, modality_of, task_of
 
 
-# The lower bounds of setup.cfg.
+# The lower bounds in setup.cfg.
 REQUIRED = ("torch>=2.11", "transformers>=5.17")
 
-# The class that a config without `architectures` is built with, by the MainNet's model type.
+# Class for a config without `architectures`, by the MainNet's model type.
 NAMED_ARCHITECTURES = {
     "bert": "BertWithSideNetForSequenceClassification",
     "distilbert": "DistilBertWithSideNetForSequenceClassification",
@@ -42,33 +42,33 @@ NAMED_ARCHITECTURES = {
     "vit": "ViTWithSideNetForImageClassification",
     "timm_wrapper": "TimmWithSideNetForImageClassification",
 }
-# What says how this checkpoint is stored: not the MainNet's, even where its config has the same name. peft compares a
-# `vocab_size` with that of the checkpoint in `name_or_path`, which it would read as one with SideNets.
+# Fields that describe how this checkpoint is stored: never the MainNet's, even if its config has the same name. peft
+# compares `vocab_size` to the checkpoint in `name_or_path`, which it would read as one with SideNets.
 OUTER = ("auto_map", "quantization_config", "vocab_size")
-# Fields of the MainNet that config.json repeats at its top, where the Hub and image processors look for them.
+# MainNet fields that config.json repeats at the top level, where the Hub and image processors look for them.
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
 # More than any classifier has.
 MOST_LAYERS, MOST_LABELS = 1_000, 100_000
-# As MainNets' configs call it.
+# Names that MainNet configs use for their depth.
 NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
 OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
-# What the weights of a checkpoint were made for.
+# Fields fixed by a checkpoint's weights.
 FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
-# What answers depend on: a checkpoint that lost one of them must not be read with a default.
+# Fields that answers depend on: a checkpoint that lost one must not be loaded with a default.
 NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
-# Fields that evidence is for: another value makes it void.
+# Fields that the evidence covers: changing one voids it.
 CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
 
 
 def check_versions() -> None:
-    """Refuse older libraries.
+    """Reject older libraries.
 
     Raises:
-        ImportError: names what is installed and what is needed.
+        ImportError: a library is too old; the message names the installed and required versions.
     """
     for requirement in REQUIRED:
         name = requirement.partition(">")[0]
-        require_version(requirement, f"A model with SideNets needs it: pip install --upgrade {name}")
+        require_version(requirement, f"SideNet models require it: pip install --upgrade {name}")
 
 
 def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
@@ -94,7 +94,7 @@ def is_count(value: Any) -> bool:
 
 
 def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
-    """JSON has names as keys only."""
+    """Return `id2label` with integer keys: JSON keys are strings."""
     try:
         labels = {int(key): value for key, value in id2label.items()}
     except (TypeError, ValueError):
@@ -133,7 +133,7 @@ if TYPE_CHECKING:
     Value = TypeVar("Value")
 
     class OneOrMore(Generic[Value]):
-        """A field that is set as one value or as a list, and read as a list: `SideNetConfig.__setattr__` does it."""
+        """Field set as one value or a list, and read as a list; see `SideNetConfig.__setattr__`."""
 
         def __get__(self, config: Any, owner: type | None = None) -> list[Value]: ...
 
@@ -141,13 +141,13 @@ if TYPE_CHECKING:
 
 
 class MainNetField:
-    """A field that every config has: here it is the MainNet's."""
+    """Standard config field that is stored in the MainNet's config."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, config: Any, owner: type | None = None) -> Any:
-        # Of the class itself the field's default, as of any other config.
+        # On the class, the field's default, as for any other config.
         return getattr(PretrainedConfig if config is None else config.mainnet_config, self.name)
 
     def __set__(self, config: Any, value: Any) -> None:
@@ -155,10 +155,10 @@ class MainNetField:
 
 
 def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
-    """A copy of a MainNet's config, from itself or from what config.json holds.
+    """Copy a MainNet's config, given as a config or as the contents of config.json.
 
     Raises:
-        ValueError: transformers does not know its kind, or a field is impossible.
+        ValueError: transformers does not know its model type, or a field is invalid.
     """
     if mainnet_config is None:
         mainnet_config = {"model_type": "bert"}
@@ -167,26 +167,26 @@ def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfi
         model_type = mainnet_config.get("model_type")
     else:
         model_type = getattr(mainnet_config, "model_type", None)
-    # A model of remote code could be attached and saved, but the checkpoint would not load.
+    # A MainNet with remote code would attach and save, but the checkpoint would not load.
     if model_type is None or model_type not in CONFIG_MAPPING or model_type == "sidenet":
         raise ArgumentError("mainnet_config", "must have a 'model_type' that transformers knows", model_type)
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
     try:
-        # Not `AutoConfig.for_model`, which skips the `from_dict` that timm's wrapper reads its labels with.
+        # Not `AutoConfig.for_model`, which skips the `from_dict` where timm's wrapper reads its labels.
         return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
     except ImportError:
         raise
-    # Each MainNet's config checks its fields in its own way.
+    # Each MainNet config validates its fields in its own way.
     except Exception as error:
-        raise ValueError(f"`mainnet_config` is impossible: {' '.join(str(error).split())}") from error
+        raise ValueError(f"`mainnet_config` is invalid: {' '.join(str(error).split())}") from error
 
 
 def check_size(config_dict: dict[str, Any]) -> None:
-    """Refuse what config.json may ask for and no classifier has: to build it would take hours, or all memory.
+    """Reject a config.json larger than any classifier: building it could take hours, or all memory.
 
     Args:
-        config_dict (`dict[str, Any]`): of a [`SideNetConfig`].
+        config_dict (`dict[str, Any]`): fields of a [`SideNetConfig`].
 
     Raises:
         ValueError: too many blocks or classes.
@@ -212,25 +212,25 @@ def _counts(values: Any) -> list[int]:
 
 
 def default_architecture(mainnet_config: PretrainedConfig) -> str:
-    """Name of the class that a [`SideNetConfig`] without `architectures` is built with."""
+    """Return the name of the class for a [`SideNetConfig`] without `architectures`."""
     generic = SINGLE_LABEL.class_name(modality_of(mainnet_config))
     return NAMED_ARCHITECTURES.get(mainnet_config.model_type, generic)
 
 
-# Before anything else runs, since older libraries fail far from the reason. An older transformers also copies no more
-# files out of a folder than are named above, so that all that they import in turn has to be among them.
+# Before anything else runs, because older libraries fail far from the cause. An older transformers also copies only
+# the files imported above out of a folder, so everything that those import must be among them.
 check_versions()
 
 
 def _thresholds(value: Any, num_sidenets: int) -> list[float]:
     if not isinstance(value, list | tuple | Real):
         raise ArgumentError("thresholds", "of a config must be a number or one per SideNet", value)
-    checked: float | Sequence[float] = value  # pyright: ignore[reportAssignmentType]  a `Real` stands for a float
+    checked: float | Sequence[float] = value  # pyright: ignore[reportAssignmentType]  a `Real` passes for a float
     try:
         return check_thresholds(checked, num_sidenets)
-    # JSON has integers that no float can hold.
+    # JSON integers can be too large for a float.
     except OverflowError as error:
-        raise ArgumentError("thresholds", "must hold numbers that a float can hold", value) from error
+        raise ArgumentError("thresholds", "must contain numbers that fit a float", value) from error
 
 
 def _poolings(value: Any, num_sidenets: int) -> list[str]:
@@ -256,7 +256,7 @@ class SideNetConfig(PretrainedConfig):
 
     Args:
         mainnet_config (`PretrainedConfig` or `dict`, *optional*, defaults to a default `BertConfig`):
-            Configuration of the MainNet. It is copied, never changed.
+            Configuration of the MainNet. Copied, never changed.
         exit_layers (`list[int]`, *optional*, defaults to `[1]`):
             For each SideNet, how many of the MainNet's blocks run before it: `[4]` is the paper's BERT-base. Strictly
             rising, from 1 to the number of blocks minus 1.
@@ -267,35 +267,35 @@ class SideNetConfig(PretrainedConfig):
             feature map, `"flatten"` (the paper's, for images; ties the checkpoint to `input_size`), or `"auto"`:
             mean for tokens, gap for maps. One name, or one per SideNet.
         thresholds (`float` or `list[float]`, *optional*, defaults to 1.0):
-            θ of each SideNet, ≥ 0. A row leaves where its confidence is > θ; at θ ≥ 1 none does.
+            θ of each SideNet, ≥ 0. A row exits where its confidence is > θ; at θ ≥ 1 no row does.
         temperatures (`list[float]`, *optional*, defaults to 1.0 for every exit):
-            Softmax temperature of each exit, the MainNet's last; used for confidences only.
+            Softmax temperature of each exit, the MainNet's last; affects confidences only.
         alpha (`float` or `list[float]`, *optional*, defaults to 1.0):
             Weight of each SideNet's loss in `L = L_M + Σ α_i · L_Si` (paper §3).
         freeze_mainnet (`str`, *optional*, defaults to `"all"`):
-            `"all"`: only the SideNets learn; `"body"`: the MainNet's last layer learns along; `"none"`: joint.
+            `"all"`: train only the SideNets; `"body"`: also the MainNet's last layer; `"none"`: everything, jointly.
         distillation_weight (`float`, *optional*, defaults to 0.0):
             w in `L_S = (1 − w) · CE + w · T² · KL(MainNet ‖ SideNet)`, between 0 and 1; the MainNet is detached.
         distillation_temperature (`float`, *optional*, defaults to 1.0):
-            T of the same formula, > 0.
+            T in the same formula, > 0.
         mainnet_head (`str`, *optional*, defaults to `"own"`):
-            `"own"`, or `"mlp"`: the MainNet's last layer is replaced by a head shaped like the SideNet, as in the
-            paper. With `"mlp"` the MainNet is no longer a plain checkpoint of its class.
+            `"own"`, or `"mlp"` to replace the MainNet's last layer by a head shaped like the SideNet, as in the paper.
+            With `"mlp"` the MainNet is no longer a plain checkpoint of its class.
         calibration (`dict`, *optional*):
-            The evidence behind `thresholds`: target, bound, confidence level, number of rows, split, precision.
+            Evidence behind `thresholds`: target, bound, confidence level, number of rows, split, precision.
         blocks (`str`, *optional*):
-            Name of the MainNet's list of blocks, or the end of it (`"encoder.layer"`), where it is not found alone.
+            Name of the MainNet's list of blocks, or its end (`"encoder.layer"`), if it cannot be found automatically.
         block_shapes (`list[list[int]]`, *optional*):
-            Recorded when a SideNet is first attached: the shape of x_c after 1, 2, ... blocks, without the batch axis
-            (for text without the sequence axis too).
+            Shape of x_c after 1, 2, ... blocks, without the batch axis (and, for text, the sequence axis). Recorded
+            when a SideNet is first attached.
         input_size (`list[int]`, *optional*, defaults to the MainNet's own):
-            For images, `[channels, height, width]` at which the shapes are recorded and `"flatten"` reads.
+            For images, `[channels, height, width]` for recording the shapes and for `"flatten"`.
         kwargs:
-            Other [`PretrainedConfig`] fields. Any field that the MainNet's config has, such as `id2label` or
-            `pad_token_id`, is the MainNet's: reading and writing it here is reading and writing it there.
+            Other [`PretrainedConfig`] fields. Reading or writing a field of the MainNet's config, such as `id2label`
+            or `pad_token_id`, here reads or writes it there.
 
     Raises:
-        ValueError: a field has an impossible value, or a name is a misspelling of one of these fields.
+        ValueError: a field is invalid, or a name is a misspelling of one of these fields.
 
     Example:
 
@@ -309,11 +309,11 @@ class SideNetConfig(PretrainedConfig):
     """
 
     model_type = "sidenet"
-    # As transformers' own classes write it.
+    # Spelled as in transformers' own classes.
     sub_configs = {"mainnet_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
-    # What `Trainer` leaves out of its predictions: with `logits` alone, code for any classifier works.
+    # Left out of `Trainer`'s predictions, so that code for any classifier, which expects `logits` alone, works.
     keys_to_ignore_at_inference = ["exit_index", "exit_logits", "hidden_states", "attentions"]
-    # A checkpoint states every field, so a later change of a default cannot change it.
+    # A checkpoint stores every field, so changing a default later does not affect it.
     has_no_defaults_at_init = True
     _auto_class = "AutoConfig"
 
@@ -323,7 +323,7 @@ class SideNetConfig(PretrainedConfig):
         temperatures: OneOrMore[float] = OneOrMore()
         alpha: OneOrMore[float] = OneOrMore()
     else:
-        # To a type checker they are what they are in every config.
+        # A type checker sees the base class's types.
         id2label = MainNetField()
         label2id = MainNetField()
         problem_type = MainNetField()
@@ -368,19 +368,19 @@ class SideNetConfig(PretrainedConfig):
         self.block_shapes = block_shapes
         self.input_size = input_size
         self._take_labels(kwargs)
-        # transformers hands `attn_implementation` down to sub-configs, None included, and a MainNet without one
-        # would quietly lose its padding mask.
+        # transformers passes `attn_implementation` down to sub-configs, even None, and a MainNet without one would
+        # silently lose its padding mask.
         kwargs.setdefault("attn_implementation", self.mainnet_config._attn_implementation)
         kwargs.setdefault("dtype", self.mainnet_config.dtype)
         kwargs.setdefault("architectures", [default_architecture(self.mainnet_config)])
         if getattr(self.mainnet_config, "pretrained_cfg", None) is not None:
-            # timm's image processing stands in config.json itself, which is where AutoImageProcessor looks.
+            # timm's image processing is in config.json itself, where AutoImageProcessor looks for it.
             kwargs.setdefault("image_processor_type", "TimmWrapperImageProcessor")
         for name in SHARED:
             kwargs.setdefault(name, getattr(self.mainnet_config, name))
         output_attentions = kwargs.pop("output_attentions")
         super().__init__(**kwargs)
-        # It is checked against the attention implementation, which the MainNet has by now.
+        # Set last: it is validated against the attention implementation, which the MainNet has only now.
         self.output_attentions = output_attentions
         self.validate()
 
@@ -394,8 +394,8 @@ class SideNetConfig(PretrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"this is the checkpoint of a plain {model_type!r} model, which has no SideNets: `model_type` is "
-                "not 'sidenet'. Attach them with `from_mainnet(checkpoint, exit_layers=[...])`."
+                f"this is the checkpoint of a plain {model_type!r} model without SideNets: its `model_type` is not "
+                "'sidenet'. Attach them with `from_mainnet(checkpoint, exit_layers=[...])`."
             )
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
         refuse_misspelled(kwargs)
@@ -403,21 +403,21 @@ class SideNetConfig(PretrainedConfig):
             if name in own and own[name] != config_dict.get(name, own[name]):
                 raise ArgumentError(
                     name,
-                    f"of a checkpoint is fixed by its weights, {config_dict[name]!r}",
+                    f"must match the checkpoint's weights, {config_dict[name]!r}",
                     own[name],
-                    advice="New SideNets are added with `model.add_exits`.",
+                    advice="Add new SideNets with `model.add_exits`.",
                 )
         if any(name in own and own[name] != config_dict.get(name) for name in CERTIFIED):
-            # The evidence was for the checkpoint's own values.
+            # The evidence covers the checkpoint's own values only.
             config_dict = {**config_dict, "calibration": None}
         config_dict = {**config_dict, **own}
         check_size(config_dict)
         auto_map = config_dict.get("auto_map", {})
-        # Of tokenizers there may be two classes.
+        # AutoTokenizer may list two classes, slow and fast.
         if not isinstance(auto_map, dict) or not all(
             isinstance(kind, str) or name == "AutoTokenizer" for name, kind in auto_map.items()
         ):
-            raise ArgumentError("auto_map", "must be a dict of names of classes", auto_map)
+            raise ArgumentError("auto_map", "must be a dict of class names", auto_map)
         lost = [name for name in NEEDED if config_dict.get(name) is None]
         if lost:
             raise ValueError(f"config.json must have `{lost[0]}`, got {config_dict.get(lost[0])!r}.")
@@ -430,7 +430,7 @@ class SideNetConfig(PretrainedConfig):
             config_dict["mainnet_config"] = mainnet_config
         try:
             return super().from_dict(config_dict, **kwargs)
-        # What transformers makes of fields of a wrong type, such as `dtype`.
+        # What transformers raises for a field of the wrong type, such as `dtype`.
         except (TypeError, AttributeError, LookupError) as error:
             raise ValueError(f"config.json is damaged: {type(error).__name__}: {error}.") from error
 
@@ -439,7 +439,7 @@ class SideNetConfig(PretrainedConfig):
         """See [`PretrainedConfig.get_config_dict`].
 
         Raises:
-            ValueError: config.json holds something else than fields.
+            ValueError: config.json is not a JSON object.
         """
         path = str(pretrained_model_name_or_path)
         try:
@@ -447,13 +447,14 @@ class SideNetConfig(PretrainedConfig):
         except (TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"config.json of {path!r} is damaged: {error}.") from error
         if not isinstance(found, dict):
-            raise ValueError(f"config.json of {path!r} must hold a JSON object, got a {type(found).__name__}.")
+            raise ValueError(f"config.json of {path!r} must contain a JSON object, got a {type(found).__name__}.")
         return found, kwargs
 
     def keep_exits_at_inference(self) -> None:
-        """Let `Trainer.predict` and `Trainer.evaluate` give `exit_index` and `exit_logits` beside `logits`.
+        """Make `Trainer.predict` and `Trainer.evaluate` return `exit_index` and `exit_logits` along with `logits`.
 
-        [`compute_exit_metrics`] calls it. It is not saved with the config."""
+        [`compute_exit_metrics`] calls it. Not saved with the config.
+        """
         self.keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -464,15 +465,16 @@ class SideNetConfig(PretrainedConfig):
         return fields
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What `config.json` holds, see [`PretrainedConfig.to_diff_dict`]; without the path that the MainNet came
-        from, which transformers leaves out of its own configs only."""
+        """See [`PretrainedConfig.to_diff_dict`].
+
+        Drops the path that the MainNet was loaded from, which transformers drops at the top level only.
+        """
         fields = super().to_diff_dict()
         fields.get("mainnet_config", {}).pop("_name_or_path", None)
         return fields
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Bring a field that has one value per SideNet or exit to its normal form, also when set later; a field of
-        the MainNet is set there."""
+        """Normalize per-SideNet and per-exit fields; pass MainNet fields on to its config."""
         if name == "exit_layers":
             value = checked_exit_layers(value, self.__dict__.get("block_shapes"))
         elif name in PER_EXIT:
@@ -481,12 +483,12 @@ class SideNetConfig(PretrainedConfig):
             setattr(self.mainnet_config, name, value)
             return
         if name in CERTIFIED and self._is_other(name, value):
-            # The evidence was for the former value.
+            # The evidence covers the old value only.
             self.calibration = None
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """A field of the MainNet; Python asks here for what this config does not have itself."""
+        """Look up fields that this config does not have in the MainNet's config."""
         if self._is_mainnets(name):
             return getattr(self.mainnet_config, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -498,7 +500,7 @@ class SideNetConfig(PretrainedConfig):
         return self.__dict__.get(name, value) != value
 
     def _is_mainnets(self, name: str) -> bool:
-        # Not set yet while a copy is made.
+        # Not set yet while copying.
         mainnet_config = self.__dict__.get("mainnet_config")
         if mainnet_config is None or name.startswith("_") or name in OUTER or name in SIDENET_FIELDS:
             return False
@@ -506,14 +508,14 @@ class SideNetConfig(PretrainedConfig):
 
     @property
     def num_exits(self) -> int:
-        """Number of places where a row can get its answer: the SideNets, then the MainNet."""
+        """Number of exits: the SideNets, then the MainNet."""
         return len(self.exit_layers) + 1
 
     def validate(self) -> None:
-        """Check every field and bring it to its normal form (one value per SideNet or exit).
+        """Check every field and normalize it (one value per SideNet or exit).
 
         Raises:
-            ValueError: names the field, the rule and the value.
+            ValueError: a field is invalid; the message names the field, the rule and the value.
         """
         shapes = self.block_shapes
         if shapes is not None and not (isinstance(shapes, list) and all(map(is_shape, shapes))):
@@ -539,7 +541,7 @@ class SideNetConfig(PretrainedConfig):
         task_of(self)[0].check_config(self)
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
-        """Labels belong to the MainNet; what the outer config says must agree with it in number."""
+        """Move labels to the MainNet's config, whose number of labels must agree."""
         mainnet = self.mainnet_config
         for name in ("id2label", "label2id"):
             if kwargs.get(name) is not None and not isinstance(kwargs[name], dict):
@@ -566,12 +568,16 @@ class SideNetConfig(PretrainedConfig):
 
 
 SIDENET_FIELDS = tuple(SideNetConfig.__init__.__annotations__)
-# Fields that every config has and that are the MainNet's here.
+# Standard config fields that are stored in the MainNet's config.
 SHARED = tuple(name for name, value in vars(SideNetConfig).items() if isinstance(value, MainNetField))
 
 
 def refuse_misspelled(kwargs: dict[str, Any]) -> None:
-    """Raise `ValueError` for a name that can only be a misspelling of one of [`SideNetConfig`]'s own fields."""
+    """Reject names that can only be misspellings of [`SideNetConfig`]'s own fields.
+
+    Raises:
+        ValueError: a name is one.
+    """
     for name in kwargs:
         near = difflib.get_close_matches(name, SIDENET_FIELDS, n=1, cutoff=0.84)
         if near or name.startswith(OWN_PREFIXES):

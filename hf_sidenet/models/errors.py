@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions: what is said of an impossible argument, and how a forward stops in the middle."""
+"""Exceptions: invalid arguments, and stopping a forward pass early."""
 
 from typing import Any
 
 
 class _Nothing:
-    """Stands for no value: `None` is one."""
+    """Sentinel for "no value", since `None` is a value."""
 
     def __reduce__(self) -> str:
-        # The one that there is.
+        # Unpickles to the singleton.
         return "NOTHING"
 
 
@@ -16,15 +16,15 @@ NOTHING = _Nothing()
 
 
 class ArgumentError(ValueError):
-    """An argument has an impossible value.
+    """Invalid argument.
 
-    The message is `` `argument` rule, got value. advice ``. Other arguments that it names stand in backticks.
+    The message is `` `argument` rule, got value. advice ``. It names other arguments in backticks.
 
     Args:
-        argument (`str`): its name.
-        rule (`str`): what must hold, from the verb on: `"must be ≥ 1"`.
-        value (`Any`, *optional*): what was given, as `repr` shows it.
-        advice (`str`, *optional*): what to do instead, a sentence.
+        argument (`str`): name of the argument.
+        rule (`str`): what must hold, starting with the verb: `"must be ≥ 1"`.
+        value (`Any`, *optional*): the value given, shown by `repr`.
+        advice (`str`, *optional*): what to do instead, as a sentence.
     """
 
     def __init__(self, argument: str, rule: str, value: Any = NOTHING, advice: str = ""):
@@ -36,18 +36,18 @@ class ArgumentError(ValueError):
 
     @property
     def explanation(self) -> str:
-        """The message without the name of the argument."""
+        """Message without the name of the argument."""
         got = "" if self.value is NOTHING else f", got {self.value!r}"
         return f"{self.rule}{got}.{f' {self.advice}' if self.advice else ''}"
 
     def __reduce__(self) -> tuple:
-        # By default an exception is made again of its message.
+        # By default, an exception is unpickled from its message alone.
         value = NOTHING if self.value is NOTHING else _Shown(repr(self.value))
         return type(self), (self.argument, self.rule, value, self.advice)
 
 
 class _Shown:
-    """A value that went to another process: how it looked."""
+    """The `repr` of a value from another process."""
 
     def __init__(self, text: str):
         self.text = text
@@ -57,4 +57,4 @@ class _Shown:
 
 
 class StopForward(Exception):
-    """Every row has its answer: nothing after this block needs to run. Nobody sees it but the gates."""
+    """Signal that every row has exited and no later block needs to run. Only the gates see it."""

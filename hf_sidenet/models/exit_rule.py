@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exit rule: pure tensor functions shared by the live forward, the replay on recorded logits and the plots.
+"""Exit rule: pure tensor functions shared by the forward pass, the replay on recorded logits and the plots.
 
-A row leaves at a SideNet if and only if its confidence is strictly greater than that SideNet's threshold θ
+A row exits at a SideNet if and only if its confidence is strictly greater than that SideNet's threshold θ
 (Morisot, arXiv 2007.13512, §3). Nothing here holds a model.
 """
 
@@ -18,7 +18,7 @@ from .tasks import SINGLE_LABEL, Task
 
 
 def leaves(confidence: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
-    """Which rows leave: `confidence > threshold`, strictly, so θ ≥ 1 lets nobody leave and NaN never leaves."""
+    """Return which rows exit: `confidence > threshold`, strictly, so at θ ≥ 1 no row exits, and NaN never does."""
     return confidence > threshold
 
 
@@ -28,7 +28,7 @@ def route(
     temperatures: Sequence[float],
     task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:
-    """Replay the exit rule on recorded logits: the exit that answers each row.
+    """Replay the exit rule on recorded logits.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`):
@@ -37,10 +37,11 @@ def route(
             θ of each SideNet.
         temperatures (`list[float]`):
             One per exit.
-        task ([`Task`], *optional*, defaults to single-label classification): says how sure an answer is.
+        task ([`Task`], *optional*, defaults to single-label classification): defines the confidence.
 
     Returns:
-        `torch.LongTensor` of shape `(num_rows,)`: the exit index, `num_exits - 1` for the MainNet.
+        `torch.LongTensor` of shape `(num_rows,)`: index of the exit that answers each row; the MainNet's is
+        `num_exits - 1`.
     """
     num_sidenets = exit_logits.shape[1] - 1
     checked = check_thresholds(thresholds, num_sidenets, exit_logits.shape[0])
@@ -52,13 +53,13 @@ def route(
 
 
 def answers(exit_logits: torch.Tensor, exit_index: torch.Tensor) -> torch.Tensor:
-    """Logits of the exit that answered each row, of shape `(num_rows, num_labels)`."""
+    """Return the logits of the exit that answered each row, of shape `(num_rows, num_labels)`."""
     index = exit_index.view(-1, 1, 1).expand(-1, 1, exit_logits.shape[-1])
     return exit_logits.gather(1, index).squeeze(1)
 
 
 def lets_rows_leave(threshold: float | torch.Tensor) -> bool:
-    """Whether a row can leave at this θ, as [`check_thresholds`] returns it, at all."""
+    """Return whether any row can exit at this θ, as [`check_thresholds`] returns it."""
     return isinstance(threshold, torch.Tensor) or threshold < 1
 
 
@@ -77,14 +78,14 @@ def check_thresholds(
 def check_thresholds(
     thresholds: float | Sequence[float] | torch.Tensor, num_sidenets: int, batch_size: int | None = None
 ) -> Sequence[float | torch.Tensor]:
-    """Bring θ to one entry per SideNet: a float, or a float32 tensor of shape `(batch_size,)`.
+    """Normalize θ to one entry per SideNet: a float, or a float32 tensor of shape `(batch_size,)`.
 
-    A column of a CPU tensor in which nobody can leave becomes 1.0; a tensor elsewhere is not read, since that would
-    wait for its device.
+    A column of a CPU tensor that lets no row exit becomes 1.0. Tensors on other devices are not read, which would
+    synchronize.
 
     Raises:
         ValueError: θ is NaN, negative, a string or a bool, has the wrong length, or is a tensor that is not 2-D.
-        RuntimeError: in compiled code, a tensor of θ on the CPU has a NaN or a negative value.
+        RuntimeError: in compiled code, a CPU tensor of θ has a NaN or negative value.
     """
     if isinstance(thresholds, torch.Tensor):
         return _check_threshold_tensor(thresholds, num_sidenets, batch_size)
@@ -104,7 +105,9 @@ def check_thresholds(
         )
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
-            raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}")
+            raise ArgumentError(
+                "thresholds", f"must contain numbers that are ≥ 0 and not NaN, got {reprlib.repr(value)}"
+            )
     return [float(value) for value in values]
 
 
@@ -114,9 +117,8 @@ def _check_threshold_tensor(
     if thresholds.dim() != 2:
         raise ArgumentError(
             "thresholds",
-            "given as a tensor must have shape (batch, num_sidenets), since one axis could "
-            f"mean rows or SideNets, got shape {tuple(thresholds.shape)}. Pass a list for one "
-            "θ per SideNet",
+            "as a tensor must have shape (batch, num_sidenets), because one axis could mean rows or SideNets, got "
+            f"shape {tuple(thresholds.shape)}. Pass a list for one θ per SideNet",
         )
     if thresholds.shape[1] != num_sidenets or batch_size not in (None, thresholds.shape[0]):
         raise ArgumentError(
@@ -124,31 +126,31 @@ def _check_threshold_tensor(
             f"must have shape (batch={batch_size}, num_sidenets={num_sidenets}), got shape {tuple(thresholds.shape)}",
         )
     if thresholds.dtype == torch.bool or thresholds.is_complex():
-        raise ArgumentError("thresholds", f"must hold numbers that are ≥ 0, got a tensor of {thresholds.dtype}")
+        raise ArgumentError("thresholds", f"must contain numbers that are ≥ 0, got a tensor of {thresholds.dtype}")
     columns: list[float | torch.Tensor] = [*thresholds.float().unbind(1)]
     if thresholds.device.type != "cpu":
         return columns
     if torch.compiler.is_dynamo_compiling():
-        # Traced code cannot read what it holds; this looks when it runs.
-        holds, rule = (thresholds >= 0).all(), "`thresholds` must hold numbers that are ≥ 0 and not NaN."
+        # Traced code cannot read the values; this checks them at run time.
+        holds, rule = (thresholds >= 0).all(), "`thresholds` must contain numbers that are ≥ 0 and not NaN."
         torch._assert_async(holds, rule)  # pyright: ignore[reportPrivateImportUsage]  it has no other name
         return columns
     if not bool((thresholds >= 0).all()):
-        raise ArgumentError("thresholds", "must hold numbers that are ≥ 0 and not NaN, got a tensor with others")
+        raise ArgumentError("thresholds", "must contain numbers that are ≥ 0 and not NaN, got a tensor with others")
     return [1.0 if bool((column >= 1).all()) else column for column in thresholds.float().unbind(1)]
 
 
 class Routing:
-    """Visitor of the gates for one call.
+    """Gate visitor that applies the exit rule in one forward call.
 
     Args:
         exit_layers (`list[int]`): number of blocks before each SideNet.
         answer (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]`):
-            SideNet index, hidden states of the rows inside and their places in the batch → logits.
+            Maps a SideNet index, the hidden states of the remaining rows and their batch positions to logits.
         thresholds (`Sequence[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
-        task ([`Task`]): says how sure an answer is.
-        keep_all_rows (`bool`): decide, but run every block for every row (parameters sharded over ranks).
+        task ([`Task`]): defines the confidence.
+        keep_all_rows (`bool`): decide, but run every block on every row (for parameters sharded over ranks).
     """
 
     def __init__(
@@ -166,11 +168,11 @@ class Routing:
         self.temperatures = temperatures
         self.task = task
         self.keep_all_rows = keep_all_rows
-        self.columns: list[torch.Tensor] = []  # (batch, num_labels) each, NaN where a row did not come
+        self.columns: list[torch.Tensor] = []  # (batch, num_labels) each, NaN for rows that did not reach it
         self.exit_index: torch.Tensor | None = None
 
     def visit(self, index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
-        """See [`Run.visit`]. Copies one index tensor to the host, and none where nobody can leave."""
+        """See [`Run.visit`]. Copies one index tensor to the host, or none if no row can exit."""
         if index not in self.exits:
             return None
         i = self.exits[index]
@@ -208,7 +210,7 @@ class Routing:
         return torch.where(left, i, exit_index)
 
     def finish(self, mainnet_logits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Answers, exit indices and logits of every exit: `(batch, labels)`, `(batch,)`, `(batch, exits, labels)`."""
+        """Return answers `(batch, labels)`, exit indices `(batch,)` and exit logits `(batch, exits, labels)`."""
         main, exit_index = len(self.exits), self.exit_index
         assert exit_index is not None  # The first SideNet has been visited.
         columns = list(self.columns)
@@ -217,7 +219,7 @@ class Routing:
         else:
             mainnet_logits = mainnet_logits.to(exit_index.device)
             if not any(map(lets_rows_leave, self.thresholds)):
-                # As they are: the common dtype of all exits may be a wider one.
+                # Unchanged: the common dtype of all exits may be wider.
                 return mainnet_logits, exit_index, stack_exits([*columns, mainnet_logits])
             gone = (exit_index < main).unsqueeze(-1)
             columns.append(mainnet_logits.masked_fill(gone, torch.nan))
@@ -226,13 +228,13 @@ class Routing:
 
 
 class Recording:
-    """Visitor that only keeps x_c of each SideNet, for training: no row exits, nothing is decided.
+    """Gate visitor for training that only records x_c of each SideNet: no row exits.
 
-    SideNets run after the forward, because with gradient checkpointing a gate may sit inside a checkpoint.
+    SideNets run after the forward pass, because a gate may sit inside a gradient checkpoint.
 
     Args:
         exit_layers (`list[int]`): number of blocks before each SideNet.
-        stop (`bool`): end the forward after the last SideNet's block.
+        stop (`bool`): end the forward pass after the last SideNet's block.
     """
 
     def __init__(self, exit_layers: list[int], stop: bool):
@@ -250,7 +252,7 @@ class Recording:
 
 
 def stack_exits(columns: list[torch.Tensor]) -> torch.Tensor:
-    """`(batch, num_exits, num_labels)` from one `(batch, num_labels)` tensor per exit, in their widest dtype."""
+    """Stack one `(batch, num_labels)` tensor per exit to `(batch, num_exits, num_labels)`, in the widest dtype."""
     dtype = columns[0].dtype
     for column in columns:
         dtype = torch.promote_types(dtype, column.dtype)

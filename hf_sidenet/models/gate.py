@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Split the forward of any MainNet at its own blocks: drop rows, cut per-row arguments, put rows back.
+"""Split the forward pass of any MainNet between its blocks: drop rows, slice per-row arguments, put rows back.
 
-The MainNet is composed, never copied: persistent hooks sit on its own blocks and do nothing unless a [`Run`] is
-active in the current thread. During a run,
+The MainNet is wrapped, never copied: persistent hooks on its own blocks do nothing unless a [`Run`] is active in the
+current thread. During a run,
 
-* a gate before block k hands the hidden states to `run.visit`, which may name the rows that stay;
-* every later block gets hidden states and per-row arguments (masks, positions) cut to the rows still inside;
-* after the last block the rows are put back in their places (zeros for those that left), so that the pooler, the
+* a gate before block k passes the hidden states to `run.visit`, which may select the rows to keep;
+* every later block gets hidden states and per-row arguments (masks, positions) sliced to the remaining rows;
+* after the last block, rows return to their batch positions (zeros for rows that exited), so that the pooler, the
   final norm and the head run unmodified.
 
-Two index sets make several exits compose: the rows that `visit` keeps index the rows now inside and cut the hidden
-states; `run.rows` indexes the original batch and cuts everything else, because a MainNet hands every block its
-original masks. The state of a call belongs to its thread, compiled or not, so threads do not see each other.
+Several exits compose through two index sets: the rows that `visit` keeps index the remaining rows and slice the
+hidden states; `run.rows` indexes the original batch and slices everything else, because a MainNet passes its original
+masks to every block. The state of a call is thread-local, compiled or not, so threads do not see each other.
 """
 
 import copy
@@ -31,17 +31,17 @@ from .errors import ArgumentError, StopForward
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a MainNet, in order.
+    """Blocks of a MainNet, in order.
 
     Args:
         names (`list[str]`): module names inside the MainNet.
         modules (`list[nn.Module]`): the blocks.
-        gate_after (`bool`): gates sit at the output of a block (timm, where other modules may stand between two
-            stages) instead of the input of the next (transformers, where a model may still combine a block's input
-            and output afterward, as DeBERTa does).
-        per_row (`Mapping[str, int]`): arguments of blocks that have one row per example beside the hidden states, and
-            from how many axes on: with fewer, all examples share them.
-        shared (`frozenset[str]`): arguments of blocks that all examples share, whatever their axis 0.
+        gate_after (`bool`): gates sit at a block's output (timm, where other modules may come between two stages)
+            instead of the next block's input (transformers, where a model may still combine a block's input and
+            output afterward, as DeBERTa does).
+        per_row (`Mapping[str, int]`): block arguments with one row per example, besides the hidden states, and the
+            minimum number of axes for that; with fewer axes, all examples share them.
+        shared (`frozenset[str]`): block arguments that all examples share, regardless of axis 0.
     """
 
     names: list[str]
@@ -57,11 +57,11 @@ class Run:
 
     Args:
         visit (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]`):
-            Called between blocks with the number of blocks that ran, the hidden states of the rows inside, and those
-            rows' places in the batch (`None`: all rows). Returns the rows to keep, as indices into the rows inside,
-            or `None` for all of them; raises [`StopForward`] when nobody stays.
+            Called between blocks with the number of blocks that ran, the hidden states of the remaining rows, and
+            their batch positions (`None`: all rows). Returns the rows to keep, as indices into the remaining rows, or
+            `None` for all of them; raises [`StopForward`] when no row remains.
         resume (`tuple[int, torch.Tensor]`, *optional*):
-            A number of blocks, and hidden states to go on with after them, whatever those blocks gave.
+            A number of blocks, and hidden states that replace the output of those blocks.
     """
 
     visit: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]
@@ -72,15 +72,15 @@ class Run:
 
 
 class _ThreadState(threading.local):
-    """The run of each thread.
+    """Current run of each thread.
 
-    Inside one traced graph it is `traced`, which exists while that graph is made. Where a graph breaks within a run,
-    the pieces are compiled apart, and each asks for `run` outside the graph; they do so only where `is_running`, so
-    that a plain MainNet still compiles to one graph. Graphs are guarded by the values that the calling thread has.
+    Within one traced graph it is `traced`, which exists while that graph is traced. If a graph breaks within a run,
+    its pieces are compiled separately, and each reads `run` outside the graph; they do so only if `is_running`, so
+    that a plain MainNet still compiles to one graph. Guards use the values of the calling thread.
     """
 
     def __init__(self):
-        # Not as defaults of the class, which dynamo would miss among a thread's own.
+        # Not class defaults, which dynamo does not find among a thread's attributes.
         self.run: Run | None = None
         self.is_running = False
         self.traced: Run | None = None
@@ -130,10 +130,10 @@ def run_mainnet(mainnet: Callable[..., Any], run: Run, **inputs: Any) -> Any:
 
 
 def install(mainnet: nn.Module, blocks: Blocks) -> None:
-    """Put the hooks on the blocks of a MainNet, once: installing again changes nothing.
+    """Install the hooks on the blocks of a MainNet; does nothing if they are already there.
 
     Raises:
-        ValueError: the MainNet already carries gates on other blocks.
+        ValueError: the MainNet already has gates on other blocks.
     """
     gated = [name for name, module in mainnet.named_modules() if is_gated(module)]
     if gated == blocks.names:
@@ -141,7 +141,7 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
     if gated:
         raise ArgumentError(
             "blocks",
-            f"must be the ones this MainNet was split at before, {gated}, got {blocks.names}",
+            f"must be those where this MainNet is already split, {gated}, got {blocks.names}",
         )
     for i, block in enumerate(blocks.modules):
         names = tuple(inspect.signature(block.forward).parameters)
@@ -157,8 +157,8 @@ def leave_through_gate(block: nn.Module, index: int) -> None:
     """Put the gate after a block of a MainNet with `gate_after`.
 
     Args:
-        block (`nn.Module`): the block, or what stands in its place.
-        index (`int`): its number.
+        block (`nn.Module`): the block, or its replacement.
+        index (`int`): index of the block.
     """
     block.register_forward_hook(partial(_leave_block, index=index))
 
@@ -167,13 +167,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def sharing_weights(mainnet: Model) -> Model:
-    """A copy of a MainNet with the same parameters and buffers."""
+    """Copy a MainNet, sharing its parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*mainnet.parameters(), *mainnet.buffers())}
     return copy.deepcopy(mainnet, memo=shared)
 
 
 def is_gated(block: nn.Module) -> bool:
-    """Whether a block carries the gates of this file."""
+    """Return whether a block has the gates of this file."""
     return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
 
 
@@ -213,7 +213,7 @@ def _leave_last_block(block, args, output):
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, torch.Tensor):
         raise ValueError(f"the last block must return a tensor or a tuple, got {type(output).__name__}.")
-    assert run.batch_size is not None  # It is set where the first rows leave.
+    assert run.batch_size is not None  # Set when the first rows exit.
     rows = run.rows.to(hidden.device)
     hidden = hidden.new_zeros(run.batch_size, *hidden.shape[1:]).index_copy(0, rows, hidden)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -232,7 +232,7 @@ def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _cut(name: str, value: Any, run: Run, blocks: Blocks) -> Any:
-    """The rows still inside of one block argument; what has no rows passes unchanged."""
+    """Slice one block argument to the remaining rows; arguments without rows pass unchanged."""
     if (
         run.rows is None
         or value is None
@@ -246,27 +246,27 @@ def _cut(name: str, value: Any, run: Run, blocks: Blocks) -> Any:
         return {key: _cut(name, item, run, blocks) for key, item in value.items()}
     if not isinstance(value, torch.Tensor):
         raise ValueError(
-            f"block argument {name!r} is a {type(value).__name__}, and an early exit cannot tell which of its parts "
-            "belong to the rows that leave. A MainNet with a cache or other per-row objects cannot be split."
+            f"block argument {name!r} is a {type(value).__name__}, and it is unknown which of its parts belong to the "
+            "rows that exit. A MainNet with a cache or other per-row objects cannot be split."
         )
     if value.dim() < blocks.per_row.get(name, 1) or value.shape[0] == 1:
         return value
-    # Never by comparing with the batch size alone: an axis of another meaning may be as long by accident.
+    # Never decided by the batch size alone: an unrelated axis may have the same length by chance.
     if name not in blocks.per_row:
         raise ValueError(
-            f"block argument {name!r} of shape {tuple(value.shape)} may have one row per example, but it is not known "
-            "whether it has. Add the name to PER_ROW or SHARED in mainnet.py (CONTRIBUTING, Add a MainNet)."
+            f"block argument {name!r} of shape {tuple(value.shape)} may or may not have one row per example. Add the "
+            "name to PER_ROW or SHARED in mainnet.py (CONTRIBUTING, Add a MainNet)."
         )
     if value.shape[0] != run.batch_size:
         raise ValueError(
-            f"block argument {name!r} must have one row per example, {run.batch_size}, or one for all, got "
+            f"block argument {name!r} must have one row per example, {run.batch_size}, or one for all, got shape "
             f"{tuple(value.shape)}."
         )
     return value.index_select(0, run.rows.to(value.device))
 
 
 def has_sharded_parameters(module: nn.Module) -> bool:
-    """Whether FSDP (1 or 2) or DeepSpeed ZeRO-3 gathers parts of `module` during its forward."""
+    """Return whether FSDP (1 or 2) or DeepSpeed ZeRO-3 gathers parts of `module` during its forward pass."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return False
     from torch.distributed.fsdp import FullyShardedDataParallel

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything about the MainNet as a whole: its blocks, a look at it before a SideNet is attached, loading it, its last
-layer, what of it learns."""
+"""The MainNet as a whole: finding its blocks, probing, loading, its last layer, and which parts of it train."""
 
 import copy
 import inspect
@@ -26,8 +25,8 @@ from .sidenet import SideNet
 from .tasks import Task
 
 
-# Block arguments with one row per example beside the hidden states, and from how many axes on: with fewer, all
-# examples share it (a rotary embedding `(sequence, width)`, MPT's position bias `(heads, sequence, sequence)`).
+# Block arguments with one row per example, besides the hidden states, and the minimum number of axes for that: with
+# fewer, all examples share it (a rotary embedding `(sequence, width)`, MPT's bias `(heads, sequence, sequence)`).
 PER_ROW = {
     "attention_mask": 2,
     "attn_mask": 2,
@@ -41,9 +40,9 @@ PER_ROW = {
     "rope": 3,
     "position_bias": 4,
 }
-# Block arguments shared by all examples, whatever their axis 0.
+# Block arguments shared by all examples, regardless of axis 0.
 SHARED = frozenset({"rel_embeddings", "relative_pos"})
-# First entries of a timm model's `feature_info` that are the stem, not a stage.
+# First entries of timm's `feature_info` that are the stem, not a stage.
 TIMM_STEMS = frozenset(
     {
         "stem", "act1", "bn1", "conv1", "conv_stem", "layer0", "level0", "features.norm0", "features.conv1_1",
@@ -72,14 +71,14 @@ HUB_ARGUMENTS = frozenset(
 
 @dataclass(frozen=True)
 class ExitPoint:
-    """A place where a SideNet can be attached.
+    """Place where a SideNet can be attached.
 
     Args:
-        exit_layer (`int`): number of blocks that run before it; what `exit_layers` takes.
+        exit_layer (`int`): number of blocks that run before it, as in `exit_layers`.
         module (`str`): name of the last block that runs.
-        shape (`tuple[int, ...]`): x_c without the batch axis; for text without the sequence axis too.
-        params (`float`): fraction of the MainNet's parameters used so far, its embeddings included.
-        flops (`float`): fraction of the MainNet's FLOPs spent so far; for texts of the probe's length.
+        shape (`tuple[int, ...]`): shape of x_c without the batch axis (and, for text, the sequence axis).
+        params (`float`): fraction of the MainNet's parameters used so far, embeddings included.
+        flops (`float`): fraction of the MainNet's FLOPs spent so far (for text, at the probe's length).
     """
 
     exit_layer: int
@@ -94,10 +93,10 @@ def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
 
     Args:
         mainnet (`nn.Module`): a task model.
-        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or the end of it (`"encoder.layer"`).
+        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or its end (`"encoder.layer"`).
 
     Raises:
-        ValueError: no list or several lists fit; the message says how to name one.
+        ValueError: no list or several lists match; the message says how to name one.
     """
     if path is None and hasattr(mainnet, "timm_model"):
         return _timm_blocks(mainnet)
@@ -114,7 +113,7 @@ def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
         found = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
         rule = (
             f"the blocks of {type(mainnet).__name__} must be one list of at least 2 modules that run once each, in "
-            'order. If it has such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
+            'order. If there is such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
             "(ALBERT) cannot be split"
         )
     if len(found) != 1:
@@ -132,8 +131,8 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
     layout = getattr(timm_model, "output_fmt", "NCHW")
     if str(getattr(layout, "value", layout)) == "NHWC":
         raise ValueError(
-            f"{type(timm_model).__name__} passes feature maps with the channels last, and SideNets read them first. "
-            "transformers' own Swin can be used instead of timm's."
+            f"{type(timm_model).__name__} passes channels-last feature maps, but SideNets need channels first. Use "
+            "transformers' Swin instead of timm's."
         )
     names = [info["module"] for info in getattr(timm_model, "feature_info", [])]
     if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
@@ -147,19 +146,20 @@ def _timm_blocks(mainnet: nn.Module) -> Blocks:
     missing = sorted(set(names) - {name for name, _ in mainnet.named_modules()})
     if missing:
         raise ValueError(
-            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are no modules of it. Name "
-            "the list of blocks with `blocks=`."
+            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are not among its modules. "
+            "Name the list of blocks with `blocks=`."
         )
     return _blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
 
 
 def gated(mainnet: PreTrainedModel, path: str | None) -> tuple[PreTrainedModel, Blocks]:
-    """A MainNet with our gates, and its blocks: itself where it has them. Where a checkpoint's own code
-    was loaded first there are two copies of gate.py, and each knows its own runs only: the MainNet of the other gets
-    a copy that shares every weight.
+    """Return the MainNet with the gates of this package, and its blocks.
+
+    If a checkpoint's own code is loaded, there are two copies of gate.py, and each sees only its own runs: a MainNet
+    with the other's gates is copied, sharing every weight.
 
     Args:
-        mainnet (`PreTrainedModel`): of a model with SideNets.
+        mainnet (`PreTrainedModel`): the MainNet of a model with SideNets.
         path (`str`, *optional*): see [`find_blocks`].
     """
     blocks = find_blocks(mainnet, path)
@@ -172,7 +172,7 @@ def gated(mainnet: PreTrainedModel, path: str | None) -> tuple[PreTrainedModel, 
 
 
 def name_of(mainnet: PreTrainedModel) -> str:
-    """The class of a MainNet; of timm's, which are all wrapped in one class, the architecture too."""
+    """Return a MainNet's class name, plus the architecture for timm models, which share one class."""
     architecture = getattr(mainnet.config, "architecture", None)
     kind = type(mainnet).__name__
     return f"{kind} ({architecture})" if isinstance(architecture, str) else kind
@@ -180,7 +180,7 @@ def name_of(mainnet: PreTrainedModel) -> str:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterward every submodule has its own former mode again."""
+    """Switch to evaluation mode within the block, then restore the mode of every submodule."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -193,7 +193,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def counting_flops() -> Iterator[FlopCounterMode]:
-    """Count FLOPs. As two matrix products, attention counts the same whatever kernel the device would choose."""
+    """Count FLOPs, with attention as two matrix products, so that the device's kernel does not affect the count."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
 
@@ -207,19 +207,19 @@ def probe(
     input_size: list[int] | None,
     check_split: bool = True,
 ) -> list[torch.Tensor]:
-    """Hidden states of the three example rows between the blocks, after checking that the split works.
+    """Check that a MainNet can be split, and return the hidden states of three example rows between its blocks.
 
     Args:
-        mainnet (`PreTrainedModel`): a task model whose blocks carry the gates.
+        mainnet (`PreTrainedModel`): a task model whose blocks have the gates.
         blocks (`Blocks`): its blocks.
-        task ([`Task`]): what its answers are.
-        modality ([`Modality`]): what it reads.
-        input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
+        task ([`Task`]): its task.
+        modality ([`Modality`]): its modality.
+        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
         check_split (`bool`): also drop a row and compare the answers of the others; needs initialized weights.
 
     Raises:
         ValueError: the blocks do not run once each in order, a block changes its input in place, an argument's rows
-            are unknown, or a row's answer changes when another row leaves.
+            are unknown, or a row's answer changes when another row exits.
     """
     seen: list[tuple[int, torch.Tensor, int]] = []
 
@@ -236,19 +236,19 @@ def probe(
             plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(
-                f"{type(mainnet).__name__} cannot be checked: it fails on three example rows ({error})."
+                f"{type(mainnet).__name__} cannot be checked: it fails on example rows ({error})."
             ) from error
         _check_logits(mainnet, task, getattr(plain, "logits", None))
         if [type(module) for module in mainnet.modules()] != kinds:
             raise ValueError(
-                f"{type(mainnet).__name__} replaces its own modules when it meets some inputs (BigBird: short texts; "
-                "`attention_type='original_full'` keeps them), so its answers would depend on what it has seen."
+                f"{type(mainnet).__name__} replaces its own modules on some inputs (BigBird on short texts; "
+                "`attention_type='original_full'` avoids it), so its answers would depend on earlier inputs."
             )
         _check_blocks(blocks, run, seen)
         for index, hidden, _ in seen:
             modality.check_hidden(blocks.names[index], hidden)
         if check_split:
-            # Later gates too: a MainNet may carry rows past some blocks only.
+            # Later gates too: a MainNet may pass rows around only some of its blocks.
             for gate in sorted({1, len(blocks.modules) // 2, len(blocks.modules) - 1}):
                 _check_split(mainnet, inputs, plain.logits, gate)
     return [hidden for _, hidden, _ in seen]
@@ -260,12 +260,12 @@ def _check_logits(mainnet: PreTrainedModel, task: Task, logits: Any) -> None:
     if got != expected:
         raise ValueError(
             f"a MainNet must be a classifier with logits of shape (batch, num_labels), here {expected}; "
-            f"{type(mainnet).__name__} gives {got}."
+            f"{type(mainnet).__name__} returns {got}."
         )
     if not logits.isfinite().all():
         raise ValueError(
             f"{name_of(mainnet)} cannot be checked: its logits are not finite on {len(PROBE_LENGTHS)} example rows. "
-            "Its weights hold NaN, or overflow in its precision."
+            "Its weights contain NaN, or it overflows in its precision."
         )
 
 
@@ -295,29 +295,29 @@ def _check_split(mainnet: nn.Module, inputs: dict[str, Any], plain: torch.Tensor
     try:
         split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
     except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row leaves ({error}).") from error
+        raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row exits ({error}).") from error
     if split.logits.shape != plain.shape:
         raise ValueError(
             f"{type(mainnet).__name__} cannot be split: its logits have shape {tuple(split.logits.shape)} after a row "
-            f"left, not {tuple(plain.shape)}, so more than the hidden states leaves its last block."
+            f"exits, not {tuple(plain.shape)}, so its last block returns more than the hidden states."
         )
     kept = kept.to(plain.device)
     try:
         check_unchanged(split.logits[kept], plain[kept])
     except ValueError as error:
         raise ValueError(
-            f"{type(mainnet).__name__} cannot be split: {error} when another row leaves, so some argument of its "
-            "blocks is not cut as it must be."
+            f"{type(mainnet).__name__} cannot be split: {error} when another row exits, so some block argument is "
+            "not sliced correctly."
         ) from error
 
 
 def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
-    """Refuse logits that differ from those expected by more than rounding.
+    """Reject logits that differ from the expected ones by more than rounding.
 
     Args:
-        logits (`torch.Tensor` of shape `(rows, num_labels)`): found another way.
-        expected (`torch.Tensor` of shape `(rows, num_labels)`): of the MainNet or a SideNet. NaN and infinity are
-            expected where they are.
+        logits (`torch.Tensor` of shape `(rows, num_labels)`): logits computed another way.
+        expected (`torch.Tensor` of shape `(rows, num_labels)`): logits of the MainNet or a SideNet. NaN and infinity
+            must match.
 
     Raises:
         ValueError: they differ, also in shape.
@@ -335,9 +335,9 @@ def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
 def measure_exit_points(
     mainnet: nn.Module, blocks: Blocks, modality: Modality, inputs: dict[str, Any]
 ) -> list[ExitPoint]:
-    """Share of parameters and FLOPs that each prefix of the MainNet uses, on the given inputs.
+    """Measure the share of parameters and FLOPs that each prefix of the MainNet uses on the given inputs.
 
-    A parameter counts as used when the gradient of x_c reaches it.
+    A parameter counts as used if the gradient of x_c reaches it.
     """
     params = detached_parameters(mainnet)
     total_params = sum(p.numel() for p in params.values())
@@ -365,12 +365,12 @@ def measure_exit_points(
 
 
 def detached_parameters(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters of a module, their values shared, as leaves that a gradient can reach even where it is frozen."""
+    """Return a module's parameters as new leaves sharing their values, which gradients reach even if it is frozen."""
     return {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.is_floating_point()}
 
 
 def used_parameters(output: torch.Tensor, params: dict[str, torch.Tensor]) -> int:
-    """Number of parameters that the gradient of `output` reaches."""
+    """Count the parameters that the gradient of `output` reaches."""
     tensors = list(params.values())
     gradients = torch.autograd.grad(output.float().sum(), tensors, retain_graph=True, allow_unused=True)
     return sum(p.numel() for p, gradient in zip(tensors, gradients, strict=True) if gradient is not None)
@@ -383,10 +383,10 @@ def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any
 def load_mainnet(
     auto_class: type[_BaseAutoModelClass], path: str | os.PathLike, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
-    """Load a task model for its `from_pretrained` arguments.
+    """Load a task model with `from_pretrained` arguments.
 
     Returns:
-        `(model, missing)`: the model, and the names of weights that the checkpoint does not have.
+        `(model, missing)`: the model, and the names of weights missing from the checkpoint.
 
     Raises:
         ValueError: an argument is neither a loading argument nor a field of the MainNet's config.
@@ -402,22 +402,22 @@ def load_mainnet(
             f"from_mainnet got {sorted(unknown)}: neither fields of SideNetConfig, nor arguments of from_pretrained, "
             "nor (without `config`) fields of the MainNet's config."
         )
-    # Pickle is read only where the caller says so, by use_safetensors=False.
+    # Pickle is read only if the caller passes use_safetensors=False.
     kwargs.setdefault("use_safetensors", True)
     model, info = auto_class.from_pretrained(path, **kwargs, output_loading_info=True)
     return model, set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
 
 
 def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
-    """Refuse a MainNet that its checkpoint would not give back, and note its class where a config has several.
+    """Reject a MainNet that could not be rebuilt from a checkpoint; record its class if its config has several.
 
     Raises:
-        ValueError: it is of another class than the Auto class builds, of remote code, or has adapters.
+        ValueError: the Auto class builds another class, the MainNet has remote code, or it has adapters.
     """
     kind = type(mainnet)
     if has_adapters(mainnet):
         raise ValueError(
-            f"a MainNet must have no adapters, which a checkpoint with SideNets cannot carry, got "
+            f"a MainNet must not have adapters, which a checkpoint with SideNets cannot store, got "
             f"{sorted(mainnet.peft_config)}: merge them first (peft: `merge_and_unload()`), or add them after the "
             "SideNets."
         )
@@ -425,7 +425,7 @@ def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedMod
     if type(mainnet.config) not in known_kinds or kind.__module__.startswith("transformers_modules."):
         raise ValueError(
             f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, because a "
-            f"checkpoint carries no other; got {kind.__name__} of {kind.__module__.partition('.')[0]}."
+            f"checkpoint stores no other code; got {kind.__name__} from {kind.__module__.partition('.')[0]}."
         )
     built = known_kinds[type(mainnet.config)]
     kinds = built if isinstance(built, tuple) else (built,)
@@ -435,39 +435,41 @@ def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedMod
             f"{mainnet.config.model_type!r} is {' or '.join(known.__name__ for known in kinds)}; got {kind.__name__}."
         )
     if len(kinds) > 1:
-        # Else the checkpoint could not tell which of them it is (DeiT with and without teacher).
+        # Otherwise a checkpoint would not say which of them it is (DeiT with and without teacher).
         mainnet.config.architectures = [kind.__name__]
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
-    """Whether peft has put adapters, such as LoRA, into this model."""
+    """Return whether the model has peft adapters, such as LoRA."""
     return bool(getattr(model, "peft_config", None))
 
 
 def share_quantization(giver: PreTrainedModel, taker: PreTrainedModel) -> None:
-    """Let one model save weights that were quantized when the other was loaded."""
+    """Let `taker` save weights that were quantized when `giver` was loaded."""
     quantizer = getattr(giver, "hf_quantizer", None)
     if quantizer is not None:
-        # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not.
+        # Not `is_quantized`: the Trainer would refuse to train new SideNets, which are not quantized.
         taker.hf_quantizer = quantizer
         taker.config.quantization_config = giver.config.quantization_config
 
 
 def set_learning(module: nn.Module, learns: bool) -> None:
-    """Whether parameters get gradients, and whether BatchNorm statistics may be written, also by other functions than
-    its own forward (`torch.optim.swa_utils.update_bn` begins by resetting them)."""
+    """Set whether parameters get gradients and whether BatchNorm statistics may change.
+
+    The latter also stops other functions: `torch.optim.swa_utils.update_bn` begins by resetting the statistics.
+    """
     module.requires_grad_(learns)
     for child in module.modules():
-        # Without statistics of its own (they are None) it never tracks any.
+        # BatchNorm without statistics (None) never tracks any.
         if isinstance(child, _BatchNorm) and child.running_mean is not None:
             child.track_running_stats = learns
 
 
 def spare_sidenets(quantization_config: Any) -> Any:
-    """How to quantize a model with SideNets: they stay as they are, unless the config lists what is to be spared.
+    """Return a quantization config that skips the SideNets, unless the given one lists modules to skip.
 
     Args:
-        quantization_config (`QuantizationConfigMixin` or `dict`, *optional*): of `from_pretrained`; it is not changed.
+        quantization_config (`QuantizationConfigMixin` or `dict`, *optional*): as in `from_pretrained`; not changed.
     """
     if quantization_config is None:
         return None
@@ -481,7 +483,7 @@ def spare_sidenets(quantization_config: Any) -> Any:
 
 
 def last_layer(mainnet: PreTrainedModel, task: Task) -> tuple[str, nn.Module]:
-    """Name and module of the MainNet's last layer: its last linear map onto the labels, or the head put there.
+    """Return name and module of the MainNet's last layer: its last linear layer onto the labels, or its new head.
 
     Raises:
         ValueError: there is none.
@@ -494,7 +496,7 @@ def last_layer(mainnet: PreTrainedModel, task: Task) -> tuple[str, nn.Module]:
     ]
     if not linear:
         raise ValueError(
-            f"{type(mainnet).__name__} must end in a linear layer with {num_outputs} outputs, and has none."
+            f"{type(mainnet).__name__} must end in a linear layer with {num_outputs} outputs, but has none."
         )
     parent = linear[-1].rpartition(".")[0]
     name = parent if isinstance(mainnet.get_submodule(parent), SideNet) else linear[-1]
@@ -502,7 +504,7 @@ def last_layer(mainnet: PreTrainedModel, task: Task) -> tuple[str, nn.Module]:
 
 
 def replace_head(mainnet: PreTrainedModel, task: Task, hidden_size: int) -> None:
-    """Put a head shaped like the SideNet in the place of the last layer, as in the paper's experiments, once.
+    """Replace the last layer by a head shaped like the SideNet, as in the paper; does nothing if already replaced.
 
     Raises:
         ValueError: the last layer is not an `nn.Linear`.
@@ -519,23 +521,23 @@ def replace_head(mainnet: PreTrainedModel, task: Task, hidden_size: int) -> None
 def check_learnable(
     mainnet: PreTrainedModel, task: Task, random: set[str], freeze: str, path: str | os.PathLike
 ) -> None:
-    """Refuse a frozen MainNet whose weights are partly random, since they would stay random.
+    """Reject a frozen MainNet with random weights, because they would stay random.
 
     Args:
         mainnet (`PreTrainedModel`): the MainNet.
-        task ([`Task`]): what its answers are.
-        random (`set[str]`): its parameters that do not come from the checkpoint.
+        task ([`Task`]): its task.
+        random (`set[str]`): its parameters that are not from the checkpoint.
         freeze (`str`): `"all"` or `"body"`.
-        path (`str`): where the checkpoint came from.
+        path (`str`): path of the checkpoint.
 
     Raises:
-        ValueError: a random parameter would not learn.
+        ValueError: a random parameter would not train.
     """
     name, layer = last_layer(mainnet, task)
     trained = {f"{name}.{key}" for key in layer.state_dict()} if freeze == "body" else set()
     stuck = sorted(random - trained)
     if stuck:
         raise ValueError(
-            f"{path!r} has no weights for {stuck}: they were initialized at random and a frozen MainNet would never "
-            "learn them. Give a fine-tuned classifier, or train jointly with `freeze_mainnet='none'`."
+            f"{path!r} has no weights for {stuck}: they are randomly initialized, and a frozen MainNet would never "
+            "train them. Pass a fine-tuned classifier, or train jointly with `freeze_mainnet='none'`."
         )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into a MainNet: texts or images. One object per modality, the only place that knows how they differ for a
-model: its inputs, their axes, the example rows that it is probed with, the poolings that read its blocks, and what
-its preprocessor is called. How rows of data become such inputs is for `hf_sidenet.data`.
+"""Modalities: what a MainNet reads, texts or images.
+
+One object per modality holds everything that differs for a model: input names and axes, example rows for probing,
+poolings and preprocessor. `hf_sidenet.data` turns rows of data into such inputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +16,28 @@ from transformers import PretrainedConfig, PreTrainedModel
 # Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
 PROBE_LENGTHS = (8, 6, 5)
 DEFAULT_IMAGE_SIZE = 224
-# How x_c is pooled to one vector per row; see [`pool`].
+# Ways to pool x_c to one vector per row; see [`pool`].
 POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
-# Of MainNets that name no vocabulary because they read characters.
+# For MainNets without a vocabulary size, which read characters.
 DEFAULT_VOCABULARY = 100
 
 
 class Modality:
-    """A kind of input.
+    """Kind of input.
 
     Attributes:
-        name (`str`): `"text"` or `"image"`, as it is written to files.
-        plural (`str`): for messages.
-        main_inputs (`tuple[str, ...]`): of these a batch has one.
-        row_inputs (`tuple[str, ...]`): inputs that have one entry per row.
-        axes (`tuple[str, ...]`): the axes of a batch that are of any size, the first being the rows.
-        poolings (`tuple[str, ...]`): those that can read the blocks of some MainNet of this modality.
+        name (`str`): `"text"` or `"image"`, as stored in files.
+        plural (`str`): plural for messages.
+        main_inputs (`tuple[str, ...]`): names of the main input; a batch has one of them.
+        row_inputs (`tuple[str, ...]`): inputs with one entry per row.
+        axes (`tuple[str, ...]`): axes of a batch with variable size, the rows first.
+        poolings (`tuple[str, ...]`): poolings that fit some MainNet of this modality.
         keeps_form (`bool`): whether x_c has the same form after every block.
         rows_share_inputs (`bool`):
-            Whether a later stage needs the inputs of one row only, which stands for the size of all.
-        processor_name (`str`): what its preprocessor is called.
-        processor_file (`str`): the file by which a saved one is known.
-        processor_class_name (`str`): the Auto class that loads it.
+            Whether a later stage needs the inputs of only one row, which gives the size of all.
+        processor_name (`str`): name of its preprocessor.
+        processor_file (`str`): file that identifies a saved preprocessor.
+        processor_class_name (`str`): Auto class that loads the preprocessor.
     """
 
     name: str
@@ -53,53 +54,53 @@ class Modality:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether rows are sequences of different lengths, which are sorted, padded and trimmed."""
+        """Whether rows are sequences of different lengths, to be sorted, padded and trimmed."""
         return len(self.axes) > 1
 
     @property
     def processor_class(self) -> type:
-        """The Auto class of transformers that loads its preprocessor."""
+        """Auto class of transformers that loads the preprocessor."""
         return getattr(transformers, self.processor_class_name)
 
     def input_size(self, config: PretrainedConfig, recorded: list[int] | None = None) -> list[int] | None:
-        """Size of one row, without the batch axis, that a MainNet is probed with; `None` where rows have none.
+        """Return the size of one row for probing, without the batch axis; `None` if rows have no fixed size.
 
         Args:
-            config (`PretrainedConfig`): of the MainNet.
-            recorded (`list[int]`, *optional*): `input_size` of a [`SideNetConfig`], which goes first.
+            config (`PretrainedConfig`): config of the MainNet.
+            recorded (`list[int]`, *optional*): `input_size` of a [`SideNetConfig`], which takes precedence.
         """
         raise NotImplementedError
 
     def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
-        """Three example rows, of different lengths where rows have lengths.
+        """Return three example rows, texts of different lengths.
 
         Args:
             mainnet (`PreTrainedModel`): a task model.
-            input_size (`list[int]`, *optional*): of [`~Modality.input_size`].
+            input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
         """
         raise NotImplementedError
 
     def check_hidden(self, name: str, hidden: torch.Tensor) -> None:
-        """Refuse hidden states of the example rows that SideNets would misread.
+        """Reject hidden states of the example rows that SideNets would misread.
 
         Args:
-            name (`str`): of the block that gets them.
-            hidden (`torch.Tensor` of shape `(batch, ...)`): between two blocks.
+            name (`str`): name of the block that gets them.
+            hidden (`torch.Tensor` of shape `(batch, ...)`): hidden states between two blocks.
 
         Raises:
-            ValueError: their axes are not where they must be.
+            ValueError: their axes are in the wrong order.
         """
         raise NotImplementedError
 
     def block_shape(self, hidden: torch.Tensor) -> list[int]:
-        """Shape of x_c without the axes that are of any size."""
+        """Return the shape of x_c without the axes of variable size."""
         return list(hidden.shape[len(self.axes) :])
 
     def pooled_size(self, shape: Sequence[int], pooling: str) -> int:
-        """Width of the pooled representation of a block, and the check that this pooling fits it.
+        """Return the width of the pooled representation of a block, checking that the pooling fits it.
 
         Args:
-            shape (`Sequence[int]`): of [`~Modality.block_shape`].
+            shape (`Sequence[int]`): shape from [`~Modality.block_shape`].
             pooling (`str`): see [`pool`].
 
         Raises:
@@ -108,7 +109,7 @@ class Modality:
         if pooling == "flatten":
             if self.has_tokens:
                 raise ValueError(
-                    f"`pooling='flatten'` needs inputs of one size, and {self.plural} differ: use 'mean' or 'cls'."
+                    f"`pooling='flatten'` needs inputs of one size, but {self.plural} differ: use 'mean' or 'cls'."
                 )
             return torch.Size(shape).numel()
         is_map = len(shape) == 3
@@ -120,20 +121,20 @@ class Modality:
         return shape[0] if is_map else shape[-1]
 
     def candidate_poolings(self, shape: Sequence[int]) -> tuple[str, ...]:
-        """Poolings that are tried for a block by default."""
+        """Return the poolings to try for a block by default."""
         return ("gap",) if len(shape) == 3 else ("mean", "cls")
 
     def main_input(self, inputs: Mapping[str, Any]) -> str | None:
-        """Which of its main inputs a batch has."""
+        """Return the name of the batch's main input."""
         return next((name for name in self.main_inputs if name in inputs), None)
 
     def later_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What a stage after the first needs of the inputs of a batch."""
+        """Return the inputs of a batch that a later stage needs."""
         return {name: value[:1] for name, value in inputs.items()} if self.rows_share_inputs else inputs
 
 
 class Text(Modality):
-    """Token ids, or embeddings in their place."""
+    """Token ids or embeddings."""
 
     name = "text"
     plural = "texts"
@@ -148,7 +149,7 @@ class Text(Modality):
     processor_class_name = "AutoTokenizer"
 
     def input_size(self, config: PretrainedConfig, recorded: list[int] | None = None) -> None:
-        """See [`Modality.input_size`]: texts have none."""
+        """See [`Modality.input_size`]: texts have no fixed size."""
 
     def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
         """See [`Modality.example_inputs`]."""
@@ -171,7 +172,7 @@ class Text(Modality):
 
 
 class Image(Modality):
-    """Pixels, in one size per batch."""
+    """Pixels, one size per batch."""
 
     name = "image"
     plural = "images"
@@ -186,11 +187,11 @@ class Image(Modality):
     processor_class_name = "AutoImageProcessor"
 
     def input_size(self, config: PretrainedConfig, recorded: list[int] | None = None) -> list[int]:
-        """See [`Modality.input_size`]: `[channels, height, width]`, 224 px where the config does not say."""
+        """See [`Modality.input_size`]: `[channels, height, width]`, 224 px if the config does not say."""
         if recorded is not None:
             return recorded
         pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
-        # What timm's models are built with, whatever their weights were made for.
+        # timm builds the model with this, regardless of what its weights were trained for.
         channels = (getattr(config, "model_args", None) or {}).get("in_chans")
         if "input_size" in pretrained_cfg:
             size = list(pretrained_cfg["input_size"])
@@ -202,7 +203,7 @@ class Image(Modality):
 
     def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
         """See [`Modality.example_inputs`]: noise."""
-        assert input_size is not None  # Images have one.
+        assert input_size is not None  # Images have a size.
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randn(len(PROBE_LENGTHS), *input_size, generator=generator)
         return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The common base of all MainNets with SideNets: building, attaching, loading, freezing."""
+"""Base class of all MainNets with SideNets: building, attaching, loading, freezing."""
 
 import copy
 import inspect
@@ -42,34 +42,34 @@ from .tasks import Task
 
 logger = logging.get_logger(__name__)
 
-# The default of transformers.
+# The default in transformers.
 INITIALIZER_RANGE = 0.02
-# What tokenizers make for some models and not for others.
+# Tokenizer outputs that only some models take.
 TOKENIZER_FIELDS = ("token_type_ids", "position_ids", "special_tokens_mask", "length")
 EXTRA_FIELDS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
 @dataclass
 class SideNetOutput(ModelOutput):
-    """Output of a MainNet with SideNets. Every field has one entry per row, in the order of the batch.
+    """Output of a MainNet with SideNets. Every field except `loss` has one entry per row, in batch order.
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` is given):
-            In training and with exits off, `L_M + Σ α_i · L_Si` over the exits computed; with exits on, the
+            In training and with exits off, `L_M + Σ α_i · L_Si` over the computed exits; with exits on,
             cross-entropy of `logits`.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
             Logits of the exit that answered.
         exit_index (`torch.LongTensor` of shape `(batch_size,)`):
-            Which exit answered: 0 for the first SideNet, `len(exit_layers)` for the MainNet.
+            Index of the exit that answered: 0 for the first SideNet, `len(exit_layers)` for the MainNet.
         exit_logits (`torch.FloatTensor` of shape `(batch_size, num_exits, num_labels)`):
-            Raw logits of every exit a row reached (no temperature), NaN beyond `exit_index`. NaN at or before it
-            means that this exit's own numbers were broken.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*): the MainNet's; only with exits off.
-        attentions (`tuple[torch.FloatTensor]`, *optional*): the MainNet's; only with exits off.
+            Raw logits (no temperature) of every exit a row reached, NaN beyond `exit_index`. NaN at or before it
+            means that the exit itself computed NaN.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*): hidden states of the MainNet; only with exits off.
+        attentions (`tuple[torch.FloatTensor]`, *optional*): attentions of the MainNet; only with exits off.
     """
 
     loss: torch.Tensor | None = None
-    # Always there: only `ModelOutput` wants a default of every field but the first.
+    # Always set: `ModelOutput` requires a default for every field but the first.
     logits: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
     exit_index: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
     exit_logits: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
@@ -81,9 +81,9 @@ Own = TypeVar("Own", bound="SideNetPreTrainedModel")
 
 
 class SideNetPreTrainedModel(PreTrainedModel):
-    """A whole task model as MainNet, with SideNets between its blocks. Use one of the task classes.
+    """Whole task model as MainNet, with SideNets between its blocks. Use one of the task classes.
 
-    In training every exit is computed and no row leaves. In evaluation a row leaves at the first SideNet whose
+    In training, every exit is computed and no row exits early. In evaluation, a row exits at the first SideNet whose
     confidence is > θ, and the remaining blocks run without it.
     """
 
@@ -93,7 +93,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
-    # Its block masks keep the full batch, and a kernel that meets fewer rows kills the process.
+    # Its block masks keep the full batch, and a kernel that gets fewer rows crashes the process.
     _supports_flex_attn = False
     _no_split_modules = ["SideNet"]
     config: SideNetConfig
@@ -113,9 +113,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
             mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
         else:
             check_rebuilds(self.mainnet_auto_class, mainnet)
-            # Its weights stay: `post_init` initializes only what has not been.
+            # Keeps its weights: `post_init` initializes only modules without this flag.
             for module in mainnet.modules():
-                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  what transformers looks at
+                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  transformers reads this
         if config.mainnet_head == "mlp":
             replace_head(mainnet, self.task, config.sidenet_hidden_size)
         self.mainnet = mainnet
@@ -133,25 +133,25 @@ class SideNetPreTrainedModel(PreTrainedModel):
     def from_mainnet(
         cls: type[Own], mainnet: str | os.PathLike | PreTrainedModel, *, exit_layers: list[int], **kwargs: Any
     ) -> Own:
-        """Attach SideNets to a classifier. Its weights, head, labels, dtype and attention implementation are kept.
+        """Attach SideNets to a classifier, keeping its weights, head, labels, dtype and attention implementation.
 
         Args:
             mainnet (`str` or `PreTrainedModel`):
                 Folder or Hub id of a classifier, or a model, which is wrapped, not copied.
             exit_layers (`list[int]`):
-                For each SideNet, how many blocks run before it; `model.exit_points()` lists what there is.
+                For each SideNet, how many blocks run before it; `model.exit_points()` lists the options.
             kwargs:
-                Fields of [`SideNetConfig`]; the rest goes to the MainNet's `from_pretrained` (and to its config).
+                Fields of [`SideNetConfig`]; the rest goes to the MainNet's `from_pretrained` (and its config).
                 Weights are read from safetensors; `use_safetensors=False` allows pickle.
 
         Raises:
-            ValueError: an argument is unknown; the MainNet is of another kind, cannot be split, or is frozen although
-                some of its weights are random.
+            ValueError: an argument is unknown; the MainNet is not supported, cannot be split, or is frozen with some
+                random weights.
         """
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
         for name in ("mainnet_config", "block_shapes"):
             if name in own:
-                raise ArgumentError(name, "must not be given to from_mainnet, which reads it from the MainNet")
+                raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
         if not isinstance(mainnet, str | os.PathLike | PreTrainedModel):
             raise ArgumentError(
@@ -161,12 +161,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":
             raise ValueError(
-                "`mainnet_head='mlp'` puts a new head on the MainNet, which must learn: `freeze_mainnet` must be "
+                "`mainnet_head='mlp'` gives the MainNet a new head, which must be trained: `freeze_mainnet` must be "
                 "'none' or 'body', got 'all'."
             )
         if isinstance(mainnet, PreTrainedModel):
             if kwargs:
-                raise ValueError(f"from_mainnet takes {sorted(kwargs)} with a checkpoint's name only, got a model.")
+                raise ValueError(f"from_mainnet takes {sorted(kwargs)} only with a checkpoint name, got a model.")
         else:
             path = mainnet
             mainnet, missing = load_mainnet(cls.mainnet_auto_class, path, kwargs)
@@ -184,7 +184,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Own:
-        """See [`PreTrainedModel.from_pretrained`]. Reads safetensors unless `use_safetensors=False` is given.
+        """See [`PreTrainedModel.from_pretrained`]. Reads safetensors unless `use_safetensors=False` is passed.
 
         Raises:
             ValueError: the checkpoint is a plain model, or lacks weights.
@@ -204,8 +204,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if missing:
             raise ValueError(
                 f"{pretrained_model_name_or_path!r} has no weights for {missing[:5]}{' ...' if missing[5:] else ''} "
-                f"({len(missing)} in all). A plain classifier gets its SideNets with `from_mainnet`; new SideNets on "
-                "a checkpoint that has some, with `model.add_exits`."
+                f"({len(missing)} in total). Attach SideNets to a plain classifier with `from_mainnet`, or to a "
+                "checkpoint that has some with `model.add_exits`."
             )
         freeze = model.config.freeze_mainnet
         if freeze != "none":
@@ -214,17 +214,17 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if not has_adapters(model):
                 model.set_freeze_mainnet(freeze)
         if mismatched:
-            # Found for the weights that the checkpoint had, they mean nothing for new ones.
+            # They were determined for the checkpoint's weights, not for reinitialized ones.
             model.config.thresholds, model.config.temperatures, model.config.calibration = 1.0, 1.0, None
-        # So that `model.mainnet.save_pretrained` works as well.
+        # So that `model.mainnet.save_pretrained` works too.
         share_quantization(model, model.mainnet)
-        # The type is that of transformers' own, which may return a tuple too.
+        # Same return type as in transformers, which may also return a tuple.
         return cast(Own, (model, info)) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
         """See [`PreTrainedModel.save_pretrained`]."""
         found = type(self)
-        # FSDP 2 puts a class of its own in front, made at run time, and its code would travel instead of ours.
+        # FSDP 2 swaps in a class made at run time, whose code would be saved instead of this one's.
         self.__class__ = next(kind for kind in found.__mro__ if not kind.__module__.startswith("torch."))
         try:
             return super().save_pretrained(*args, **kwargs)
@@ -233,12 +233,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @property
     def task(self) -> Task:
-        """What an answer of this model is."""
+        """Task of this model."""
         return self._task_of(self.config)
 
     @classmethod
     def _task_of(cls, config: PretrainedConfig) -> Task:
-        """The task of this class that a `problem_type` names, by default the first."""
+        """Return the task that the config's `problem_type` names, by default the first."""
         for task in cls.tasks:
             if task.name == config.problem_type:
                 return task
@@ -248,7 +248,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     def block_shapes(self) -> list[list[int]]:
         """Shape of x_c after 1, 2, ... blocks; see [`SideNetConfig`]."""
         shapes = self.config.block_shapes
-        assert shapes is not None  # They are recorded when the model is made.
+        assert shapes is not None  # Recorded when the model is created.
         return shapes
 
     @property
@@ -257,30 +257,29 @@ class SideNetPreTrainedModel(PreTrainedModel):
         return cast(int, self.config.num_labels)
 
     def exit_points(self, **inputs: torch.Tensor) -> list[ExitPoint]:
-        """Every place where a SideNet can sit, with its shape and its share of parameters and FLOPs.
+        """List every place for a SideNet, with its shape and share of parameters and FLOPs.
 
         Args:
             inputs (`torch.Tensor`, *optional*):
-                The MainNet's inputs to measure on, by default three example rows (texts of up to 8 tokens).
+                MainNet inputs to measure on, by default three example rows (texts of up to 8 tokens).
         """
         inputs = inputs or self.modality.example_inputs(self.mainnet, self.config.input_size)
         blocks = find_blocks(self.mainnet, self.config.blocks)
         return measure_exit_points(self.mainnet, blocks, self.modality, inputs)
 
     def resize_token_embeddings(self, *args, **kwargs):
-        """See [`PreTrainedModel.resize_token_embeddings`]: it is the MainNet, and its config, that change."""
+        """See [`PreTrainedModel.resize_token_embeddings`]: resizes the MainNet and updates its config."""
         return self.mainnet.resize_token_embeddings(*args, **kwargs)
 
     def add_exits(self, exit_layers: list[int], pooling: str = "auto") -> None:
-        """Add untrained SideNets. Nothing else of the model changes: those that are there keep their weights and θ.
-        The new ones start at θ = 1, in the training mode of the model.
+        """Add untrained SideNets with θ = 1, in the model's training mode. Existing SideNets keep their weights and θ.
 
         Args:
-            exit_layers (`list[int]`): blocks before each new SideNet.
-            pooling (`str`): how the new ones read x_c.
+            exit_layers (`list[int]`): number of blocks before each new SideNet.
+            pooling (`str`): how the new SideNets read x_c.
 
         Raises:
-            ValueError: a SideNet is already there, or the place is impossible.
+            ValueError: a place is invalid or already has a SideNet.
         """
         old = self.config
         if not isinstance(exit_layers, list | tuple) or not all(map(is_count, exit_layers)):
@@ -299,12 +298,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
             # The MainNet's temperature stays the last.
             setattr(config, name, merged + values[len(at) :])
         sidenets = {
-            # Not by `init_weights`, which would take whatever a user put into the model for new as well.
+            # Not `init_weights`, which would also reinitialize modules that a user added.
             i: self._new_sidenet(config, i).apply(self._initialize_weights).train(self.training)
             for i, layer in enumerate(config.exit_layers)
             if layer not in at
         }
-        # Nothing was written until here, so an error changes nothing.
+        # Nothing is modified before this point, so an error changes nothing.
         for name in ("exit_layers", *new):
             setattr(old, name, getattr(config, name))
         old.calibration = None
@@ -312,18 +311,18 @@ class SideNetPreTrainedModel(PreTrainedModel):
             self.sidenets.insert(i, sidenet)
 
     def set_freeze_mainnet(self, mode: str) -> None:
-        """Choose what of the MainNet learns, and write it to the config.
+        """Set how much of the MainNet is frozen, and record it in the config.
 
         Args:
-            mode (`str`): `"all"` frozen, `"body"` frozen (its last layer learns), or `"none"`.
+            mode (`str`): `"all"` frozen, `"body"` frozen (its last layer trains), or `"none"`.
 
         Raises:
-            ValueError: the mode is none of these, or adapters are there, which decide what learns.
+            ValueError: the mode is unknown, or the model has adapters, which decide what trains.
         """
         if has_adapters(self):
             raise ArgumentError(
                 "freeze_mainnet",
-                "must be chosen before adapters are added, which freeze what is not theirs; "
+                "must be set before adding adapters, which freeze all other weights; "
                 f"got {mode!r} after {sorted(self.peft_config)}",
             )
         config = copy.copy(self.config)
@@ -336,7 +335,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True):
-        """A frozen MainNet stays in evaluation mode: its dropout is off and its BatchNorm statistics do not move."""
+        """Set training mode; a frozen MainNet stays in evaluation mode (no dropout, fixed BatchNorm statistics)."""
         super().train(mode)
         if mode and self.config.freeze_mainnet != "none":
             self.mainnet.eval()
@@ -346,7 +345,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """See [`PreTrainedModel._init_weights`]. SideNets start alike whatever range the MainNet's config names."""
+        """See [`PreTrainedModel._init_weights`]. Ignores the MainNet's `initializer_range`."""
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=INITIALIZER_RANGE)
             init.zeros_(module.bias)
@@ -355,7 +354,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _named_by(cls, config: PretrainedConfig | None) -> "type[SideNetPreTrainedModel]":
-        """The class a config names: an Auto class that has loaded remote code calls the first class it met."""
+        """Return the class that a config names: an Auto class with remote code calls the first class it loaded."""
         classes: list[type[SideNetPreTrainedModel]] = [SideNetPreTrainedModel]
         found: dict[str, type[SideNetPreTrainedModel]] = {}
         for known in classes:
@@ -363,7 +362,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             found[known.__name__] = known
         names = getattr(config, "architectures", None)
         named = found.get(names[0], cls) if names else cls
-        # A subclass of the named class stays what it is, but for one that is made for other MainNets.
+        # Keep a subclass of the named class, unless it is for other MainNets.
         fits = issubclass(cls, named) and (
             named is cls or config is None or cls.mainnet_model_type in (None, config.mainnet_config.model_type)
         )
@@ -392,11 +391,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
         input_size = self.modality.input_size(mainnet.config, config.input_size)
         about = (self.task, self.modality)
         if next(mainnet.parameters()).is_meta:
-            # Shapes only: a twin with real tensors, whose weights nobody reads.
+            # Only shapes matter: probe a copy with real tensors of arbitrary values.
             with torch.device("cpu"):
                 twin = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
                 if next(twin.parameters()).is_meta:
-                    # Accelerate's `init_empty_weights` does not mind the device.
+                    # Accelerate's `init_empty_weights` overrides the device.
                     twin = twin.to_empty(device="cpu")
                     for tensor in (*twin.parameters(), *twin.buffers()):
                         tensor.detach().zero_()
@@ -410,7 +409,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.validate()
 
     def _new_sidenet(self, config: SideNetConfig, index: int) -> SideNet:
-        assert config.block_shapes is not None  # They were recorded when the gates were installed.
+        assert config.block_shapes is not None  # Recorded when the gates were installed.
         shape = config.block_shapes[config.exit_layers[index] - 1]
         in_features = self.modality.pooled_size(shape, config.pooling[index])
         sidenet = SideNet(in_features, config.sidenet_hidden_size, self.task.num_outputs(config))
@@ -427,29 +426,29 @@ def classify(
     extras: dict[str, bool | None],
     return_dict: bool | None,
 ) -> SideNetOutput | tuple:
-    """The forward of every model class; their docstrings describe the arguments.
+    """Run the forward pass of any model class; their docstrings describe the arguments.
 
     Args:
         model (`SideNetPreTrainedModel`): the MainNet with its SideNets.
-        inputs (`dict[str, Any]`): the MainNet's inputs; `None` values are left out.
-        extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`; `None` for what the config says.
+        inputs (`dict[str, Any]`): inputs of the MainNet; `None` values are left out.
+        extras (`dict[str, bool]`): `output_hidden_states` and `output_attentions`; `None` for the config's value.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     asked = {name: getattr(model.config, name) if wanted is None else wanted for name, wanted in extras.items()}
     given_extras = {name: True for name, wanted in asked.items() if wanted}
     batch_size = _check_inputs(model, inputs)
     if "use_cache" in model.mainnet_inputs:
-        # A decoder's cache would hold rows that leave, and a classifier never reads it.
+        # A decoder's cache would keep rows that exit, and a classifier never reads it.
         inputs["use_cache"] = False
     if labels is not None:
         model.task.check_labels(labels, batch_size, model.task.num_outputs(model.config))
     if mainnet_logits is not None:
         check_mainnet_logits(mainnet_logits, batch_size, model.task.num_outputs(model.config))
         if model.config.distillation_weight == 0:
-            raise ArgumentError("mainnet_logits", "serve distillation only, and `distillation_weight` is 0")
+            raise ArgumentError("mainnet_logits", "must be None without distillation (`distillation_weight` is 0)")
     given = model.config.thresholds if thresholds is None else thresholds
     taken = [
-        # Before the MainNet is called, so that no exit waits for the copy.
+        # Before the MainNet runs, so that no exit waits for the copy.
         threshold.to(_device_of(inputs), non_blocking=True) if isinstance(threshold, torch.Tensor) else threshold
         for threshold in check_thresholds(given, len(model.sidenets), batch_size)
     ]
@@ -476,16 +475,16 @@ def _learn(
 ) -> SideNetOutput:
     frozen = model.config.freeze_mainnet == "all"
     if model.config.calibration is not None and not torch.compiler.is_dynamo_compiling():
-        # Even without an optimizer: the SideNets' BatchNorm moves with every batch.
+        # Even without an optimizer: every batch updates the SideNets' BatchNorm statistics.
         model.config.calibration = None
-        logger.warning("In training the weights change, and `config.calibration`, the evidence behind θ, is dropped.")
+        logger.warning("Training changes the weights: dropping `config.calibration`, the evidence behind θ.")
     if frozen and torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
         _check_frozen(model.mainnet)
     stop = frozen and (model.config.distillation_weight == 0 or teacher is not None)
     if stop and extras:
         raise ValueError(
-            f"`{next(iter(extras))}=True` must not be given while a frozen MainNet stops after the last SideNet in "
-            "training: call `model.eval()` first."
+            f"`{next(iter(extras))}=True` is not available in training when a frozen MainNet stops after the last "
+            "SideNet: call `model.eval()` first."
         )
     recording = Recording(model.config.exit_layers, stop)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -515,7 +514,7 @@ def _route(
     exits_on = any(map(lets_rows_leave, thresholds))
     if exits_on and extras:
         raise ValueError(
-            f"`{next(iter(extras))}=True` needs exits off (`thresholds` ≥ 1), because rows that leave have no later "
+            f"`{next(iter(extras))}=True` needs exits off (`thresholds` ≥ 1), because rows that exit have no later "
             f"hidden states; got thresholds={thresholds}."
         )
     routing = Routing(
@@ -542,7 +541,7 @@ def _route(
 def _answer(
     model: SideNetPreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
 ) -> torch.Tensor:
-    """Logits of one SideNet for the rows inside."""
+    """Return one SideNet's logits for the remaining rows."""
     sidenet = cast(SideNet, model.sidenets[index])
     return read_exit(sidenet, model.config.pooling[index], hidden, inputs.get("attention_mask"), rows)
 
@@ -571,7 +570,7 @@ def _answer_nobody(
     model: SideNetPreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor | None
 ) -> SideNetOutput:
     logits = torch.zeros(0, model.task.num_outputs(model.config), dtype=model.dtype, device=_device_of(inputs))
-    # Zero, and with zero gradients, so that a training loop may meet an empty shard.
+    # Zero with zero gradients, so that a training loop can handle an empty shard.
     loss = logits.float().sum() + sum(0.0 * p.float().sum() for p in model.parameters() if p.requires_grad)
     return SideNetOutput(
         loss=None if labels is None else loss,
@@ -582,10 +581,10 @@ def _answer_nobody(
 
 
 def check_names(model: SideNetPreTrainedModel, inputs: Iterable[str]) -> None:
-    """Refuse inputs that the MainNet does not take.
+    """Reject inputs that the MainNet does not take.
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: there is one; the message names the first.
     """
     unknown = next((name for name in inputs if name not in model.mainnet_inputs), None)
     if unknown is None:
@@ -593,14 +592,14 @@ def check_names(model: SideNetPreTrainedModel, inputs: Iterable[str]) -> None:
     advice = "remove it from the inputs"
     if unknown in TOKENIZER_FIELDS:
         advice = (
-            "the tokenizer makes it for another kind of model. Take it out of `tokenizer.model_input_names`, or out "
-            "of rows that were tokenized already"
+            "the tokenizer returns it for other models. Remove it from `tokenizer.model_input_names`, or from rows "
+            "that are already tokenized"
         )
-    raise ValueError(f"{type(model.mainnet).__name__} takes no `{unknown}`: {advice}.")
+    raise ValueError(f"{type(model.mainnet).__name__} does not take `{unknown}`: {advice}.")
 
 
 def _check_inputs(model: SideNetPreTrainedModel, inputs: dict[str, Any]) -> int:
-    """Batch size, after refusing inputs that the MainNet's forward might swallow in its `**kwargs`."""
+    """Return the batch size; reject inputs that the MainNet's `**kwargs` might silently accept."""
     check_names(model, inputs)
     given = model.modality.main_input(inputs)
     if given is not None:
@@ -618,15 +617,15 @@ def _check_frozen(mainnet: PreTrainedModel) -> None:
     if learning is not None:
         raise ValueError(
             f"`freeze_mainnet='all'` computes no gradients in the MainNet, but its parameter {learning!r} requires "
-            "them. Call `model.set_freeze_mainnet('none')`, and where an adapter is added, before that."
+            "them. Call `model.set_freeze_mainnet('none')`, before adding any adapter."
         )
 
 
 def _warn_without_labels(model: SideNetPreTrainedModel) -> None:
     if model.config.distillation_weight == 0:
         logger.warning_once(
-            "Training without `labels`: no loss is computed here, and a loss made from `logits` reaches one exit "
-            "only, as with Trainer's `label_smoothing_factor` and `compute_loss_func`. `exit_logits` has all exits."
+            "Training without `labels`: the model computes no loss, and a loss computed from `logits` trains only one "
+            "exit, as with Trainer's `label_smoothing_factor` and `compute_loss_func`. `exit_logits` has all exits."
         )
 
 
@@ -635,7 +634,7 @@ def _warn_if_uncalibrated(model: SideNetPreTrainedModel, thresholds: Sequence[fl
         return
     if not any(map(lets_rows_leave, thresholds)):
         logger.warning_once(
-            "No row will leave early: every θ of this model is ≥ 1, the value it has until it is calibrated. Pass "
+            "No row will exit early: every θ of this model is ≥ 1, the default until it is calibrated. Pass "
             "`thresholds=` or set `model.config.thresholds`."
         )
 

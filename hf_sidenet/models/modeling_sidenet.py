@@ -12,10 +12,10 @@ from .tasks import SINGLE_LABEL
 
 
 class SideNetForSequenceClassification(SideNetPreTrainedModel):
-    """Any text classifier of transformers as MainNet, with SideNets.
+    """Any transformers text classifier as MainNet, with SideNets.
 
     Args:
-        config ([`SideNetConfig`]): its `mainnet_config` says which MainNet is built.
+        config ([`SideNetConfig`]): `mainnet_config` selects the MainNet to build.
         mainnet (`PreTrainedModel`, *optional*): a MainNet to wrap; see [`~SideNetPreTrainedModel.from_mainnet`].
     """
 
@@ -46,19 +46,20 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch, sequence)`, *optional*): 0 for padding.
             token_type_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): segments.
             position_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): positions.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch, sequence, width)`, *optional*): instead of ids.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, sequence, width)`, *optional*): embeddings instead
+                of ids.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to ignore.
             mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
-                The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
-                SideNet in training. Without them its tail runs. A MainNet that learns is taught by them too.
+                Recorded logits of the MainNet for distillation: in training, a frozen MainNet then stops after the
+                last SideNet instead of running to its end. They also teach a MainNet that is trained.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
-                θ for this call, by default the config's. Training mode ignores it: no row leaves.
-            output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
-            output_attentions (`bool`, *optional*): return the MainNet's; only with exits off.
+                θ for this call, by default the config's. Ignored in training, where no row exits early.
+            output_hidden_states (`bool`, *optional*): return the MainNet's hidden states; only with exits off.
+            output_attentions (`bool`, *optional*): return the MainNet's attentions; only with exits off.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
         Raises:
-            ValueError: an argument has an impossible value; the message names it.
+            ValueError: an argument is invalid; the message names it.
         """
         inputs = {
             "input_ids": input_ids,
@@ -80,10 +81,10 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
 
 
 class SideNetForImageClassification(SideNetPreTrainedModel):
-    """Any image classifier of transformers, timm's included, as MainNet, with SideNets.
+    """Any transformers or timm image classifier as MainNet, with SideNets.
 
     Args:
-        config ([`SideNetConfig`]): its `mainnet_config` says which MainNet is built.
+        config ([`SideNetConfig`]): `mainnet_config` selects the MainNet to build.
         mainnet (`PreTrainedModel`, *optional*): a MainNet to wrap; see [`~SideNetPreTrainedModel.from_mainnet`].
     """
 
@@ -108,19 +109,19 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): the images.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to leave out.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): class indices, -100 for rows to ignore.
             mainnet_logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*):
-                The MainNet's logits, recorded earlier, for distillation: a frozen MainNet then stops after the last
-                SideNet in training. Without them its tail runs. A MainNet that learns is taught by them too.
+                Recorded logits of the MainNet for distillation: in training, a frozen MainNet then stops after the
+                last SideNet instead of running to its end. They also teach a MainNet that is trained.
             thresholds (`float`, `list[float]` or `torch.Tensor` of shape `(batch, num_sidenets)`, *optional*):
-                θ for this call, by default the config's. Training mode ignores it: no row leaves.
-            interpolate_pos_encoding (`bool`, *optional*): for MainNets that take it (ViT), other image sizes.
-            output_hidden_states (`bool`, *optional*): return the MainNet's; only with exits off.
-            output_attentions (`bool`, *optional*): return the MainNet's; only with exits off.
+                θ for this call, by default the config's. Ignored in training, where no row exits early.
+            interpolate_pos_encoding (`bool`, *optional*): allow other image sizes, for MainNets that take it (ViT).
+            output_hidden_states (`bool`, *optional*): return the MainNet's hidden states; only with exits off.
+            output_attentions (`bool`, *optional*): return the MainNet's attentions; only with exits off.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
         Raises:
-            ValueError: an argument has an impossible value; the message names it.
+            ValueError: an argument is invalid; the message names it.
         """
         inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolate_pos_encoding}
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}

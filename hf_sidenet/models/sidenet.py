@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SideNet itself: a pooling of x_c and the paper's one-hidden-layer head."""
+"""The SideNet itself: pooling of x_c and the paper's one-hidden-layer head."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from .tasks import Task
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm that normalizes a training batch of one row by its running statistics instead of failing."""
+    """BatchNorm that uses its running statistics for a training batch of one row, instead of failing."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if not self.training or features.shape[0] > 1:
@@ -21,15 +21,14 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by another name: `quantize_dynamic(model, {nn.Linear})` goes by the exact class and leaves SideNets,
-    which are small, as they are."""
+    """`nn.Linear` subclass that `quantize_dynamic(model, {nn.Linear})` skips, because it matches the exact class."""
 
 
 class SideNet(nn.Module):
     """One-hidden-layer head: Linear → BatchNorm → ReLU → Linear.
 
-    This is the order of §4 of the paper (arXiv 2007.13512); its §3 says ReLU → BatchNorm. For two classes the paper
-    uses one logit and a sigmoid, which is this head's softmax over two logits.
+    The order is that of §4 of the paper (arXiv 2007.13512); its §3 says ReLU → BatchNorm. For two classes, the paper
+    uses one logit and a sigmoid, equivalent to this head's softmax over two logits.
 
     Args:
         in_features (`int`): width of the pooled representation x_c.
@@ -44,7 +43,7 @@ class SideNet(nn.Module):
         self.out_proj = Linear(hidden_size, num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of shape `(batch, num_labels)` from pooled features of shape `(batch, in_features)`."""
+        """Return logits of shape `(batch, num_labels)` for pooled features of shape `(batch, in_features)`."""
         return self.out_proj(F.relu(self.norm(self.dense(features))))
 
 
@@ -55,17 +54,17 @@ def read_exit(
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Logits of one SideNet, of shape `(rows inside, num_labels)`.
+    """Return the logits of one SideNet, of shape `(remaining rows, num_labels)`.
 
     Args:
         sidenet ([`SideNet`]): the head.
         pooling (`str`): see [`pool`].
-        hidden (`torch.Tensor`): x_c of the rows inside.
-        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): the `attention_mask` of the whole batch.
-        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+        hidden (`torch.Tensor`): x_c of the remaining rows.
+        mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): `attention_mask` of the whole batch.
+        rows (`torch.Tensor` of shape `(remaining rows,)`, *optional*): batch positions; `None` for all rows.
 
     Raises:
-        ValueError: a flattened x_c has another size than the head was made for.
+        ValueError: the size of a flattened x_c does not match the head.
     """
     features = pool(hidden, pooling, pooling_mask(mask, pooling, rows))
     if pooling == "flatten" and features.shape[1] != sidenet.dense.in_features:
@@ -73,9 +72,9 @@ def read_exit(
             "`pooling='flatten'` reads images of the recorded size only (`config.input_size`, "
             f"{sidenet.dense.in_features} features), got {features.shape[1]} features."
         )
-    # Not of the linear layers: where these are quantized, their weights are packed integers, or no tensor at all.
+    # Not from the linear layers: quantized weights are packed integers, or not tensors at all.
     weight = sidenet.norm.weight
-    # An offloaded weight is on "meta" until its own hook fetches it.
+    # An offloaded weight is on "meta" until its hook loads it.
     return sidenet(features.to(weight.dtype if weight.is_meta else weight))
 
 
@@ -104,21 +103,21 @@ def pool(hidden: torch.Tensor, pooling: str, mask: torch.Tensor | None = None) -
         return hidden.mean(1)
     counts = mask.to(hidden.device).bool().unsqueeze(-1)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    # Filled, not multiplied: padding may hold anything, NaN too.
+    # Filled, not multiplied: padding may contain anything, even NaN.
     total = hidden.masked_fill(~counts, 0).sum(1, dtype=wide)
     return (total / counts.sum(1).clamp(min=1)).to(hidden.dtype)
 
 
 def pooling_mask(mask: torch.Tensor | None, pooling: str, rows: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The mask that [`pool`] reads, from the `attention_mask` of the whole batch.
+    """Return the mask for [`pool`], from the `attention_mask` of the whole batch.
 
     Args:
         mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 for tokens that count, 0 for padding.
-        pooling (`str`): see [`pool`]; only means read a mask.
-        rows (`torch.Tensor` of shape `(rows inside,)`, *optional*): places in the batch; `None` for all rows.
+        pooling (`str`): see [`pool`]; only means use a mask.
+        rows (`torch.Tensor` of shape `(remaining rows,)`, *optional*): batch positions; `None` for all rows.
 
     Raises:
-        ValueError: the mask is not one number per token.
+        ValueError: the mask does not have one value per token.
     """
     if mask is None or pooling not in ("auto", "mean"):
         return None
@@ -143,26 +142,26 @@ def exit_loss(
     distillation_temperature: float = 1.0,
     teach_mainnet: bool = False,
 ) -> torch.Tensor | None:
-    """`L_M + Σ α_i · L_Si` over the exits that were computed.
+    """Compute `L_M + Σ α_i · L_Si` over the computed exits.
 
     Args:
         sidenet_logits (`list[torch.Tensor]`): one tensor of shape `(batch, num_labels)` per SideNet.
         mainnet_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
-            `None` when the MainNet's tail did not run; then there is no L_M.
+            `None` if the MainNet did not run to its end; then there is no L_M.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Without labels only the distillation terms remain.
+            Without labels, only the distillation terms remain.
         teacher_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
-            What distillation teaches, by default `mainnet_logits`.
-        task ([`Task`]): what the labels mean.
+            Distillation target, by default `mainnet_logits`.
+        task ([`Task`]): defines the losses.
         alpha (`list[float]`): α of each SideNet.
-        distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs one of the two.
+        distillation_weight (`float`): w in `L_S = (1 − w) · CE + w · T² · KL`; needs either of the two logits.
         distillation_temperature (`float`): T.
         teach_mainnet (`bool`):
-            `teacher_logits` teach the MainNet too: L_M has the form of L_S. It then stays near the classifier that
-            these logits are from.
+            Distill `teacher_logits` into the MainNet too: L_M has the form of L_S, which keeps it close to the
+            classifier that produced these logits.
 
     Returns:
-        `torch.Tensor` of shape `()`, or `None` when there is nothing to learn from.
+        `torch.Tensor` of shape `()`, or `None` if there is nothing to learn from.
     """
     exits = list(zip(alpha, sidenet_logits, strict=True))
     terms: list[torch.Tensor] = []
@@ -176,14 +175,14 @@ def exit_loss(
         if labels is not None:
             terms.append(weight * (1 - distillation_weight) * task.loss(logits, labels))
         if distillation_weight > 0:
-            assert teacher_logits is not None  # The MainNet runs to its end where nothing recorded teaches.
+            assert teacher_logits is not None  # Without recorded logits, the MainNet runs to its end.
             divergence = task.distillation(logits, teacher_logits, distillation_temperature)
             terms.append(weight * distillation_weight * divergence)
     return sum(terms[1:], terms[0]) if terms else None
 
 
 def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labels: int) -> None:
-    """Refuse recorded logits that are not the MainNet's for this batch.
+    """Reject recorded logits that do not fit the batch.
 
     Raises:
         ValueError: wrong dtype or shape.
@@ -191,6 +190,6 @@ def check_mainnet_logits(mainnet_logits: torch.Tensor, batch_size: int, num_labe
     if not mainnet_logits.is_floating_point() or mainnet_logits.shape != (batch_size, num_labels):
         raise ArgumentError(
             "mainnet_logits",
-            f"must be floating point of shape ({batch_size}, {num_labels}), got "
+            f"must be floating-point with shape ({batch_size}, {num_labels}), got "
             f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}",
         )

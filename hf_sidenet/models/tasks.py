@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes out of a MainNet, and what it means. One object per task, the only place that knows what an answer is:
-how sure it is, whether it is right, what teaches it, and what its labels look like.
+"""Tasks: what a MainNet's outputs mean.
+
+One object per task defines its answers, their confidence and correctness, the losses, and the form of the labels.
 """
 
 from collections.abc import Mapping
@@ -17,29 +18,29 @@ from .errors import ArgumentError
 from .modalities import IMAGE, TEXT, Modality
 
 
-# What forward takes beside the MainNet's inputs.
+# Arguments of forward besides the MainNet's inputs.
 LABEL_INPUTS = frozenset({"labels", "mainnet_logits"})
-# Label of a row that has none.
+# Label of an unlabeled row.
 NO_LABEL = -100
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Names of the MainNet's outputs, in their order.
+    """Return the names of the MainNet's outputs, in order.
 
     Args:
-        config (`PretrainedConfig`): of the MainNet, or of a checkpoint with SideNets.
+        config (`PretrainedConfig`): config of the MainNet, or of a checkpoint with SideNets.
     """
     names = cast("dict[int, str]", config.id2label)
     return [str(names[index]) for index in range(len(names))]
 
 
 class Task:
-    """A kind of answer.
+    """Kind of answer.
 
     Attributes:
-        name (`str`): as it is written to files; the `problem_type` of transformers.
-        suffixes (`Mapping[str, str]`): by modality, how transformers ends the names of its classes for this task.
-        pipelines (`Mapping[str, str]`): by modality, the name of the pipeline, which is the Hub's name of the task.
+        name (`str`): name stored in files; transformers' `problem_type`.
+        suffixes (`Mapping[str, str]`): by modality, the suffix of transformers' class names for this task.
+        pipelines (`Mapping[str, str]`): by modality, the name of the pipeline, also the Hub's name of the task.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Task:
     pipelines: Mapping[str, str]
 
     def auto_class_name(self, modality: Modality) -> str:
-        """The Auto class of transformers that builds MainNets for this task."""
+        """Return the name of transformers' Auto class that builds MainNets for this task."""
         return f"AutoModel{self.suffixes[modality.name]}"
 
     def auto_class(self, modality: Modality) -> type[_BaseAutoModelClass]:
@@ -55,32 +56,32 @@ class Task:
         return getattr(transformers, self.auto_class_name(modality))
 
     def class_name(self, modality: Modality) -> str:
-        """Our class that takes any MainNet for this task."""
+        """Return the name of this package's class that takes any MainNet for this task."""
         return f"SideNet{self.suffixes[modality.name]}"
 
     def check_config(self, config: PretrainedConfig) -> None:
-        """Refuse a MainNet whose answers are of another kind.
+        """Reject a MainNet for another task.
 
         Args:
-            config (`PretrainedConfig`): of the MainNet.
+            config (`PretrainedConfig`): config of the MainNet.
 
         Raises:
-            ValueError: names the field.
+            ValueError: it is; the message names the field.
         """
         raise NotImplementedError
 
     def num_outputs(self, config: PretrainedConfig) -> int:
-        """Number of logits per row, of the MainNet and of every SideNet."""
+        """Return the number of logits per row of the MainNet and every SideNet."""
         raise NotImplementedError
 
     def confidence(self, logits: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
-        """How sure an answer is, in [0, 1]: what is compared with θ.
+        """Return the confidence of an answer, in [0, 1], to compare with θ.
 
         Args:
             logits (`torch.Tensor` of shape `(..., num_labels)`):
-                Raw logits. Half-precision logits are read in float32, whose steps near 1 are fine enough for θ.
+                Raw logits. Half precision is converted to float32, whose resolution near 1 is sufficient for θ.
             temperature (`float` or `torch.Tensor`, *optional*, defaults to 1.0):
-                Divides the logits; from `SideNetConfig.temperatures`.
+                Divides the logits; see `SideNetConfig.temperatures`.
 
         Returns:
             `torch.Tensor` of shape `(...)`: NaN where a logit is NaN.
@@ -88,15 +89,15 @@ class Task:
         raise NotImplementedError
 
     def answer(self, logits: torch.Tensor) -> torch.Tensor:
-        """The answer of each row, in the form of its labels."""
+        """Return the answer to each row, in the form of the labels."""
         raise NotImplementedError
 
     def probabilities(self, logits: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
-        """What the logits say of every class, in [0, 1]; of the shape of `logits`."""
+        """Return the probability of every class, in the shape of `logits`."""
         raise NotImplementedError
 
     def correct(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Which rows are answered rightly. A row with a NaN among its logits is not.
+        """Return which rows are answered correctly. A row with a NaN logit is not.
 
         Args:
             logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits.
@@ -106,35 +107,35 @@ class Task:
             `torch.BoolTensor` of shape `(num_rows,)`.
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: the shapes do not match.
         """
         raise NotImplementedError
 
     def differs(self, logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Which rows two classifiers answer differently; those with a NaN on either side do."""
+        """Return which rows two classifiers answer differently, including rows with a NaN on either side."""
         broken = logits.isnan().any(-1) | reference.isnan().any(-1)
         return (self.answer(logits) != self.answer(reference)) | broken
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What training lowers: a mean over the rows that have a label, in at least float32."""
+        """Return the training loss: a mean over the labeled rows, in at least float32."""
         raise NotImplementedError
 
     def distillation(self, logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        """`T² · KL(teacher ‖ student)`, a mean over rows; no gradient reaches the teacher."""
+        """Return `T² · KL(teacher ‖ student)`, averaged over rows; no gradient reaches the teacher."""
         raise NotImplementedError
 
     def probably_right(
         self, answered: torch.Tensor, believed: torch.Tensor, temperature: float, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Probability that the answers to a row are right: half what the MainNet believes, half what is so.
+        """Estimate the probability that each answer is right: the mean of the MainNet's probability and the label's.
 
-        It has less variance than the labels alone, which say of a single row only whether it was lucky.
+        Its variance is lower than with the labels alone.
 
         Args:
-            answered (`torch.Tensor` of shape `(num_rows, num_answers, num_labels)`): logits of some answers.
-            believed (`torch.Tensor` of shape `(num_rows, num_labels)`): the MainNet's logits.
-            temperature (`float`): of the MainNet.
-            labels (`torch.Tensor` of shape `(num_rows, ...)`): what is so.
+            answered (`torch.Tensor` of shape `(num_rows, num_answers, num_labels)`): logits of the answers.
+            believed (`torch.Tensor` of shape `(num_rows, num_labels)`): logits of the MainNet.
+            temperature (`float`): temperature of the MainNet.
+            labels (`torch.Tensor` of shape `(num_rows, ...)`): labels of the rows.
 
         Returns:
             `torch.Tensor` of shape `(num_rows, num_answers)`: float64.
@@ -142,30 +143,32 @@ class Task:
         raise NotImplementedError
 
     def check_labels(self, labels: torch.Tensor, batch_size: int, num_outputs: int) -> None:
-        """Refuse labels that cannot be those of a batch. Values are read on the CPU only, where that waits for
-        nothing.
+        """Reject labels that do not fit a batch. Values are checked only on the CPU, to avoid synchronizing.
 
         Raises:
-            ValueError: wrong dtype or number, or an impossible value.
+            ValueError: wrong dtype or number, or an invalid value.
         """
         raise NotImplementedError
 
     def check_recorded(self, labels: torch.Tensor, num_rows: int, num_outputs: int) -> None:
-        """Refuse labels beside recorded logits: every row has one there.
+        """Reject labels that do not fit recorded logits, where every row needs a label.
 
         Raises:
-            ValueError: wrong dtype or number, or an impossible value.
+            ValueError: wrong dtype or number, or an invalid value.
         """
         raise NotImplementedError
 
     def wrong_row(self, labels: list[int], num_outputs: int) -> int | None:
-        """The first row of a data set whose label is impossible; [`NO_LABEL`] is possible."""
+        """Return the first row of a data set with an invalid label; [`NO_LABEL`] is valid."""
         raise NotImplementedError
 
 
 class SingleLabelClassification(Task):
-    """One class out of several. For two classes the paper (arXiv 2007.13512) has one logit and a sigmoid p; the
-    confidence here is then its `max(p, 1 − p)`."""
+    """One class out of several.
+
+    For two classes, the paper (arXiv 2007.13512) has one logit and a sigmoid p; the confidence here equals its
+    `max(p, 1 − p)`.
+    """
 
     name = "single_label_classification"
     suffixes = {"text": "ForSequenceClassification", "image": "ForImageClassification"}
@@ -175,7 +178,7 @@ class SingleLabelClassification(Task):
         """See [`Task.check_config`]."""
         if config.problem_type not in (None, self.name) or self.num_outputs(config) < 2:
             raise ValueError(
-                "SideNets need a classifier with one label out of at least 2: `problem_type` must be None or "
+                "SideNets need a single-label classifier with at least 2 classes: `problem_type` must be None or "
                 f"'{self.name}' and `num_labels` ≥ 2, got {config.problem_type!r} and {config.num_labels}. Regression "
                 "and multi-label MainNets have no softmax confidence to compare with θ."
             )
@@ -226,7 +229,7 @@ class SingleLabelClassification(Task):
         return ((belief + F.one_hot(labels, belief.shape[1])) / 2).gather(1, self.answer(answered))
 
     def check_labels(self, labels: torch.Tensor, batch_size: int, num_outputs: int) -> None:
-        """See [`Task.check_labels`]: indices of classes, [`NO_LABEL`] for rows that do not count."""
+        """See [`Task.check_labels`]: class indices, [`NO_LABEL`] for rows to ignore."""
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != batch_size:
             raise ArgumentError(
                 "labels",
@@ -244,13 +247,13 @@ class SingleLabelClassification(Task):
         if labels.shape != (num_rows,) or labels.dtype != torch.long:
             raise ArgumentError(
                 "labels",
-                f"must be int64 of shape ({num_rows},), got {labels.dtype} of shape {tuple(labels.shape)}",
+                f"must be int64 with shape ({num_rows},), got {labels.dtype} with shape {tuple(labels.shape)}",
             )
         wrong = labels[(labels < 0) | (labels >= num_outputs)]
         if wrong.numel() > 0:
             raise ArgumentError(
                 "labels",
-                f"must be in [0, {num_outputs}), got {wrong[0].item()}. Leave rows without a label out",
+                f"must be in [0, {num_outputs}), got {wrong[0].item()}. Leave out unlabeled rows",
             )
 
     def wrong_row(self, labels: list[int], num_outputs: int) -> int | None:
@@ -264,10 +267,10 @@ TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL,)}
 
 
 def task_of(config: PretrainedConfig) -> tuple[Task, Modality]:
-    """Task and modality of a MainNet, or of a checkpoint with SideNets, that is not loaded.
+    """Return task and modality of a MainNet or a checkpoint with SideNets, from its config alone.
 
     Args:
-        config (`PretrainedConfig`): its `architectures` name the class; where they do not, the MainNet's type decides.
+        config (`PretrainedConfig`): its `architectures` name the class; if not, the MainNet's type decides.
     """
     name = (getattr(config, "architectures", None) or [None])[0]
     for task in TASKS.values():
@@ -279,12 +282,12 @@ def task_of(config: PretrainedConfig) -> tuple[Task, Modality]:
 
 
 def modality_of(config: PretrainedConfig) -> Modality:
-    """Modality of a MainNet, by the type of its config; a type that has classifiers of both reads images."""
+    """Return the modality for a config's model type; image if the type has classifiers for both."""
     return IMAGE if config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES else TEXT
 
 
 def named_task(name: Any) -> Task:
-    """A task by its name in a file.
+    """Return the task with a name stored in a file.
 
     Raises:
         ValueError: there is none.

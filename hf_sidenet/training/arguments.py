@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command-line arguments of a training script, for `transformers.HfArgumentParser`, and the model made of them."""
+"""Command-line arguments of a training script, for `transformers.HfArgumentParser`, and the model built from them."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,32 +13,32 @@ from ..models.modeling_base import SideNetPreTrainedModel
 
 @dataclass
 class MainNetArguments:
-    """Which MainNet to train on, or which checkpoint that has SideNets already."""
+    """MainNet to train on, or checkpoint that already has SideNets."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id."})
     model_type: str | None = field(
-        default=None, metadata={"help": "Instead: random weights for a config of this type, as resnet."}
+        default=None, metadata={"help": "Instead: random weights for this model type, such as resnet."}
     )
     config_overrides: str = field(
         default="{}", metadata={"help": "Fields of the MainNet's config as JSON: '{\"num_hidden_layers\": 2}'."}
     )
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "Hub token, where the one you logged in with won't do."})
+    token: str | None = field(default=None, metadata={"help": "Hub token, by default the one you logged in with."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
 
     ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Start with a new head where the checkpoint's has another number of classes."}
+        default=False, metadata={"help": "Start with a new head if the checkpoint's has another number of classes."}
     )
 
     def loading(self) -> dict[str, Any]:
-        """Arguments of every `from_pretrained`."""
+        """Return arguments for every `from_pretrained`."""
         return {"revision": self.revision, "token": self.token, "trust_remote_code": self.trust_remote_code}
 
     def overrides(self) -> dict[str, Any]:
-        """`config_overrides` as a dictionary.
+        """Return `config_overrides` as a dictionary.
 
         Raises:
-            ValueError: it is no JSON object.
+            ValueError: it is not a JSON object.
         """
         try:
             overrides = json.loads(self.config_overrides)
@@ -53,9 +53,9 @@ class MainNetArguments:
 
 @dataclass
 class SideNetArguments:
-    """Which SideNets to train, how, and at which θ to evaluate them: `HfArgumentParser((SideNetArguments, ...))`.
+    """SideNets to train, how to train them, and θ to evaluate at: `HfArgumentParser((SideNetArguments, ...))`.
 
-    The fields that [`SideNetConfig`] has mean the same here; it checks them.
+    Fields of [`SideNetConfig`] have the same meaning here, and are checked there.
     """
 
     exit_layers: list[int] | None = field(
@@ -73,7 +73,7 @@ class SideNetArguments:
     freeze_mainnet: str = field(
         default="all",
         metadata={
-            "help": "all: only the SideNets learn. body: the MainNet's last layer learns along. none: all learns.",
+            "help": "all: train only the SideNets. body: also the MainNet's last layer. none: everything.",
             "choices": ["all", "body", "none"],
         },
     )
@@ -84,20 +84,20 @@ class SideNetArguments:
     distillation_weight: float = field(
         default=0.0, metadata={"help": "w in (1 − w)·CE + w·T²·KL to the MainNet, the loss of a SideNet."}
     )
-    distillation_temperature: float = field(default=1.0, metadata={"help": "T in the same."})
+    distillation_temperature: float = field(default=1.0, metadata={"help": "T in the same formula."})
     sidenet_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the SideNets, where it differs from --learning_rate."}
+        default=None, metadata={"help": "Learning rate of the SideNets, if different from --learning_rate."}
     )
     thresholds: list[float] | None = field(
         default=None, metadata={"help": "Values of θ to evaluate, by default 19 from 0 to 1."}
     )
     max_accuracy_drop: float = field(
         default=0.005,
-        metadata={"help": "θ is chosen on validation rows, to cost at most this accuracy there; guarantees nothing."},
+        metadata={"help": "θ is chosen to lose at most this accuracy on validation rows; not a guarantee."},
     )
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of [`SideNetConfig`], `exit_layers` among them, for `from_mainnet`."""
+        """Return the fields of [`SideNetConfig`], including `exit_layers`, for `from_mainnet`."""
 
         def one_or_more(values: list) -> Any:
             return values[0] if len(values) == 1 else values
@@ -115,7 +115,7 @@ class SideNetArguments:
 
 
 def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
-    """The config of the MainNet, or of a checkpoint that has SideNets already.
+    """Load the config of the MainNet, or of a checkpoint that already has SideNets.
 
     Raises:
         ValueError: neither or both of `model_name_or_path` and `model_type` are given, or a field of
@@ -123,7 +123,7 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
     """
     if (mainnet_args.model_name_or_path is None) == (mainnet_args.model_type is None):
         raise ValueError(
-            "give one of `model_name_or_path` and `model_type`, got "
+            "pass one of `model_name_or_path` and `model_type`, got "
             f"{mainnet_args.model_name_or_path!r} and {mainnet_args.model_type!r}."
         )
     overrides = mainnet_args.overrides()
@@ -142,11 +142,11 @@ def load_config(mainnet_args: MainNetArguments) -> PretrainedConfig:
 
 
 def learns_classes(config: PretrainedConfig, sidenet_args: SideNetArguments) -> bool:
-    """Whether training teaches the MainNet's last layer which output is which class; else it has to know already.
+    """Return whether the MainNet's last layer is trained on the classes; otherwise it must already know them.
 
     Args:
-        config (`PretrainedConfig`): of [`load_config`].
-        sidenet_args ([`SideNetArguments`]): which SideNets.
+        config (`PretrainedConfig`): config from [`load_config`].
+        sidenet_args ([`SideNetArguments`]): the SideNets.
     """
     if config.model_type == "sidenet":
         return config.freeze_mainnet != "all"
@@ -162,19 +162,20 @@ def build_model(
     *,
     input_size: list[int] | None = None,
 ) -> PreTrainedModel:
-    """A checkpoint that has SideNets, a MainNet that gets them, or, without `exit_layers`, the MainNet alone.
+    """Load a checkpoint with SideNets, attach SideNets to a MainNet, or, without `exit_layers`, load a plain MainNet.
 
     Args:
         sidenet_class (`type`): [`SideNetForSequenceClassification`] or [`SideNetForImageClassification`].
-        config (`PretrainedConfig`): of [`load_config`].
+        config (`PretrainedConfig`): config from [`load_config`].
         names (`list[str]`): names of the classes, in the order of their indices.
-        mainnet_args ([`MainNetArguments`]): which MainNet.
-        sidenet_args ([`SideNetArguments`]): which SideNets.
+        mainnet_args ([`MainNetArguments`]): the MainNet.
+        sidenet_args ([`SideNetArguments`]): the SideNets.
         input_size (`list[int]`, *optional*):
-            `[channels, height, width]` of the images as they will come, by default what the MainNet's config says.
+            `[channels, height, width]` of the images, by default as in the MainNet's config.
 
     Raises:
-        ValueError: SideNets are described where there are some, or a MainNet with random weights would be frozen.
+        ValueError: SideNets are specified for a checkpoint that has some, or a MainNet with random weights would be
+            frozen.
     """
     path = mainnet_args.model_name_or_path
     if config.model_type == "sidenet":
@@ -182,8 +183,8 @@ def build_model(
         given = [f"`{name}`" for name, value in sidenet_args.config_fields().items() if value != default[name]]
         if given:
             raise ValueError(
-                f"{', '.join(given)} must not be given for {path!r}, which has SideNets already; `config_overrides` "
-                "changes what can be changed."
+                f"{', '.join(given)} must not be given for {path!r}, which already has SideNets; use "
+                "`config_overrides` for what can be changed."
             )
         loading = mainnet_args.loading()
         loading.pop("trust_remote_code")  # This package's own classes load it.
@@ -200,7 +201,7 @@ def build_model(
         if sidenet_args.freeze_mainnet != "none":
             raise ArgumentError(
                 "model_type",
-                "makes random weights, which must learn: `freeze_mainnet` must be 'none'",
+                "gives random weights, which must be trained: `freeze_mainnet` must be 'none'",
                 sidenet_args.freeze_mainnet,
             )
         return sidenet_class.from_mainnet(mainnet, **fields)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of shards: safetensors files that each hold some rows of a data set, and a manifest once all are there.
+"""Folder of shards: safetensors files with some rows of a data set each, and a manifest once all are complete.
 
-A shard is written under a temporary name and renamed, so after a kill it is complete or absent.
+A shard is written to a temporary file and renamed, so if the process is killed, it is complete or absent.
 """
 
 import json
@@ -27,29 +27,29 @@ ROWS, LABELS = "rows", "labels"
 
 
 class ShardFolder:
-    """Tensors with one row per row of a data set, cut into shards.
+    """Tensors with one row per row of a data set, split into shards.
 
     Args:
         path (`str` or `os.PathLike`): the folder.
-        fingerprint (`str`): of everything the tensors were computed from; a shard with another one is not read.
-        num_rows (`int`): rows of the data set.
-        widths (`dict[str, int]`): columns of every tensor, by its name.
+        fingerprint (`str`): fingerprint of everything the tensors depend on; shards with another one are ignored.
+        num_rows (`int`): number of rows of the data set.
+        widths (`dict[str, int]`): number of columns of every tensor, by name.
     """
 
     def __init__(self, path: str | os.PathLike, fingerprint: str, num_rows: int, widths: dict[str, int]):
         self.path = Path(path)
         self.identity = {**FORMAT, "fingerprint": fingerprint}
-        # One entry: safetensors writes several in no fixed order, and equal features must be equal bytes.
+        # One entry: safetensors writes several in arbitrary order, and equal features must give equal bytes.
         self._metadata = {"about": json.dumps(self.identity)}
         self.num_rows = num_rows
         self.widths = widths
 
     def shard(self, number: int) -> Path:
-        """File of the shard with this number."""
+        """Return the path of the shard with this number."""
         return self.path / f"shard-{number:05d}.safetensors"
 
     def shards(self) -> list[Path]:
-        """Files that the manifest names; none where it is not there or belongs to something else."""
+        """Return the files in the manifest; none if it is missing or has another fingerprint."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text())
             if any(manifest[name] != value for name, value in self.identity.items()):
@@ -59,7 +59,7 @@ class ShardFolder:
             return []
 
     def is_complete(self) -> bool:
-        """Whether the manifest is there and its shards hold every row once."""
+        """Return whether the manifest exists and its shards contain every row once."""
         found = [self._rows_of(path) for path in self.shards()]
         whole = [rows for rows in found if rows is not None]
         if not whole or len(whole) < len(found):
@@ -67,24 +67,24 @@ class ShardFolder:
         return sorted(row for rows in whole for row in rows) == list(range(self.num_rows))
 
     def unfinished(self, plan: list[list[int]]) -> list[int]:
-        """Numbers of the shards that are missing, damaged, or hold other rows than the plan says."""
+        """Return the numbers of the shards that are missing, damaged, or contain other rows than planned."""
         return [number for number, rows in enumerate(plan) if self._rows_of(self.shard(number)) != rows]
 
     def write(self, number: int, rows: list[int], tensors: dict[str, torch.Tensor]) -> None:
         """Write one shard.
 
         Args:
-            number (`int`): its number.
-            rows (`list[int]`): row numbers in the data set.
+            number (`int`): number of the shard.
+            rows (`list[int]`): row indices in the data set.
             tensors (`dict[str, torch.Tensor]`):
-                `(len(rows), width)` for every name in `widths`, and maybe `"labels"` of shape `(len(rows),)`.
+                `(len(rows), width)` for every name in `widths`, and optionally `"labels"` of shape `(len(rows),)`.
         """
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(self.shard(number)) as temporary:
             save_file({ROWS: torch.tensor(rows), **tensors}, temporary, metadata=self._metadata)
 
     def finish(self, num_shards: int, about: dict[str, Any]) -> None:
-        """Write the manifest, with what else is to be known about the tensors."""
+        """Write the manifest, with further information about the tensors."""
         shards = [self.shard(number).name for number in range(num_shards)]
         manifest = {**self.identity, **about, "num_rows": self.num_rows, "widths": self.widths, "shards": shards}
         with replacing(self.path / MANIFEST) as temporary:
@@ -92,8 +92,10 @@ class ShardFolder:
 
     @contextmanager
     def at_work(self, num_shards: int) -> Iterator[None]:
-        """Let others see that somebody writes here. If nobody else does, remove what a killed run left half-written,
-        and shards above the number of the plan."""
+        """Mark the folder as being written to; if no other process writes, remove leftovers of killed runs.
+
+        These are temporary files, and shards beyond the planned number.
+        """
         with folder_lock(self.path, wait=False) as alone:
             if alone:
                 keep = {self.shard(number) for number in range(num_shards)}
@@ -103,23 +105,23 @@ class ShardFolder:
             yield
 
     def needed(self, name: str) -> torch.Tensor:
-        """[`~ShardFolder.column`] of a tensor that every folder has."""
+        """Return [`~ShardFolder.column`] for a tensor that always exists."""
         column = self.column(name)
-        assert column is not None  # A folder without it has other widths, and is another folder.
+        assert column is not None  # A complete folder has every tensor in `widths`.
         return column
 
     def column(self, name: str) -> torch.Tensor | None:
-        """One tensor with all rows in the order of the data set, on the CPU; nothing else is read.
+        """Read one tensor with all rows in the order of the data set, on the CPU.
 
         Returns:
-            `torch.Tensor`: with `num_rows` on the first axis; `None` where no shard has it.
+            `torch.Tensor`: tensor with `num_rows` rows; `None` if no shard has it.
 
         Raises:
-            ValueError: the manifest or a shard is damaged or gone, or some shards lack what others have.
+            ValueError: the manifest or a shard is damaged or missing, or only some shards have the tensor.
         """
         whole, num_found, shards = None, 0, self.shards()
         if not shards:
-            raise ValueError(f"{str(self.path)!r} must have a whole {MANIFEST}, and has none.")
+            raise ValueError(f"{str(self.path)!r} must have a valid {MANIFEST}, but has none.")
         for path in shards:
             with _opened(path) as file:
                 if name not in file.keys():  # noqa: SIM118 - not a mapping
@@ -131,16 +133,16 @@ class ShardFolder:
         if num_found not in (0, self.num_rows):
             raise ArgumentError(
                 name,
-                f"must be there for all {self.num_rows} rows or for none, but {num_found} have it",
+                f"must exist for all {self.num_rows} rows or for none, but {num_found} have it",
             )
         return whole
 
     def num_bytes(self) -> int:
-        """Size of the shards on the disk."""
+        """Return the size of the shards on disk."""
         return sum(path.stat().st_size for path in self.shards())
 
     def _rows_of(self, path: Path) -> list[int] | None:
-        """Row numbers in a shard; `None` where it is missing, cut off, or holds other tensors than it must."""
+        """Return the row indices in a shard; `None` if it is missing, truncated, or has unexpected tensors."""
         try:
             with _opened(path) as file:
                 rows = file.get_tensor(ROWS).tolist()
@@ -155,11 +157,11 @@ class ShardFolder:
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Check that the disk has enough space.
 
     Args:
         path (`Path`): an existing folder.
-        needed (`int`): bytes.
+        needed (`int`): number of bytes.
 
     Raises:
         OSError: the disk has less free space.
@@ -168,12 +170,12 @@ def check_space(path: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"`directory` must be on a disk with room for {readable_size(needed)} of features, but {str(path)!r} has "
-            f"{readable_size(free)} free. Name fewer `candidates`, or another `directory`."
+            f"{readable_size(free)} free. Pass fewer `candidates`, or another `directory`."
         )
 
 
 def readable_size(num_bytes: int) -> str:
-    """A number of bytes, in MB or GB where it is large."""
+    """Format a number of bytes, in MB or GB if it is large."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
@@ -186,4 +188,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{str(path)!r} must be a whole shard, but cannot be read: {error}") from error
+        raise ValueError(f"{str(path)!r} must be a valid shard, but cannot be read: {error}") from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass of the MainNet over a data set keeps what every candidate SideNet would read, and the MainNet's answers.
+"""Cache what every candidate SideNet would read, and the MainNet's logits, in one pass over a data set.
 
-After it, SideNets on a frozen MainNet learn from tensors alone. Features belong to exactly these rows, this MainNet
-and these candidates: they lie in a folder named by their fingerprint, where a later call finds them again.
+SideNets on a frozen MainNet then train on tensors alone. Features belong to specific rows, a MainNet and candidates:
+they are stored in a folder named after their fingerprint, where later calls find them again.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ LOGITS = "mainnet_logits"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A SideNet that might be attached: where it sits and how it reads x_c.
+    """Candidate SideNet: its place and how it reads x_c.
 
     Args:
         exit_layer (`int`): number of blocks that run before it.
@@ -54,15 +54,15 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Such as `"2.mean"`."""
+        """Name such as `"2.mean"`."""
         return f"{self.exit_layer}.{self.pooling}"
 
 
 class Features:
-    """What [`cache_features`] kept, on the disk; a tensor is read when it is asked for. All are on the CPU.
+    """Features cached by [`cache_features`], on disk. Tensors are read on demand, to the CPU.
 
     Args:
-        shards (`ShardFolder`): a complete one.
+        shards (`ShardFolder`): a complete folder of shards.
         candidates (`Sequence[Candidate]`): the candidates in it.
     """
 
@@ -80,17 +80,17 @@ class Features:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the shards on the disk."""
+        """Size of the shards on disk."""
         return self._shards.num_bytes()
 
     def features(self, candidate: Candidate) -> torch.Tensor:
-        """Pooled x_c of one candidate, read anew at every call.
+        """Read the pooled x_c of one candidate; not cached in memory.
 
         Returns:
-            `torch.Tensor` of shape `(num_rows, width)`: in the order of the data set and in the model's dtype.
+            `torch.Tensor` of shape `(num_rows, width)`: in the order of the data set and the model's dtype.
 
         Raises:
-            ValueError: there is no such candidate, or a shard is damaged or gone.
+            ValueError: there is no such candidate, or a shard is damaged or missing.
         """
         if candidate not in self.candidates:
             raise ArgumentError("candidate", f"must be one of {[known.name for known in self.candidates]}", candidate)
@@ -98,34 +98,34 @@ class Features:
 
     @cached_property
     def mainnet_logits(self) -> torch.Tensor:
-        """The MainNet's logits, of shape `(num_rows, num_labels)`."""
+        """Logits of the MainNet, of shape `(num_rows, num_labels)`."""
         return self._shards.needed(LOGITS)
 
     @cached_property
     def labels(self) -> torch.Tensor | None:
-        """Class indices of shape `(num_rows,)`, -100 where there is none; `None` where the rows had no labels."""
+        """Class indices of shape `(num_rows,)`, -100 for unlabeled rows; `None` if no row has a label."""
         return self._shards.column(LABELS)
 
 
 def default_candidates(
     model: SideNetPreTrainedModel, exit_layers: Sequence[int] | None = None, poolings: Sequence[str] | None = None
 ) -> list[Candidate]:
-    """Every place and pooling that is worth a try.
+    """List every place and pooling worth trying.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): which SideNets it has does not matter.
-        exit_layers (`Sequence[int]`, *optional*, defaults to every place): blocks before a SideNet.
+        model ([`SideNetPreTrainedModel`]): the model; its SideNets do not matter.
+        exit_layers (`Sequence[int]`, *optional*, defaults to every place): number of blocks before a SideNet.
         poolings (`Sequence[str]`, *optional*):
-            By default `"mean"` and `"cls"` of tokens, `"gap"` of feature maps. Images may name `"flatten"` too.
+            By default `"mean"` and `"cls"` for tokens, `"gap"` for feature maps. Images also allow `"flatten"`.
 
     Raises:
-        ValueError: there is no such place, or a pooling cannot read what a block passes on.
+        ValueError: there is no such place, or a pooling does not fit the output of a block.
     """
     shapes = model.block_shapes
     layers = range(1, len(shapes) + 1) if exit_layers is None else exit_layers
     candidates = []
     for layer in layers:
-        # A place that there is not is refused below.
+        # An invalid place is rejected below.
         shape = shapes[layer - 1] if 1 <= layer <= len(shapes) else shapes[0]
         tried = model.modality.candidate_poolings(shape) if poolings is None else poolings
         candidates += [Candidate(layer, pooling) for pooling in tried]
@@ -149,40 +149,41 @@ def cache_features(
     progress: bool = True,
     description: str = "Caching features",
 ) -> Features:
-    """Run the MainNet once over a data set and keep what every candidate SideNet would read.
+    """Run the MainNet once over a data set and cache what every candidate SideNet would read.
 
-    Texts run in the order of their length, the longest first, so that there is little padding. A call that was killed
-    goes on where it was, to the same numbers; a call that is done is not done again. Several calls that work on
-    the same features at a time, with the same `rows_per_shard`, do the same work twice and do no harm.
+    Texts are sorted by length, longest first, to reduce padding. A killed call resumes where it stopped, with the same
+    results; a finished call is not repeated. Concurrent calls for the same features, with the same `rows_per_shard`,
+    duplicate work but do not interfere.
 
     Args:
         model ([`SideNetPreTrainedModel`]):
-            Its MainNet runs in evaluation mode, on its device; its own SideNets do not run.
+            Model whose MainNet runs in evaluation mode, on its device; its SideNets do not run.
         dataset (map-style data set):
-            Rows are dicts of the MainNet's inputs, with or without `labels`.
+            Rows as dicts of MainNet inputs, with or without `labels`.
         directory (`str` or `os.PathLike`):
-            Where the folder of these features lies, on a disk that all processes see.
+            Parent of the folder of these features, on a disk that all processes share.
         collate_fn (`Callable`):
-            Makes a batch of a list of rows, such as `DataCollatorWithPadding`. Floating-point inputs take the model's
-            dtype.
+            Function that collates a list of rows, such as `DataCollatorWithPadding`. Floating-point inputs are cast to
+            the model's dtype.
         candidates (`Sequence[Candidate]`): see [`default_candidates`].
         data_fingerprint (`str`):
-            Stands for all that makes the rows: inputs, preprocessing and labels. See [`fingerprint_rows`].
+            Fingerprint of everything that determines the rows: inputs, preprocessing and labels. See
+            [`fingerprint_rows`].
         batch_size (`int`, *optional*, defaults to 32): rows per call of the MainNet.
-        rows_per_shard (`int`, *optional*, defaults to 512): rows per file; what a kill can cost.
+        rows_per_shard (`int`, *optional*, defaults to 512): rows per file, which a killed call may have to repeat.
         num_workers (`int`, *optional*, defaults to 0): processes that prepare rows.
         accelerator (`Accelerator`, *optional*):
-            Every process takes a share of the shards, and all get all features.
+            Distribute the shards over all processes; each returns all features.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
-        description (`str`, *optional*): what stands before the bar.
+        description (`str`, *optional*): label of the progress bar.
 
     Returns:
-        [`Features`]: in the order of the data set.
+        [`Features`]: features in the order of the data set.
 
     Raises:
         OSError: the disk has no room for the features.
-        ValueError: an argument is impossible, the MainNet's parameters are sharded, or a batch lacks rows, lacks
-            labels that others have, or has inputs that the MainNet does not take.
+        ValueError: an argument is invalid, the MainNet's parameters are sharded, or a batch lacks rows, lacks labels
+            that others have, or has inputs that the MainNet does not take.
     """
     alone = accelerator is None
     rank, num_processes = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
@@ -199,7 +200,7 @@ def cache_features(
                 held.enter_context(shards.at_work(len(plan)))
             todo = shards.unfinished(plan)
             _check_room(model, shards, sum(len(plan[number]) for number in todo), log=rank == 0)
-        # Until here nobody writes a shard, so that every process sees the same ones and they agree on what is left.
+        # No shard is written before this point, so that all processes agree on the remaining ones.
         wait()
         if complete:
             return Features(shards, candidates)
@@ -209,7 +210,7 @@ def cache_features(
             batch_sampler=[batch for number in own for batch in _batches(plan[number], batch_size)],
             collate_fn=collate_fn,
             num_workers=num_workers,
-            # Its own, or what is drawn at random later would depend on whether features were there.
+            # A separate generator, or later random numbers would depend on whether features were cached.
             generator=torch.Generator(),
         )
         bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
@@ -235,13 +236,13 @@ def _column(candidate: Candidate) -> str:
 
 
 def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> dict[str, int]:
-    """Width of every tensor that is kept, by name."""
+    """Return the width of every cached tensor, by name."""
     shapes, widths = model.block_shapes, {}
     if not candidates or len(set(candidates)) < len(candidates):
-        raise ArgumentError("candidates", f"must be at least one, none twice, got {[*candidates]}")
+        raise ArgumentError("candidates", f"must be one or more distinct candidates, got {[*candidates]}")
     for candidate in candidates:
         if not 1 <= candidate.exit_layer <= len(shapes):
-            raise ArgumentError("exit_layer", f"must be from 1 to {len(shapes)}", candidate.exit_layer)
+            raise ArgumentError("exit_layer", f"must be between 1 and {len(shapes)}", candidate.exit_layer)
         if candidate.pooling not in POOLINGS or candidate.pooling == "auto":
             raise ArgumentError("pooling", f"must be one of {POOLINGS[1:]}", candidate.pooling)
         shape = shapes[candidate.exit_layer - 1]
@@ -258,9 +259,9 @@ def _check_arguments(model: SideNetPreTrainedModel, dataset: Any, **numbers: int
     if has_sharded_parameters(model.mainnet):
         raise ArgumentError(
             "model",
-            "must have whole parameters on every process, but they are sharded (FSDP or "
+            "must have all parameters on every process, but they are sharded (FSDP or "
             "ZeRO-3), and processes with different rows would wait for each other: cache "
-            "features before the model is prepared",
+            "features before preparing the model",
         )
 
 
@@ -271,7 +272,7 @@ def _shard_folder(
     candidates: Sequence[Candidate],
     data_fingerprint: str,
 ) -> tuple[ShardFolder, dict[str, Any]]:
-    """The folder of exactly these features, and what it is made from."""
+    """Return the folder of these features, and what they depend on."""
     widths = _widths(model, candidates)
     about = {
         "data_fingerprint": data_fingerprint,
@@ -285,12 +286,12 @@ def _shard_folder(
 
 
 def _by_length(dataset: Any) -> list[int]:
-    """Row numbers, the longest text first: the largest batch is the first to run out of memory."""
+    """Return row indices, longest text first, so that running out of memory happens at the start."""
     name = next((name for name in ("input_ids", "inputs_embeds") if name in dataset[0]), None)
     if name is None:
         return list(range(len(dataset)))
     if name in (getattr(dataset, "column_names", None) or ()):
-        # As it is stored, which is faster to read than tensors.
+        # Without a format, which is faster to read than tensors.
         dataset = dataset.with_format(None, columns=[name])
     lengths = [len(dataset[i][name]) for i in range(len(dataset))]
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -301,7 +302,7 @@ def _batches(rows: list[int], batch_size: int) -> list[list[int]]:
 
 
 def _check_room(model: SideNetPreTrainedModel, shards: ShardFolder, num_rows: int, log: bool) -> None:
-    """Estimate what is still to be written: features, row numbers and labels."""
+    """Check that there is room for the remaining features, row indices and labels."""
     needed = num_rows * (sum(shards.widths.values()) * model.dtype.itemsize + 2 * torch.long.itemsize)
     if log:
         logger.info(
@@ -317,7 +318,7 @@ def _read_batch(
     candidates: Sequence[Candidate],
     widths: dict[str, int],
 ) -> dict[str, torch.Tensor]:
-    """What every candidate reads of one batch, the MainNet's logits, and the labels."""
+    """Return the features of every candidate for one batch, the MainNet's logits, and the labels."""
     inputs = {name: x for name, x in model_inputs(batch, model.device, model.dtype).items() if x is not None}
     check_names(model, inputs)
     if "use_cache" in model.mainnet_inputs:
@@ -328,7 +329,7 @@ def _read_batch(
         for candidate in candidates:
             if candidate.exit_layer == index:
                 mask = pooling_mask(inputs.get("attention_mask"), candidate.pooling)
-                # Contiguous, since a view of one token would keep all tokens in memory.
+                # Contiguous, because a view of one token would keep all tokens in memory.
                 found[_column(candidate)] = pool(hidden, candidate.pooling, mask).to(model.dtype).contiguous()
 
     found[LOGITS] = run_mainnet(mainnet, Run(visit), **inputs, return_dict=True).logits
@@ -336,7 +337,7 @@ def _read_batch(
         if tensor.shape[1] != widths[name]:
             raise ArgumentError(
                 "dataset",
-                "must have inputs of the size that SideNets are made for, "
+                "must have inputs of the SideNets' size, "
                 f"{model.config.input_size}: {name} has {tensor.shape[1]} columns, not "
                 f"{widths[name]}",
             )

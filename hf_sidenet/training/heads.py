@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All candidate SideNets at once, on cached features (Morisot, arXiv 2007.13512, §3: their losses are independent).
+"""Train all candidate SideNets together on cached features (Morisot, arXiv 2007.13512, §3: independent losses).
 
-Nothing of one SideNet reaches another, so training them side by side gives what training each alone would.
+SideNets do not affect each other, so training them together gives the same result as training each alone.
 """
 
 import copy
@@ -25,18 +25,18 @@ ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How candidate SideNets learn.
+    """Training settings of candidate SideNets.
 
     Args:
         hidden_size (`int`): width of the hidden layer.
-        max_epochs (`int`): the most passes over the training rows.
-        patience (`int`): a SideNet stops after so many epochs in which its loss on the stopping rows does not fall.
+        max_epochs (`int`): maximum number of passes over the training rows.
+        patience (`int`): a SideNet stops after this many epochs without a lower loss on the stopping rows.
         batch_size (`int`): rows per step.
-        learning_rate (`float`): of AdamW.
-        weight_decay (`float`): of AdamW.
+        learning_rate (`float`): learning rate of AdamW.
+        weight_decay (`float`): weight decay of AdamW.
         distillation_weight (`float`): w in `(1 − w) · CE + w · T² · KL` to the MainNet's logits.
         distillation_temperature (`float`): T.
-        seed (`int`): of the initial weights and the order of the rows.
+        seed (`int`): seed of the initial weights and the order of the rows.
 
     Raises:
         ValueError: a number is not positive, or the distillation weight is not in [0, 1].
@@ -69,10 +69,10 @@ class HeadData:
 
     Args:
         features (`Mapping[Candidate, torch.Tensor]`): per candidate, pooled x_c of shape `(num_rows, width)`.
-        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the teacher's.
-        labels (`torch.LongTensor` of shape `(num_rows,)`, *optional*): class indices; without them only the
+        mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): logits of the teacher.
+        labels (`torch.LongTensor` of shape `(num_rows,)`, *optional*): class indices; without them, only the
             distillation term remains.
-        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
     """
 
     features: Mapping[Candidate, torch.Tensor]
@@ -86,10 +86,10 @@ class HeadData:
 
 @torch.no_grad()
 def sidenet_logits(sidenet: SideNet, features: torch.Tensor) -> torch.Tensor:
-    """What a SideNet says of cached features, as it does inside the model.
+    """Return a SideNet's logits for cached features, the same as inside the model.
 
     Args:
-        sidenet ([`SideNet`]): in evaluation mode.
+        sidenet ([`SideNet`]): the SideNet, in evaluation mode.
         features (`torch.Tensor` of shape `(num_rows, width)`): pooled x_c.
 
     Returns:
@@ -107,16 +107,16 @@ def cached_records(
     mainnet_logits: torch.Tensor | None = None,
     task: Task = SINGLE_LABEL,
 ) -> ExitRecords:
-    """Exit records from cached features, without another pass of the MainNet.
+    """Make exit records from cached features, without running the MainNet.
 
     Args:
-        features ([`Features`]): of the rows, from the MainNet that the SideNets are attached to.
-        candidates (`Sequence[Candidate]`): what each SideNet reads.
-        sidenets (`Sequence[SideNet]`): in evaluation mode.
+        features ([`Features`]): features of the rows, from the MainNet of the SideNets.
+        candidates (`Sequence[Candidate]`): candidate of each SideNet.
+        sidenets (`Sequence[SideNet]`): SideNets in evaluation mode.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`, *optional*):
-            Of the classifier to compare with, by default this MainNet.
-        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+            Logits of the reference classifier, by default this MainNet.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
     """
     columns = [sidenet_logits(sidenet, features.features(c)) for c, sidenet in zip(candidates, sidenets, strict=True)]
     own = features.mainnet_logits
@@ -143,22 +143,22 @@ def train_heads(
     """Train a SideNet for every candidate; each keeps the weights of its best epoch on the stopping rows.
 
     Args:
-        train ([`HeadData`]): rows to learn from.
-        stopping ([`HeadData`]): rows to stop on, which must certify nothing later.
-        settings ([`HeadTraining`]): how they learn.
+        train ([`HeadData`]): training rows.
+        stopping ([`HeadData`]): rows for early stopping, which must not certify later.
+        settings ([`HeadTraining`]): training settings.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
-        `dict[Candidate, SideNet]`: in evaluation mode, in the order of `train.features`.
+        `dict[Candidate, SideNet]`: SideNets in evaluation mode, in the order of `train.features`.
 
     Raises:
-        ValueError: there are no rows, or no labels where the loss needs them.
+        ValueError: there are no rows, or no labels although the loss needs them.
     """
     for name, data in (("train", train), ("stopping", stopping)):
         if len(data) == 0:
-            raise ArgumentError(name, "must hold at least one row, got none")
+            raise ArgumentError(name, "must contain at least one row, got none")
         if data.labels is None and settings.distillation_weight == 0:
-            raise ArgumentError(name, "must have labels where `distillation_weight` is 0, got none")
+            raise ArgumentError(name, "must have labels if `distillation_weight` is 0, got none")
     generator = torch.Generator().manual_seed(settings.seed)
     learners = {candidate: _new_learner(x, train, settings) for candidate, x in train.features.items()}
     with logging.tqdm(total=settings.max_epochs, desc="Training SideNets", disable=not progress) as bar:
@@ -172,14 +172,14 @@ def train_heads(
                 _look(learner, stopping, stopping.features[candidate], settings)
             bar.update()
     for learner in learners.values():
-        assert learner.best_state is not None  # Each has learned for an epoch.
+        assert learner.best_state is not None  # Each has trained for an epoch.
         learner.sidenet.load_state_dict(learner.best_state)
         learner.sidenet.eval()
     return {candidate: learner.sidenet for candidate, learner in learners.items()}
 
 
 def _new_learner(features: torch.Tensor, train: HeadData, settings: HeadTraining) -> _Learner:
-    # Each from the same seed: the others do not change what a candidate becomes.
+    # Each from the same seed, so that a candidate's weights do not depend on the others.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         sidenet = SideNet(features.shape[1], settings.hidden_size, train.mainnet_logits.shape[1])
@@ -202,7 +202,7 @@ def _learn(
 
 @torch.no_grad()
 def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, settings: HeadTraining) -> None:
-    """Remember the weights if the loss on the stopping rows fell. A NaN is no fall."""
+    """Keep the weights if the loss on the stopping rows is lower than before; NaN never is."""
     learner.sidenet.eval()
     loss = _loss(learner.sidenet(features.float()), stopping, slice(None), settings).item()
     if loss < learner.best_loss or learner.best_state is None:
@@ -224,5 +224,5 @@ def _loss(logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, sett
         distillation_weight=settings.distillation_weight if labels is not None else 1.0,
         distillation_temperature=settings.distillation_temperature,
     )
-    assert loss is not None  # Without labels the MainNet teaches.
+    assert loss is not None  # Without labels, the distillation term remains.
     return loss

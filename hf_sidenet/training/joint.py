@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MainNet and SideNets fine-tuned together with the stock `Trainer` (Morisot, arXiv 2007.13512, §3)."""
+"""Fine-tune MainNet and SideNets together with the stock `Trainer` (Morisot, arXiv 2007.13512, §3)."""
 
 import os
 import tempfile
@@ -19,17 +19,17 @@ TEACHER = "mainnet_logits"
 
 @dataclass(frozen=True)
 class JointTraining:
-    """How MainNet and SideNets learn together.
+    """Settings for training MainNet and SideNets together.
 
     Args:
-        num_epochs (`float`): passes over the training rows. There is no selection: no row but these is read.
-        learning_rate (`float`): of the MainNet.
-        sidenet_learning_rate (`float`): of the SideNets.
+        num_epochs (`float`): passes over the training rows. There is no model selection: no other rows are read.
+        learning_rate (`float`): learning rate of the MainNet.
+        sidenet_learning_rate (`float`): learning rate of the SideNets.
         batch_size (`int`): rows per step.
         warmup (`float`): share of the steps in which the learning rate rises.
-        distillation_weight (`float`): w of the loss of every exit; the classifier as it was given teaches.
-        distillation_temperature (`float`): T of the same.
-        seed (`int`): of the order of the rows and dropout.
+        distillation_weight (`float`): w in the loss of every exit; the original classifier is the teacher.
+        distillation_temperature (`float`): T in the same loss.
+        seed (`int`): seed of the order of the rows and of dropout.
     """
 
     num_epochs: float = 4
@@ -51,18 +51,19 @@ def tune_jointly(
     *,
     progress: bool = True,
 ) -> None:
-    """Fine-tune a model with SideNets in place. Afterward its MainNet is frozen again, and no row leaves until θ is
-    set anew.
+    """Fine-tune a model with SideNets in place.
+
+    Afterward its MainNet is frozen again, and no row exits early until θ is set.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): changed in place.
+        model ([`SideNetPreTrainedModel`]): the model; changed in place.
         dataset (map-style data set): rows of model inputs with `labels`.
-        collate_fn (`Callable`): makes a batch of a list of rows.
-        teacher_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): what the given classifier says of the rows.
-        settings ([`JointTraining`]): how they learn.
-        progress (`bool`, *optional*, defaults to `True`): show the `Trainer`'s bar.
+        collate_fn (`Callable`): function that collates a list of rows.
+        teacher_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): the original classifier's logits.
+        settings ([`JointTraining`]): training settings.
+        progress (`bool`, *optional*, defaults to `True`): show the `Trainer`'s progress bar.
     """
-    # Here, since they take a second to import.
+    # Imported here because it takes a second.
     from transformers import Trainer, TrainingArguments
 
     config = model.config

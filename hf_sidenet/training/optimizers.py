@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training with the stock `Trainer`: a learning rate of their own for the SideNets, which start from nothing beside a
-pretrained MainNet, and BatchNorm statistics that are the same in every process."""
+"""Helpers for the stock `Trainer`: a separate learning rate for SideNets, and equal BatchNorm statistics on all ranks.
+
+SideNets start from random weights, unlike the pretrained MainNet.
+"""
 
 from typing import Any, cast
 
@@ -14,18 +16,18 @@ from ..models.errors import ArgumentError
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, sidenet_learning_rate: float, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any `torch.optim.Optimizer`: MainNet and SideNets, each with and without weight decay.
+    """Make parameter groups for any `torch.optim.Optimizer`: MainNet and SideNets, each with and without weight decay.
 
     Parameters with one axis (biases, norms) have no weight decay.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): parameters that do not learn are left out.
-        learning_rate (`float`): of the MainNet.
-        sidenet_learning_rate (`float`): of the SideNets.
-        weight_decay (`float`, *optional*, defaults to 0.0): of both.
+        model ([`SideNetPreTrainedModel`]): the model; frozen parameters are left out.
+        learning_rate (`float`): learning rate of the MainNet.
+        sidenet_learning_rate (`float`): learning rate of the SideNets.
+        weight_decay (`float`, *optional*, defaults to 0.0): weight decay of both.
 
     Raises:
-        ValueError: a learning rate is ≤ 0, the weight decay is negative, or nothing learns.
+        ValueError: a learning rate is ≤ 0, the weight decay is negative, or all parameters are frozen.
     """
     for name, value in (("learning_rate", learning_rate), ("sidenet_learning_rate", sidenet_learning_rate)):
         if not value > 0:
@@ -37,7 +39,7 @@ def parameter_groups(
         if parameter.requires_grad:
             groups.setdefault((name.startswith("sidenets."), parameter.dim() > 1), []).append(parameter)
     if not groups:
-        raise ArgumentError("model", "must have parameters that learn (`requires_grad`), and has none")
+        raise ArgumentError("model", "must have trainable parameters (`requires_grad`), but has none")
     return [
         {
             "params": parameters,
@@ -51,12 +53,12 @@ def parameter_groups(
 def trainer_optimizer(
     model: nn.Module, args: TrainingArguments, sidenet_learning_rate: float | None
 ) -> tuple[type, dict[str, Any]] | None:
-    """What the stock `Trainer` takes as `optimizer_cls_and_kwargs`: the optimizer of `args.optim` with these groups.
+    """Return `optimizer_cls_and_kwargs` for the stock `Trainer`: the optimizer of `args.optim` with these groups.
 
     Args:
         model ([`SideNetPreTrainedModel`]): the model to train.
-        args (`TrainingArguments`): `learning_rate` is that of the MainNet.
-        sidenet_learning_rate (`float`, *optional*): of the SideNets; `None` leaves everything to the `Trainer`.
+        args (`TrainingArguments`): training arguments; `learning_rate` applies to the MainNet.
+        sidenet_learning_rate (`float`, *optional*): learning rate of the SideNets; `None` for the `Trainer`'s default.
 
     Raises:
         ValueError: FSDP or DeepSpeed is on, which shard the parameters after the groups are made.
@@ -75,7 +77,7 @@ def trainer_optimizer(
         sidenet_learning_rate=sidenet_learning_rate,
         weight_decay=args.weight_decay,
     )
-    # Here, since it takes a second to import.
+    # Imported here because it takes a second.
     from transformers import Trainer
 
     optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
@@ -83,15 +85,15 @@ def trainer_optimizer(
 
 
 class SameStatisticsCallback(TrainerCallback):
-    """Give every rank rank 0's buffers, BatchNorm statistics among them, after each step. For DDP and FSDP.
+    """Callback that copies rank 0's buffers, including BatchNorm statistics, to every rank after each step.
 
-    DDP copies them before each forward of training, but not for the `Trainer`'s evaluation, and FSDP never does:
-    without this callback the other ranks evaluate a slightly other model than the one that is saved. With one process
-    it does nothing.
+    For DDP and FSDP. DDP copies them before each training forward, but not for the `Trainer`'s evaluation, and FSDP
+    never does: without this callback the other ranks evaluate a slightly different model from the saved one. Does
+    nothing with one process.
     """
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # The Trainer always gives it.
+            # The Trainer always passes it.
             for buffer in cast(nn.Module, model).buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of every exit for the stock `Trainer`: `Trainer(compute_metrics=compute_exit_metrics(model))`.
 
-They read full `exit_logits`, so evaluate with exits off (θ = 1, what an uncalibrated model has anyway); the rows that
-would leave at some θ are then replayed. Models are also trained and selected this way. [`routed_exit_metrics`] is for
-a model that answers at its own θ.
+They need full `exit_logits`, so evaluate with exits off (θ = 1, the default of an uncalibrated model); exits at any θ
+are then replayed. Models are also trained and selected this way. For a model at its own θ, use
+[`routed_exit_metrics`].
 """
 
 from collections.abc import Callable, Sequence
@@ -27,23 +27,23 @@ def compute_exit_metrics(
     thresholds: float | Sequence[float] | None = None,
     temperatures: list[float] | None = None,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make a `compute_metrics` for `Trainer`, and ask the model for what it reads.
+    """Make a `compute_metrics` for `Trainer`, and configure the model to return what it needs.
 
-    Its metrics: for every exit i, the MainNet's last, `exit_{i}_accuracy` and `exit_{i}_ece` over all rows; and with
-    rows routed at θ, `accuracy`, `exit_{i}_share` (the fraction of rows answered there) and
-    `exit_{i}_routed_accuracy` (the accuracy among them, NaN when there are none). Fractions, no percent.
+    Metrics: for every exit i, the MainNet's last, `exit_{i}_accuracy` and `exit_{i}_ece` over all rows; and with rows
+    routed at θ, `accuracy`, `exit_{i}_share` (the fraction of rows answered there) and `exit_{i}_routed_accuracy`
+    (the accuracy among them, NaN if there are none). All are fractions, not percentages.
 
     Args:
         model ([`SideNetPreTrainedModel`], *optional*):
-            The model of the `Trainer`, which by default gathers `logits` alone: from now on it gets `exit_index` and
-            `exit_logits` too ([`SideNetConfig.keep_exits_at_inference`]). `None` to replay predictions that have them.
+            Model of the `Trainer`, which by default gathers only `logits`: from now on also `exit_index` and
+            `exit_logits` ([`SideNetConfig.keep_exits_at_inference`]). `None` to replay predictions that have them.
         thresholds (`float` or `list[float]`, *optional*):
             θ to replay, one for all SideNets or one each; by default 1, exits off.
         temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
 
     Returns:
-        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError when `exit_logits` are missing or have
-        missing columns, because rows left during the evaluation.
+        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError if `exit_logits` are missing, or incomplete
+        because rows exited during the evaluation.
 
     Raises:
         ValueError: `model` has no SideNets.
@@ -66,18 +66,18 @@ def compute_exit_metrics(
 
 
 def routed_exit_metrics(model: SideNetPreTrainedModel | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make a `compute_metrics` for an evaluation at the model's own θ, in which rows really leave.
+    """Make a `compute_metrics` for an evaluation at the model's own θ, in which rows really exit.
 
-    Its metrics are those of [`compute_exit_metrics`] that do not need every exit of every row: `accuracy`, and for
-    every exit i, the MainNet's last, `exit_{i}_share` and `exit_{i}_routed_accuracy`. A tracker shows them as
+    Its metrics are those of [`compute_exit_metrics`] that do not need every exit for every row: `accuracy`, and for
+    every exit i, the MainNet's last, `exit_{i}_share` and `exit_{i}_routed_accuracy`. Trackers show them as
     `eval/exit_0_share`, ...
 
     Args:
         model ([`SideNetPreTrainedModel`], *optional*): see [`compute_exit_metrics`].
 
     Returns:
-        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError when one of `logits`, `exit_index` and
-        `exit_logits` is missing, or `label_ids` are not one class index per row.
+        `Callable[[EvalPrediction], dict[str, float]]`: raises ValueError if `logits`, `exit_index` or `exit_logits` is
+        missing, or `label_ids` is not one class index per row.
 
     Raises:
         ValueError: `model` has no SideNets.
@@ -99,7 +99,9 @@ def _ask(model: SideNetPreTrainedModel | None) -> None:
         return
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "keep_exits_at_inference"):
-        raise ArgumentError("model", f"must be a model with SideNets or None, got {model!r:.60}; θ is `thresholds=`")
+        raise ArgumentError(
+            "model", f"must be a model with SideNets or None, got {model!r:.60}; pass θ as `thresholds=`"
+        )
     config.keep_exits_at_inference()
 
 
@@ -111,7 +113,7 @@ def _routed_metrics(prediction: EvalPrediction, task: Task) -> dict[str, float]:
         raise ArgumentError(
             "predictions",
             "must be `logits`, `exit_index` and `exit_logits` of a model with SideNets, got "
-            f"shapes {shapes}: `routed_exit_metrics(model)` asks the Trainer for them",
+            f"shapes {shapes}: `routed_exit_metrics(model)` makes the Trainer gather them",
         )
     logits, exit_index = torch.as_tensor(arrays[0]), torch.as_tensor(arrays[1])
     labels = _labels_of(prediction.label_ids, len(logits))
@@ -153,7 +155,7 @@ def _labels_of(label_ids: Any, num_rows: int) -> torch.Tensor:
 
 
 def _ece(logits: torch.Tensor, labels: torch.Tensor, temperature: float, task: Task) -> float:
-    """ECE over the rows whose numbers this exit has."""
+    """Return the ECE over the rows with logits at this exit."""
     confidences = task.confidence(logits, temperature)
     known = ~confidences.isnan()
     return expected_calibration_error(confidences[known], task.correct(logits, labels)[known], **STANDARD_BINS)

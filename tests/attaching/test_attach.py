@@ -149,7 +149,7 @@ def test_too_few_rows_are_refused_before_the_work(run):
 
 
 def test_training_rows_cannot_certify(run, splits):
-    with pytest.raises(RepeatedRowsError, match=r"180 of 180 certification rows \(100.0%\) say what a training or"):
+    with pytest.raises(RepeatedRowsError, match=r"180 of 180 certification rows \(100.0%\) repeat a training or"):
         run(validation=splits["train"])
 
 
@@ -158,7 +158,7 @@ def test_a_verdict_without_a_checkpoint(run, tmp_path):
     assert (result.verdict, result.model) == ("do not attach", None)
     assert not (tmp_path / "out").exists()
     assert json.loads(result.report.to_json())["verdict"] == "do not attach"
-    with pytest.raises(ValueError, match=r"there is no checkpoint to save: no threshold keeps the budget"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint to save: no threshold is within the budget"):
         result.save(tmp_path / "out")
 
 
@@ -231,7 +231,7 @@ def test_another_reference_is_another_calibration(run, splits, mainnet):
         ({"reference": "best"}, "`reference` must be one of"),
         ({"test_method": "t"}, "`test_method` must be one of"),
         ({"confidence_level": 1.0}, r"`confidence_level` must be in \(0, 1\), got 1.0"),
-        ({"exit_layers": [7]}, "`exit_layer` must be from 1 to 3, got 7"),
+        ({"exit_layers": [7]}, "`exit_layer` must be between 1 and 3, got 7"),
         ({"poolings": ["gap"]}, "does not fit a sequence of tokens"),
         ({"certification_fraction": 2}, r"`certification_fraction` must be in \(0, 1\)"),
     ],

@@ -95,7 +95,7 @@ def write(folder, splits):
 
 def test_names_need_an_order_that_somebody_gave(mainnet, splits, tmp_path):
     made = {name: named(rows, NAMES) for name, rows in splits.items()}
-    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order"):
+    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in order"):
         call(mainnet, made, tmp_path)
     with pytest.raises(ClassOrderError, match=r"labels=\['unfavorable', 'favorable'\]"):
         call(mainnet, made, tmp_path, labels=NAMES[::-1])
@@ -126,7 +126,7 @@ def test_every_split_is_held_against_the_mainnet(mainnet, splits, tmp_path, spli
     made = dict(splits)
     made[split] = named(splits[split], [1, 0], Value("int64"))
     called = "design" if split == "validation" else split
-    with pytest.raises(ClassOrderError, match=f"do not fit the MainNet's answers on [0-9]+ {called} rows"):
+    with pytest.raises(ClassOrderError, match=f"do not match the MainNet's answers on [0-9]+ {called} rows"):
         call(mainnet, made, tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_digits_and_missing_classes(many, tmp_path):
         assert found["mainnet"]["validation_accuracy"] == 1
         assert found["classes"]["how"] in ("by index", "by name")
     made = {name: rows(part, lambda label: str((label + 1) % 12)) for name, part in parts.items()}
-    with pytest.raises(ClassOrderError, match="The classes are taken by index"):
+    with pytest.raises(ClassOrderError, match="The classes are mapped by index"):
         call(folder, made, tmp_path)
     made = {name: rows(part, lambda label: f"class_{label}") for name, part in parts.items()}
     with pytest.raises(ValueError, match="`labels` must name the MainNet's 12 outputs"):
@@ -182,7 +182,7 @@ def test_digits_and_missing_classes(many, tmp_path):
     done = run(*arguments, "--output-dir", tmp_path / "out", "--cache-dir", tmp_path)
     assert done.code == 2
     assert "'12' in row" in done.last
-    assert "--labels must name the MainNet's outputs in their order" in done.last
+    assert "--labels must name the MainNet's outputs in order" in done.last
 
 
 def test_what_was_attached_is_held_to_it_too(mainnet, splits, tmp_path):
@@ -205,10 +205,10 @@ def test_commands_say_the_option(mainnet, splits, tmp_path):
     out = ["--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out", "--target", "accuracy_drop<=0.05"]
     done = run("attach", mainnet, *files, *out)
     assert done.code == 2
-    assert done.last.startswith("Error: --labels: must name the MainNet's 2 outputs in their order")
+    assert done.last.startswith("Error: --labels: must name the MainNet's 2 outputs in order")
     done = run("attach", mainnet, *files, "--labels", "a b", "-1", *out)
     assert done.code == 2
-    assert "--labels -1 'a b'. If the labels are right and the MainNet is not: --trust-labels." in done.last
+    assert "--labels -1 'a b'. If the labels are right and the MainNet is wrong: --trust-labels." in done.last
     found = run_json("attach", mainnet, "--labels", "-1", "a b", *files, *out)
     assert found["classes"]["labels"] == {"-1": 0, "a b": 1}
     test = ["--test-file", tmp_path / "test.csv"]

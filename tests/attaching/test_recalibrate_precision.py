@@ -167,7 +167,7 @@ def test_numbers_that_do_not_fit_are_refused(made, again):
     with torch.no_grad():
         model.mainnet.classifier.weight *= 1e6
     assert again(model).precision == "float32"
-    with pytest.raises(ValueError, match=r"finite numbers, but \d+ of 240 rows have others in float16"):
+    with pytest.raises(ValueError, match=r"finite logits, but \d+ of 240 rows have others in float16"):
         again(model, dtype="float16")
 
 
@@ -314,4 +314,4 @@ def test_a_checkpoint_in_another_precision_is_evaluated_with_a_warning(runs, mad
     logging.Logger.warning_once.cache_clear()
     test = sentences()["test"]
     evaluate_checkpoint(cast_copy(made[0], "bfloat16"), made[1], test, num_resamples=10, progress=False)
-    assert [line for line in told() if line.startswith("θ was calibrated in float32, but bfloat16 is what serves")]
+    assert [line for line in told() if line.startswith("θ was calibrated in float32, but the model runs in bfloat16")]

@@ -30,5 +30,5 @@ def test_a_damaged_count_is_said(checkpoint, tmp_path):
     recalibrate(model, tokenizer, rows, target="disagreement<=0.3", progress=False)
     (path,) = (tmp_path / "cache" / "looks").glob("*.json")
     path.write_text(path.read_text()[:-9])
-    with pytest.raises(ValueError, match="must hold how often rows have certified, but is damaged"):
+    with pytest.raises(ValueError, match="must record how often rows have certified, but is damaged"):
         recalibrate(model, tokenizer, rows, target="disagreement<=0.3", progress=False)

@@ -75,14 +75,16 @@ def test_labels_give_a_terminal_no_orders(folder):
 @pytest.mark.medium
 def test_thresholds_that_are_no_numbers():
     model, ids = tiny.bert_with_sidenets().eval(), torch.ones(2, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"`thresholds` must hold numbers that are ≥ 0, got a tensor of torch.bool"):
+    with pytest.raises(
+        ValueError, match=r"`thresholds` must contain numbers that are ≥ 0, got a tensor of torch.bool"
+    ):
         model(input_ids=ids, thresholds=torch.ones(2, 2, dtype=torch.bool))
     compiled = torch.compile(model, backend="eager", fullgraph=False)
     with torch.no_grad():
         fine = compiled(input_ids=ids, thresholds=torch.full((2, 2), 0.5)).exit_index
         assert torch.equal(fine, model(input_ids=ids, thresholds=torch.full((2, 2), 0.5)).exit_index)
         for wrong in (-0.5, float("nan")):
-            with pytest.raises(RuntimeError, match="`thresholds` must hold numbers that are ≥ 0 and not NaN"):
+            with pytest.raises(RuntimeError, match="`thresholds` must contain numbers that are ≥ 0 and not NaN"):
                 compiled(input_ids=ids, thresholds=torch.full((2, 2), wrong))
 
 
@@ -95,5 +97,5 @@ def test_a_manifest_names_a_file_once(tmp_path):
         "versions": {},
     }  # fmt: skip
     (tmp_path / MANIFEST).write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="an impossible list of stages, which names one file twice"):
+    with pytest.raises(ValueError, match="an invalid list of stages, which names one file twice"):
         Manifest.read(tmp_path, "onnx")

@@ -58,5 +58,5 @@ def test_copies_of_training_rows_do_not(drawn, call):
     # Other letters, spaces and signs make no other text.
     near = copies.map(lambda row: {"text": f"  {row['text'].title()} !"})
     for copied in (copies, near):
-        with pytest.raises(RepeatedRowsError, match=r"say what a training or design row says; of fresh"):
+        with pytest.raises(RepeatedRowsError, match=r"repeat a training or design row; of fresh"):
             call(concatenate_datasets([fresh, copied]))

@@ -98,6 +98,6 @@ def test_a_closed_runner_stays_closed(stages):
     # Before anybody came.
     runner.close()
     for late in (lambda: asyncio.run(runner.submit(ROW)), runner.start):
-        with pytest.raises(RuntimeError, match="the runner is closed and takes no rows"):
+        with pytest.raises(RuntimeError, match="the runner is closed and accepts no rows"):
             late()
     assert gone()

@@ -55,9 +55,9 @@ def test_links_that_lead_out(name, place, tmp_path):
     assert done.code == 2
     assert "is a link that leads out of the folder, or nowhere" in done.last
     assert SECRET not in done.out + done.err
-    with pytest.raises(ValueError, match="`directory` must hold no link that leads out of it"):
+    with pytest.raises(ValueError, match="`directory` must not have links that lead out of it"):
         push_checkpoint(place.folder, "me/mine")
-    with pytest.raises(ValueError, match="`source` must hold no link that leads out of it"):
+    with pytest.raises(ValueError, match="`source` must not have links that lead out of it"):
         save_recalibrated(tmp_path / "out", place.folder, None)
     assert not (tmp_path / "out").exists()
 

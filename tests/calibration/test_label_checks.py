@@ -51,7 +51,7 @@ def answered(count, num_rows, accuracy, order=None, *, weights=None, seed=0, nam
 )
 def test_another_order_fits_better(count, num_rows, accuracy, order):
     rows = answered(count, num_rows, accuracy, order)
-    with pytest.raises(ClassOrderError, match=r"do not fit the MainNet's answers on .* design rows") as error:
+    with pytest.raises(ClassOrderError, match=r"do not match the MainNet's answers on .* design rows") as error:
         check_class_order([rows], unnamed(count))
     # The option that mends it: what each output is called.
     outputs = str([str(label) for label in torch.tensor(order).tolist()])
@@ -65,7 +65,9 @@ def test_both_orders_are_printed():
     with pytest.raises(ClassOrderError) as error:
         check_class_order([answered(2, 200, 0.9, [1, 0], name="validation")], classes)
     text = str(error.value)
-    assert "are taken in the order that was given: fav → 0, unfav → 1; so the MainNet is right on" in text
+    assert (
+        "are mapped in the order that was given: fav → 0, unfav → 1; with this mapping the MainNet is right on" in text
+    )
     assert "With fav → 1, unfav → 0 it would be right on" in text
     assert "labels=['unfav', 'fav']" in text
 
@@ -106,7 +108,7 @@ def test_a_mainnet_that_knows_no_more_than_the_most_frequent_class(weights, warn
         assert "above the most frequent" in warnings.pop()
     # Less often right than that, but of use.
     check_class_order([answered(count, 1000, 0.85, weights=weights)], unnamed(count), certifies=True)
-    assert [" It does tell that class" in warning for warning in warnings] == [True] * (weights[0] == 0.95)
+    assert [" It does distinguish that class" in warning for warning in warnings] == [True] * (weights[0] == 0.95)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_damaged_file_is_an_error(text, tmp_path):
     count_looks(tmp_path, ROWS, "look")
     (path,) = tmp_path.glob("*.json")
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"`{path}` must hold how often rows have certified, but is damaged"):
+    with pytest.raises(ValueError, match=f"`{path}` must record how often rows have certified, but is damaged"):
         count_looks(tmp_path, ROWS, "look")
     assert path.read_text() == text
 

@@ -71,14 +71,14 @@ def test_a_leak_shows_among_rows_that_repeat_by_nature(share):
     leaked = round(share * len(fresh))
     split = split_rows(len(fresh), 0.75, 0)
     assert check_fresh(split, fresh, train).num_repeated > 1000
-    with pytest.raises(RepeatedRowsError, match=r"rows \(.*%\) say what .* would, .* at most\. Give rows"):
+    with pytest.raises(RepeatedRowsError, match=r"rows \(.*%\) repeat a .* would, .* at most\. Pass fresh rows"):
         check_fresh(split, [*random.Random(2).sample(train, leaked), *fresh[leaked:]], train)
 
 
 def test_deduplicated_training_rows_are_named_as_the_reason():
     rows, train = drawn(3000, 20_000, 1), sorted(set(drawn(6000, 20_000, 0)))
     split = split_rows(len(rows), 0.75, 0)
-    with pytest.raises(RepeatedRowsError, match=r"were they deduplicated\?.* `trust_rows` takes them"):
+    with pytest.raises(RepeatedRowsError, match=r"were they deduplicated\?.* accept them with `trust_rows`"):
         check_fresh(split, rows, train)
     found = check_fresh(split, rows, train, trust_rows=True)
     assert found.too_many
@@ -98,7 +98,9 @@ def test_multiplied_training_rows_are_said_to_hide_a_leak(caplog):
 def test_without_training_rows_design_rows_are_the_earlier_ones():
     split = split_rows(400, 0.75, 0)
     assert check_fresh(split, list(range(400))).num_repeated == 0
-    with pytest.raises(RepeatedRowsError, match=r"`validation` must hold every row once, but holds every row 2 times"):
+    with pytest.raises(
+        RepeatedRowsError, match=r"`validation` must contain every row once, but contains every row 2 times"
+    ):
         check_fresh(split, [i // 2 for i in range(400)], trust_rows=True)
 
 

@@ -27,5 +27,5 @@ def test_fractions(fraction):
 
 
 def test_too_few_rows_to_split():
-    with pytest.raises(ValueError, match="`validation` must have rows to design and to certify with, got 1"):
+    with pytest.raises(ValueError, match="`validation` must have rows for both design and certification, got 1"):
         split_rows(1, 0.5, 0)

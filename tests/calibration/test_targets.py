@@ -26,7 +26,7 @@ def test_several_stand_in_a_list_or_behind_commas():
         ("accuracy_drop<=1", "must limit accuracy_drop to a number in .0, 1., got 1.0"),
         ("disagreement<=0", "in .0, 1., got 0.0"),
         ("latency_ms<=inf", "finite number > 0, got inf"),
-        ("flops<=0.5,flops<=0.4", "each only once"),
+        ("flops<=0.5,flops<=0.4", "each name only once"),
         ([], "at least one limit"),
         ("", "must look like"),
     ],

@@ -119,7 +119,7 @@ def test_a_budget_within_what_is_certified():
     assert select(rows, "accuracy_drop<=0.05,latency_ms<=50").chosen.thresholds == certified.thresholds
     refused = select(rows, "accuracy_drop<=0.05,flops<=0.4")
     assert refused.chosen is None
-    assert refused.reason == f"no certified threshold keeps the budget: flops {certified.flops:.3g} for ≤ 0.4."
+    assert refused.reason == f"no certified threshold is within the budget: flops {certified.flops:.3g} for ≤ 0.4."
 
 
 def test_selective_error_starts_where_the_design_rows_expect_it_to_pass():

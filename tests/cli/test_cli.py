@@ -155,7 +155,7 @@ def test_do_not_attach(world, tmp_path):
     arguments = ["--target", "accuracy_drop<=0.05", "--target", "flops<=0.01", "--output-dir", tmp_path / "out"]
     done = run(*attaching(world), *arguments)
     assert done.code == 3, done.err[-2000:]
-    assert done.out.startswith("Verdict: do not attach: no certified threshold keeps the budget")
+    assert done.out.startswith("Verdict: do not attach: no certified threshold is within the budget")
     assert "Best placement: " in done.out
     assert "Points of θ looked at on the certification rows" in done.out
     assert "Cost of an answer" in done.out
@@ -322,12 +322,12 @@ def test_paths_of_what_is_read_are_not_replaced(world, attached):
         ("attach M T V O --label-column stars", "--label-column: must be among the columns ['text', 'label']"),
         ("attach M T V O --text-column words", "--text-column: must be among the columns ['text', 'label']"),
         ("attach M T V O --max-length 0", "--max-length: "),
-        ("attach M T V O --dataset-config sst2", "--dataset-config: must go with --dataset-name"),
+        ("attach M T V O --dataset-config sst2", "--dataset-config: must be used with --dataset-name"),
         ("attach M T V O --dataset-name glue", "--dataset-name: must not be given together with --train-file"),
         ("attach M --train-file nowhere.tsv V O", "--train-file: must be a file or a folder of pictures"),
         ("attach M O", "--train-file: must be given, or --dataset-name."),
         ("attach M T O", "--validation-file: must have validation rows"),
-        ("attach M --train-file TRAIN --validation-file TRAIN O", "--validation-file: must be rows that have not"),
+        ("attach M --train-file TRAIN --validation-file TRAIN O", "--validation-file: must be rows that were not"),
         ("attach nowhere T V O", "MAINNET: "),
         ("attach A T V O", "MAINNET: must be a plain classifier, but "),
         ("evaluate A", "--test-file: must be given, or --dataset-name."),

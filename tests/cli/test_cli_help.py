@@ -34,10 +34,10 @@ COMMANDS = ("attach", "evaluate", "recalibrate", "export", "benchmark", "push", 
          "--no-header: must not be given with --dataset-name, got 'x'."),
         (ArgumentError("id2label", "must be a dict", 1, "See `labels`."),
          "`id2label` must be a dict, got 1. See --labels."),
-        (ValueError("give one of `dataset_name` and `train_file`."), "give one of --dataset-name and --train-file."),
+        (ValueError("pass one of `dataset_name` and `train_file`."), "pass one of --dataset-name and --train-file."),
         (ValueError("two\nlines of `id2label`"), "two lines of `id2label`"),
         (ClassOrderError("it does not fit.", ["a", "b c"]), "it does not fit. If that is the order of its outputs: "
-         "--labels a 'b c'. If the labels are right and the MainNet is not: --trust-labels."),
+         "--labels a 'b c'. If the labels are right and the MainNet is wrong: --trust-labels."),
     ],
 )  # fmt: skip
 def test_errors_of_the_library_name_the_option(error, line):

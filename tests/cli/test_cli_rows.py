@@ -39,7 +39,7 @@ def test_rows_without_a_text_or_a_label(world, tmp_path):
     assert done.code == 2
     assert done.last == (
         "Error: --validation-file: must have a text and a label in every row, but row 5 has no label in 'label'; "
-        "row 8 has no text in 'text': 2 of 240 rows in all. --skip-bad-rows leaves them out. "
+        "row 8 has no text in 'text': 2 of 240 rows in total. --skip-bad-rows leaves them out. "
         f"(in {world / 'validation.csv'})"
     )
     found = run_json(*arguments, "--output-dir", tmp_path / "out", "--skip-bad-rows")
@@ -57,7 +57,7 @@ def test_a_class_that_is_not_known_is_named_with_its_file(world, tmp_path):
     done = run("attach", world / "mainnet", *files, "--output-dir", tmp_path / "out")
     assert done.code == 2
     assert done.last.startswith(
-        "Error: --validation-file: must hold classes that the MainNet has, ['bad', 'good'], got 'ugly' in row 81. "
+        "Error: --validation-file: must contain classes of the MainNet, ['bad', 'good'], got 'ugly' in row 81. "
     )
     assert done.last.endswith(f"(in {tmp_path / 'odd.csv'})")
 
@@ -75,7 +75,9 @@ def test_a_picture_that_cannot_be_read(tmp_path):
     done = run(*arguments)
     assert done.code == 2
     assert "Error: --train-file: must have a picture and a label in every row, but row " in done.last
-    assert "dark/7.png' that cannot be read (no picture): 1 of 120 rows in all. --skip-bad-rows leaves" in done.last
+    assert (
+        "dark/7.png' that cannot be read (not a picture): 1 of 120 rows in total. --skip-bad-rows leaves" in done.last
+    )
     assert "Requested torchvision backend" not in done.err
     found = run_json(*arguments, "--skip-bad-rows")
     assert found["data"]["train"]["num_bad_rows_left_out"] == 1

@@ -27,7 +27,7 @@ def test_a_label_that_is_missing_is_named_with_its_row(missing):
 
 def test_numbers_that_are_missing():
     rows = made(text=["a", "b", "c", "d"], label=[1.0, float("nan"), None, 0.0])
-    with pytest.raises(ValueError, match=r"row 2 has no label in 'label'; row 3 has .*: 2 of 4 rows in all"):
+    with pytest.raises(ValueError, match=r"row 2 has no label in 'label'; row 3 has .*: 2 of 4 rows in total"):
         without_bad_rows(rows, "test", TEXT, skip=False)
     kept, count = without_bad_rows(rows, "test", TEXT, skip=True)
     assert (kept["label"][:], count) == ([1.0, 0.0], 2)
@@ -58,7 +58,7 @@ def test_whole_rows_and_rows_without_labels_stay_as_they_are():
 
 def test_nothing_is_left():
     rows = made(text=[None, None], label=[0, 1])
-    with pytest.raises(ValueError, match=r"2 of 2 rows in all\.$"):
+    with pytest.raises(ValueError, match=r"2 of 2 rows in total\.$"):
         without_bad_rows(rows, "train", TEXT, skip=True)
 
 

@@ -77,7 +77,7 @@ def test_names_of_the_mainnet(own, values, expected):
     [["unfavorable", "favorable"], ["true", "false"], ["yes"], ["01", "00"], ["-1", "1"], ["a", "A"]],
 )
 def test_names_are_never_sorted_for_a_mainnet_that_names_nothing(values):
-    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order.*got None"):
+    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in order.*got None"):
         match_classes(values, unnamed(2))
 
 
@@ -95,7 +95,7 @@ def test_names_are_never_sorted_for_a_mainnet_that_names_nothing(values):
     ],
 )
 def test_a_class_that_the_mainnet_has_not(values, own, wrong):
-    with pytest.raises(UnknownClassError, match="labels must be classes that the MainNet has") as error:
+    with pytest.raises(UnknownClassError, match="labels must be classes of the MainNet") as error:
         match_classes(values, own)
     assert error.value.label == wrong
 
@@ -125,7 +125,7 @@ def test_an_order_that_the_data_set_gives(ordered, values, own, expected, how):
     ("ordered", "own"), [(["a", "b"], unnamed(3)), (["bad", "ugly"], ["bad", "good"]), (["a", "b", "c"], unnamed(2))]
 )
 def test_an_order_of_other_classes_is_none(ordered, own):
-    with pytest.raises(ValueError, match=r"`labels` must name|classes that the MainNet has"):
+    with pytest.raises(ValueError, match=r"`labels` must name|classes of the MainNet"):
         match_classes(ordered, own, ordered=ordered)
 
 
@@ -154,7 +154,7 @@ def test_names_that_are_given_for_the_outputs_win(labels, values, own, expected,
         (["a", " "], "`labels` must be different names"),
         (["a"], "`labels` must be different names"),
         (["a", "b", "c"], r"`labels` must name each of the MainNet's 2 outputs, .* got 3: \['a', 'b', 'c'\]"),
-        (["a", "c"], r"labels must be classes that `labels` has, \['a', 'c'\], got 'b'"),
+        (["a", "c"], r"labels must be classes of `labels`, \['a', 'c'\], got 'b'"),
     ],
 )
 def test_impossible_labels(labels, message):
@@ -179,9 +179,9 @@ def test_a_new_head_learns_the_classes_of_the_training_rows(train, names):
 
 
 def test_a_new_head_refuses_numbers_that_are_no_classes():
-    with pytest.raises(ValueError, match="`label_column` must hold names or indices of classes"):
+    with pytest.raises(ValueError, match="`label_column` must contain names or indices of classes"):
         match_classes(["0.5", "1.25"], unnamed(2), new_head=True, learned=["0.5", "1.25"])
-    with pytest.raises(UnknownClassError, match=r"classes that train has, \['a', 'b'\], got 'c'"):
+    with pytest.raises(UnknownClassError, match=r"classes of train, \['a', 'b'\], got 'c'"):
         match_classes(["a", "b", "c"], unnamed(3), new_head=True, learned=["a", "b"])
 
 

@@ -47,7 +47,7 @@ def test_names_take_the_mainnets_order(names):
 
 
 def test_names_without_an_order_are_refused():
-    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in their order"):
+    with pytest.raises(ValueError, match=r"`labels` must name the MainNet's 2 outputs in order"):
         align(UNNAMED, train=["unfavorable", "favorable"])
     splits, names = align(UNNAMED, train=["favorable", "unfavorable"], labels=["unfavorable", "favorable"])
     assert (splits["train"], names) == ([1, 0], ["unfavorable", "favorable"])
@@ -136,10 +136,10 @@ def test_columns_with_the_right_classes_are_not_written_again():
 @pytest.mark.parametrize(
     ("train", "new_head", "message"),
     [
-        (["a", "a"], True, r"`label_column` must hold at least two classes, got \['a'\]"),
+        (["a", "a"], True, r"`label_column` must contain at least two classes, got \['a'\]"),
         (["a", None, "b"], False, "`train` must have a label in every row, but row 2 has none"),
         (["a", "b", " "], True, "`train` must have a label in every row, but row 3 has none"),
-        ([0.5, 1.5], True, "`label_column` must hold names or indices of classes"),
+        ([0.5, 1.5], True, "`label_column` must contain names or indices of classes"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(train, new_head, message):
@@ -156,12 +156,12 @@ def test_labels_that_are_no_classes_are_refused(train, new_head, message):
     ],
 )
 def test_a_class_that_the_mainnet_has_not_is_named_with_its_row(names, train, test, message):
-    with pytest.raises(ValueError, match=f"^`test` must hold classes that the MainNet has, {message}"):
+    with pytest.raises(ValueError, match=f"^`test` must contain classes of the MainNet, {message}"):
         align(mainnet("b", "a"), names, train=train, test=test)
 
 
 def test_a_class_that_train_has_not_is_refused_where_the_head_is_new():
-    with pytest.raises(ValueError, match=r"^`test` must hold classes that train has, \['a', 'b'\], got 'c' in row 2"):
+    with pytest.raises(ValueError, match=r"^`test` must contain classes of train, \['a', 'b'\], got 'c' in row 2"):
         align(UNNAMED, train=["a", "b"], test=["a", "c"], new_head=True)
 
 

@@ -71,7 +71,7 @@ def test_it_is_said_once():
             text_limit(tiny.tokenizer(), 40)
     finally:
         lengths.logger.removeHandler(handler)
-    assert seen == ["Texts are cut to 40 tokens instead of 512: the MainNet has no more positions."]
+    assert seen == ["Texts are truncated to 40 tokens instead of 512: the MainNet has no more positions."]
 
 
 def roberta():

@@ -132,7 +132,7 @@ def test_hidden_labels_are_left_out_with_a_warning(tmp_path, warnings):
     hidden = table(tmp_path / "h.csv", [("a", -1), ("b", -1)])
     splits, _ = load_splits(files=files(train=train, test=hidden))
     assert list(splits) == ["train"]
-    assert warnings == ["The labels of the test rows are hidden: these rows are left out."]
+    assert warnings == ["The labels of the test rows are hidden: leaving these rows out."]
     table(tmp_path / "e.csv", [("a", ""), ("b", "")])
     assert list(load_splits(files=files(train=train, test=tmp_path / "e.csv"))[0]) == ["train"]
     del warnings[1:]
@@ -148,17 +148,17 @@ def test_impossible_requests(tmp_path):
     bare = table(tmp_path / "bare.tsv", [("a", 0), ("b", 1)], columns=None)
     other = table(tmp_path / "o.csv", TEXTS, ("text", "class"))
     for given, message in [
-        ({}, "give one of `dataset_name` and `train_file`"),
-        ({"dataset_name": "x", "files": files(train=path)}, "give one of `dataset_name` and `train_file`"),
+        ({}, "pass one of `dataset_name` and `train_file`"),
+        ({"dataset_name": "x", "files": files(train=path)}, "pass one of `dataset_name` and `train_file`"),
         ({"files": files(train=path), "splits": []}, "must name train, validation, test, got none"),
         ({"files": files(dev=path)}, r"must name train, validation, test, got \['dev'\]"),
         ({"files": files(train=path), "required": ["test"]}, r"`test_file` must have test rows, got \['train'\]"),
         ({"files": files(train=path), "splits": ["test"]}, "`test_file` must have test rows, got no wanted split"),
-        ({"files": files(train=path), "dataset_config": "sst2"}, "`dataset_config` must go with `dataset_name`"),
-        ({"files": files(train=folder)}, "`train_file` must have one sub-folder per class, got .*, which has none"),
+        ({"files": files(train=path), "dataset_config": "sst2"}, "`dataset_config` must be used with `dataset_name`"),
+        ({"files": files(train=folder)}, "`train_file` must have one subfolder per class, got .*, which has none"),
         (
             {"files": files(train=folder.parent), "no_header": True},
-            "`no_header` must not be given where `train_file` is not a csv",
+            "`no_header` must not be given if `train_file` is not a csv",
         ),
         (
             {"files": files(train=bare)},

@@ -88,7 +88,7 @@ def test_only_test_rows_take_the_order_of_the_config(tmp_path, tokenizer):
     inputs, names = prepare_splits(splits, columns, named(BertConfig, "bad", "good"), tokenizer)
     assert inputs["test"]["labels"][:] == [1, 1]
     assert names == ["bad", "good"]
-    with pytest.raises(ValueError, match=r"must hold classes that the MainNet has, .* got 'good' in row 1"):
+    with pytest.raises(ValueError, match=r"must contain classes of the MainNet, .* got 'good' in row 1"):
         prepare_splits(splits, columns, named(BertConfig, "no", "yes"), tokenizer)
 
 
@@ -179,14 +179,17 @@ ROWS = [{"text": "good", "label": 0}, {"text": "bad", "label": 1}]
 @pytest.mark.parametrize(
     ("rows", "instead"),
     [
-        (pandas.DataFrame(ROWS), r"a DataFrame. Give `datasets.Dataset.from_pandas\(rows\)`"),
-        (ROWS, r"a list. Give of dicts `datasets.Dataset.from_list\(rows\)`"),
-        (["good", "bad"], "a list. Give of dicts"),
-        ({"text": ["good"], "label": [0]}, r"a dict. Give `datasets.Dataset.from_dict\(rows\)`"),
-        (DatasetDict(train=Dataset.from_list(ROWS)), r"a DatasetDict. Give one of its splits, as `rows\['train'\]`"),
-        (Dataset.from_list(ROWS).to_iterable_dataset(), r"an? IterableDataset. Give `datasets.Dataset.from_list"),
-        (iter(ROWS), "a list_iterator. Give .*, since rows are read more than once"),
-        ("train.csv", "a str. Give of a file `datasets.load_dataset"),
+        (pandas.DataFrame(ROWS), r"a DataFrame. Pass `datasets.Dataset.from_pandas\(rows\)`"),
+        (ROWS, r"a list. Pass `datasets.Dataset.from_list\(rows\)` for dicts"),
+        (["good", "bad"], "a list. Pass .* for dicts"),
+        ({"text": ["good"], "label": [0]}, r"a dict. Pass `datasets.Dataset.from_dict\(rows\)`"),
+        (
+            DatasetDict(train=Dataset.from_list(ROWS)),
+            r"a DatasetDict. Pass one of its splits, such as `rows\['train'\]`",
+        ),
+        (Dataset.from_list(ROWS).to_iterable_dataset(), r"an? IterableDataset. Pass `datasets.Dataset.from_list"),
+        (iter(ROWS), "a list_iterator. Pass .*, because rows are read more than once"),
+        ("train.csv", "a str. Pass `datasets.load_dataset"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_what_to_give(rows, instead, tokenizer):

@@ -47,9 +47,9 @@ def test_data_sets(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("no.csv", None, "must be a file or a folder of pictures, got .*no.csv', which is missing"),
+        ("no.csv", None, "must be a file or a folder of pictures, got .*no.csv', which does not exist"),
         ("t.csv", "", "must have rows, got .*, which is empty"),
-        ("t.tsv", "text\tlabel\n", "must have rows, got .* with a header line only"),
+        ("t.tsv", "text\tlabel\n", "must have rows, got .* with only a header line"),
         ("t.xls", "x", r"must be a folder of pictures or one of \['.csv', '.json', .*\], got .*t.xls"),
         ("t.parquet", "x", "'.*t.parquet' could not be read: Parquet file size is 1 bytes"),
         ("t.json", "{]", "'.*t.json' could not be read: JSON parse error"),

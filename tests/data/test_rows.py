@@ -46,9 +46,9 @@ def test_labels_of_model_inputs_are_indices(labels):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1.0, 0.7], r"`test` must have `labels` that are indices .*, got 0.7 in row 2"),
-        (["1", "positive"], r"indices .*, got 'positive' in row 2"),
-        ([1, None], r"indices .*, got None in row 2"),
+        ([1.0, 0.7], r"`test` must have `labels` that are class indices, .*, got 0.7 in row 2"),
+        (["1", "positive"], r"indices, .*, got 'positive' in row 2"),
+        ([1, None], r"indices, .*, got None in row 2"),
         ([1, 2], r"`labels` in \[0, 2\).*, got 2 in row 2"),
     ],
 )

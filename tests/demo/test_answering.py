@@ -78,6 +78,6 @@ def test_what_is_no_row(model_and_tokenizer):
     answering = Answering(model, tokenizer)
     with pytest.raises(RowError, match="row 0: "):
         answering(7, model.config.thresholds)
-    with pytest.raises(ValueError, match="`thresholds` must hold numbers that are ≥ 0"):
+    with pytest.raises(ValueError, match="`thresholds` must contain numbers that are ≥ 0"):
         answering(TEXT, [-1.0] * len(model.config.exit_layers))
     assert torch.is_grad_enabled()

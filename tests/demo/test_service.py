@@ -40,7 +40,7 @@ def test_names_that_are_not_known_are_said(answer):
 def test_an_order_that_the_answers_contradict_is_said(answer):
     for text in (answer(["good", "bad"]), answer(["yes", "no"], labels=["no", "yes"])):
         assert " right (" not in text
-        assert "do not fit the MainNet&#x27;s answers" in text
+        assert "do not match the MainNet&#x27;s answers" in text
 
 
 def test_some_rows_without_a_label_are_not_counted(answer):
@@ -56,4 +56,4 @@ def test_texts_cut_at_another_length_are_not_certified(checkpoint, tmp_path):
     report = json.loads((folder / "report.json").read_text())
     report["settings"]["max_length"] = 4
     (folder / "report.json").write_text(json.dumps(report))
-    assert "the length at which texts are cut changed" in Demo(str(folder)).not_certified
+    assert "the length at which texts are truncated changed" in Demo(str(folder)).not_certified

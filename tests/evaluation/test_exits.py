@@ -252,7 +252,7 @@ def test_the_seed_decides():
     [
         ({"rows": FIVE.select([])}, "`records` must hold at least one row, got none"),
         ({"thresholds": [0.8]}, "`thresholds` must have one value per SideNet"),
-        ({"path": [[0.8, -1.0]]}, "`thresholds` must hold numbers that are ≥ 0"),
+        ({"path": [[0.8, -1.0]]}, "`thresholds` must contain numbers that are ≥ 0"),
         ({"temperatures": [1.0, 1.0]}, "`temperatures` must have one value per exit"),
         ({"costs": TWO}, "`costs` must be of the same model"),
         ({"level": 95}, "`level`"),

@@ -25,7 +25,7 @@ def test_every_command_runs_and_says_what_the_page_says(tmp_path):
         "Verdict: attach (the cheapest certified threshold).",
         "Guarantee: with probability ≥ 0.95 over the",
         "Verdict: new θ (the most accurate threshold within the budget).",
-        "Verdict: do not attach: no certified threshold keeps the budget",
+        "Verdict: do not attach: no certified threshold is within the budget",
         "(exit code 3)",
     ):
         assert expected.count(text) == printed.count(text) > 0, text

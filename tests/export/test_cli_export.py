@@ -153,7 +153,7 @@ def test_int8_of_images(world, tmp_path):
         ("T O --int8 --calibration-file nowhere.tsv", "--calibration-file: must be a file or a folder of pictures"),
         ("T O --int8 --calibration-file R --label-column stars", "--label-column: must be among the columns"),
         ("T O --int8 --calibration-file R --dataset-name R", "--dataset-name: must not be given together with"),
-        ("T O --int8 --calibration-file P", "the MainNet reads texts, but the rows hold images"),
+        ("T O --int8 --calibration-file P", "the MainNet reads texts, but the rows contain images"),
         ("nowhere O", "DIRECTORY: "),
         ("E O", "DIRECTORY: must be a checkpoint, got the folder "),
         ("T --output-dir T", "--output-dir: must be another folder than that of DIRECTORY"),

@@ -85,13 +85,13 @@ FIRST, SECOND = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
 ERRORS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "half a config": (lambda f: (f / "config.json").write_text("{"), "has no usable config.json"),
-    "plain model": (lambda f: change_json(f / "config.json", model_type="bert"), "which has no SideNets"),
+    "plain model": (lambda f: change_json(f / "config.json", model_type="bert"), "model without SideNets"),
     "bad field": (lambda f: change_json(f / "config.json", thresholds=[2, "x"]), "`thresholds`"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "there are no weights: model.safetensors is missing"),
     "pickled weights": (pickle_weights, "pytorch_model.bin: pickled, never uploaded"),
     "half the weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
-        "model.safetensors is no whole safetensors file",
+        "model.safetensors is not a valid safetensors file",
     ),
     "a SideNet less": (lambda f: drop_weight(f, "sidenets.1"), "have 1 SideNets, but config.json has 2 `exit_layers`"),
     "no MainNet": (lambda f: drop_weight(f, "mainnet"), "the weights have no MainNet"),
@@ -118,7 +118,10 @@ ERRORS = {
         lambda f: change_json(f / "config.json", architectures=[{"a": 1}]),
         "config.json: `architectures` must name a class of hf_sidenet",
     ),
-    "a huge θ": (lambda f: change_json(f / "config.json", thresholds=[10**400, 1]), "`thresholds` must hold numbers"),
+    "a huge θ": (
+        lambda f: change_json(f / "config.json", thresholds=[10**400, 1]),
+        "`thresholds` must contain numbers",
+    ),
     "a huge temperature": (
         lambda f: change_json(f / "config.json", temperatures=[10**400, 1, 1]),
         "`temperatures` must be finite",
@@ -146,8 +149,8 @@ ERRORS = {
         lambda f: append(f, "tasks.py", "\ndef late():\n    from scipy.stats import norm\n"),
         "tasks.py imports scipy",
     ),
-    "no Python": (lambda f: append(f, "tasks.py", "\ndef ("), "tasks.py is no Python"),
-    "deep Python": (lambda f: append(f, "tasks.py", "\nx = " + "-" * 100_000 + "1"), "tasks.py is no Python"),
+    "no Python": (lambda f: append(f, "tasks.py", "\ndef ("), "tasks.py is not valid Python"),
+    "deep Python": (lambda f: append(f, "tasks.py", "\nx = " + "-" * 100_000 + "1"), "tasks.py is not valid Python"),
     "a path": (lambda f: change_json(f / "config.json", _name_or_path="/data/secret/x"), "`_name_or_path` is '/data"),
     "a nested path": (nested_path, "`mainnet_config._name_or_path` is '/data/secret/bert'"),
     "a path of Windows": (
@@ -158,11 +161,17 @@ ERRORS = {
         lambda f: change_json(f / "tokenizer_config.json", vocab_file=str(PACKAGE / "gate.py")),
         "tokenizer_config.json: `vocab_file` is",
     ),
-    "a token": (lambda f: append(f, "README.md", f"token: {TOKEN}"), "looks like a token"),
-    "a token in a picture": (lambda f: (f / "figures" / "a.svg").write_text(TOKEN), "a.svg holds what looks like"),
-    "a token in a license": (lambda f: (f / "LICENSE").write_text(TOKEN), "LICENSE holds what looks like a token"),
-    "a token in capitals": (lambda f: (f / "MINE.TXT").write_text(TOKEN), "MINE.TXT holds what looks like a token"),
-    "garbled card": (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "metadata that the Hub refuses"),
+    "a token": (lambda f: append(f, "README.md", f"token: {TOKEN}"), "looks like a Hub token"),
+    "a token in a picture": (lambda f: (f / "figures" / "a.svg").write_text(TOKEN), "a.svg contains what looks like"),
+    "a token in a license": (
+        lambda f: (f / "LICENSE").write_text(TOKEN),
+        "LICENSE contains what looks like a Hub token",
+    ),
+    "a token in capitals": (
+        lambda f: (f / "MINE.TXT").write_text(TOKEN),
+        "MINE.TXT contains what looks like a Hub token",
+    ),
+    "garbled card": (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "metadata that the Hub rejects"),
     "garbled report": (lambda f: (f / "report.json").write_text("[1"), "report.json is damaged: "),
 }
 
@@ -186,7 +195,7 @@ WARNINGS = {
     "no card": (lambda f: (f / "README.md").unlink(), "there is no model card"),
     "template": (
         lambda f: append(f, "README.md", "\n[More Information Needed]\n"),
-        "a template that nobody filled in",
+        "an unfinished template",
     ),
     "no results": (lambda f: (f / "README.md").write_text("---\nlicense: mit\n---\n# x\n"), "no `model-index`"),
     "lost picture": (lambda f: shutil.rmtree(f / "figures"), "shows figures/accuracy_cost.png"),
@@ -194,8 +203,8 @@ WARNINGS = {
         lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
         "there is no tokenizer",
     ),
-    "changed code": (lambda f: append(f, "gate.py", "\n# mine\n"), "gate.py is not the installed hf_sidenet's"),
-    "unused code": (rename_code, "mine.py is uploaded, but nothing that config.json names needs it"),
+    "changed code": (lambda f: append(f, "gate.py", "\n# mine\n"), "gate.py differs from the installed hf_sidenet"),
+    "unused code": (rename_code, "mine.py is uploaded, but nothing in config.json needs it"),
     "code of others": (
         lambda f: change_json(
             f / "config.json",
@@ -204,7 +213,7 @@ WARNINGS = {
                 "AutoModel": "x/y--modeling_sidenet.BertWithSideNetForSequenceClassification",
             },
         ),
-        "code of another repository",
+        "code in another repository",
     ),
     "a path in words": (lambda f: append(f, "README.md", f"made in {f.resolve().parent}/here"), "a path of this mac"),
 }
@@ -231,7 +240,7 @@ def test_notes(folder):
     for text in ("no evidence behind it", "no row exits early", "names no license", "training_args.bin: pickled"):
         assert text in notes
     assert found.left_out == ["training_args.bin"]
-    assert "Stays here: training_args.bin" in found.text()
+    assert "Not uploaded: training_args.bin" in found.text()
 
 
 def test_what_stays_here(folder):
@@ -320,7 +329,7 @@ OTHERS = {
     "config": (activate_otherwise, "`hidden_act` of its MainNet changed"),
     "unbound": (
         lambda folder: set_config(folder, calibration=EVIDENCE),
-        "the evidence does not say for which weights",
+        "the evidence does not say which weights",
     ),
 }
 
@@ -330,7 +339,7 @@ def test_evidence_of_another_model_is_not_shared(folder, change):
     call, reason = OTHERS[change]
     call(folder)
     (error,) = check_shareable(folder).errors
-    assert error.startswith(f"config.json has evidence that is not about this folder: {reason}")
+    assert error.startswith(f"config.json has evidence that does not cover this folder: {reason}")
     assert "hf-sidenet recalibrate" in error
     # What promises nothing may be anything.
     change_json(folder / "config.json", calibration=None)
@@ -345,10 +354,10 @@ def test_a_report_or_a_card_that_promises_what_ended(folder):
     assert check_shareable(folder).errors == []
     change_json(folder / "config.json", calibration=None)
     (error,) = check_shareable(folder).errors
-    assert error.startswith("report.json has evidence behind θ that config.json has not")
+    assert error.startswith("report.json has evidence behind θ that config.json lacks")
     change_json(folder / "report.json", calibration=None)
     (error,) = check_shareable(folder).errors
-    assert error.startswith("README.md has a guarantee, but config.json no evidence for it")
+    assert error.startswith("README.md has a guarantee, but config.json has no evidence for it")
 
 
 def test_weights_that_do_not_load(folder):

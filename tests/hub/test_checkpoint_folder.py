@@ -126,7 +126,7 @@ def test_the_config_holds_the_evidence(runs, saved):
 def test_nothing_speaks_against_sharing_it(name, saved):
     found = check_shareable(saved / name)
     assert (found.errors, found.warnings, found.left_out) == ([], [], [])
-    assert found.notes == ["README.md names no license, so that others may not use it."]
+    assert found.notes == ["README.md names no license, so others may not use it."]
 
 
 @pytest.mark.parametrize("name", ["text", "image"])
@@ -247,7 +247,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(runs, tmp_pa
     result = runs.text()
     with pytest.raises(ValueError, match="`evaluation` and `records` must be given together, got only `evaluation`"):
         save(result, tmp_path / "mine", records=None)
-    with pytest.raises(ValueError, match="there is no checkpoint to save: no threshold keeps the budget"):
+    with pytest.raises(ValueError, match="there is no checkpoint to save: no threshold is within the budget"):
         runs.refused().save(tmp_path / "mine")
     calibration = result.model.config.calibration
     try:

@@ -64,14 +64,14 @@ def test_everything_arrives(hub, folder):
     assert lines[-2] == f"Pushed to {hub.endpoint}/{REPO}"
     assert lines[-1].endswith(f'trust_remote_code=True, revision="{hub.sha(REPO)}"')
     assert check_shareable(folder).text() in done.out
-    assert "Stays here: training_args.bin" in done.out
+    assert "Not uploaded: training_args.bin" in done.out
 
 
 def test_private_is_not_what_exists_and_is_public(hub, folder):
     assert run("push", folder, REPO).code == 0
     change_json(folder / "config.json", alpha=[0.9, 0.9])
     done = run("push", folder, REPO, "--private", "--revision", "try")
-    refused(done, "REPO: must be a private repository", "'me/mine' exists and is public", "Nothing was uploaded")
+    refused(done, "REPO: must be private", "'me/mine' exists and is public", "Nothing was uploaded")
     assert (len(hub.commits[REPO]), set(hub.heads[REPO])) == (1, {"main"})
     hub.private[REPO] = True
     for more in (["--private"], []):
@@ -163,7 +163,7 @@ def test_a_dry_run_asks_nobody(folder, monkeypatch):
     [
         (["nowhere", REPO], "DIRECTORY: must be a folder, got 'nowhere'."),
         (["."], "REPO: must be given, or --dry-run."),
-        ([".", "a/b/c"], "REPO: must be a name as 'my-org/my-classifier', got 'a/b/c'."),
+        ([".", "a/b/c"], "REPO: must be a name such as 'my-org/my-classifier', got 'a/b/c'."),
     ],
 )
 def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
@@ -174,7 +174,9 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch):
 def test_a_wrong_token(hub, folder):
     before = contents(folder)
     done = run("push", folder, REPO, "--token", WRONG)
-    refused(done, "--token: must be one that the Hub knows", "(401)", "`hf auth login`", "Nothing here was changed")
+    refused(
+        done, "--token: must be valid, but the Hub rejected it", "(401)", "`hf auth login`", "Nothing here was changed"
+    )
     assert not hub.commits
     assert contents(folder) == before
     assert run("push", folder, REPO).code == 0
@@ -191,7 +193,7 @@ def test_a_token_that_may_only_read(hub, folder):
     change_json(folder / "config.json", alpha=[0.9, 0.9])
     for more in ([], ["--revision", "other"]):
         done = run("push", folder, REPO, "--token", READER, *more)
-        refused(done, "--token: must be allowed to write to 'me/mine', but is not (403)")
+        refused(done, "--token: must have write access to 'me/mine', but does not (403)")
     assert len(hub.commits[REPO]) == 1
 
 
@@ -221,7 +223,12 @@ def test_an_interrupted_upload_is_completed_by_the_next(cut, hub, folder):
     before = contents(folder)
     hub.cut = [cut]
     done = run("push", folder, REPO)
-    refused(done, "the upload to 'me/mine' was interrupted (", "the same command again sends what is missing", code=1)
+    refused(
+        done,
+        "the upload to 'me/mine' was interrupted (",
+        "run the same command again to upload what is missing",
+        code=1,
+    )
     assert contents(folder) == before
     # No half of it is there.
     assert hub.files(REPO) == {}
@@ -244,7 +251,7 @@ def test_no_hub_there(hub, folder, monkeypatch):
 
 def test_offline(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    refused(run("push", folder, REPO), "the Hub is switched off here: unset HF_HUB_OFFLINE", code=1)
+    refused(run("push", folder, REPO), "the Hub is disabled here: unset HF_HUB_OFFLINE", code=1)
 
 
 @pytest.mark.slow
@@ -265,5 +272,5 @@ def test_as_a_user_types_it(hub, folder):
     wrong = {**env, "HF_TOKEN": WRONG}
     done = subprocess.run(command, shell=True, cwd=folder.parent, env=wrong, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("Error: --token: must be one that the Hub knows")
+    assert done.stderr.splitlines()[-1].startswith("Error: --token: must be valid, but the Hub rejected it")
     assert "Traceback" not in done.stderr

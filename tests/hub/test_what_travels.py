@@ -46,7 +46,7 @@ def test_places_are_found_in_blocks(folder, monkeypatch):
     monkeypatch.setattr(words, "BLOCK", 16)
     for where in range(0, 64, 5):
         (folder / "long.txt").write_text("." * where + f"{folder.resolve().parent}/here")
-        assert [warning for warning in check_shareable(folder).warnings if "long.txt tells a path" in warning]
+        assert [warning for warning in check_shareable(folder).warnings if "long.txt contains a path" in warning]
 
 
 def test_a_large_file_is_looked_at(folder):
@@ -107,9 +107,9 @@ def test_programs_that_are_pickled(tmp_path):
     folder = tmp_path / "exported"
     export_torch(tiny.bert_with_sidenets([1]), folder)
     for damage, message in (
-        (pickled, "stage_1.pt2 must hold raw tensors and JSON only, but has 'stage_1/data.pkl'"),
-        (garbled, "stage_1.pt2 must be an archive of torch.export"),
-        (nested, "stage_1.pt2 must be an archive of torch.export"),
+        (pickled, "stage_1.pt2 must contain only raw tensors and JSON, but has 'stage_1/data.pkl'"),
+        (garbled, "stage_1.pt2 must be a torch.export archive"),
+        (nested, "stage_1.pt2 must be a torch.export archive"),
     ):
         damage(folder / "stage_1.pt2")
         sign(folder, "stage_1.pt2")
@@ -122,7 +122,7 @@ def test_programs_that_are_pickled(tmp_path):
     document["stages"][1]["file"] = "stage_1.onnx"
     (folder / "manifest.json").write_text(json.dumps(document))
     sign(folder, "stage_1.onnx")
-    assert [error for error in check_shareable(folder).errors if "stage_1.onnx must hold raw tensors" in error]
+    assert [error for error in check_shareable(folder).errors if "stage_1.onnx must contain only raw tensors" in error]
 
 
 @pytest.mark.medium

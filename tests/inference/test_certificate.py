@@ -134,7 +134,7 @@ def test_another_tokenizer_and_another_length():
     assert "tokenizer" in why_not_certified(model, left)
     assert (
         why_not_certified(model, tokenizer, 32)
-        == "the length at which texts are cut changed: 64 when θ was certified, 32 now"
+        == "the length at which texts are truncated changed: 64 when θ was certified, 32 now"
     )
 
 
@@ -166,7 +166,7 @@ def test_an_exported_folder_is_as_certified_as_what_it_was_exported_from(precisi
 def test_evidence_that_names_no_weights():
     model = certified()
     model.config.calibration = EVIDENCE
-    assert why_not_certified(model) == "the evidence does not say for which weights it was found"
+    assert why_not_certified(model) == "the evidence does not say which weights it covers"
 
 
 def test_weights_that_are_not_loaded():

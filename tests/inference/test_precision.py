@@ -103,7 +103,7 @@ def test_another_precision_than_the_certified_is_told_once(calibrated, serving, 
     check_precision(config, serving)
     check_precision(config, serving)
     (line,) = warnings()
-    assert line.startswith(f"θ was calibrated in {calibrated}, but {serving} is what serves")
+    assert line.startswith(f"θ was calibrated in {calibrated}, but the model runs in {serving}, which")
     assert line.endswith(f"hf-sidenet recalibrate {command}")
 
 

@@ -109,11 +109,11 @@ def test_bad_rows_say_what_is_wrong_and_the_count_is_logged(model, caplog):
     for text in (
         "row 1: a text must have 1 to 512 tokens, got 0.",
         "row 3: `input_ids` must be in [0, 99), got 5 to 999999.",
-        "row 7: `input_ids` must be whole numbers of shape (tokens,), got torch.float32 of shape (2,).",
+        "row 7: `input_ids` must be integers of shape (tokens,), got torch.float32 of shape (2,).",
         "row 11: a text must have 1 to 512 tokens, got 576.",
-        "row 13: `attention_mask` must have 2 entries as `input_ids` has, got 1.",
+        "row 13: `attention_mask` must have 2 entries like `input_ids`, got 1.",
         "row 17: one of `input_ids` and `inputs_embeds` must be given, got ['attention_mask'].",
-        "row 21: a row must be a dict of model inputs where the runner has no `processor`, got a str.",
+        "row 21: a row must be a dict of model inputs if the runner has no `processor`, got a str.",
     ):
         assert text in messages
 
@@ -134,7 +134,7 @@ def test_measuring_names_every_way_and_takes_the_fastest(model):
     assert set(times) == {"pooled", "per_batch", "gates", "all_blocks"}
     assert all(time > 0 for time in times.values())
     assert runner.chosen == min(times, key=times.get)
-    with pytest.raises(ValueError, match="`rows` must hold a row that can be answered, got none"):
+    with pytest.raises(ValueError, match="`rows` must contain a row that can be answered, got none"):
         runner.measure([{}])
     assert SideNetRunner(model, thresholds=1.0).chosen == "all_blocks"
 
@@ -213,12 +213,12 @@ def test_another_precision_runs_on_a_copy(model):
 
 def test_bad_arguments(model):
     for arguments, message in (
-        ({"batch_size": 0}, "`batch_size` must be a whole number ≥ 1, got 0"),
-        ({"pool_size": 1.5}, "`pool_size` must be a whole number ≥ 1, got 1.5"),
+        ({"batch_size": 0}, "`batch_size` must be an integer ≥ 1, got 0"),
+        ({"pool_size": 1.5}, "`pool_size` must be an integer ≥ 1, got 1.5"),
         ({"max_wait_ms": -1}, "`max_wait_ms` must be ≥ 0 and finite, got -1"),
         ({"routing": "fast"}, "`routing` must be one of .*, got 'fast'"),
         ({"routing": "gates", "compile": True}, "`routing='gates'` needs a torch model that is not compiled"),
-        ({"thresholds": -1.0}, "`thresholds` must hold numbers that are ≥ 0 and not NaN"),
+        ({"thresholds": -1.0}, "`thresholds` must contain numbers that are ≥ 0 and not NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             SideNetRunner(model, **arguments)

@@ -134,6 +134,6 @@ def test_a_broken_runner_tells_everybody(model):
     runner._settled.reader = None
     answers = asyncio.run(asyncio.wait_for(submitted(runner, token_rows(6, 5)), 30))
     assert all("the runner broke" in str(answer) for answer in answers)
-    with pytest.raises(RuntimeError, match="the runner broke and takes no rows"):
+    with pytest.raises(RuntimeError, match="the runner broke and accepts no rows"):
         asyncio.run(runner.submit({"input_ids": [5]}))
     runner.close()

@@ -151,18 +151,18 @@ def test_a_process_opens_its_own_file_only(tmp_path):
     )[0].staying[0]  # fmt: skip
     (step,) = SingleStage(last, 2).go_on([packet])
     assert [each.exit_index for each in step.answered] == [2, 2, 2]
-    with pytest.raises(ValueError, match=r"`index` must be \[2\], which was opened, got 1"):
+    with pytest.raises(ValueError, match=r"`index` must be the open stage, \[2\], got 1"):
         last(1, torch.zeros(1, 3, 32), {"attention_mask": torch.ones(1, 3).long()})
-    with pytest.raises(ValueError, match="`only` must be from 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="`only` must be between 0 and 2, got 3"):
         OnnxStages.load(tmp_path / "onnx", only=3)
 
 
 @pytest.mark.parametrize(
     ("index", "kwargs", "message"),
     [
-        (3, {}, "`index` must be from 0 to 2, got 3"),
-        (1, {"batch_size": 0}, "`batch_size` must be a whole number ≥ 1, got 0"),
-        (0, {}, "`reader` must be given for stage 0 and for no other, got None for stage 0"),
+        (3, {}, "`index` must be between 0 and 2, got 3"),
+        (1, {"batch_size": 0}, "`batch_size` must be an integer ≥ 1, got 0"),
+        (0, {}, "`reader` must be given for stage 0 only, got None for stage 0"),
     ],
 )
 def test_impossible_arguments(index, kwargs, message):

@@ -157,7 +157,7 @@ def sidenet_test_shortcut(pretrained=False, **kwargs):
 
 def test_it_has_no_stages_and_says_why(uncut, tmp_path):
     reason = (
-        r"\(sidenet_test_shortcut\) cannot be run stage by stage: started after timm_model.stage2, it fails \(answers"
+        r"\(sidenet_test_shortcut\) cannot run stage by stage: started after timm_model.stage2, it fails \(answers"
     )
     for make in (
         Stages,
@@ -177,7 +177,9 @@ def test_the_runner_goes_the_way_that_works(uncut, routing, caplog):
     images = torch.randn(60, 3, 16, 16)
     with caplog.at_level(logging.WARNING):
         runner = SideNetRunner(uncut, batch_size=4, routing=routing, thresholds=0.5)
-    assert "Rows go the way 'gates' only: TimmWrapperForImageClassification (sidenet_test_shortcut)" in caplog.text
+    assert (
+        "Only routing 'gates' is available: TimmWrapperForImageClassification (sidenet_test_shortcut)" in caplog.text
+    )
     found = list(runner.predict([{"pixel_values": image} for image in images]))
     with torch.no_grad():
         expected = uncut(images, thresholds=0.5)
@@ -212,5 +214,5 @@ def test_a_way_that_fails_is_not_measured_and_says_why(caplog):
     batches = [[text_row(place, 3 + place, (1.0, 1.0)) for place in range(4)]]
     with caplog.at_level(logging.WARNING):
         assert set(measure_routings(makers, batches, repeats=1)) == {"pooled", "gates"}
-    assert "Rows do not go the way 'broken', where 4 of 4 fail: row " in caplog.text
+    assert "Routing 'broken' is left out, because 4 of 4 rows fail: row " in caplog.text
     assert "no kernel" in caplog.text

@@ -137,20 +137,20 @@ def other_classes():
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (lambda: bert_with_sidenets((1, 2)), r"`exit_layers` is \[1, 2\], and was \[1, 3\]"),
+        (lambda: bert_with_sidenets((1, 2)), r"`exit_layers` is \[1, 2\], not \[1, 3\]"),
         (lambda: bert_with_sidenets(pooling="cls"), "`pooling` is "),
         (other_classes, r"the list of its classes is \['a', 'b', 'c'\]"),
         (lambda: bert_with_sidenets(sidenet_hidden_size=8), "the shape of `sidenets.0"),
         (lambda: type(bert_with_sidenets()).from_mainnet(bert(vocab_size=98), exit_layers=[1, 3]), "`vocab_size` of "),
-        (resnet_with_sidenet, "the type of its MainNet is resnet, and was bert"),
-        (lambda: Stages(bert_with_sidenets()), "the list of ways that its rows can go is .*, and was .* 'gates'"),
-        (lambda: bert_with_sidenets().to(torch.bfloat16), "its precision is bfloat16, and was float32"),
+        (resnet_with_sidenet, "the type of its MainNet is resnet, not bert"),
+        (lambda: Stages(bert_with_sidenets()), "the list of its routings is .*, not .* 'gates'"),
+        (lambda: bert_with_sidenets().to(torch.bfloat16), "its precision is bfloat16, not float32"),
     ],
 )
 def test_another_architecture_is_refused(model, other, what):
     rows = token_rows(5, 5)
     runner = SideNetRunner(model)
-    with pytest.raises(ValueError, match=f"`model` must differ from the one before in .* only, but {what}"):
+    with pytest.raises(ValueError, match=f"`model` must differ from the current one only in .*, but {what}"):
         runner.update(other())
     assert_answers(list(runner.predict(rows)), one_by_one(model, rows, THETA))
 
@@ -173,5 +173,5 @@ def test_parts_in_training_mode_are_refused(model):
     stream = runner.predict(iter(token_rows(200, 5)))
     next(stream)
     model.train()
-    with pytest.raises(ValueError, match="got the whole of it in training mode"):
+    with pytest.raises(ValueError, match="got all of it in training mode"):
         list(stream)

@@ -180,7 +180,7 @@ def test_a_frozen_mainnet_and_lora_do_not_go_together():
         model(**TEXTS, labels=torch.zeros(24, dtype=torch.long))
     every_exit_of(model.train(), TEXTS)
     with pytest.raises(
-        ValueError, match=r"`freeze_mainnet` must be chosen before adapters .* got 'none' after \['def"
+        ValueError, match=r"`freeze_mainnet` must be set before adding adapters, .* got 'none' after \['def"
     ):
         model.base_model.model.set_freeze_mainnet("none")
     model.merge_and_unload().set_freeze_mainnet("none")
@@ -191,7 +191,7 @@ def test_a_mainnet_with_adapters_is_refused_until_they_are_merged():
     attach = BertWithSideNetForSequenceClassification.from_mainnet
     with pytest.raises(ValueError, match="`mainnet` must be a folder, a Hub id or a PreTrainedModel, got a PeftModel"):
         attach(mainnet, exit_layers=[1])
-    with pytest.raises(ValueError, match=r"must have no adapters, .* got \['default'\]: merge them first"):
+    with pytest.raises(ValueError, match=r"must not have adapters, .* got \['default'\]: merge them first"):
         attach(mainnet.base_model.model, exit_layers=[1])
     assert len(attach(mainnet.merge_and_unload(), exit_layers=[1]).sidenets) == 1
 

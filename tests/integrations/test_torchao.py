@@ -143,7 +143,9 @@ def test_the_precision_is_never_taken_for_float32(folder, warnings):
     model.config.calibration = {"precision": "float32"}
     SideNetRunner(model)
     (line,) = warnings()
-    assert line.startswith("θ was calibrated in float32, but Int8WeightOnlyConfig+bfloat16 (torchao) is what serves")
+    assert line.startswith(
+        "θ was calibrated in float32, but the model runs in Int8WeightOnlyConfig+bfloat16 (torchao)"
+    )
     assert line.endswith("hf_sidenet.attaching.checkpoint.recalibrate(model, processor, rows, target=...)")
     model.config.calibration = {"precision": precision_of(model)}
     SideNetRunner(model)
@@ -153,7 +155,9 @@ def test_the_precision_is_never_taken_for_float32(folder, warnings):
 
 def test_what_a_quantized_model_cannot_do_is_refused(folder, tmp_path):
     model = load(folder, quantization_config=config_of())
-    message = r"`model` must not be quantized for {}, got Int8WeightOnlyConfig\+float32 \(torchao\): give the model"
+    message = (
+        r"`model` must not be quantized for {}, got Int8WeightOnlyConfig\+float32 \(torchao\): pass the original model"
+    )
     with pytest.raises(ValueError, match=message.format("a copy in torch.bfloat16")):
         cast_copy(model, "bfloat16")
     for export in (export_onnx, export_torch):

@@ -102,18 +102,18 @@ def test_hidden_states_need_exits_off():
             model(**tiny.texts(), thresholds=[1.0, 0.9], **{name: True})
     output = model(**tiny.texts(), thresholds=1.0, output_hidden_states=True)
     assert len(output.hidden_states) == 5
-    with pytest.raises(ValueError, match="must not be given while a frozen MainNet stops"):
+    with pytest.raises(ValueError, match="is not available in training when a frozen MainNet stops"):
         model.train()(**tiny.texts(), output_hidden_states=True)
 
 
 def test_inputs_the_mainnet_does_not_take():
     model = tiny.resnet_with_sidenet()
-    with pytest.raises(ValueError, match="ResNetForImageClassification takes no `interpolate_pos_encoding`"):
+    with pytest.raises(ValueError, match="ResNetForImageClassification does not take `interpolate_pos_encoding`"):
         model(**tiny.images(), interpolate_pos_encoding=True)
     config = DistilBertConfig(dim=32, n_layers=4, n_heads=2, hidden_dim=64, vocab_size=99)
     mainnet = DistilBertForSequenceClassification(config)
     distilbert = SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
-    with pytest.raises(ValueError, match="takes no `token_type_ids`: the tokenizer makes it for another kind"):
+    with pytest.raises(ValueError, match="does not take `token_type_ids`: the tokenizer returns it for other models"):
         distilbert(**tiny.texts(), token_type_ids=torch.zeros(4, 9, dtype=torch.long))
     with pytest.raises(ValueError, match="needs `pixel_values`, got none"):
         model()
@@ -135,7 +135,7 @@ def test_the_wrong_kind_of_mainnet():
 
 def test_a_plain_checkpoint_does_not_load_as_random_weights(tmp_path):
     tiny.bert().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"plain 'bert' model, which has no SideNets.*from_mainnet"):
+    with pytest.raises(ValueError, match=r"plain 'bert' model without SideNets.*from_mainnet"):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
     config = tiny.bert_with_sidenets().config
     with pytest.raises(ValueError, match=r"has no weights for \['sidenets.0.*from_mainnet"):
@@ -157,7 +157,7 @@ def test_missing_sidenet_weights(tmp_path):
 )
 def test_what_the_weights_fix_cannot_be_changed_at_loading(name, value, tmp_path):
     tiny.bert_with_sidenets().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"`{name}` of a checkpoint is fixed by its weights.*add_exits"):
+    with pytest.raises(ValueError, match=f"`{name}` must match the checkpoint's weights.*add_exits"):
         BertWithSideNetForSequenceClassification.from_pretrained(tmp_path, **{name: value})
 
 
@@ -177,7 +177,7 @@ def test_things_that_are_no_mainnet():
 def test_a_frozen_mainnet_with_a_new_head_at_loading(tmp_path):
     tiny.bert_with_sidenets().save_pretrained(tmp_path)
     from_pretrained = BertWithSideNetForSequenceClassification.from_pretrained
-    with pytest.raises(ValueError, match="a frozen MainNet would never learn them"):
+    with pytest.raises(ValueError, match="a frozen MainNet would never train them"):
         from_pretrained(tmp_path, num_labels=4, ignore_mismatched_sizes=True)
 
 
@@ -185,7 +185,7 @@ def test_gates_on_other_blocks():
     mainnet = tiny.bert()
     SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
     mainnet.other = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match="must be the ones this MainNet was split at before"):
+    with pytest.raises(ValueError, match="must be those where this MainNet is already split"):
         SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], blocks="other")
 
 
@@ -199,9 +199,9 @@ def test_unknown_arguments_of_from_mainnet(tmp_path):
         from_mainnet(tmp_path, exit_layers=[1], config=mainnet.config, hidden_dropout_prob=0.3)
     with pytest.raises(ValueError, match="Did you mean `thresholds`"):
         from_mainnet(tmp_path, exit_layers=[1], threshold=0.5)
-    with pytest.raises(ValueError, match=r"takes \['dtype'\] with a checkpoint's name only"):
+    with pytest.raises(ValueError, match=r"takes \['dtype'\] only with a checkpoint name"):
         from_mainnet(mainnet, exit_layers=[1], dtype="bfloat16")
-    with pytest.raises(ValueError, match="`block_shapes` must not be given"):
+    with pytest.raises(ValueError, match="`block_shapes` must not be passed"):
         from_mainnet(mainnet, exit_layers=[1], block_shapes=[[1]])
 
 
@@ -215,7 +215,7 @@ def test_a_frozen_mainnet_must_have_all_its_weights(tmp_path):
 
 
 def test_an_mlp_head_must_learn():
-    with pytest.raises(ValueError, match="puts a new head on the MainNet, which must learn"):
+    with pytest.raises(ValueError, match="gives the MainNet a new head, which must be trained"):
         tiny.bert_with_sidenets(mainnet_head="mlp")
 
 

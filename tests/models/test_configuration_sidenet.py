@@ -140,6 +140,6 @@ def test_a_plain_checkpoint_is_refused(tmp_path):
 def test_an_auto_map_that_names_no_class(auto_map):
     """Auto classes, which come later, fail on it far from the reason."""
     fields = {**SideNetConfig().to_dict(), "auto_map": auto_map}
-    with pytest.raises(ValueError, match="`auto_map` must be a dict of names of classes"):
+    with pytest.raises(ValueError, match="`auto_map` must be a dict of class names"):
         SideNetConfig.from_dict(fields)
     SideNetConfig.from_dict({**fields, "auto_map": {"AutoConfig": "a.A", "AutoTokenizer": [None, "b.B"]}})

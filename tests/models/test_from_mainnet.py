@@ -188,7 +188,7 @@ def test_an_uncalibrated_model_says_so_once():
         model(**tiny.texts(), thresholds=1.0)
     finally:
         classify.logger.removeHandler(handler)
-    assert len([line for line in seen if "No row will leave early" in line]) == 1
+    assert len([line for line in seen if "No row will exit early" in line]) == 1
 
 
 def test_resized_embeddings_are_saved_and_loaded(tmp_path):

@@ -33,7 +33,7 @@ ENCODER_DECODER = {
 }
 MAPS = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_labels": 3}
 LIST = "must be one list of at least 2 modules that run once each"
-ARGUMENT = r"block argument '{}' of shape \(.*\) may have one row per example"
+ARGUMENT = r"block argument '{}' of shape \(.*\) may or may not have one row per example"
 CACHE = "block argument 'cache' is a EncoderDecoderCache"
 
 # Model type: (fields of the config, `blocks`, part of the error).
@@ -103,7 +103,7 @@ TEXTS = {
 IMAGES = {
     "cvt": (
         {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 2, 3]},
-        "more than the hidden states leaves its last block",
+        "its last block returns more than the hidden states",
     ),
     "hgnet_v2": ({"num_labels": 3}, LIST),
     "imagegpt": (
@@ -115,7 +115,7 @@ IMAGES = {
     "pvt": ({**MAPS, "image_size": 64, "num_attention_heads": [1, 2, 2, 4]}, LIST),
     "pvt_v2": (
         {**MAPS, "image_size": 64, "num_attention_heads": [1, 2, 2, 4]},
-        "it fails when a row leaves",
+        "it fails when a row exits",
     ),
     "textnet": ({"num_labels": 3}, LIST),
 }
@@ -125,13 +125,13 @@ TIMM = {
     # Older timm names no stages of these two.
     "coat_tiny": r"run once each, in order, but .* ran as \[\]|at least 2 stages, got \[\]",
     "crossvit_tiny_240": r"must return one tensor to take a SideNet, got list|at least 2 stages, got \[\]",
-    "mvitv2_tiny": "which are no modules of it",
+    "mvitv2_tiny": "which are not among its modules",
     "pit_ti_224": "must return one tensor to take a SideNet, got tuple",
-    "swin_tiny_patch4_window7_224": "passes feature maps with the channels last",
-    "test_mambaout": "passes feature maps with the channels last",
+    "swin_tiny_patch4_window7_224": "passes channels-last feature maps",
+    "test_mambaout": "passes channels-last feature maps",
     "tresnet_m": "must name at least 2 stages",
     "volo_d1_224": "must have the channels first",
-    "xception41": "it fails when a row leaves",
+    "xception41": "it fails when a row exits",
 }
 
 
@@ -241,6 +241,6 @@ def test_remote_code(model_type, record_property, tmp_path):
     (tmp_path / "modeling_remote.py").write_text(REMOTE.format(model_type=model_type))
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', f'"model_type": "{model_type}"'))
-    message = "transformers' own code, because a checkpoint carries no other|model_type' that transformers knows"
+    message = "transformers' own code, because a checkpoint stores no other code|model_type' that transformers knows"
     name = f"remote code, `model_type={model_type!r}`"
     attach(SideNetForSequenceClassification, str(tmp_path), message, record_property, name, trust_remote_code=True)

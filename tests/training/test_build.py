@@ -78,7 +78,7 @@ def test_another_number_of_classes_needs_a_new_head(mainnet):
         body = getattr(model, "mainnet", model)
         assert body.classifier.out_features == 2
         assert same_weights(plain.bert, body.bert)
-    with pytest.raises(ValueError, match="a frozen MainNet would never learn them"):
+    with pytest.raises(ValueError, match="a frozen MainNet would never train them"):
         build(names=NAMES[:2], sidenet={"exit_layers": [1]}, model_name_or_path=path, ignore_mismatched_sizes=True)
 
 
@@ -133,13 +133,13 @@ def test_config_overrides_change_a_checkpoint(checkpoint):
 )
 def test_a_checkpoints_sidenets_are_not_described_again(sidenet, names, checkpoint):
     _, path = checkpoint
-    with pytest.raises(ValueError, match=f"^{names} must not be given for '{path}', which has SideNets already"):
+    with pytest.raises(ValueError, match=f"^{names} must not be given for '{path}', which already has SideNets"):
         build(sidenet=sidenet, model_name_or_path=path)
 
 
 @pytest.mark.parametrize("given", [{}, {"model_name_or_path": "a", "model_type": "bert"}])
 def test_one_of_name_and_type(given):
-    with pytest.raises(ValueError, match="give one of `model_name_or_path` and `model_type`, got "):
+    with pytest.raises(ValueError, match="pass one of `model_name_or_path` and `model_type`, got "):
         build(**given)
 
 

@@ -122,9 +122,9 @@ def test_evaluation_with_recorded_logits_has_the_loss_of_training():
 @pytest.mark.parametrize(
     ("logits", "weight", "message"),
     [
-        (torch.zeros(4, 2), 1.0, r"`mainnet_logits` must be floating point of shape \(4, 3\), got .*\(4, 2\)"),
+        (torch.zeros(4, 2), 1.0, r"`mainnet_logits` must be floating-point with shape \(4, 3\), got .*\(4, 2\)"),
         (torch.zeros(4, 3, dtype=torch.long), 1.0, "got torch.int64"),
-        (torch.zeros(4, 3), 0.0, "`mainnet_logits` serve distillation only"),
+        (torch.zeros(4, 3), 0.0, "`mainnet_logits` must be None without distillation"),
     ],
 )
 def test_impossible_recorded_logits(logits, weight, message):

@@ -207,7 +207,7 @@ def test_labels_in_some_rows_only_are_refused(tmp_path):
     with pytest.raises(ValueError, match="labels in every row or in none"):
         cache(tmp_path / "in a shard", collate_fn=sometimes_labeled(lambda number: number % 2 == 0))
     features = cache(tmp_path / "in some shards", collate_fn=sometimes_labeled(lambda number: number < 6))
-    with pytest.raises(ValueError, match="`labels` must be there for all 23 rows or for none, but 12 have it"):
+    with pytest.raises(ValueError, match="`labels` must exist for all 23 rows or for none, but 12 have it"):
         features.labels  # noqa: B018 - reads them
 
 
@@ -338,10 +338,10 @@ def test_default_candidates_are_what_fits():
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("bert", {"exit_layers": [4]}, "`exit_layer` must be from 1 to 3, got 4"),
-        ("bert", {"exit_layers": [0]}, "`exit_layer` must be from 1 to 3, got 0"),
-        ("bert", {"exit_layers": []}, "at least one"),
-        ("bert", {"exit_layers": [1, 1]}, "none twice"),
+        ("bert", {"exit_layers": [4]}, "`exit_layer` must be between 1 and 3, got 4"),
+        ("bert", {"exit_layers": [0]}, "`exit_layer` must be between 1 and 3, got 0"),
+        ("bert", {"exit_layers": []}, "one or more distinct candidates"),
+        ("bert", {"exit_layers": [1, 1]}, "one or more distinct candidates"),
         ("bert", {"poolings": ["flatten"]}, "needs inputs of one size"),
         ("bert", {"poolings": ["gap"]}, "does not fit a sequence"),
         ("bert", {"poolings": ["max"]}, "`pooling` must be one of"),
@@ -357,13 +357,16 @@ def test_impossible_candidates_are_refused(name, kwargs, message):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"candidates": []}, "`candidates` must be at least one"),
+        ({"candidates": []}, "`candidates` must be one or more distinct candidates"),
         ({"candidates": [Candidate(9, "mean")]}, "`exit_layer` must be"),
         ({"batch_size": 0}, "`batch_size` must be ≥ 1"),
         ({"rows_per_shard": 0}, "`rows_per_shard` must be ≥ 1"),
         ({"dataset": []}, "`dataset` must have at least one row"),
         ({"collate_fn": lambda chosen: collate(chosen[:1])}, "`collate_fn` must keep every row"),
-        ({"collate_fn": lambda chosen: {**collate(chosen), "idx": 1}}, "BertForSequenceClassification takes no `idx`"),
+        (
+            {"collate_fn": lambda chosen: {**collate(chosen), "idx": 1}},
+            "does not take `idx`",
+        ),
         ({"collate_fn": lambda chosen: {**collate(chosen), "labels": [7] * len(chosen)}}, r"`labels` must be in"),
     ],
 )
@@ -375,11 +378,11 @@ def test_impossible_arguments_are_refused(kwargs, message, tmp_path):
 
 def test_sharded_parameters_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_sidenet.training.features.has_sharded_parameters", lambda module: True)
-    with pytest.raises(ValueError, match="whole parameters on every process"):
+    with pytest.raises(ValueError, match="all parameters on every process"):
         cache(tmp_path)
 
 
 def test_flattened_images_of_another_size_are_refused(tmp_path):
     data = [{"pixel_values": torch.randn(3, 48, 48)}]
-    with pytest.raises(ValueError, match=r"size that SideNets are made for, \[3, 32, 32\]"):
+    with pytest.raises(ValueError, match=r"inputs of the SideNets' size, \[3, 32, 32\]"):
         cache(tmp_path, "resnet", dataset=data, candidates=[Candidate(1, "flatten")])

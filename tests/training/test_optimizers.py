@@ -59,7 +59,7 @@ def test_impossible_values_are_refused(name, value):
 
 
 def test_nothing_that_learns_is_refused():
-    with pytest.raises(ValueError, match="`model` must have parameters that learn"):
+    with pytest.raises(ValueError, match="`model` must have trainable parameters"):
         parameter_groups(tiny.bert_with_sidenets().requires_grad_(False), **RATES)
 
 

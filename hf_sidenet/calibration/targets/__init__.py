@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user may ask for: `accuracy_drop<=0.01`, `selective_error<=0.05`, `disagreement<=0.02` (guaranteed), and
-`flops<=0.5`, `params<=0.7`, `latency_ms<=8` (budgets). One class each; another target is another file and a line in
-`TARGETS`."""
+"""Targets: `accuracy_drop<=0.01`, `selective_error<=0.05`, `disagreement<=0.02` (guaranteed) and `flops<=0.5`,
+`params<=0.7`, `latency_ms<=8` (budgets).
+
+One class each; a new target needs a file and an entry in `TARGETS`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -37,10 +39,10 @@ __all__ = [
 
 
 def parse_targets(target: str | Target | Sequence[str | Target]) -> list[Target]:
-    """Targets from their short form; several stand in a list, or in one string with commas.
+    """Parse targets from their short form, in a list or in one comma-separated string.
 
     Raises:
-        ValueError: the form is wrong, a name is unknown or comes twice, or a limit is impossible.
+        ValueError: the form is wrong, a name is unknown or repeated, or a limit is invalid.
 
     Example:
 
@@ -55,7 +57,7 @@ def parse_targets(target: str | Target | Sequence[str | Target]) -> list[Target]
         found += [item] if isinstance(item, Target) else [_parse(text) for text in item.split(",")]
     names = [item.name for item in found]
     if not found or len(set(names)) != len(names):
-        raise ArgumentError("target", "must name at least one limit, and each only once", target)
+        raise ArgumentError("target", "must have at least one limit, and each name only once", target)
     return found
 
 

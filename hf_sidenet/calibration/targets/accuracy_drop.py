@@ -63,7 +63,7 @@ class AccuracyDrop(Risk):
 
 
 def expected_drops(records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
-    """By how much an answer at each exit is less probably right than the reference's.
+    """Return by how much less likely to be right an answer at each exit is than the reference's.
 
     Args:
         records ([`ExitRecords`]): the rows.
@@ -77,11 +77,11 @@ def expected_drops(records: ExitRecords, temperatures: list[float]) -> torch.Ten
 
 
 def paired_differences(records: ExitRecords, exit_index: torch.Tensor) -> torch.Tensor:
-    """1 where the reference is right and the routed answer wrong, −1 the other way round, else 0.
+    """Return 1 where the reference is right and the routed answer wrong, −1 the other way around, else 0.
 
     Args:
         records ([`ExitRecords`]): the rows.
-        exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each row.
+        exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answers each row.
 
     Returns:
         `torch.LongTensor` of shape `(num_rows,)`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on the mean cost per row, in each of the three currencies. Nothing is guaranteed for them."""
+"""Limits on the mean cost per row, in each of the three currencies. They are not guaranteed."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .target import Budget
 
 class _Budget(Budget):
     def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
-        """See [`Target.expected_losses`]: what is spent within a budget is accuracy."""
+        """See [`Target.expected_losses`]: the expected loss of accuracy."""
         return expected_drops(records, temperatures)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often routed and MainNet's answers differ: it needs no labels, and bounds the accuracy drop."""
+"""How often the routed and the MainNet's answers differ: needs no labels, and bounds the accuracy drop."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .target import Risk
 
 @dataclass(frozen=True)
 class Disagreement(Risk):
-    """How often the routed answer is another than the reference's."""
+    """How often the routed answer differs from the reference's."""
 
     name = "disagreement"
     needs_labels = False

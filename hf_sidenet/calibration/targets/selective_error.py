@@ -12,12 +12,12 @@ from .target import Risk, answers_and_reference, probably_right
 
 @dataclass(frozen=True)
 class SelectiveError(Risk):
-    """How often an answer is wrong that a SideNet gave. Rows that the MainNet answers do not count."""
+    """How often a SideNet's answer is wrong. Rows that the MainNet answers do not count."""
 
     name = "selective_error"
     needs_labels = True
     is_conditional = True
-    meaning = "the probability that an answer which a SideNet gave is wrong"
+    meaning = "the probability that a SideNet's answer is wrong"
     claim = "the error among rows that a SideNet answers is ≤ {limit}"
 
     def losses(self, records: ExitRecords, exit_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a target is: an upper limit on a risk, which is guaranteed, or on a cost, which is a budget."""
+"""Targets: an upper limit on a risk, which is guaranteed, or on a cost, which is a budget."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from ..pvalues import betting, binomial
 
 @dataclass(frozen=True)
 class RiskEstimate:
-    """A risk on some rows, and how strongly they speak against its being above the limit.
+    """Risk on some rows, with the evidence that it is below the limit.
 
     Args:
-        estimate (`float`): the risk on these rows; NaN when no row counts.
-        p_value (`float`): of the hypothesis that the risk is ≥ the limit.
-        num_rows (`int`): rows that count: all of them, or those that a SideNet answered.
-        num_bad (`int`): harmed rows, errors or disagreements.
-        num_helped (`int`): rows that the MainNet answers wrongly and the routed model rightly; 0 for other risks.
+        estimate (`float`): risk on these rows; NaN if no row counts.
+        p_value (`float`): p-value of the hypothesis that the risk is ≥ the limit.
+        num_rows (`int`): number of rows that count: all, or those that a SideNet answered.
+        num_bad (`int`): number of harmed rows, errors or disagreements.
+        num_helped (`int`): number of rows that the MainNet gets wrong and the routed model right; 0 for other risks.
     """
 
     estimate: float
@@ -36,18 +36,18 @@ class RiskEstimate:
 
 @dataclass(frozen=True)
 class Target:
-    """An upper limit. Which ones there are is in `TARGETS`; [`parse_targets`] reads their short form.
+    """Upper limit. `TARGETS` lists all; [`parse_targets`] reads their short form.
 
     Args:
-        limit (`float`): the largest value allowed.
+        limit (`float`): largest allowed value.
 
     Attributes:
-        name (`str`): in the short form, `"accuracy_drop"` in `accuracy_drop<=0.01`.
-        needs_labels (`bool`): whether it is about right and wrong answers.
-        is_risk (`bool`): whether it is a risk, which is guaranteed, and not a budget.
+        name (`str`): name in the short form, such as `"accuracy_drop"` in `accuracy_drop<=0.01`.
+        needs_labels (`bool`): whether it depends on right and wrong answers.
+        is_risk (`bool`): whether it is a risk, which is guaranteed, rather than a budget.
 
     Raises:
-        ValueError: the limit is impossible.
+        ValueError: the limit is invalid.
     """
 
     name: ClassVar[str]
@@ -61,11 +61,11 @@ class Target:
 
     @property
     def uses_labels(self) -> bool:
-        """Whether labels decide which θ is chosen. A budget takes the most accurate one within it."""
+        """Whether the choice of θ depends on labels. A budget chooses the most accurate θ within it."""
         return self.needs_labels or not self.is_risk
 
     def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:
-        """What an answer at each exit is expected to cost each row.
+        """Return the expected loss of an answer at each exit, for each row.
 
         Args:
             records ([`ExitRecords`]): the rows.
@@ -79,13 +79,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Risk(Target):
-    """A mean over rows of a loss in {−1, 0, 1}, tested by the exact binomial test.
+    """Mean over rows of a loss in {−1, 0, 1}, tested by the exact binomial test.
 
     Attributes:
         is_conditional (`bool`): whether only some rows count, such as those that a SideNet answers.
-        has_test (`bool`): whether `test_method` says how it is tested; else it is the binomial test.
-        meaning (`str`): what it is, in words with `{reference}` for the classifier that it is measured against.
-        claim (`str`): that it is kept, in words with `{limit}`.
+        has_test (`bool`): whether `test_method` selects its test; otherwise it is the binomial test.
+        meaning (`str`): its definition, with `{reference}` for the reference classifier.
+        claim (`str`): the guarantee, with `{limit}`.
     """
 
     is_risk = True
@@ -104,26 +104,26 @@ class Risk(Target):
         return self.name.replace("_", " ")
 
     def losses(self, records: ExitRecords, exit_index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each row, in {−1, 0, 1}, and which rows count.
+        """Return the loss of each row, in {−1, 0, 1}, and which rows count.
 
         Args:
             records ([`ExitRecords`]): the rows.
-            exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each row.
+            exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answers each row.
         """
         raise NotImplementedError
 
     def measure(
         self, records: ExitRecords, exit_index: torch.Tensor, test: str, groups: torch.Tensor | None = None
     ) -> RiskEstimate:
-        """Estimate and p-value on some rows.
+        """Estimate the risk on some rows, with its p-value.
 
         Args:
             records ([`ExitRecords`]): the rows, in an order fixed without looking at them.
-            exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each row.
-            test (`str`): one of `TESTS`, where the risk has one.
+            exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answers each row.
+            test (`str`): one of `TESTS`, if the risk has a choice.
             groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
-                Number of each row's group. Then the risk is a mean over groups of the mean of their rows, and every
-                test is a betting test on these means.
+                Number of each row's group. The risk is then a mean over groups of their rows' means, tested by betting
+                on these means.
         """
         losses, counted = self.losses(records, exit_index)
         num_bad, num_helped = int((losses[counted] == 1).sum()), int((losses[counted] == -1).sum())
@@ -138,22 +138,22 @@ class Risk(Target):
     def p_value(
         self, num_bad: int, num_helped: int, num_rows: int, test: str, losses: torch.Tensor | None = None
     ) -> float | None:
-        """Of the hypothesis that the risk is ≥ the limit.
+        """Return the p-value of the hypothesis that the risk is ≥ the limit.
 
         Args:
-            num_bad (`int`): rows with a loss of 1.
-            num_helped (`int`): rows with a loss of −1.
-            num_rows (`int`): rows that count.
+            num_bad (`int`): number of rows with a loss of 1.
+            num_helped (`int`): number of rows with a loss of −1.
+            num_rows (`int`): number of rows that count.
             test (`str`): see [`~Risk.measure`].
-            losses (`torch.Tensor` of shape `(num_rows,)`, *optional*): in their order; without them a test that
-                depends on it gives `None`.
+            losses (`torch.Tensor` of shape `(num_rows,)`, *optional*): losses in order; without them, a test that
+                depends on the order returns `None`.
         """
         return binomial(num_bad, num_rows, self.limit)
 
     def _tested(
         self, num_bad: int, num_helped: int, num_rows: int, test: str, losses: torch.Tensor | None = None
     ) -> float:
-        """[`~Risk.p_value`] of a test that has all that it depends on."""
+        """Return [`~Risk.p_value`], which must not be `None`."""
         p_value = self.p_value(num_bad, num_helped, num_rows, test, losses)
         assert p_value is not None
         return p_value
@@ -161,14 +161,14 @@ class Risk(Target):
     def expected(
         self, records: ExitRecords, exit_index: torch.Tensor, temperatures: list[float], num_rows: int, test: str
     ) -> RiskEstimate:
-        """What [`~Risk.measure`] would say of `num_rows` rows like these, if they came out as expected.
+        """Predict the result of [`~Risk.measure`] on `num_rows` rows like these.
 
         Args:
             records ([`ExitRecords`]): rows that certify nothing.
-            exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each of them.
+            exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answers each row.
             temperatures (`list[float]`): one per exit.
             num_rows (`int`): rows that will certify.
-            test (`str`): see [`~Risk.measure`]; for `"betting"` the paired one stands in, which has no order.
+            test (`str`): see [`~Risk.measure`]; `"betting"`, which depends on the order, is replaced by `"paired"`.
         """
         scale = num_rows / len(records)
         bad, helped, counted = self._expected_counts(records, exit_index, temperatures)
@@ -178,16 +178,17 @@ class Risk(Target):
         return RiskEstimate(_mean(num_bad - num_helped, num_counted), p_value, num_counted, num_bad, num_helped)
 
     def needed_rows(self, level: float, test: str = "binomial", grouped: bool = False) -> int:
-        """The smallest number of rows without any loss that certifies the risk, ⌈ln δ / ln(1 − ε)⌉ for the binomial
-        test.
+        """Return the smallest number of rows without a loss that certifies the risk.
+
+        For the binomial test it is ⌈ln δ / ln(1 − ε)⌉.
 
         Args:
-            level (`float`): δ, the probability of being wrong that is allowed.
+            level (`float`): δ, the allowed probability of error.
             test (`str`): see [`~Risk.measure`].
-            grouped (`bool`, *optional*, defaults to `False`): whether it is groups of rows that count, not rows.
+            grouped (`bool`, *optional*, defaults to `False`): count groups of rows instead of rows.
 
         Raises:
-            ValueError: no number of rows does.
+            ValueError: no number of rows is enough.
         """
         exact = math.ceil(math.log(level) / math.log1p(-self.limit))
         return exact if not grouped else smallest(exact, lambda n: self._lossless_groups(n) <= level)
@@ -196,24 +197,24 @@ class Risk(Target):
         return self._group_p_value(torch.zeros(num_groups), torch.ones(num_groups))
 
     def _group_p_value(self, loss: torch.Tensor, share: torch.Tensor) -> float:
-        """From the mean loss of each group, and the share of its rows that count."""
-        # A ratio of two means is below its limit where the mean of this difference is below 0.
+        """Return the p-value for the mean loss of each group and the share of its rows that count."""
+        # A ratio of two means is below its limit if the mean of this difference is below 0.
         return betting(loss - self.limit * share, 0.0) if self.is_conditional else betting(loss, self.limit)
 
     def _expected_counts(
         self, records: ExitRecords, exit_index: torch.Tensor, temperatures: list[float]
     ) -> tuple[float, float, float]:
-        """Rows with a loss of 1, rows with a loss of −1, and rows that count."""
+        """Return the expected numbers of rows with a loss of 1, with a loss of −1, and that count."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Budget(Target):
-    """A mean cost per row.
+    """Mean cost per row.
 
     Attributes:
-        currency (`str`): what is limited, one of `CURRENCIES`.
-        is_time (`bool`): whether the limit is milliseconds; else it is a fraction of the plain MainNet's cost.
+        currency (`str`): unit of the cost, one of `CURRENCIES`.
+        is_time (`bool`): whether the limit is in milliseconds instead of a fraction of the plain MainNet's cost.
     """
 
     needs_labels = False
@@ -226,16 +227,16 @@ class Budget(Target):
             raise ArgumentError("target", f"must limit {self.name} to a finite number > 0", self.limit)
 
     def cost(self, fraction: float, costs: ExitCosts) -> float:
-        """A fraction of the plain MainNet's cost, in the unit of the limit."""
+        """Convert a fraction of the plain MainNet's cost to the unit of the limit."""
         return fraction * costs.mainnet_milliseconds if self.is_time else fraction
 
 
 def group_means(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Mean of each group, in the order of the numbers of the groups.
+    """Return the mean of each group, in the order of their numbers.
 
     Args:
-        values (`torch.Tensor` of shape `(num_rows,)`): of the rows.
-        groups (`torch.LongTensor` of shape `(num_rows,)`): number of each row's group, from 0 on.
+        values (`torch.Tensor` of shape `(num_rows,)`): values of the rows.
+        groups (`torch.LongTensor` of shape `(num_rows,)`): number of each row's group, starting at 0.
 
     Returns:
         `torch.Tensor` of shape `(num_groups,)`: float64.
@@ -245,19 +246,19 @@ def group_means(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 
 def probably_right(records: ExitRecords, answered: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
-    """Probability that answers of shape `(num_rows, num_answers, num_labels)` are right: `(num_rows, num_answers)`."""
+    """Return the probabilities `(num_rows, num_answers)` that `(num_rows, num_answers, num_labels)` are right."""
     return records.task.probably_right(answered, records.exit_logits[:, -1], temperatures[-1], records.labels)
 
 
 def answers_and_reference(records: ExitRecords, exit_index: torch.Tensor) -> torch.Tensor:
-    """Routed logits and those of the reference, of shape `(num_rows, 2, num_labels)`."""
+    """Return the logits of the routed model and the reference, of shape `(num_rows, 2, num_labels)`."""
     both = answers(records.exit_logits, exit_index), records.mainnet_logits
     wide = torch.promote_types(both[0].dtype, both[1].dtype)
     return torch.stack([logits.to(wide) for logits in both], 1)
 
 
 def smallest(low: int, suffices: Callable[[int], bool]) -> int:
-    """The smallest number ≥ `low` that suffices, where every larger one does."""
+    """Return the smallest number ≥ `low` that suffices, if every larger one does."""
     high = low + 1
     while not suffices(high):
         low, high = high, 2 * high
