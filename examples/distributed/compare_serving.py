@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--column", default="text", help="column with the texts (text)")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="replicas of each stage, or of all (1)")
-    parser.add_argument("--plain-replicas", type=int, help="replicas of the plain MainNet; by default the stages' total")
+    parser.add_argument("--plain-replicas", type=int, help="replicas of the plain MainNet (the stages' total)")
     parser.add_argument("--requests", type=int, default=400, help="requests per round (400)")
     parser.add_argument("--rows-per-request", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32)

@@ -65,9 +65,7 @@ class StageReplica:
         self.stage = load_stage(settings, index)
         self._work = self.stage.go_on if index else self.stage.begin
         self._waiting = 0
-        self._gauge = metrics.Gauge(
-            "sidenet_stage_waiting_rows", "rows waiting for a stage, or in it", ("stage",)
-        )
+        self._gauge = metrics.Gauge("sidenet_stage_waiting_rows", "rows waiting for a stage, or in it", ("stage",))
         self._rows = metrics.Histogram("sidenet_stage_batch_rows", "rows per batch", BATCH_ROWS, ("stage",))
         self._times = metrics.Histogram("sidenet_stage_ms", "milliseconds per batch", MILLISECONDS, ("stage",))
         for metric in (self._gauge, self._rows, self._times):

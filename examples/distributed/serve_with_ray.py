@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a checkpoint with SideNets on Ray Serve: one deployment per stage, so that each batches and scales independently.
+"""Serve a checkpoint with SideNets on Ray Serve: one deployment per stage, so that each batches and scales by itself.
 
 python examples/distributed/serve_with_ray.py my-classifier-sidenet --replicas 2 1 1
 curl -s localhost:8000/classify -H 'Content-Type: application/json' -d '{"inputs": "a gripping film"}'
@@ -133,14 +133,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpus", type=float, default=0, help="GPUs per stage replica (0)")
     parser.add_argument("--batch-size", type=int, default=32, help="rows that a stage runs together (32)")
     parser.add_argument("--max-wait-ms", type=float, default=5, help="how long a row waits for others (5)")
-    parser.add_argument("--max-waiting", type=int, default=200, help="requests waiting for a stage; beyond it 503 (200)")
+    parser.add_argument("--max-waiting", type=int, default=200, help="requests waiting for a stage, then 503 (200)")
     parser.add_argument("--max-length", type=int, help="maximum text length, in tokens")
     parser.add_argument("--max-rows", type=int, default=32, help="inputs per request (32)")
     parser.add_argument("--max-bytes", type=int, default=2**20, help="bytes per request (1 MiB)")
-    parser.add_argument("--max-bodies", type=int, default=256, help="requests read at a time; beyond it 503 (256)")
+    parser.add_argument("--max-bodies", type=int, default=256, help="requests read at a time, then 503 (256)")
     parser.add_argument("--timeout-s", type=float, default=10, help="for a request and its answer (10)")
-    parser.add_argument("--watch-share", type=float, default=0, help="share of rows that also go through the MainNet (0)")
-    parser.add_argument("--watch-limit", type=float, help="limit of their disagreement rate; by default the certified one")
+    parser.add_argument("--watch-share", type=float, default=0, help="share of rows that the MainNet answers too (0)")
+    parser.add_argument("--watch-limit", type=float, help="limit of their disagreement; by default the certified one")
     parser.add_argument("--watch-file", help="JSON Lines file for the newest of these rows")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000)

@@ -26,8 +26,8 @@ class DataArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, or its local folder."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     train_dir: str | None = field(default=None, metadata={"help": "Folder with one subfolder of images per class."})
-    validation_dir: str | None = field(default=None, metadata={"help": "The same for validation; θ is chosen on these rows."})
-    test_dir: str | None = field(default=None, metadata={"help": "The same for test; results are reported on these rows."})
+    validation_dir: str | None = field(default=None, metadata={"help": "The same for validation, where θ is chosen."})
+    test_dir: str | None = field(default=None, metadata={"help": "The same for test, where results are reported."})
     train_file: str | None = field(default=None, metadata={"help": "Instead of folders: Parquet, JSON or JSONL file."})
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     test_file: str | None = field(default=None, metadata={"help": "The same for test."})
@@ -38,13 +38,11 @@ class DataArguments:
         metadata={"help": "The data's names for the MainNet's outputs, in order, if its own names differ."},
     )
     validation_split: float = field(
-        default=0.1, metadata={"help": "Share of the training rows used for validation if there are no validation rows."}
+        default=0.1, metadata={"help": "Share of the training rows used for validation if there are none."}
     )
     image_size: int | None = field(default=None, metadata={"help": "In pixels; by default the image processor's."})
     augment: bool = field(default=True, metadata={"help": "Randomly crop and flip training images."})
-    split_seed: int | None = field(
-        default=None, metadata={"help": "Seed for --validation_split, by default --seed."}
-    )
+    split_seed: int | None = field(default=None, metadata={"help": "Seed for --validation_split, by default --seed."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
