@@ -148,7 +148,7 @@ def main() -> None:
         model, batch_size=args.batch_size, thresholds=median_confidence(model), routing=args.routing
     )
     measure(runner, args.batch_size)
-    print("| rows | seconds | of the processor | µs per row | peak memory, MiB | left at the SideNet |")
+    print("| rows | seconds | processor seconds | µs per row | peak memory, MiB | exited at the SideNet |")
     print("| --: | --: | --: | --: | --: | --: |")
     lines = []
     for count in sorted(set(args.rows)):
@@ -157,7 +157,7 @@ def main() -> None:
         print(f"| {rows} | {seconds:.3f} | {busy:.3f} | {each:.1f} | {peak:.1f} | {left:.2f} |", flush=True)
     counts, seconds, busy = ([line[i] for line in lines] for i in range(3))
     print(
-        f"\nTime grows as rows to the power of {exponent(counts, seconds):.3f} (of the processor "
+        f"\nTime grows as rows to the power of {exponent(counts, seconds):.3f} (processor time: "
         f"{exponent(counts, busy):.3f}); peak memory from {lines[0][4]:.1f} to {lines[-1][4]:.1f} MiB. Batch "
         f"{args.batch_size}, {args.routing}, {args.threads} thread{'s' if args.threads > 1 else ''}, "
         f"{platform.machine()}; torch {torch.__version__}, transformers {transformers.__version__}."

@@ -129,7 +129,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     counts |= {"MainNet": last, "no answer": summary["errors"]}
     lines = ["| answered by | rows | % |", "| :-- | --: | --: |"]
     lines += [f"| {name} | {count} | {100 * count / summary['rows']:.2f} |" for name, count in counts.items()]
-    lines.append(f"| together | {summary['rows']} | 100.00 |")
+    lines.append(f"| total | {summary['rows']} | 100.00 |")
     return "\n".join(lines)
 
 

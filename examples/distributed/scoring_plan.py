@@ -81,7 +81,7 @@ def find_sources(given: str) -> tuple[list[Source], pa.Schema]:
             with pq.ParquetFile(path) as file:
                 rows, columns = file.metadata.num_rows, file.schema_arrow
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"INPUT: must hold parquet files, but {str(path)!r} is none: {error}") from error
+            raise ValueError(f"INPUT: must hold parquet files, but {str(path)!r} is not one: {error}") from error
         schema = columns if schema is None else schema
         if not columns.equals(schema):
             raise ValueError(

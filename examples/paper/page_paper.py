@@ -247,8 +247,7 @@ def theta_section(tables: Tables) -> str:
             "of the exact 95 % interval of the accuracy is below θ. A true claim shows at most one in forty of them, "
             f"per bin; seeds share their test rows; bins of fewer than {MIN_BIN_ROWS} rows are left out.",
             table([*header, "bins that refute it"], overall),
-            "Accuracy in percent by bin of confidence, as trained; the claim is kept where it is at least the lower "
-            "edge:",
+            "Accuracy in percent by bin of confidence, as trained; the claim holds if it is at least the lower edge:",
             table(["experiment", "SideNet", *edges], per_bin),
         ]
     )

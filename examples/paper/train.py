@@ -81,7 +81,7 @@ def _train(script: Path, words: list[str], folder: Path) -> None:
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     if whole:
         last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
-        print(f"{folder}: goes on from {last.name}", flush=True)
+        print(f"{folder}: continues from {last.name}", flush=True)
         command += ["--resume_from_checkpoint", str(last)]
     code = subprocess.run(command).returncode
     if code != 0:

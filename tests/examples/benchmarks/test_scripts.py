@@ -101,7 +101,7 @@ def test_growth(tmp_path):
         FOLDER / "growth.py", "--rows", 64, 256, "--batch_size", 16, "--profile", 64, "--output_dir", tmp_path
     )  # fmt: skip
     assert re.search(
-        r"Time grows as rows to the power of -?\d\.\d+ \(of the processor -?\d.*peak memory from \d", stdout
+        r"Time grows as rows to the power of -?\d\.\d+ \(processor time: -?\d.*peak memory from \d", stdout
     )
     assert "Profile of 64 rows" in stdout
     with open(tmp_path / "growth.csv", newline="") as file:
