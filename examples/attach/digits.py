@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier to make cheaper, for the tutorial: handwritten digits as folders of pictures, and a ResNet trained on
-its training rows alone, so that the validation rows are new to it.
+"""Make a classifier for the tutorial: handwritten digits as folders of pictures, and a ResNet trained only on its
+training rows, so that it has never seen the validation rows.
 
 usage: digits.py OUTPUT_DIR
 """
@@ -41,7 +41,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def train_mainnet(folder: Path) -> None:
-    """Ten epochs, and no look at other rows."""
+    """Train for ten epochs on the training rows only."""
     splits = {name: load_dataset("imagefolder", data_dir=str(folder / name), split="train") for name in ENDS}
     names = splits["train"].features["label"].names
     config = ResNetConfig(

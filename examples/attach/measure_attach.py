@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of docs/results/attach-*.md: attach to one MainNet over many random splits of the validation rows.
+"""Compute the numbers in docs/results/attach-*.md: attach to a MainNet over many random splits of the validation rows.
 
-Features are cached once. For every split the SideNets are trained and placed anew, and every target is calibrated
-anew on the rows that the split leaves for certification. With --tune joint MainNet and SideNets are fine-tuned
+Features are cached once. For every split, the SideNets are trained and placed again, and every target is calibrated
+again on the split's certification rows. With --tune joint, MainNet and SideNets are fine-tuned
 together once, on training rows alone, before the splits are drawn. FLOPs are fractions of the plain MainNet's,
-SideNets included, on the test rows.
+including SideNets, on the test rows.
 
 usage: measure_attach.py MAINNET DATA_DIR [--splits 30] [--tune heads|joint] ...
 """
@@ -37,14 +37,14 @@ TARGETS = ["accuracy_drop<=0.01", "accuracy_drop<=0.02", "selective_error<=0.10"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mainnet", help="folder of a fine-tuned classifier")
-    parser.add_argument("data_dir", type=Path, help="folder of split_data.py")
+    parser.add_argument("data_dir", type=Path, help="folder written by split_data.py")
     parser.add_argument("--splits", type=int, default=30)
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     parser.add_argument("--tune", choices=["heads", "joint"], default="heads")
     parser.add_argument("--joint_exits", nargs="+", type=int, default=[1, 2, 3], help="blocks before each SideNet")
     parser.add_argument("--joint_epochs", type=float, default=JointTraining.num_epochs)
     parser.add_argument("--poolings", nargs="+")
-    parser.add_argument("--max_length", type=int, help="of texts, in tokens")
+    parser.add_argument("--max_length", type=int, help="maximum text length, in tokens")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--test_method", choices=TESTS, default="paired")
     parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
@@ -89,7 +89,7 @@ def main() -> None:
     }
     features, heads = given_features, None
     if args.tune == "joint":
-        # No validation row is read before the splits are drawn: exits are given, and SideNets start on training rows.
+        # No validation row is read before the splits are drawn: exits are fixed, and SideNets start on training rows.
         model = timed("joint training", lambda: _tuned(given, args, rows["train"], given_features["train"]))
         candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         features = {name: run.features(model, name, candidates) for name in ("validation", "test")}
@@ -144,7 +144,7 @@ def main() -> None:
 
 def _tuned(given, args, rows, features):
     poolings = args.poolings and args.poolings[:1]
-    # The first pooling of each place.
+    # The first pooling of each exit layer.
     by_layer = {c.exit_layer: c for c in reversed(default_candidates(given, args.joint_exits, poolings))}
     chosen = [by_layer[layer] for layer in args.joint_exits]
     held = torch.arange(len(features)) % 10 == 0
@@ -176,7 +176,7 @@ def _placed(logits, mainnet_logits, labels, costs, target, split, test):
 
 
 def _one(split, features, beside, logits, cost, target, test) -> dict:
-    """Place and calibrate on one split, and look at the test rows."""
+    """Place and calibrate on one split, and evaluate on the test rows."""
     design = split.design
     validation = features["validation"]
     best = _placed(
@@ -230,7 +230,7 @@ def _joined(*parts: ExitRecords) -> ExitRecords:
 
 
 def table(report: dict) -> str:
-    """Medians over the splits, and how often the test rows miss the target."""
+    """Return medians over the splits, and how often the test rows miss the target."""
     header = [
         "reference",
         "target",

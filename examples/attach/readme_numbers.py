@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the README's first lines of Python on real data, and print what they print.
+"""Run the README's first Python block on real data, and print its output.
 
 usage: readme_numbers.py MAINNET DATA_FOLDER
 
-MAINNET is a fine-tuned classifier of texts. DATA_FOLDER has train.tsv, validation.tsv and test.tsv, each with a header
+MAINNET is a fine-tuned text classifier. DATA_FOLDER has train.tsv, validation.tsv and test.tsv, each with a header
 line.
 """
 

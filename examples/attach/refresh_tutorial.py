@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the commands of docs/tutorials/cheaper-classifier.md in order, and write what they print below them.
+"""Run the commands of docs/tutorials/cheaper-classifier.md in order, and write their output below them.
 
-A ```bash block is run when a ```text block follows it. What a command prints to the terminal but for progress bars
-becomes the text block; an exit code that is not 0 is written in its last line.
+A ```bash block is run if a ```text block follows it. The command's terminal output, without progress bars, becomes the
+text block; a nonzero exit code is written in its last line.
 
-usage: refresh_tutorial.py [PAGE] [--folder FOLDER]     (FOLDER stands in for outputs/tutorial)
+usage: refresh_tutorial.py [PAGE] [--folder FOLDER]     (FOLDER replaces outputs/tutorial)
 """
 
 import argparse
@@ -23,7 +23,7 @@ BLOCK = re.compile(rf"```bash\n(?P<command>{WITHIN})```\n\n```text\n{WITHIN}```"
 
 
 def run(command: str) -> str:
-    """What a command prints: standard output, errors, and the exit code where it is not 0."""
+    """Return a command's standard output, errors, and exit code if it is not 0."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
     done = subprocess.run(command, shell=True, cwd=ROOT, env=env, capture_output=True, text=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error:")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the splits of the results pages as files: SST-2 as in the paper (5,000 / 1,613 / 3,000), or CIFAR-10.
+"""Write the splits for the results pages as files: SST-2 as in the paper (5,000 / 1,613 / 3,000), or CIFAR-10.
 
 usage: split_data.py {sst2,cifar10} DATA_DIR OUTPUT_DIR [SEED]
 """
@@ -11,7 +11,7 @@ from datasets import DatasetDict, load_dataset
 
 
 def sst2(folder: Path, seed: int) -> DatasetDict:
-    """All 9,613 sentences, shuffled with `seed` (Morisot, arXiv 2007.13512, §4)."""
+    """Return all 9,613 sentences, shuffled with `seed` (Morisot, arXiv 2007.13512, §4)."""
     files = [str(folder / "sst2" / f"{name}.tsv") for name in ("train", "dev", "test")]
     columns = {"column_names": ["text", "label"], "delimiter": "\t", "quoting": 3}
     rows = load_dataset("csv", data_files=files, split="train", **columns).shuffle(seed=seed)
@@ -21,7 +21,7 @@ def sst2(folder: Path, seed: int) -> DatasetDict:
 
 
 def cifar10(folder: Path, seed: int) -> DatasetDict:
-    """A tenth of the 50,000 training rows becomes validation rows."""
+    """Return CIFAR-10 with a tenth of the 50,000 training rows as validation rows."""
     files = {name: str(folder / "cifar10" / f"{name}.parquet") for name in ("train", "test")}
     rows = load_dataset("parquet", data_files=files)
     halves = rows["train"].train_test_split(0.1, seed=seed)
@@ -33,7 +33,7 @@ def main(name: str, data_dir: Path, output_dir: Path, seed: int = 0) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         if name == "sst2":
-            # Plain lines, since the sentences hold quotation marks.
+            # Plain lines, because the sentences contain quotation marks.
             lines = ["text\tlabel", *(f"{row['text']}\t{row['label']}" for row in rows)]
             (output_dir / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attaching takes, in epochs of fine-tuning: both timed in one run, on the same rows and the same machine.
+"""Measure how long attaching takes, in epochs of fine-tuning: both timed in one run, on the same rows and machine.
 
 usage: time_attach.py MAINNET DATA_DIR [--max_length 128] [--batch_size 32] [further flags of hf-sidenet attach]
 """
@@ -24,7 +24,7 @@ STEPS = ("features", "heads", "placement", "calibration")
 
 
 def seconds_of_an_epoch(mainnet: str, files: dict[str, Path], max_length: int | None, batch_size: int) -> float:
-    """One epoch of plain fine-tuning with the Trainer's defaults."""
+    """Time one epoch of plain fine-tuning with the Trainer's defaults."""
     splits, columns = load_splits(files={"train": files["train"]})
     given, processor = load_mainnet(mainnet, None, {})
     rows = prepare_rows(
@@ -47,7 +47,7 @@ def seconds_of_an_epoch(mainnet: str, files: dict[str, Path], max_length: int | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mainnet")
-    parser.add_argument("data_dir", type=Path, help="folder of split_data.py")
+    parser.add_argument("data_dir", type=Path, help="folder written by split_data.py")
     parser.add_argument("--max_length", type=int)
     parser.add_argument("--batch_size", type=int, default=32)
     args, further = parser.parse_known_args()
@@ -69,7 +69,7 @@ def main() -> None:
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"one epoch of fine-tuning: {epoch:.1f} s ({torch.get_num_threads()} threads)")
     print(f"features + heads + placement + calibration: {core:.1f} s = {core / epoch:.2f} epochs")
-    print(f"the whole command, start and test rows included: {whole:.1f} s = {whole / epoch:.2f} epochs")
+    print(f"the whole command, including start and test rows: {whole:.1f} s = {whole / epoch:.2f} epochs")
 
 
 if __name__ == "__main__":

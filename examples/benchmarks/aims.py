@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The aims of this package, checked against what a benchmark measured: met or missed."""
+"""Check this package's goals against a benchmark: met or missed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from hf_sidenet.benchmark.methods import EAGER, FLOAT32, OURS, PER_BATCH, PLAIN,
 from hf_sidenet.benchmark.verdict import accurate
 
 
-# kind of method, batch size, least efficiency
+# kind of method, batch size, minimum efficiency
 EFFICIENCIES = ((RUNNER, 1, 0.95), (RUNNER, 8, 0.98), (RUNNER, 32, 0.98), (RUNNER, 128, 0.98), (PER_BATCH, 128, 0.95))
 ROUTER_SIZE, ROUTER_RATIO = 32, 1.3
 TWIN_RATIO, EAGER_RATIO = 1.6, 5.0
-# Stages one after the other are the plain MainNet, with SideNets and more calls. With one row per batch a call weighs.
+# All stages in sequence are the plain MainNet, with SideNets and more calls. With one row per batch, calls are costly.
 SUM_RANGE = (0.95, 1.15)
 PER_CALL = 0.1
 
 
 @dataclass(frozen=True)
 class Aim:
-    """One aim.
+    """One goal.
 
     Args:
-        text (`str`): what is to be reached.
-        met (`bool`): whether it is, wherever it was measured.
-        found (`str`): what was measured.
+        text (`str`): the goal.
+        met (`bool`): whether it is met wherever it was measured.
+        found (`str`): the measured values.
     """
 
     text: str
@@ -35,10 +35,10 @@ class Aim:
 
 
 def aims_of(result: BenchmarkResult) -> list[Aim]:
-    """All aims for which something was measured.
+    """Return all goals for which something was measured.
 
     Args:
-        result ([`BenchmarkResult`]): of [`run_benchmark`]; the fastest of ours is chosen within its accuracy drop.
+        result ([`BenchmarkResult`]): of [`run_benchmark`]; our fastest method is chosen within its accuracy drop.
     """
     sizes, max_accuracy_drop = result.sizes, result.settings["max_accuracy_drop"]
     aims = [_efficiency(sizes, *each) for each in EFFICIENCIES]
@@ -47,7 +47,7 @@ def aims_of(result: BenchmarkResult) -> list[Aim]:
 
 
 def aims_text(result: BenchmarkResult) -> str:
-    """One line per aim, empty where nothing was measured for any.
+    """Return one line per goal, or an empty text if nothing was measured for any.
 
     Args:
         result ([`BenchmarkResult`]): of [`run_benchmark`].
@@ -69,7 +69,7 @@ def _efficiency(sizes: Sequence[SizeResult], kind: str, batch_size: int, least: 
 
 
 def _router(sizes: Sequence[SizeResult]) -> Aim | None:
-    """The fastest of ours in each precision, engine and order, against the router there."""
+    """Compare our fastest method in each precision, engine and order with the router there."""
     here = _at(sizes, ROUTER_SIZE)
     found = []
     for router in here:
@@ -88,7 +88,7 @@ def _router(sizes: Sequence[SizeResult]) -> Aim | None:
 
 
 def _fastest(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> list[Aim]:
-    """The best multiples of ours among those that are accurate enough."""
+    """Return the best speedups of our methods that are accurate enough."""
     good = [(size, result) for size in sizes for result in accurate(size, max_accuracy_drop) if result.group == OURS]
     twins = [(result.ratio, size, result) for size, result in good if result.ratio is not None]
     eager = [
@@ -128,7 +128,7 @@ def _sums(sizes: Sequence[SizeResult]) -> Aim | None:
 
 
 def _same_answers(sizes: Sequence[SizeResult]) -> Aim | None:
-    """Other precisions may round a row over θ, so only float32 is held to it."""
+    """Check float32 only: in other precisions, rounding may push a row across θ."""
     found = [
         (result.other_labels + result.other_exits, f"{result.name}, batch size {size.batch_size}")
         for size in sizes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cascade of two classifiers: a small one answers the rows it is sure of, a large one the others."""
+"""A cascade of two classifiers: a small one answers the rows it is confident about, a large one the others."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from hf_sidenet.models.tasks import SINGLE_LABEL
 def by_cascade(
     small: Any, large: Any, threshold: float
 ) -> Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """How [`~hf_sidenet.inference.routings.WholeEngine`] answers a batch by a cascade. Exit 0 is the small classifier,
-    exit 1 the large one.
+    """Return how [`~hf_sidenet.inference.routings.WholeEngine`] answers a batch with a cascade. Exit 0 is the small
+    classifier, exit 1 the large one.
 
     Args:
-        small ([`PlainChain`] or the like): runs for all rows.
-        large ([`PlainChain`] or the like): runs for the rows that the small one is not sure of.
-        threshold (`float`): the small one answers where its confidence is greater.
+        small ([`PlainChain`] or similar): runs for all rows.
+        large ([`PlainChain`] or similar): runs for the rows that the small one is not confident about.
+        threshold (`float`): the small one answers if its confidence is greater.
     """
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,23 +40,23 @@ def by_cascade(
 def cascade_threshold(
     small_logits: torch.Tensor, large_labels: torch.Tensor, labels: Sequence[int], accuracy: float
 ) -> float:
-    """The lowest threshold at which a cascade reaches an accuracy on these very rows. Nobody knows it beforehand, so
-    it is in the cascade's favor.
+    """Return the lowest threshold at which a cascade reaches an accuracy on these very rows. It cannot be known in
+    advance, which favors the cascade.
 
     Args:
         small_logits (`torch.Tensor` of shape `(num_rows, num_labels)`): of the small classifier.
-        large_labels (`torch.LongTensor` of shape `(num_rows,)`): classes that the large classifier gives.
-        labels (`Sequence[int]`): the right classes.
+        large_labels (`torch.LongTensor` of shape `(num_rows,)`): classes predicted by the large classifier.
+        labels (`Sequence[int]`): the correct classes.
         accuracy (`float`): to reach. If no threshold reaches it, the large classifier answers every row.
     """
     right = torch.tensor(labels)
     sure = SINGLE_LABEL.confidence(small_logits)
     order = sure.argsort(descending=True)
     gains = (small_logits.argmax(-1) == right).long() - (large_labels == right).long()
-    # Right answers if the surest 0, 1, 2, ... rows are the small classifier's.
+    # Correct answers if the small classifier answers its most confident 0, 1, 2, ... rows.
     correct = (large_labels == right).sum() + torch.cat([torch.zeros(1, dtype=torch.long), gains[order].cumsum(0)])
     ends = torch.cat([sure[order][1:], torch.zeros(1)])
-    # A threshold cannot part rows of equal confidence.
+    # A threshold cannot separate rows of equal confidence.
     possible = torch.cat([torch.ones(1, dtype=torch.bool), sure[order] > ends])
     reached = (possible & (correct >= accuracy * len(right) - 1e-6)).nonzero()
     count = int(reached[-1]) if len(reached) else 0

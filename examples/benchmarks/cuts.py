@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MainNets cut short: which there are, what they cost, and one of them with the weights that stay."""
+"""Truncated MainNets: the possible cuts, their cost, and a model with the remaining weights."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hf_sidenet.models.mainnet import counting_flops
 
 
-# What a config makes of `depths` by itself.
+# Fields that a config derives from `depths`.
 DERIVED = ("depths", "hidden_sizes", "stage_names", "out_features", "out_indices")
 
 
 def cuts_of(config: PretrainedConfig) -> list[tuple[int, ...]]:
-    """All cuts to choose from.
+    """List all possible cuts.
 
     Args:
         config (`PretrainedConfig`): of the MainNet.
 
     Returns:
-        `list[tuple[int, ...]]`: of a transformer the first blocks, `(1,)` to all but one. Of a CNN the layers of each
-        stage that stays: its first layers, or the first few of every stage.
+        `list[tuple[int, ...]]`: for a transformer, the first blocks, `(1,)` to all but one. For a CNN, the layers of
+        each remaining stage: its first layers, or the first few of every stage.
 
     Raises:
-        ValueError: the MainNet says neither how many blocks it has nor the layers of its stages.
+        ValueError: the config has neither a number of blocks nor the layers of its stages.
     """
     if not _has_stages(config):
         count = getattr(config, "num_hidden_layers", None)
@@ -45,10 +45,10 @@ def cuts_of(config: PretrainedConfig) -> list[tuple[int, ...]]:
 
 
 def cut_config(config: PretrainedConfig, keep: Sequence[int]) -> PretrainedConfig:
-    """The config of a shorter MainNet.
+    """Return the config of a truncated MainNet.
 
     Raises:
-        ValueError: `keep` is not a part of what the MainNet has.
+        ValueError: `keep` is not a part of the MainNet.
     """
     whole = tuple(config.depths) if _has_stages(config) else (config.num_hidden_layers,)
     fits = 1 <= len(keep) <= len(whole) and all(1 <= kept <= have for kept, have in zip(keep, whole, strict=False))
@@ -65,11 +65,11 @@ def cut_config(config: PretrainedConfig, keep: Sequence[int]) -> PretrainedConfi
 
 
 def flops_of(model_class: type[PreTrainedModel], config: PretrainedConfig, inputs: Mapping[str, torch.Tensor]) -> int:
-    """FLOPs of one batch, counted on random weights.
+    """Count the FLOPs of one batch, with random weights.
 
     Args:
         model_class (`type[PreTrainedModel]`): of the MainNet.
-        config (`PretrainedConfig`): of the MainNet or of a shorter one.
+        config (`PretrainedConfig`): of the MainNet or of a truncated one.
         inputs (`Mapping[str, torch.Tensor]`): a batch.
     """
     model = model_class(config).eval()
@@ -79,13 +79,13 @@ def flops_of(model_class: type[PreTrainedModel], config: PretrainedConfig, input
 
 
 def cut(mainnet: PreTrainedModel, keep: Sequence[int]) -> tuple[PreTrainedModel, list[str]]:
-    """A shorter MainNet with the weights that fit, its head among them where the width stays.
+    """Truncate a MainNet, keeping the weights that fit, including its head if the width does not change.
 
     Returns:
-        `(model, new)`: the model, and the names of its weights that are random.
+        `(model, new)`: the model, and the names of its random weights.
 
     Raises:
-        ValueError: `keep` is not a part of what the MainNet has.
+        ValueError: `keep` is not a part of the MainNet.
     """
     short = type(mainnet)(cut_config(mainnet.config, keep))
     own, given = short.state_dict(), mainnet.state_dict()

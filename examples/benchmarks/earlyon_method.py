@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""earlyon 0.3.0 as two methods of the benchmark: its own inference, and its backbone without exits, its twin.
+"""earlyon 0.3.0 as two methods of the benchmark: its own inference, and its twin, the backbone without exits.
 
-What its inference does, as its code says: a batch leaves at the first exit where *every* row is sure enough, all rows
-together; one row that is not sure takes the whole batch on. So a large batch hardly ever leaves early, and pays for
-the exits all the same. Rows are never dropped from a batch. With one row per call it decides row by row, which its
-documentation calls its primary use. At each exit the host waits for the decision.
+According to its code, its inference works like this: a batch exits, all rows together, at the first exit where *every*
+row is confident enough; a single row that is not makes the whole batch continue. So a large batch hardly ever exits
+early, but still pays for the exits. Rows are never dropped from a batch. With one row per call it decides row by row,
+which its documentation calls its primary use. At each exit the host waits for the decision.
 """
 
 import copy
@@ -28,7 +28,7 @@ FLOAT32 = "float32"
 
 
 class _Answerer:
-    """Answers a batch at once; see [`~hf_sidenet.benchmark.Answerer`].
+    """Answers one batch per call; see [`~hf_sidenet.benchmark.Answerer`].
 
     Args:
         names (`list[str]`): of the classes.
@@ -51,7 +51,7 @@ class _Answerer:
         return []
 
     def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Logits, confidences and the exit of a batch."""
+        """Return logits, confidences and the exit of a batch."""
         raise NotImplementedError
 
 
@@ -69,7 +69,7 @@ class WithExits(_Answerer):
         self.num_exits = len(wrapper.config.exit_points)
 
     def answer(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """See [`_Answerer`]. Its −1 for the whole network becomes the last exit."""
+        """See [`_Answerer`]. earlyon's −1 for the whole network becomes the last exit."""
         if len(pixels) == 1:
             said = self.wrapper(pixels, mode="inference")
             logits, sure = said.prediction, torch.tensor([said.confidence])
@@ -80,7 +80,7 @@ class WithExits(_Answerer):
 
 
 class WithoutExits(_Answerer):
-    """Its backbone alone.
+    """earlyon's backbone alone.
 
     Args:
         backbone (`nn.Module`): without hooks.
@@ -98,10 +98,10 @@ class WithoutExits(_Answerer):
 
 
 def earlyon_methods(folder: str | Path) -> list[Method]:
-    """Its backbone, and earlyon itself, whose twin that is.
+    """Return the methods for earlyon: its backbone, and earlyon itself with the backbone as its twin.
 
     Args:
-        folder (`str` or `Path`): that `earlyon_model.py` wrote.
+        folder (`str` or `Path`): written by `earlyon_model.py`.
 
     Raises:
         ImportError: earlyon is not installed.
@@ -112,7 +112,7 @@ def earlyon_methods(folder: str | Path) -> list[Method]:
     folder = Path(folder).resolve()
     names = json.loads((folder / CLASSES).read_text())
     wrapper = load_wrapper(folder / FILE).eval()
-    # Once, and not on the clock: it is estimated when it is first asked for.
+    # Once, and not on the clock: it is estimated at first use.
     _ = wrapper.flops_estimate
     backbone = copy.deepcopy(wrapper.backbone)
     for module in backbone.modules():
@@ -139,5 +139,5 @@ def earlyon_methods(folder: str | Path) -> list[Method]:
 
 
 def method_named(folder: str, name: str) -> Method:
-    """One of the two, for another process."""
+    """Return one of the two, for another process."""
     return next(method for method in earlyon_methods(folder) if method.name == name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A peer for the benchmark of a ResNet-18: earlyon 0.3.0 on the same MainNet.
 
-Its backbone is torchvision's ResNet-18 with the MainNet's weights, so that both start from the same classifier; its
-exits (after stages 2 and 3) are trained by its own `stage2_train_exits` on the training rows, and its thresholds are
-found by its own `calibrate_thresholds` on the validation rows, temperatures on half of them.
+Its backbone is torchvision's ResNet-18 with the MainNet's weights, so that both start from the same classifier. Its
+exits (after stages 2 and 3) are trained by earlyon's own `stage2_train_exits` on the training rows, and its thresholds
+are found by earlyon's own `calibrate_thresholds` on the validation rows, with temperatures fitted on half of them.
 
 usage: earlyon_model.py MAINNET DATA_DIR --output_dir FOLDER
 """
@@ -42,10 +42,10 @@ NAMES = (
 
 
 def require_earlyon() -> ModuleType:
-    """earlyon.
+    """Import earlyon.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: earlyon is not installed.
     """
     try:
         import earlyon
@@ -59,7 +59,7 @@ def require_earlyon() -> ModuleType:
 
 
 def torchvision_name(name: str) -> str:
-    """What torchvision calls a weight of transformers' ResNet."""
+    """Map the name of a weight in transformers' ResNet to torchvision's name."""
     for pattern, new in NAMES:
         name = re.sub(pattern, new, name)
     return name
@@ -67,15 +67,15 @@ def torchvision_name(name: str) -> str:
 
 @torch.no_grad()
 def with_weights_of(mainnet: PreTrainedModel, size: int) -> Any:
-    """earlyon's ResNet-18 on the MainNet's weights, its exits untrained.
+    """Build earlyon's ResNet-18 on the MainNet's weights, with untrained exits.
 
     Args:
-        mainnet (`PreTrainedModel`): a ResNet-18 of transformers.
+        mainnet (`PreTrainedModel`): a transformers ResNet-18.
         size (`int`): height and width of the pictures.
 
     Raises:
         ImportError: earlyon is not installed.
-        ValueError: the MainNet is another network.
+        ValueError: the MainNet is a different network.
     """
     require_earlyon()
     from earlyon.models import resnet18_ee
@@ -95,7 +95,7 @@ def with_weights_of(mainnet: PreTrainedModel, size: int) -> Any:
 
 
 def tensors(rows: Rows, name: str) -> TensorDataset:
-    """Pictures and classes in memory, since the exits learn in a few fast epochs."""
+    """Load pictures and classes into memory, because the exits train for a few fast epochs."""
     loader = DataLoader(rows.dataset, 256, collate_fn=rows.collate_fn)
     batches = [(each["pixel_values"], each["labels"]) for each in tqdm(loader, desc=f"Reading {name} rows")]
     return TensorDataset(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
@@ -104,7 +104,7 @@ def tensors(rows: Rows, name: str) -> TensorDataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mainnet", help="folder of a fine-tuned ResNet-18")
-    parser.add_argument("data_dir", type=Path, help="folder with train, validation and test rows, a file each")
+    parser.add_argument("data_dir", type=Path, help="folder with train, validation and test rows, one file each")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--batch_size", type=int, default=128)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The saving on a GPU: models of full size in half precision, plain and with one SideNet, eager and compiled.
+"""Measure the speedup on a GPU: full-size models in half precision, plain and with one SideNet, eager and compiled.
 
-For timing only: weights are random, and θ is given to every row so that exactly --share of them leave, evenly mixed.
-A line is written as soon as it is measured; models whose file is complete are left out when the script runs again.
+For timing only: weights are random, and each row gets a θ such that exactly --share of the rows exit early, evenly
+mixed. A line is written as soon as it is measured; models with a complete file are skipped when the script runs again.
 
 usage: gpu.py [--models bert-base ...] [--output_dir FOLDER] [--minutes 8]
 """
@@ -34,14 +34,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=[*SHAPES, *TINY_SHAPES], default=list(SHAPES), metavar="NAME")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8, 32, 128])
-    parser.add_argument("--share", type=float, default=0.5, help="of the rows, that leave at the SideNet")
+    parser.add_argument("--share", type=float, default=0.5, help="of the rows that exit at the SideNet")
     parser.add_argument("--engines", nargs="+", choices=[EAGER, COMPILED], default=[EAGER, COMPILED])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, help="per batch size, by default 8 batches, at least 256 (64 for batch 1)")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
-    parser.add_argument("--minutes", type=float, default=8, help="after which nothing new is begun")
+    parser.add_argument("--minutes", type=float, default=8, help="after which nothing new is started")
     parser.add_argument("--output_dir", type=Path, default=Path(os.environ.get("OUT", "outputs/gpu")))
     args = parser.parse_args()
     if not 0 <= args.share <= 1:
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 def write(folder: Path, name: str, lines: list[dict[str, Any]], text: str, complete: bool) -> None:
-    """The CSV and the text of a model; anew each time, since there are few lines."""
+    """Write the CSV and the text of a model, from scratch each time, since there are few lines."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -88,13 +88,13 @@ def header(args: argparse.Namespace) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {platform.machine()}"
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, transformers {transformers.__version__}"
     return (
-        f"For timing only: random weights; θ is set so that {args.share:g} of the rows leave. {name}; {versions}; "
-        f"{args.dtype}.\n" + " ".join(format(name[:9], ">9") for name in COLUMNS)
+        f"For timing only: random weights; θ is set so that {args.share:g} of the rows exit early. {name}; "
+        f"{versions}; {args.dtype}.\n" + " ".join(format(name[:9], ">9") for name in COLUMNS)
     )
 
 
 def measure_model(name: str, shape: Shape, args: argparse.Namespace, deadline: float) -> bool:
-    """All lines of one model; `False` where time ran out."""
+    """Measure all lines of one model; return `False` if time ran out."""
     text = [header(args)]
     print(text[0], flush=True)
     subject = Subject(name, shape, args)
@@ -103,7 +103,7 @@ def measure_model(name: str, shape: Shape, args: argparse.Namespace, deadline: f
         text.append(line)
         print(line, flush=True)
 
-    # Eager first, so that no recorded graph takes memory.
+    # Eager first, so that recorded graphs take no memory.
     for engine in [each for each in (EAGER, COMPILED) if each in args.engines]:
         stages, plain = subject.chains(engine)
         if engine == EAGER:
@@ -130,11 +130,11 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     for name in args.models:
         if is_complete(args.output_dir, name):
-            print(f"{name}: {args.output_dir / name}.csv is there")
+            print(f"{name}: {args.output_dir / name}.csv  exists already")
             continue
         if not measure_model(name, {**SHAPES, **TINY_SHAPES}[name], args, deadline):
             sys.exit(f"{name} is not complete: run the script again with --models {name}")
-        # Graphs and weights of one model go before the next comes.
+        # Free one model's graphs and weights before the next is built.
         torch._dynamo.reset()
         gc.collect()
         if args.device.startswith("cuda"):

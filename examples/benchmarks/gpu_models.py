@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gpu.py measures: models of full size with random weights, and rows of which a given share leaves."""
+"""The models for gpu.py: full size with random weights, and rows of which a given share exits early."""
 
 from dataclasses import dataclass
 from math import floor
@@ -22,7 +22,7 @@ from hf_sidenet.inference.rows import Row
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-# θ of a row that leaves whatever is said, and of one that stays although it is asked.
+# θ of a row that always exits, and of one that never does although the check runs.
 LEAVES, STAYS = 0.0, 1 - 1e-6
 DIFFERENT_INPUTS = 64
 
@@ -44,7 +44,7 @@ class Shape:
     pixels: int | None = None
 
     def build(self, dtype: torch.dtype, device: str) -> PreTrainedModel:
-        """The MainNet with its SideNet, in evaluation mode."""
+        """Build the MainNet with its SideNet, in evaluation mode."""
         torch.manual_seed(0)
         auto_class, model_class, options = AutoModelForSequenceClassification, SideNetForSequenceClassification, {}
         if self.pixels is not None:
@@ -58,7 +58,7 @@ class Shape:
         return model.to(device, dtype).eval()
 
     def rows(self, count: int, share: float, dtype: torch.dtype) -> list[Row]:
-        """Rows of which exactly this share leaves, evenly mixed: each brings its θ, whatever the weights say."""
+        """Make rows of which exactly this share exits early, evenly mixed: each has a θ, whatever the weights."""
         generator = torch.Generator().manual_seed(0)
         inputs = [self._inputs(generator, dtype) for _ in range(min(count, DIFFERENT_INPUTS))]
         thresholds = {True: (LEAVES,), False: (STAYS,)}
@@ -80,7 +80,7 @@ SHAPES = {
     "resnet-50": Shape(ResNetConfig(num_labels=1000, depths=[3, 4, 6, 3]), 1, pixels=224),
     "resnet-152": Shape(ResNetConfig(num_labels=1000, depths=[3, 8, 36, 3]), 1, pixels=224),
 }
-# To try the script where there is no GPU.
+# To try the script without a GPU.
 TINY_SHAPES = {
     "tiny-bert": Shape(BertConfig(vocab_size=99, **TINY_BERT), 2, length=16),
     "tiny-resnet": Shape(ResNetConfig(num_labels=5, **TINY_RESNET), 1, pixels=32),
@@ -89,7 +89,7 @@ TINY_SHAPES = {
 
 @torch.no_grad()
 def _settle(mainnet: PreTrainedModel, pixels: torch.Tensor) -> None:
-    """BatchNorm statistics of real features: without, 50 random layers leave the range of half precision."""
+    """Compute BatchNorm statistics on real features: without them, 50 random layers overflow half precision."""
     norms = [module for module in mainnet.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model of gpu.py: all ways to run it, and what is measured of them."""
+"""One model of gpu.py: all ways to run it, and their measurements."""
 
 import argparse
 from typing import Any
@@ -22,7 +22,7 @@ TRACED_BATCHES, TRACED_ROWS = 4, 32
 
 
 class Subject:
-    """One model, all ways to run it, and what was measured."""
+    """One model, all ways to run it, and their measurements."""
 
     def __init__(self, name: str, shape: Shape, args: argparse.Namespace):
         self.name = name
@@ -37,7 +37,7 @@ class Subject:
         self.lines: list[dict[str, Any]] = []
 
     def chains(self, engine: str) -> tuple[Any, Any]:
-        """The stages, and the plain MainNet as one."""
+        """Return the stages, and the plain MainNet as one."""
         stages = Stages(self.model)
         plain = PlainChain(plain_mainnet(self.model))
         if engine == EAGER:
@@ -47,7 +47,7 @@ class Subject:
 
     @torch.inference_mode()
     def measure(self, engine: str, stages: StageChain, plain: Any, batch_size: int) -> list[dict[str, Any]]:
-        """Lines of every method at one batch size."""
+        """Measure every method at one batch size, one line each."""
         count = self.args.rows or (64 if batch_size == 1 else max(256, 8 * batch_size))
         rows = self.shape.rows(count, self.args.share, self.dtype)
         methods = self._methods(engine, stages, plain, full_batch(batch_size))
@@ -88,7 +88,7 @@ class Subject:
 
     @torch.inference_mode()
     def copies(self, stages: StageChain, plain: Any) -> tuple[list[str], str]:
-        """What the profiler says of copies to the host: lines of text, and its table with SideNets."""
+        """Return the profiler's view of copies to the host: lines of text, and its table with SideNets."""
         rows = self.shape.rows(TRACED_BATCHES * TRACED_ROWS, self.args.share, self.dtype)
         methods = self._methods(EAGER, stages, plain, 1)
         said, table = [], ""
@@ -106,13 +106,13 @@ class Subject:
         in_flight = 1 if self.device.type == "cuda" else 0
         model = self.model if engine == EAGER else None
         makers = engines_of(stages, model, pool_size=pool, num_in_flight=in_flight)
-        # Compiled chains are shared by all routings: one shows what its graphs hold.
+        # Compiled chains are shared by all routings: measuring one shows what its graphs hold.
         names = [GATES, PER_BATCH, POOLED] if engine == EAGER else [POOLED]
         methods = {PLAIN: PoolingEngine(plain, pool_size=1, num_in_flight=in_flight)}
         return methods | {name: makers[name]() for name in names}
 
     def _warm_up(self, engine: str, name: str, method: Any, rows: list, batch_size: int) -> None:
-        """Graphs are compiled in the first run and recorded in the second; what they hold stays."""
+        """Graphs are compiled in the first run and recorded in the second; their memory is kept."""
         before = allocated(self.device)
         for _ in range(2):
             run(method, rows, batch_size)
@@ -120,13 +120,13 @@ class Subject:
 
 
 def _check(rows: list, answers: list) -> None:
-    """Every row is answered, at the exit that its θ says.
+    """Check that every row is answered at the exit that its θ requires.
 
     Raises:
-        RuntimeError: one is not.
+        RuntimeError: a row is not.
     """
     exits = {answer.place: answer.exit_index for answer in answers}
     wrong = [row.place for row in rows if exits.get(row.place) != (0 if row.thresholds[0] == 0 else 1)]
     if wrong or len(answers) != len(rows):
         failed = next((answer.error for answer in answers if answer.error is not None), None)
-        raise RuntimeError(f"{len(wrong)} of {len(rows)} rows left elsewhere than their θ says ({failed}).")
+        raise RuntimeError(f"{len(wrong)} of {len(rows)} rows did not exit where their θ requires ({failed}).")

@@ -16,12 +16,12 @@ from hf_sidenet.inference.protocols import StageChain
 from hf_sidenet.inference.rows import Prediction, Row, collate
 
 
-# A stage is called again and again for so long, after some calls that do not count.
+# A stage is called repeatedly for this long, after some warm-up calls.
 STAGE_SECONDS, STAGE_WARM_UP = 0.2, 3
 
 
 def run(engine: Any, rows: Sequence[Row], batch_size: int) -> tuple[float, list[Prediction]]:
-    """Seconds until every answer is on the host, and the answers."""
+    """Return the seconds until every answer is on the host, and the answers."""
     done = []
     start = time.perf_counter()
     for i in range(0, len(rows), batch_size):
@@ -33,7 +33,7 @@ def run(engine: Any, rows: Sequence[Row], batch_size: int) -> tuple[float, list[
 def take_turns(
     engines: dict[str, Any], rows: Sequence[Row], batch_size: int, repeats: int
 ) -> dict[str, tuple[float, list[Prediction]]]:
-    """Median milliseconds per row of each engine, and its answers."""
+    """Time engines interleaved; return median milliseconds per row of each, and its answers."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     answers = {}
     for _ in range(repeats):
@@ -44,11 +44,11 @@ def take_turns(
 
 
 def stage_milliseconds(stages: StageChain, rows: Sequence[Row]) -> list[float]:
-    """Milliseconds per row of each stage alone, all rows at each, its inputs on the device.
+    """Measure milliseconds per row of each stage alone, all rows at each, with its inputs on the device.
 
     Args:
         stages ([`StageChain`]): the chain.
-        rows (`Sequence[Row]`): a batch, of one length.
+        rows (`Sequence[Row]`): a batch of equal lengths.
     """
     times, hidden = [], None
     inputs = collate(rows, padding_of(stages), stages.device).inputs
@@ -57,7 +57,7 @@ def stage_milliseconds(stages: StageChain, rows: Sequence[Row]) -> list[float]:
         times.append(1e3 * _seconds_of(call, stages.device) / len(rows))
         hidden, _ = call()
         if not stages.modality.has_tokens:
-            # After stage 0 one image stands for the size of all.
+            # After stage 0, one image represents the size of all.
             inputs = {name: value[:1] for name, value in inputs.items()}
     return times
 
@@ -76,13 +76,13 @@ def _seconds_of(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; a CPU is never behind."""
+    """Wait for a GPU; a CPU needs no waiting."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes that tensors hold on a GPU now; 0 without one."""
+    """Return the bytes that tensors currently hold on a GPU; 0 without one."""
     if device.type != "cuda":
         return 0
     gc.collect()
@@ -91,7 +91,7 @@ def allocated(device: torch.device) -> int:
 
 
 def peak(engine: Any, rows: Sequence[Row], batch_size: int, device: torch.device) -> int:
-    """Bytes that a run holds at most beyond what is there before."""
+    """Return the peak bytes of a run beyond those allocated before it."""
     before = allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run(engine, rows, batch_size)
@@ -99,10 +99,10 @@ def peak(engine: Any, rows: Sequence[Row], batch_size: int, device: torch.device
 
 
 def trace(engine: Any, rows: Sequence[Row], batch_size: int, device: torch.device) -> tuple[dict[str, int], str]:
-    """Copies to the host and waits of a run, as the profiler sees them, and its table.
+    """Profile a run: copies to the host, waits, and the profiler's table.
 
     Returns:
-        `(counts, table)`: `copies` from the device to the host, how many of them are `pinned`, that is asynchronous;
+        `(counts, table)`: `copies` from the device to the host, how many of them are `pinned`, that is, asynchronous;
         how often the host `waits` for a stream or the whole device, and for `events`.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

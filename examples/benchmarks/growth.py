@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of the runner against the number of rows: a tiny random BERT with one SideNet, whose own work is so
-small that what the runner does per row is seen. A generator gives texts of 1 to 64 tokens; half of them leave early.
+small that the runner's per-row overhead shows. A generator yields texts of 1 to 64 tokens; half of them exit early.
 
 usage: growth.py [--rows 1000 10000 100000 1000000] [--profile 20000] [--output_dir FOLDER]
 """
@@ -31,7 +31,7 @@ from hf_sidenet.inference.routings import POOLED, ROUTINGS
 
 LONGEST = 64
 VOCABULARY = 1000
-# Rows are made once and come again, so that the clock sees the runner alone.
+# Rows are made once and reused, so that the clock measures only the runner.
 DIFFERENT_ROWS = 4999
 STATUS = Path("/proc/self/status")
 HEADER = ("rows", "seconds", "cpu_seconds", "microseconds_per_row", "peak_mebibytes", "left_early")
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--routing", choices=ROUTINGS, default=POOLED)
     parser.add_argument("--width", type=int, default=16, help="of the hidden states")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--profile", type=int, metavar="ROWS", help="also show where the time of so many rows goes")
+    parser.add_argument("--profile", type=int, metavar="ROWS", help="also profile this many rows")
     parser.add_argument("--output_dir", type=Path, help="for growth.csv and growth.png")
     args = parser.parse_args()
     if len(set(args.rows)) < 2 or min(args.rows) < 1:
@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
 
 
 def tiny_model(width: int) -> BertWithSideNetForSequenceClassification:
-    """Two blocks, with a SideNet after the first."""
+    """Build a model of two blocks, with a SideNet after the first."""
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
@@ -67,7 +67,7 @@ def tiny_model(width: int) -> BertWithSideNetForSequenceClassification:
 
 
 def texts(count: int) -> Iterator[dict[str, list[int]]]:
-    """Rows as a tokenizer gives them, of random length."""
+    """Yield rows as a tokenizer returns them, of random length."""
     chance = random.Random(0)
     made = [
         {"input_ids": [chance.randrange(3, VOCABULARY) for _ in range(chance.randint(1, LONGEST))]}
@@ -77,13 +77,13 @@ def texts(count: int) -> Iterator[dict[str, list[int]]]:
 
 
 def median_confidence(model: BertWithSideNetForSequenceClassification) -> float:
-    """θ that half of the rows pass."""
+    """Return the θ that half of the rows exceed."""
     everybody = SideNetRunner(model, thresholds=0.0, routing=POOLED)
     return torch.tensor([answer.confidence for answer in everybody.predict(texts(2000))]).median().item()
 
 
 def peak_mebibytes() -> float:
-    """The most memory that this process ever held. Linux's `getrusage` may name its parent's."""
+    """Return this process's peak memory. Linux's `getrusage` may report its parent's."""
     if STATUS.exists():
         return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if "VmHWM" in line) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -91,7 +91,7 @@ def peak_mebibytes() -> float:
 
 
 def measure(runner: SideNetRunner, count: int) -> tuple[int, float, float, float, float, float]:
-    """A line of the table. On a machine that others use, the processor's seconds tell more than the clock's."""
+    """Measure a line of the table. On a shared machine, processor time is more informative than the clock."""
     rows = texts(count)
     left = 0
     start, busy = time.perf_counter(), time.process_time()
@@ -102,7 +102,7 @@ def measure(runner: SideNetRunner, count: int) -> tuple[int, float, float, float
 
 
 def exponent(counts: list[int], seconds: list[float]) -> float:
-    """The slope of a least-squares line through the logarithms: 1 where time grows as rows do."""
+    """Return the slope of a least-squares line through the logarithms: 1 if time grows linearly with rows."""
     x, y = [math.log(count) for count in counts], [math.log(value) for value in seconds]
     middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
     above = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
@@ -110,7 +110,7 @@ def exponent(counts: list[int], seconds: list[float]) -> float:
 
 
 def draw(lines: list[tuple], path: Path) -> None:
-    """Time and memory against rows."""
+    """Plot time and memory against rows."""
     with new_figure(path, "A tiny model with one SideNet in the runner", 9, 4) as figure:
         time_axes, memory_axes = figure.subplots(1, 2)
         counts, seconds, busy = ([line[i] for line in lines] for i in range(3))
@@ -128,7 +128,7 @@ def draw(lines: list[tuple], path: Path) -> None:
 
 
 def show_profile(runner: SideNetRunner, count: int) -> None:
-    """The 25 functions in which most of the time is spent, without what they call."""
+    """Print the 25 functions with the most time, excluding their callees."""
     profiler = cProfile.Profile()
     rows = texts(count)
     profiler.enable()
@@ -148,7 +148,7 @@ def main() -> None:
         model, batch_size=args.batch_size, thresholds=median_confidence(model), routing=args.routing
     )
     measure(runner, args.batch_size)
-    print("| rows | seconds | of the processor | µs per row | peak memory, MiB | left at the SideNet |")
+    print("| rows | seconds | processor seconds | µs per row | peak memory, MiB | exited at the SideNet |")
     print("| --: | --: | --: | --: | --: | --: |")
     lines = []
     for count in sorted(set(args.rows)):
@@ -157,7 +157,7 @@ def main() -> None:
         print(f"| {rows} | {seconds:.3f} | {busy:.3f} | {each:.1f} | {peak:.1f} | {left:.2f} |", flush=True)
     counts, seconds, busy = ([line[i] for line in lines] for i in range(3))
     print(
-        f"\nTime grows as rows to the power of {exponent(counts, seconds):.3f} (of the processor "
+        f"\nTime grows as rows to the power of {exponent(counts, seconds):.3f} (processor time: "
         f"{exponent(counts, busy):.3f}); peak memory from {lines[0][4]:.1f} to {lines[-1][4]:.1f} MiB. Batch "
         f"{args.batch_size}, {args.routing}, {args.threads} thread{'s' if args.threads > 1 else ''}, "
         f"{platform.machine()}; torch {torch.__version__}, transformers {transformers.__version__}."

@@ -28,12 +28,14 @@ TRUNCATED, CASCADE = "truncated MainNet", "cascade"
 
 @dataclass(frozen=True)
 class Rivals:
-    """What a checkpoint is compared with, in values for JSON, so that another process can make the same methods.
+    """The classifiers that a checkpoint is compared with, as JSON values, so that another process can build the same
+    methods.
 
     Args:
-        truncated (`str`, *optional*): folder or Hub id of a shorter classifier, fine-tuned.
+        truncated (`str`, *optional*): folder or Hub id of a truncated, fine-tuned classifier.
         small_model (`str`, *optional*): folder or Hub id of a smaller classifier of the same inputs, for the cascade.
-        small_threshold (`float`, *optional*): it answers where its confidence is greater; see [`with_threshold`].
+        small_threshold (`float`, *optional*): the small model answers if its confidence is greater; see
+            [`with_threshold`].
 
     Raises:
         ValueError: `small_threshold` is given without `small_model`.
@@ -49,14 +51,14 @@ class Rivals:
 
 
 def check_rivals(rivals: Rivals, catalog: Catalog) -> None:
-    """Refuse classifiers that cannot answer the same rows.
+    """Raise an error for classifiers that cannot answer the same rows.
 
     Args:
         rivals ([`Rivals`]): classifiers.
-        catalog ([`Catalog`]): of the checkpoint that the rows are prepared for.
+        catalog ([`Catalog`]): of the checkpoint that the rows were prepared for.
 
     Raises:
-        ValueError: a classifier has other classes, or another vocabulary.
+        ValueError: a classifier has different classes or another vocabulary.
     """
     expected = catalog.base.config.id2label
     for name, directory in (("truncated", rivals.truncated), ("small_model", rivals.small_model)):
@@ -80,8 +82,9 @@ def check_rivals(rivals: Rivals, catalog: Catalog) -> None:
 
 
 def with_threshold(rivals: Rivals, catalog: Catalog, rows: Sequence[Row], labels: Sequence[int]) -> Rivals:
-    """The same, with a cascade that is as accurate on these rows as the checkpoint is, or as its MainNet where that is
-    less accurate; see [`cascade_threshold`]. Nothing changes without a cascade, or where its threshold is given.
+    """Return the same rivals, with a threshold at which the cascade is as accurate on these rows as the checkpoint, or
+    as its MainNet if that is less accurate; see [`cascade_threshold`]. Nothing changes without a cascade, or if the
+    threshold is given.
 
     Args:
         rivals ([`Rivals`]): classifiers.
@@ -101,7 +104,7 @@ def with_threshold(rivals: Rivals, catalog: Catalog, rows: Sequence[Row], labels
 
 
 def rival_methods(rivals: Rivals, catalog: Catalog) -> list[Method]:
-    """Every rival in eager PyTorch, in every precision of the checkpoint's own methods there.
+    """Return every rival in eager PyTorch, in every precision of the checkpoint's own eager methods.
 
     Args:
         rivals ([`Rivals`]): classifiers.
@@ -127,13 +130,13 @@ def rival_methods(rivals: Rivals, catalog: Catalog) -> list[Method]:
 
 
 def method_named(settings: dict[str, Any], rivals: dict[str, Any], name: str) -> Method:
-    """One of the rivals, for another process."""
+    """Return one of the rivals, for another process."""
     methods = rival_methods(Rivals(**rivals), Catalog(Settings(**settings)))
     return next(method for method in methods if method.name == name)
 
 
 def load_plain(directory: str, catalog: Catalog, precision: str) -> PlainChain:
-    """A classifier without SideNets, as a chain of one stage.
+    """Load a classifier without SideNets, as a chain of one stage.
 
     Args:
         directory (`str`): folder or Hub id.
@@ -146,7 +149,7 @@ def load_plain(directory: str, catalog: Catalog, precision: str) -> PlainChain:
 
 
 def _method(kind: str, variant: TorchVariant, catalog: Catalog, make: Callable[[], WholeEngine]) -> Method:
-    # Texts come sorted by length: the order in which a shorter classifier is fastest.
+    # Texts are sorted by length: a truncated classifier is fastest in that order.
     return Method(
         kind,
         RIVAL,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The big tables: everything that `hf-sidenet benchmark` compares, and more rivals, on the same rows in turns.
+"""Print the full tables: everything in `hf-sidenet benchmark`, and more rivals, on the same rows, interleaved.
 
 usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated MAINNET] [--small_model MAINNET] [--earlyon FOLDER]
 """
@@ -30,27 +30,27 @@ ENGINES = {"eager": EAGER, "compiled": COMPILED, "onnx": ONNX_RUNTIME}
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="with SideNets, of hf-sidenet attach")
+    parser.add_argument("checkpoint", help="with SideNets, from hf-sidenet attach")
     parser.add_argument("data_dir", type=Path, help="folder with a file of test rows")
     parser.add_argument("--also", nargs="+", default=[], help="the checkpoint, calibrated again in other precisions")
-    parser.add_argument("--truncated", help="a shorter classifier, fine-tuned: folder of truncate.py")
+    parser.add_argument("--truncated", help="a truncated, fine-tuned classifier: folder from truncate.py")
     parser.add_argument(
-        "--small_model", help="a cascade: this classifier answers where it is sure, the MainNet the other rows"
+        "--small_model", help="a cascade: this classifier answers if it is confident, else the MainNet"
     )
     parser.add_argument(
         "--small_threshold",
         type=float,
-        help="above this confidence the small model is sure; by default the lowest at which the cascade is as "
-        "accurate as the checkpoint on these very rows, which is in its favor",
+        help="confidence above which the small model answers; by default the lowest at which the cascade is as "
+        "accurate as the checkpoint on these very rows, which favors the cascade",
     )
-    parser.add_argument("--earlyon", type=Path, help="folder of earlyon_model.py")
+    parser.add_argument("--earlyon", type=Path, help="folder from earlyon_model.py")
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["eager"])
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--max_length", type=int, help="of texts, in tokens")
-    parser.add_argument("--memory", action="store_true", help="also peak memory, a process for each method")
+    parser.add_argument("--max_length", type=int, help="maximum text length, in tokens")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, with one process per method")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 
 
 def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
-    """All test rows, as the MainNet takes them."""
+    """Return all test rows as MainNet inputs."""
     model = catalog.base.model
     files = {path.stem: path for path in sorted(args.data_dir.iterdir()) if path.stem == "test"}
     splits, columns = load_splits(files=files, splits=("test",), required=("test",))
@@ -74,8 +74,8 @@ def test_rows(args: argparse.Namespace, catalog: Catalog) -> Rows:
 
 
 def all_methods(catalog: Catalog, rivals: Rivals, earlyon: Path | None) -> list[Method]:
-    """Those of the catalog and the rivals, in the order of the table: plain, rivals, ours."""
-    # Processes that measure memory find the scripts of this folder.
+    """Return the methods of the catalog and the rivals, in the order of the table: plain, rivals, ours."""
+    # Processes that measure memory import the scripts in this folder.
     known = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.resolve()), known]))
     found = [*catalog.methods(), *rival_methods(rivals, catalog)]

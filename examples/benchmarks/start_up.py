@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the package and the command line take to start, and how much memory: seconds and peak MB, medians.
+"""Measure how long the package and the command line take to start, and their memory: median seconds and peak MB.
 
 usage: start_up.py [--runs N]
 """
@@ -25,21 +25,21 @@ STARTS = {
 
 
 def measure(arguments: tuple[str, ...]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of one Python process, which may fail."""
+    """Return seconds and peak memory in MB of one Python process, which may fail."""
     begin = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # The usage of this child alone: that of all children is the largest ever.
+    # The usage of this child alone: the usage of all children is the maximum so far.
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
-    # In kilobytes, on macOS in bytes.
+    # In kilobytes; in bytes on macOS.
     return seconds, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
-    """Measure every start in turn, and print a table."""
+    """Measure every start, alternating, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="runs of each, after one that does not count (5)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each, after a warm-up run (5)")
     runs = parser.parse_args().runs
     found = {name: [] for name in STARTS}
     for turn in range(runs + 1):

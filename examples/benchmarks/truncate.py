@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A MainNet cut short and fine-tuned: what costs as much as a SideNet saves, without one; also the small model of a
-cascade. The MainNet teaches it, beside the labels. The result is a plain classifier.
+"""Truncate and fine-tune a MainNet: a model without SideNets at the same cost; also the small model of a cascade. The
+MainNet teaches it, in addition to the labels. The result is a plain classifier.
 
 usage: truncate.py MAINNET DATA_DIR (--keep K [K ...] | --flops SHARE) --output_dir FOLDER
 """
@@ -25,24 +25,24 @@ from hf_sidenet.measurement.inputs import model_inputs
 from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
-SHIFT = 8  # part of the height of a picture, the largest move in training
+SHIFT = 8  # 1 / SHIFT of a picture's height is the largest shift in training
 COUNTED_ROWS = 4
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mainnet", help="folder or Hub id of a fine-tuned classifier")
-    parser.add_argument("data_dir", type=Path, help="folder with train, validation and test rows, a file each")
+    parser.add_argument("data_dir", type=Path, help="folder with train, validation and test rows, one file each")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--keep", nargs="+", type=int, help="blocks that stay; of a CNN the layers of each stage")
-    size.add_argument("--flops", type=float, help="take the cut whose share of the MainNet's FLOPs is nearest")
+    size.add_argument("--keep", nargs="+", type=int, help="blocks to keep; for a CNN, the layers of each stage")
+    size.add_argument("--flops", type=float, help="choose the cut whose share of the MainNet's FLOPs is nearest")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--learning_rate", type=float, help="by default 5e-5 for texts and 1e-3 for images")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--max_length", type=int, help="of texts, in tokens")
+    parser.add_argument("--max_length", type=int, help="maximum text length, in tokens")
     parser.add_argument("--distillation_weight", type=float, default=0.7, help="0 for labels alone")
     parser.add_argument("--distillation_temperature", type=float, default=2.0)
-    parser.add_argument("--max_train_rows", type=int, help="use the first rows only")
+    parser.add_argument("--max_train_rows", type=int, help="use only the first rows")
     parser.add_argument("--no_header", action="store_true", help="csv and tsv files begin with a row: text, label")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -53,16 +53,16 @@ def arguments() -> argparse.Namespace:
 
 
 class Taught(nn.Module):
-    """A student whose loss in training is partly a teacher's.
+    """A student whose training loss is partly a teacher's.
 
     Args:
-        student (`PreTrainedModel`): learns.
-        teacher (`PreTrainedModel`): stays; sees what the student sees.
+        student (`PreTrainedModel`): is trained.
+        teacher (`PreTrainedModel`): is not changed; gets the student's inputs.
         weight (`float`): w in `(1 − w) · CE + w · T² · KL`.
         temperature (`float`): T.
     """
 
-    # Else the Trainer would pass arguments on that no classifier knows.
+    # Otherwise the Trainer would pass on arguments that no classifier accepts.
     accepts_loss_kwargs = False
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, weight: float, temperature: float):
@@ -73,7 +73,7 @@ class Taught(nn.Module):
         self.temperature = temperature
 
     def train(self, mode: bool = True) -> "Taught":
-        """The student's mode; the teacher is always evaluated."""
+        """Set the student's mode; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -91,7 +91,7 @@ class Taught(nn.Module):
 
 
 def moved(pixels: torch.Tensor) -> torch.Tensor:
-    """Pictures flipped at random, and shifted by up to an eighth; their edges are drawn on.
+    """Flip pictures at random, and shift them by up to an eighth, extending their edges.
 
     Args:
         pixels (`torch.Tensor` of shape `(rows, channels, height, width)`): a batch.
@@ -106,7 +106,7 @@ def moved(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def load_rows(args: argparse.Namespace, given: PreTrainedModel, processor: Any) -> dict[str, Rows]:
-    """The rows of each split, as the MainNet takes them."""
+    """Return the rows of each split as MainNet inputs."""
     files = {path.stem: path for path in sorted(args.data_dir.iterdir())}
     splits, columns = load_splits(files=files, no_header=args.no_header, required=("train", "test"))
     if args.max_train_rows is not None:
@@ -117,7 +117,7 @@ def load_rows(args: argparse.Namespace, given: PreTrainedModel, processor: Any) 
 
 
 def choose(mainnet: PreTrainedModel, rows: Rows, keep: list[int] | None, share: float | None) -> tuple[tuple, float]:
-    """The cut to make, and its share of the MainNet's FLOPs."""
+    """Return the cut to make, and its share of the MainNet's FLOPs."""
     (batch,) = typical_batches(rows, COUNTED_ROWS, 1)
     inputs = model_inputs(batch, "cpu", torch.float32)
     whole = flops_of(type(mainnet), mainnet.config, inputs)

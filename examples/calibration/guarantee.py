@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the guarantee true? Certification rows are drawn again and again from a pool whose mean is the truth.
+"""Does the guarantee hold? Draw certification rows repeatedly from a pool whose mean is the true value.
 
-A run violates its target where the chosen θ has a risk above the limit on the whole pool. At confidence level 0.95 at
-most 33 of 500 runs may (the 95 % point of a binomial with 0.05). Beside it, the control: the cheapest θ that looks
-good enough on the same rows. Never letting a row leave is no solution, so the cost is held against the oracle's: the
+A run violates its target if the chosen θ has a risk above the limit on the whole pool. At confidence level 0.95 at
+most 33 of 500 runs may (the 95 % point of a binomial with 0.05). The control is the cheapest θ that looks
+good enough on the same rows. Never exiting early would always comply, so the cost is compared with the oracle's: the
 cheapest point of the path that meets the target on the pool.
 
-Where one text makes up a part of all rows, another control leaves certification rows out that are design rows too:
-without that text they stand for other rows than those that will come.
+For pools in which one text makes up a share of all rows, a second control leaves out certification rows that are also
+design rows: without that text, the rest represent a different distribution than future rows.
 
 usage: guarantee.py [--records NAME=FILE.safetensors ...] [--only TEXT] [--runs 500] [--rows 1200] [--csv FILE]
 """
@@ -31,24 +31,24 @@ from hf_sidenet.models.exit_rule import answers
 
 TARGETS = ("accuracy_drop<=0.01", "selective_error<=0.1", "disagreement<=0.03")
 DESIGN_ROWS = 400
-# Of all rows, that say one and the same.
+# Share of the rows that are one and the same text.
 REPEATED = (0.02, 0.05, 0.08)
 KNOWN_LEFT_OUT = "paired, known rows left out"
-# Choices that nobody guarantees.
+# Choices without a guarantee.
 CONTROLS = ("naive", KNOWN_LEFT_OUT)
-# A coarser path than the library's own, for speed.
+# A coarser path than the library's, for speed.
 NUM_STEPS = 25
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What many runs came to.
+    """The outcome of many runs.
 
     Args:
-        pool (`str`): where the rows are from.
-        target (`str`): what was asked for.
+        pool (`str`): source of the rows.
+        target (`str`): the target.
         method (`str`): the test, or a control.
-        runs (`int`): how many.
+        runs (`int`): number of runs.
         violations (`int`): runs whose true risk is above the limit.
         refused (`int`): runs without a threshold; their cost is 1.
         median_cost (`float`): true mean FLOPs of the chosen θ, as a fraction of the MainNet's.
@@ -66,8 +66,8 @@ class Outcome:
 
 
 def synthetic_pool(num_rows: int, confident_errors: float, seed: int, mended: float = 0.0) -> ExitRecords:
-    """Two SideNets and a MainNet with two classes. The SideNets are calibrated, but sure and wrong on a share of rows;
-    on another share they are right where the MainNet is wrong."""
+    """Make two SideNets and a MainNet with two classes. The SideNets are calibrated, but confident and wrong on a
+    share of rows; on another share they are right and the MainNet is wrong."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform() -> torch.Tensor:
@@ -86,8 +86,8 @@ def synthetic_pool(num_rows: int, confident_errors: float, seed: int, mended: fl
 
 
 def repeating_pool(num_rows: int, share: float, seed: int) -> tuple[ExitRecords, torch.Tensor]:
-    """The pool without confident errors, in which one text makes up a share of the rows, and which rows these are: the
-    MainNet answers it rightly, the SideNets are sure and wrong."""
+    """Make a pool without confident errors in which one text makes up a share of the rows, and return which rows these
+    are: the MainNet answers them correctly, the SideNets are confident and wrong."""
     pool = synthetic_pool(num_rows, 0.0, seed, mended=1.0)
     repeated = torch.rand(num_rows, generator=torch.Generator().manual_seed(seed + 1)) < share
     exit_logits, mainnet_logits, labels = pool.exit_logits.clone(), pool.mainnet_logits.clone(), pool.labels.clone()
@@ -98,7 +98,7 @@ def repeating_pool(num_rows: int, share: float, seed: int) -> tuple[ExitRecords,
 
 
 def equal_costs(num_sidenets: int) -> ExitCosts:
-    """Exits at equal distances."""
+    """Return the costs of evenly spaced exits."""
     flops = [(i + 1) / (num_sidenets + 1) for i in range(num_sidenets + 1)]
     return ExitCosts([round(1e6 * cost) for cost in flops], flops, flops, 10**6, 1.0, 1.0, 1, "cpu")
 
@@ -114,7 +114,7 @@ def try_pool(
     repeated: torch.Tensor | None = None,
     seed: int = 0,
 ) -> list[Outcome]:
-    """Design once on rows of their own, then draw certification rows from the others, with replacement."""
+    """Design once on separate rows, then draw certification rows from the others, with replacement."""
     design, pool = pool.select(range(DESIGN_ROWS)), pool.select(range(DESIGN_ROWS, len(pool)))
     repeated = None if repeated is None else repeated[DESIGN_ROWS:]
     costs = equal_costs(pool.num_exits - 1)
@@ -161,7 +161,7 @@ def try_pool(
 
 
 def allowed(runs: int, level: float = 0.05) -> int:
-    """The most violations that a true guarantee shows in 95 of 100 experiments."""
+    """Return the most violations that a valid guarantee shows in 95 of 100 experiments."""
     return int(binom.ppf(0.95, runs, level))
 
 
@@ -189,7 +189,7 @@ def _cost(records: ExitRecords, thresholds: list[float], temperatures: list[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", nargs="*", default=[], metavar="NAME=FILE", help="real exit records")
-    parser.add_argument("--only", default="", metavar="TEXT", help="pools with this in their names")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only pools with this in their names")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--rows", type=int, default=1200, help="certification rows of a run")
     parser.add_argument("--csv", type=Path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a leak told from natural repetition? Texts are split at random into earlier and fresh ones, again and again.
+"""Is a leak told from natural repetition? Split texts repeatedly at random into earlier and fresh ones.
 
-Fresh ones repeat as often as they do, and none should be refused; then a part of them is replaced by copies of earlier
-ones, in other letters, and all should be.
+Fresh ones repeat naturally, and none should be rejected; then some of them are replaced by copies of earlier
+ones, in different case, and all should be.
 
 usage: repeats.py FILE [FILE ...] [--column NAME] [--fresh 0.25] [--splits 20]
 """
@@ -20,7 +20,7 @@ LEAKED = (0.05, 0.2, 0.5)
 
 
 def split(texts: list[str], fresh: float, seed: int, leaked: float = 0.0) -> Repeats:
-    """What is found of one random split, with a share of the fresh rows replaced."""
+    """Return the result for one random split, with a share of the fresh rows replaced."""
     chance = random.Random(seed)
     mixed = chance.sample(texts, len(texts))
     count = round(fresh * len(texts))
@@ -30,7 +30,7 @@ def split(texts: list[str], fresh: float, seed: int, leaked: float = 0.0) -> Rep
 
 
 def line(path: Path, column: str | None, fresh: float, splits: int) -> list[str]:
-    """One row of the table."""
+    """Return one row of the table."""
     names = None if column else ["text", "label"]
     texts = read_file("FILE", path, names)[column or "text"][:]
     found = [split(texts, fresh, seed) for seed in range(splits)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer at the paper's exits costs, in three currencies: full-size models with random weights, no data.
+"""Print the cost of an answer at the paper's exits, in three currencies: full-size models, random weights, no data.
 
-Costs do not depend on what the weights are, so nothing is downloaded. Each model has one SideNet, at the place that
-the paper (Morisot, arXiv 2007.13512) takes for it.
+Costs do not depend on the weights, so nothing is downloaded. Each model has one SideNet, at the placement used in
+the paper (Morisot, arXiv 2007.13512).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from hf_sidenet.measurement import measure_costs
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASIC = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
 CIFAR10 = {"num_labels": 10}
-# The MainNet, and how many of its blocks run before the SideNet.
+# The MainNet, and the number of blocks before the SideNet.
 MODELS: dict[str, tuple[PretrainedConfig, int]] = {
     "bert-base": (BertConfig(), 4),
     "bert-large": (BertConfig(**LARGE), 8),
@@ -48,12 +48,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=32, help="tokens per text")
     parser.add_argument("--pixels", type=int, default=32, help="height and width of the images")
     parser.add_argument("--pooling", default="auto", help="how the SideNets read images: gap (auto) or flatten")
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes; the median is reported")
     return parser.parse_args()
 
 
 def build(config: PretrainedConfig, exit_layer: int, args: argparse.Namespace):
-    """A MainNet with one SideNet, and one batch for it."""
+    """Build a MainNet with one SideNet, and one batch for it."""
     if isinstance(config, ResNetConfig):
         mainnet = AutoModelForImageClassification.from_config(config)
         kwargs = {"input_size": [3, args.pixels, args.pixels], "pooling": args.pooling}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small ResNet learns handwritten digits, gets SideNets after its first stages, and answers easy rows early.
+"""Train a small ResNet on handwritten digits, add SideNets after its first stages, and answer easy rows early.
 
-The digits ship with scikit-learn (1,797 images of 8×8); `--dataset cifar10 --data_dir DIR` takes CIFAR-10 instead.
+The digits ship with scikit-learn (1,797 images of 8×8); `--dataset cifar10 --data_dir DIR` uses CIFAR-10 instead.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits", choices=list(RESNETS))
     parser.add_argument(
-        "--data_dir", default=os.environ.get("SIDENET_DATA"), help="folder that holds cifar10/*.parquet"
+        "--data_dir", default=os.environ.get("SIDENET_DATA"), help="folder that contains cifar10/*.parquet"
     )
     parser.add_argument("--exit_layers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--pooling", default="gap", choices=["gap", "flatten"], help="paper: flatten")
-    parser.add_argument("--epochs", type=int, help="of the MainNet")
-    parser.add_argument("--sidenet_epochs", type=int, help="of the SideNets on the frozen MainNet")
+    parser.add_argument("--epochs", type=int, help="epochs of the MainNet")
+    parser.add_argument("--sidenet_epochs", type=int, help="epochs of the SideNets on the frozen MainNet")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--sidenet_learning_rate", type=float, default=3e-3)
     parser.add_argument("--max_drop", type=float, default=0.005, help="accuracy that θ may cost on validation rows")
@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 def load_images(args: argparse.Namespace):
-    """(images, labels) of train, validation and test, and the names of the labels."""
+    """Return (images, labels) of train, validation and test, and the label names."""
     if args.dataset == "cifar10":
         files = {name: str(Path(args.data_dir) / "cifar10" / f"{name}.parquet") for name in ("train", "test")}
         rows = load_dataset("parquet", data_files=files)
@@ -74,7 +74,7 @@ def load_images(args: argparse.Namespace):
 
 
 class Images(torch.utils.data.Dataset):
-    """Preprocessed images in memory; `augment` flips and shifts by up to 4 pixels, as is usual for CIFAR-10."""
+    """Preprocessed images in memory; `augment` flips and shifts by up to 4 pixels, as usual for CIFAR-10."""
 
     def __init__(self, images, labels, processor, augment: bool = False):
         chunks = range(0, len(images), 500)
@@ -143,8 +143,8 @@ def main() -> None:
     )
     save_and_reload(model, processor, test, torch.utils.data.default_collate, thresholds, args.output_dir)
     print(
-        f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   picture: "
-        f'{args.output_dir}/accuracy_cost.png\nNext, try it on a picture of yours:\n  python -c "from transformers '
+        f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   figure: "
+        f'{args.output_dir}/accuracy_cost.png\nNext, try it on your own picture:\n  python -c "from transformers '
         f"import pipeline; print(pipeline('image-classification', '{args.output_dir}/checkpoint', "
         "trust_remote_code=True)('picture.png'))\""
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SST-2 (the paper's 5,000 / 1,613 / 3,000 split) with a BERT as MainNet and SideNets on its first blocks.
 
-Frozen: the MainNet is fine-tuned, then SideNets learn on it. Joint (`--freeze_mainnet none`): all learn together.
+Frozen: the MainNet is fine-tuned, then SideNets are trained on it. Joint (`--freeze_mainnet none`): both are trained
+together.
 """
 
 import argparse
@@ -25,17 +26,17 @@ from hf_sidenet import SideNetForSequenceClassification, compute_exit_metrics
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default=os.environ.get("SIDENET_DATA"), help="folder that holds sst2/*.tsv")
+    parser.add_argument("--data_dir", default=os.environ.get("SIDENET_DATA"), help="folder that contains sst2/*.tsv")
     parser.add_argument("--mainnet", default=os.environ.get("SIDENET_BERT"), help="folder or Hub id of a BERT")
     parser.add_argument("--freeze_mainnet", default="all", choices=["all", "body", "none"])
     parser.add_argument("--exit_layers", type=int, nargs="+", default=[2])
     parser.add_argument("--pooling", default="auto", choices=["auto", "mean", "cls"])
-    parser.add_argument("--epochs", type=int, default=3, help="of the MainNet, alone or jointly")
-    parser.add_argument("--sidenet_epochs", type=int, default=10, help="of the SideNets on a frozen MainNet")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of the MainNet, alone or jointly")
+    parser.add_argument("--sidenet_epochs", type=int, default=10, help="epochs of the SideNets on a frozen MainNet")
     parser.add_argument("--learning_rate", type=float, default=5e-5)
-    parser.add_argument("--sidenet_learning_rate", type=float, default=1e-3, help="frozen and jointly")
+    parser.add_argument("--sidenet_learning_rate", type=float, default=1e-3, help="for frozen and joint training")
     parser.add_argument("--max_drop", type=float, default=0.005, help="accuracy that θ may cost on validation rows")
-    parser.add_argument("--max_rows", type=int, help="of each split, for a quick look")
+    parser.add_argument("--max_rows", type=int, help="maximum rows per split, for a quick run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo-text"))
     args = parser.parse_args()
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
 
 
 def load_sst2(data_dir: str, seed: int):
-    """All 9,613 sentences, shuffled with `seed` and split 5,000 / 1,613 / 3,000 as in the paper (§4)."""
+    """Return all 9,613 sentences, shuffled with `seed` and split 5,000 / 1,613 / 3,000 as in the paper (§4)."""
     files = [str(Path(data_dir) / "sst2" / f"{name}.tsv") for name in ("train", "dev", "test")]
     columns = {"column_names": ["text", "label"], "delimiter": "\t", "quoting": 3}
     rows = load_dataset("csv", data_files=files, split="train", **columns).shuffle(seed=seed)
@@ -130,7 +131,7 @@ def main() -> None:
     )
     save_and_reload(model, tokenizer, test, collator, thresholds, args.output_dir)
     print(
-        f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   picture: "
+        f"\nCheckpoint: {args.output_dir}/checkpoint   table: {args.output_dir}/report.md   figure: "
         f'{args.output_dir}/accuracy_cost.png\nNext, try it:\n  python -c "from transformers import pipeline; '
         f"print(pipeline('text-classification', '{args.output_dir}/checkpoint', trust_remote_code=True)"
         "('a gorgeous, witty film'))\""

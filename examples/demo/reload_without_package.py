@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a checkpoint as a stranger would: with transformers only, hf_sidenet not importable.
+"""Load a checkpoint as others would: with transformers only, hf_sidenet not importable.
 
 usage: reload_without_package.py CHECKPOINT ROWS.safetensors
 """

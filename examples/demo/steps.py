@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both demos do after training: collect, choose θ on validation, report on test, save, reload elsewhere."""
+"""The steps of both demos after training: collect, choose θ on validation, report on test, save, reload elsewhere."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def paper_schedule() -> dict:
-    """Training arguments of the paper's §4: Adam, lr ÷ 3 after 5 epochs in which the validation loss does not fall."""
+    """Return the training arguments of the paper's §4: Adam, lr ÷ 3 after 5 epochs without a lower validation loss."""
     return {
         "optim": "adamw_torch",
         "weight_decay": 0.0,
@@ -39,7 +39,7 @@ def paper_schedule() -> dict:
 def report(
     model, validation_set, test_set, collator, *, batch_size: int, max_drop: float, title: str, output_dir: Path
 ) -> list[float]:
-    """Measure, print and draw the sweep of θ on the test rows; returns the θ chosen on the validation rows."""
+    """Measure, print and plot the sweep of θ on the test rows; return the θ chosen on the validation rows."""
 
     def loader(rows):
         return DataLoader(rows, batch_size=batch_size, collate_fn=collator)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SideNets and the plain MainNet behind the same server, at the same number of CPUs: a load on both by turns.
+"""Compare SideNets and the plain MainNet behind the same server, with the same number of CPUs, under alternating load.
 
     python examples/distributed/compare_serving.py my-classifier-sidenet --file dev.tsv --output-dir outputs/serving
 
-Prints throughput, latency and the CPU time that each kind of process takes per request, and writes `serving.csv`, from
-which plan_replicas.py works out replicas. In one more round a replica of stage 0 is killed.
+Prints throughput, latency and the CPU time of each kind of process per request, and writes `serving.csv`, from
+which plan_replicas.py computes replicas. In one more round, a replica of stage 0 is killed.
 """
 
 import argparse
@@ -37,19 +37,19 @@ WARM_UP = 100
 
 
 def parse() -> argparse.Namespace:
-    """What is asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder of a checkpoint with SideNets")
     parser.add_argument("--file", required=True, help="csv, tsv, json, jsonl or parquet file with texts")
-    parser.add_argument("--column", default="text", help="with the texts (text)")
+    parser.add_argument("--column", default="text", help="column with the texts (text)")
     parser.add_argument("--output-dir", required=True)
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="of each stage, or of all (1)")
-    parser.add_argument("--plain-replicas", type=int, help="of the plain MainNet; by default as many as all stages")
-    parser.add_argument("--requests", type=int, default=400, help="of a round (400)")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="replicas of each stage, or of all (1)")
+    parser.add_argument("--plain-replicas", type=int, help="replicas of the plain MainNet (the stages' total)")
+    parser.add_argument("--requests", type=int, default=400, help="requests per round (400)")
     parser.add_argument("--rows-per-request", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--timeout-s", type=float, default=60, help="of a request, on the server (60)")
+    parser.add_argument("--timeout-s", type=float, default=60, help="for a request, on the server (60)")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8080)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
 
 
 async def round_with_a_kill(side: "Side", bodies: Sequence[dict], concurrency: int) -> Load:
-    """A load during which, when a quarter of it has been answered, a replica of stage 0 is killed."""
+    """Send a load and, when a quarter of it has been answered, kill a replica of stage 0."""
     load = Load()
     sending = asyncio.ensure_future(
         send_load(side.url, bodies, concurrency, timeout_s=2 * side.settings.timeout_s, load=load)
@@ -71,12 +71,12 @@ async def round_with_a_kill(side: "Side", bodies: Sequence[dict], concurrency: i
 
 
 class Side:
-    """One of the two servers, and what was measured on it.
+    """One of the two servers, and its measurements.
 
     Args:
-        name (`str`): of its application.
-        settings ([`Settings`]): of its server.
-        port (`int`): of both.
+        name (`str`): name of its application.
+        settings ([`Settings`]): its settings.
+        port (`int`): port of both servers.
     """
 
     def __init__(self, name: str, settings: Settings, port: int):
@@ -102,18 +102,18 @@ class Side:
 
     @property
     def num_rows(self) -> int:
-        """That were answered."""
+        """Return the number of answered rows."""
         return sum(load.rows for load in self.loads)
 
     def costs(self) -> list[dict[str, Any]]:
-        """CPU milliseconds per row of every kind of process, over all rounds."""
+        """Return CPU milliseconds per row for every kind of process, over all rounds."""
         return [
             {"server": self.name, "process": kind, "cpu_ms_per_row": 1e3 * seconds / self.num_rows}
             for kind, seconds in sorted(self.cpu.items())
         ]
 
     def row(self) -> str:
-        """Of the table."""
+        """Return its row of the table."""
         speed = median(load.rows_per_second for load in self.loads)
         low, high = (pick(load.rows_per_second for load in self.loads) for pick in (min, max))
         p50, p99 = (median(load.percentile(q) for load in self.loads) for q in (50, 99))
@@ -160,10 +160,10 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace, sides: Sequence[Side], ratios: list[float], killed: Load, total: int) -> None:
-    """Print the table, write the costs."""
+    """Print the table and write the costs."""
     print(
-        f"{total} replicas of the plain MainNet, {sides[0].settings.replicas_by_stage} of the stages (fewest, most); "
-        f"{args.rounds} rounds by turns of {args.requests} requests of {args.rows_per_request} "
+        f"{total} replicas of the plain MainNet, {sides[0].settings.replicas_by_stage} of the stages (min, max); "
+        f"{args.rounds} alternating rounds of {args.requests} requests of {args.rows_per_request} "
         f"row(s), {args.concurrency} clients, on this machine: {platform.processor() or platform.machine()}, "
         f"{psutil.cpu_count()} cores; torch {version('torch')}, transformers {version('transformers')}, ray "
         f"{version('ray')}, seed {args.seed}\n"

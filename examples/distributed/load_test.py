@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded load on a server of serve_with_ray.py: throughput, latency, and whether anything is lost.
+"""Send a bounded load to a server of serve_with_ray.py: throughput, latency, and whether anything is lost.
 
     python examples/distributed/load_test.py http://127.0.0.1:8000 --file dev.tsv --requests 2000 --concurrency 32
 
-Only addresses of this machine are taken.
+Only addresses on this machine are allowed.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from hf_sidenet.data.loading import read_file
 from hf_sidenet.optional import require
 
 
-# The most that is sent, whoever asks.
+# The maximum load, whatever is requested.
 MAX_REQUESTS = 100_000
 TIMEOUT_S = 120
 
 
 @dataclass
 class Load:
-    """What a load has met.
+    """The result of a load.
 
     Args:
         seconds (`float`): from the first request to the last answer.
-        latencies (`list[float]`): seconds of each request that was answered with 200.
-        statuses (`Counter`): requests by HTTP status; 0 where the connection broke or nothing came in time.
+        latencies (`list[float]`): seconds of each request answered with 200.
+        statuses (`Counter`): requests by HTTP status; 0 if the connection broke or no answer came in time.
         exits (`Counter`): rows by the exit that answered them.
-        answers (`dict[int, list]`): predictions by number of the request.
+        answers (`dict[int, list]`): predictions by request number.
     """
 
     seconds: float = 0.0
@@ -48,16 +48,16 @@ class Load:
 
     @property
     def rows(self) -> int:
-        """That were answered."""
+        """Return the number of answered rows."""
         return sum(self.exits.values())
 
     @property
     def rows_per_second(self) -> float:
-        """That were answered."""
+        """Return the answered rows per second."""
         return self.rows / self.seconds
 
     def percentile(self, q: float) -> float:
-        """Milliseconds under which `q` percent of the answered requests are."""
+        """Return the latency in milliseconds that `q` percent of the answered requests stay below."""
         return 1e3 * float(np.percentile(self.latencies, q)) if self.latencies else float("nan")
 
 
@@ -70,7 +70,7 @@ async def send_load(
     timeout_s: float = TIMEOUT_S,
     load: Load | None = None,
 ) -> Load:
-    """Send every body once, `concurrency` at a time. A client waits for its answer before it sends another.
+    """Send every body once, `concurrency` at a time. Each client waits for its answer before it sends another.
 
     Args:
         url (`str`): of the server, on this machine.
@@ -78,10 +78,10 @@ async def send_load(
         concurrency (`int`): clients.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
         timeout_s (`float`, *optional*, defaults to 120): after which a request counts as lost.
-        load ([`Load`], *optional*): is filled, so that others can see how far it is; by default a new one.
+        load ([`Load`], *optional*): filled in as the load runs, to show its progress to others; by default a new one.
 
     Raises:
-        ValueError: the address is not of this machine, or there are too many requests.
+        ValueError: the address is not on this machine, or there are too many requests.
     """
     check_local(url)
     if not 0 < len(bodies) <= MAX_REQUESTS:
@@ -117,10 +117,10 @@ async def send_load(
 
 
 def check_local(url: str) -> None:
-    """Refuse a load on other machines.
+    """Reject a load on other machines.
 
     Raises:
-        ValueError: the address is not of this machine.
+        ValueError: the address is not on this machine.
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -128,11 +128,11 @@ def check_local(url: str) -> None:
     except ValueError:
         local = False
     if not local:
-        raise ValueError(f"`url` must be of this machine, as http://127.0.0.1:8000, got {url!r}.")
+        raise ValueError(f"`url` must be on this machine, for example http://127.0.0.1:8000, got {url!r}.")
 
 
 def read_texts(path: str, column: str) -> list[str]:
-    """The texts in a column of a csv, tsv, json, jsonl or parquet file.
+    """Read the texts in a column of a CSV, TSV, JSON, JSONL or Parquet file.
 
     Raises:
         ValueError: the file cannot be read, or has no such column.
@@ -144,7 +144,7 @@ def read_texts(path: str, column: str) -> list[str]:
 
 
 def make_bodies(texts: Sequence[str], count: int, rows: int, thresholds: list[float] | None, seed: int) -> list[dict]:
-    """Requests of `rows` texts each, drawn from all over the file."""
+    """Make requests of `rows` texts each, drawn from the whole file."""
     draw = random.Random(seed)
     parameters = {} if thresholds is None else {"parameters": {"thresholds": thresholds}}
     return [{"inputs": [draw.choice(texts) for _ in range(rows)], **parameters} for _ in range(count)]
@@ -163,11 +163,11 @@ def describe(load: Load) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """What is asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="of the server, on this machine")
+    parser.add_argument("url", help="URL of the server, on this machine")
     parser.add_argument("--file", required=True, help="csv, tsv, json, jsonl or parquet file with texts")
-    parser.add_argument("--column", default="text", help="with the texts (text)")
+    parser.add_argument("--column", default="text", help="column with the texts (text)")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--rows-per-request", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32, help="clients at a time (32)")
@@ -177,7 +177,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Send it, and say what came back."""
+    """Send the load and print the result."""
     args = parse()
     try:
         texts = read_texts(args.file, args.column)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many replicas of each stage does a load need? From the costs that compare_serving.py has measured.
+"""Compute how many replicas of each stage a load needs, from the costs measured by compare_serving.py.
 
     python examples/distributed/plan_replicas.py outputs/serving/serving.csv --requests-per-second 100 10000
 
-A replica has one core. It is loaded to `--utilization`; the rest is for bursts, beyond it queues grow steeply.
+A replica has one core, loaded to `--utilization`; the rest is for bursts, since queues grow steeply beyond it.
 """
 
 import argparse
@@ -17,15 +17,15 @@ DEFAULT_LOADS = (100, 1_000, 10_000, 100_000)
 
 
 def replicas(cpu_ms_per_row: float, rows_per_second: float, utilization: float) -> int:
-    """Replicas that a load keeps busy at most to `utilization`.
+    """Return the number of replicas that a load keeps busy at most to `utilization`.
 
     Args:
-        cpu_ms_per_row (`float`): of one kind of process, over all rows, also those that do not reach it.
-        rows_per_second (`float`): that come.
+        cpu_ms_per_row (`float`): of one kind of process, over all rows, including those that do not reach it.
+        rows_per_second (`float`): incoming rows.
         utilization (`float`): in (0, 1].
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is invalid.
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"`utilization` must be in (0, 1], got {utilization}.")
@@ -35,10 +35,10 @@ def replicas(cpu_ms_per_row: float, rows_per_second: float, utilization: float) 
 
 
 def read_costs(path: str) -> list[dict[str, Any]]:
-    """The rows of `serving.csv`.
+    """Read the rows of `serving.csv`.
 
     Raises:
-        ValueError: the file is another one.
+        ValueError: the file is not a `serving.csv`.
     """
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ def read_costs(path: str) -> list[dict[str, Any]]:
 
 
 def table(costs: Sequence[dict[str, Any]], loads: Sequence[float], utilization: float, rows: float) -> str:
-    """Markdown: replicas of every kind of process, and their sum, per load."""
+    """Return Markdown: replicas of every kind of process, and their sum, per load."""
     lines = [
         f"| server | process | {' | '.join(f'{load:,.0f}/s' for load in loads)} |",
         f"|---|---|{'---|' * len(loads)}",
@@ -66,7 +66,7 @@ def table(costs: Sequence[dict[str, Any]], loads: Sequence[float], utilization: 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("costs", help="serving.csv of compare_serving.py")
+    parser.add_argument("costs", help="serving.csv written by compare_serving.py")
     parser.add_argument("--requests-per-second", type=float, nargs="+", default=DEFAULT_LOADS)
     parser.add_argument("--rows-per-request", type=float, default=1, help="(1)")
     parser.add_argument("--utilization", type=float, default=0.6, help="of a core, in (0, 1] (0.6)")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a large table with Ray Data: parquet in, parquet out, actors that hold a `SideNetRunner`.
+"""Score a large table with Ray Data: Parquet in, Parquet out, with actors that hold a `SideNetRunner`.
 
-The rows are cut into chunks, and each becomes one part of OUTPUT, written under another name until it is whole. So an
-actor that dies loses no row and doubles none, and the same command again does what is missing.
+The rows are split into chunks, and each becomes one part of OUTPUT, written under another name until it is complete.
+So an actor that dies neither loses nor duplicates a row, and running the same command again does what is missing.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from hf_sidenet.optional import require
 
 
-# One chunk is scored, the next one is there already.
+# While one chunk is scored, the next one is already loaded.
 CHUNKS_PER_ACTOR = 2
 
 
@@ -51,28 +51,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", help="folder or Hub id of a checkpoint with SideNets, or an exported ONNX folder"
     )
-    parser.add_argument("input", help="a parquet file, or a folder with *.parquet at any depth")
-    parser.add_argument("output", help="folder of the parts; of this job, empty or new")
+    parser.add_argument("input", help="a Parquet file, or a folder with *.parquet at any depth")
+    parser.add_argument("output", help="folder for the parts; new, empty or from this job")
     parser.add_argument("--column", required=True, help="the column with the text")
     parser.add_argument("--pair-column", help="the column with the second text, for pairs")
     parser.add_argument(
         "--thresholds", type=float, nargs="+", help="θ of each SideNet, or one for all; by default the checkpoint's"
     )
-    parser.add_argument("--prefix", default="", help="before the names of the new columns, where the input has them")
+    parser.add_argument("--prefix", default="", help="prefix for new column names, if the input already has them")
     parser.add_argument("--batch-size", type=whole, default=64, help="rows of a batch (64)")
-    parser.add_argument("--max-length", type=whole, help="longer texts are cut, in tokens")
-    parser.add_argument("--chunk-rows", type=whole, default=10_000, help="most rows of a part (10,000)")
-    parser.add_argument("--actors", type=whole, default=1, help="how many run at a time (1)")
-    parser.add_argument("--cpus-per-actor", type=whole, default=1, help="and its threads (1)")
-    parser.add_argument("--gpus-per-actor", type=share, default=0, help="may be a part of one, as 0.5 (0)")
+    parser.add_argument("--max-length", type=whole, help="maximum text length, in tokens")
+    parser.add_argument("--chunk-rows", type=whole, default=10_000, help="maximum rows per part (10,000)")
+    parser.add_argument("--actors", type=whole, default=1, help="number of actors (1)")
+    parser.add_argument("--cpus-per-actor", type=whole, default=1, help="CPUs and threads per actor (1)")
+    parser.add_argument("--gpus-per-actor", type=share, default=0, help="may be a fraction, for example 0.5 (0)")
     parser.add_argument(
-        "--address", default="local", help="of a Ray cluster, `auto` for the one here; by default one is started"
+        "--address", default="local", help="Ray cluster, `auto` for a running local one; by default one is started"
     )
     return parser.parse_args(arguments)
 
 
 def checked_columns(schema: pa.Schema, scoring: Scoring) -> None:
-    """Refuse columns that are missing or hold no texts, and new ones that are there already."""
+    """Reject columns that are missing or not text, and new ones that already exist."""
     for flag, name in zip(("--column", "--pair-column"), scoring.columns, strict=False):
         found = schema.get_all_field_indices(name)
         if len(found) != 1:
@@ -89,22 +89,22 @@ def checked_columns(schema: pa.Schema, scoring: Scoring) -> None:
 
 
 def checked_places(source: str, output: str) -> None:
-    """Refuse an output that the next run would read as its input."""
+    """Reject an output that the next run would read as its input."""
     folder, target = Path(source).resolve(), Path(output).resolve()
     if target == folder or folder in target.parents:
         raise ValueError(f"OUTPUT: must not be in INPUT, got {output!r} in {source!r}.")
 
 
 def start_ray(args: argparse.Namespace) -> Any:
-    """Ray, connected to what runs the actors.
+    """Return Ray, connected to the cluster that runs the actors.
 
     Raises:
-        ImportError: it is not installed.
-        ValueError: it has too few CPUs or GPUs.
+        ImportError: Ray is not installed.
+        ValueError: Ray has too few CPUs or GPUs.
     """
     # Before the import, which reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray starts its workers at nice 15: on a busy machine they would get next to nothing.
+    # Ray starts its workers at nice 15: on a busy machine they would get almost no CPU time.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if args.address == "local":
         choose_token()
@@ -123,7 +123,7 @@ def start_ray(args: argparse.Namespace) -> Any:
             )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     data.DataContext.get_current().enable_progress_bars = False
-    # Other machines have no copy of these files.
+    # Other machines do not have these files.
     for module in (scoring_actor, scoring_plan):
         ray.cloudpickle.register_pickle_by_value(module)
     return data
@@ -132,13 +132,12 @@ def start_ray(args: argparse.Namespace) -> Any:
 def score(
     data: Any, chunks: Sequence[Chunk], scoring: Scoring, output: str, fingerprint: str, args: argparse.Namespace
 ) -> Iterator[tuple[int, str]]:
-    """Rows and worker of each part that is written, as they come.
+    """Yield the rows and worker of each part as it is written.
 
     Raises:
         RuntimeError: a chunk cannot be scored.
     """
-    # Ray Data starts dead actors again, with their chunks, as often as they die; that a chunk ends all of them is for
-    # `Score` to see.
+    # Ray Data restarts dead actors, with their chunks, without limit; `Score` detects a chunk that kills all of them.
     done = data.from_items([asdict(chunk) for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
         Score,
         fn_constructor_args=(scoring, output, fingerprint),
@@ -149,7 +148,7 @@ def score(
     )
     for part in done.iter_rows():
         if part["error"]:
-            raise RuntimeError(f"{part['error']} What is written stays: the same command again does the rest.")
+            raise RuntimeError(f"{part['error']} Finished parts are kept: run the same command again for the rest.")
         yield part["rows"], part["worker"]
 
 
@@ -171,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
     checked_columns(schema, scoring)
     checked_places(args.input, output)
     chunks = plan(sources, args.chunk_rows)
-    # Here it answers nothing.
+    # It answers nothing in this process.
     about = identity(*scoring.runner("cpu"))
     warning = open_output(output, describe_job(sources, chunks, args.chunk_rows, scoring, about))
     if warning:
@@ -215,7 +214,7 @@ def main() -> None:
     try:
         run(args)
     except KeyboardInterrupt:
-        sys.exit("stopped. What is written stays: the same command again does the rest.")
+        sys.exit("stopped. Finished parts are kept: run the same command again for the rest.")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one actor does: it holds a runner, and turns chunks of rows into parts of the output."""
+"""The actors: each holds a runner, and turns chunks of rows into parts of the output."""
 
 import hashlib
 import logging
@@ -40,7 +40,7 @@ ANSWERS = pa.schema(
 )
 
 
-# Ray begins a chunk again whenever its actor dies; one that kills every actor must not go on forever.
+# Ray restarts a chunk whenever its actor dies; one that kills every actor must not be restarted forever.
 TRIES = 4
 
 
@@ -50,14 +50,14 @@ class Scoring:
 
     Args:
         checkpoint (`str`): folder or Hub id of a checkpoint with SideNets, or an exported ONNX folder.
-        columns (`tuple[str, ...]`): with the text, or two for pairs.
+        columns (`tuple[str, ...]`): the column with the text, or two for pairs.
         thresholds (`float` or `tuple[float, ...]`, *optional*): θ, by default the checkpoint's.
-        batch_size (`int`, *optional*, defaults to 64): rows of a batch.
-        max_length (`int`, *optional*): longer texts are cut, in tokens.
-        prefix (`str`, *optional*, defaults to `""`): before the name of every new column.
-        num_threads (`int`, *optional*, defaults to 1): of an actor.
-        on_gpu (`bool`, *optional*, defaults to `False`): an actor has a GPU, or a part of one.
-        num_actors (`int`, *optional*, defaults to 1): how many run at a time.
+        batch_size (`int`, *optional*, defaults to 64): rows per batch.
+        max_length (`int`, *optional*): maximum text length, in tokens.
+        prefix (`str`, *optional*, defaults to `""`): prefix of every new column's name.
+        num_threads (`int`, *optional*, defaults to 1): threads per actor.
+        on_gpu (`bool`, *optional*, defaults to `False`): whether an actor has a GPU, or a part of one.
+        num_actors (`int`, *optional*, defaults to 1): number of actors.
     """
 
     checkpoint: str
@@ -71,14 +71,14 @@ class Scoring:
     num_actors: int = 1
 
     def names(self) -> list[str]:
-        """Of the new columns."""
+        """Return the names of the new columns."""
         return [self.prefix + name for name in ANSWERS.names]
 
     def runner(self, device: str) -> tuple[SideNetRunner, str]:
-        """A runner, and the fingerprint of what it runs.
+        """Build a runner, and the fingerprint of what it runs.
 
         Args:
-            device (`str`): where.
+            device (`str`): its device.
 
         Raises:
             ValueError: the checkpoint has no SideNets, is damaged or not for texts, or an argument does not fit it.
@@ -91,7 +91,7 @@ class Scoring:
                 )
             model = OnnxStages.load(self.checkpoint, num_threads=self.num_threads)
             processor = load_processor(self.checkpoint, model.modality)
-            # In int8 other files may come from the same weights.
+            # In int8, different files may come from the same weights.
             fingerprint = " ".join(f"{name}:{value}" for name, value in sorted(model.manifest.sha256.items()))
         else:
             try:
@@ -107,7 +107,7 @@ class Scoring:
         ), fingerprint
 
     def answers(self, runner: SideNetRunner, table: pa.Table) -> pa.Table:
-        """The new columns of some rows; rows without an answer keep their place, with the reason in `error`."""
+        """Return the new columns for some rows; rows without an answer keep their place, with the error in `error`."""
         texts = list(zip(*(table[name].to_pylist() for name in self.columns), strict=True))
         whole = [row for row in texts if None not in row]
         predictions = runner.predict([row[0] if len(row) == 1 else row for row in whole])
@@ -122,14 +122,14 @@ class Scoring:
                 continue
             found = next(predictions)
             if found.error is not None:
-                # The runner counts the rows of this chunk, which nobody can look up.
+                # The runner counts rows within this chunk, which users cannot look up.
                 yield {"error": str(found.error.__cause__ or found.error)}
             else:
                 yield {name: getattr(found, name) for name in ANSWERS.names if name != "error"}
 
 
 def fingerprint_processor(processor: Any) -> str:
-    """Of the files that a tokenizer saves."""
+    """Return the fingerprint of the files that a tokenizer saves."""
     digest = hashlib.sha256()
     with TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
@@ -139,7 +139,7 @@ def fingerprint_processor(processor: Any) -> str:
 
 
 def identity(runner: SideNetRunner, fingerprint: str) -> dict[str, Any]:
-    """What answers depend on, as far as it comes from the checkpoint."""
+    """Return the part of the checkpoint that answers depend on."""
     config = runner.stages.config
     return {
         "weights": fingerprint,
@@ -164,11 +164,11 @@ class Score:
 
     Args:
         scoring ([`Scoring`]): how rows are answered.
-        output (`str`): folder of the parts.
-        fingerprint (`str`): of the checkpoint that this job runs.
+        output (`str`): folder for the parts.
+        fingerprint (`str`): of this job's checkpoint.
 
     Raises:
-        ValueError: it is another one on this machine.
+        ValueError: this machine has a different checkpoint.
     """
 
     def __init__(self, scoring: Scoring, output: str, fingerprint: str):
@@ -183,10 +183,10 @@ class Score:
             )
 
     def _count_start(self) -> None:
-        """Actors that die before they have done anything would be restarted forever.
+        """Count starts: actors that die before doing anything would be restarted forever.
 
         Raises:
-            RuntimeError: too many were started since the last part.
+            RuntimeError: too many actors were started since the last part.
         """
         with open(starts_path(self.output), "ab") as file:
             file.write(b".")
@@ -197,12 +197,12 @@ class Score:
             )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the part of one chunk, and say who has done it, or what went wrong."""
+        """Write the part of one chunk, and return which worker wrote it, or the error."""
         chunk = Chunk(**{name: str(values[0]) if name == "path" else int(values[0]) for name, values in batch.items()})
         error = ""
         try:
             self.write(chunk)
-        # Raised, it would come to the driver as the text of tracebacks in tracebacks.
+        # If raised, it would reach the driver as nested traceback text.
         except Exception as caught:
             logger.exception("%s", chunk)
             error = str(caught) if isinstance(caught, ChunkError) else f"{chunk}: {type(caught).__name__}: {caught}"
@@ -210,10 +210,10 @@ class Score:
         return {name: np.array([value]) for name, value in found.items()}
 
     def write(self, chunk: Chunk) -> None:
-        """Write the part of one chunk. Twice is as good as once: it has the same rows, and takes the other's place.
+        """Write the part of one chunk. Writing twice is harmless: the second has the same rows and replaces the first.
 
         Raises:
-            ChunkError: it was begun too often, or its file has changed or is damaged.
+            ChunkError: the chunk was started too often, or its file has changed or is damaged.
         """
         path = part_path(self.output, chunk.part)
         tries = path.with_name(f".{path.name}.tries")

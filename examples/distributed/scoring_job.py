@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of the output: which job it belongs to, what of it is there, and what came out."""
+"""The output folder: the job it belongs to, the parts it already has, and the summary."""
 
 import json
 import re
@@ -18,9 +18,9 @@ from hf_sidenet.evaluation.provenance import versions
 from hf_sidenet.io.files import replacing
 
 
-# Readers of parquet leave names out that start with "_" or ".".
+# Parquet readers skip names that start with "_" or ".".
 JOB, SUMMARY = "_job.json", "_summary.json"
-# It rises when a field changes its meaning.
+# Increases when a field changes meaning.
 VERSION = 1
 LEFT_BEHIND = re.compile(r"\.(part-\d{5}\.parquet|_job\.json|_summary\.json|actors)\.([0-9a-f]{8}\.tmp|tries)")
 
@@ -32,12 +32,12 @@ def describe_job(
     scoring: Scoring,
     checkpoint: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that decides what is in the parts.
+    """Describe everything that determines the content of the parts.
 
     Args:
         sources (`Sequence[Source]`): the input.
         chunks (`Sequence[Chunk]`): one per part.
-        chunk_rows (`int`): the most rows of one.
+        chunk_rows (`int`): maximum rows per part.
         scoring ([`Scoring`]): how rows are answered.
         checkpoint (`Mapping[str, Any]`): see [`identity`].
     """
@@ -56,17 +56,17 @@ def describe_job(
 
 
 def open_output(output: str, job: Mapping[str, Any]) -> str | None:
-    """Make the folder, or find that it belongs to this job.
+    """Create the folder, or check that it belongs to this job.
 
     Args:
         output (`str`): the folder.
         job (`Mapping[str, Any]`): see [`describe_job`].
 
     Returns:
-        `str`, *optional*: a warning: parts that are there were written by other versions.
+        `str`, *optional*: a warning: existing parts were written by other versions.
 
     Raises:
-        ValueError: it is a file, belongs to another job, or holds something else.
+        ValueError: it is a file, belongs to another job, or contains something else.
     """
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
@@ -93,14 +93,14 @@ def open_output(output: str, job: Mapping[str, Any]) -> str | None:
 
 
 def missing(output: str, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks whose part is not there, or does not have all of their rows; how often they were begun is forgotten."""
+    """Return chunks whose part is missing or incomplete; how often they were started is reset."""
     for path in Path(output).glob(".*.tries"):
         path.unlink(missing_ok=True)
     return [chunk for chunk in chunks if not _is_whole(part_path(output, chunk.part), chunk.rows)]
 
 
 def summarize(output: str, chunks: Sequence[Chunk], scoring: Scoring, num_exits: int) -> dict[str, Any]:
-    """Count what is in the parts: rows by exit, and those without an answer."""
+    """Count the rows in the parts: by exit, and those without an answer."""
     column = f"{scoring.prefix}exit_index"
     counts = [0] * num_exits
     for chunk in chunks:
@@ -113,7 +113,7 @@ def summarize(output: str, chunks: Sequence[Chunk], scoring: Scoring, num_exits:
 
 
 def finish(output: str, summary: Mapping[str, Any]) -> None:
-    """Write the summary, and remove the unfinished files of runs that were killed."""
+    """Write the summary, and remove unfinished files of killed runs."""
     folder = Path(output)
     with replacing(folder / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -123,13 +123,13 @@ def finish(output: str, summary: Mapping[str, Any]) -> None:
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """The summary as a table."""
+    """Return the summary as a table."""
     *sidenets, last = summary["exits"]
     counts = {f"SideNet {index}": count for index, count in enumerate(sidenets)}
     counts |= {"MainNet": last, "no answer": summary["errors"]}
     lines = ["| answered by | rows | % |", "| :-- | --: | --: |"]
     lines += [f"| {name} | {count} | {100 * count / summary['rows']:.2f} |" for name, count in counts.items()]
-    lines.append(f"| together | {summary['rows']} | 100.00 |")
+    lines.append(f"| total | {summary['rows']} | 100.00 |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows to score: parquet files, cut into chunks that are read one at a time."""
+"""The rows to score: Parquet files, split into chunks that are read one at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 
 READ_ROWS = 4096
-# Names of parts have five digits, and Ray Data takes about a millisecond to begin with each.
+# Part names have five digits, and Ray Data takes about a millisecond to start each.
 MOST_PARTS = 100_000
 
 
@@ -20,14 +20,14 @@ class ChunkError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One parquet file, as it is when the work is planned.
+    """One Parquet file, as it was when the work was planned.
 
     Args:
-        path (`str`): where it is.
-        name (`str`): its path under the folder that was given.
-        rows (`int`): in it.
+        path (`str`): its path.
+        name (`str`): its path relative to the input folder.
+        rows (`int`): number of rows.
         bytes (`int`): its size.
-        modified_ns (`int`): when it was written last.
+        modified_ns (`int`): last modification time.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Chunk:
         part (`int`): its number; parts in order have the rows in order.
         path (`str`): of the file.
         start (`int`): first row, within the file.
-        rows (`int`): how many.
+        rows (`int`): number of rows.
     """
 
     part: int
@@ -58,14 +58,14 @@ class Chunk:
 
 
 def find_sources(given: str) -> tuple[list[Source], pa.Schema]:
-    """The files of INPUT in order of their names, and the columns that all of them have. Only footers are read.
+    """Return the files of INPUT sorted by name, and the columns that all of them have. Only footers are read.
 
     Args:
-        given (`str`): a parquet file, or a folder with `*.parquet` at any depth; names that start with "." or "_" do
-            not count.
+        given (`str`): a Parquet file, or a folder with `*.parquet` at any depth; names that start with "." or "_" are
+            ignored.
 
     Raises:
-        ValueError: there is no such file, one is not parquet or has other columns than the first, or all are empty.
+        ValueError: there is no such file, one is not Parquet or has other columns than the first, or all are empty.
     """
     root = Path(given).resolve()
     if root.is_dir():
@@ -81,7 +81,7 @@ def find_sources(given: str) -> tuple[list[Source], pa.Schema]:
             with pq.ParquetFile(path) as file:
                 rows, columns = file.metadata.num_rows, file.schema_arrow
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"INPUT: must hold parquet files, but {str(path)!r} is none: {error}") from error
+            raise ValueError(f"INPUT: must hold parquet files, but {str(path)!r} is not one: {error}") from error
         schema = columns if schema is None else schema
         if not columns.equals(schema):
             raise ValueError(
@@ -100,14 +100,14 @@ def describe(schema: pa.Schema) -> str:
 
 
 def check_unchanged(given: str, sources: Sequence[Source]) -> None:
-    """Refuse an INPUT whose files are others than when the work was planned.
+    """Reject an INPUT whose files have changed since the work was planned.
 
     Args:
         given (`str`): see [`find_sources`].
-        sources (`Sequence[Source]`): what was found then.
+        sources (`Sequence[Source]`): the files found then.
 
     Raises:
-        ValueError: a file has changed, gone or come.
+        ValueError: a file has changed, disappeared or appeared.
     """
     changed = sorted({each.name for each in {*find_sources(given)[0]} ^ {*sources}})
     if changed:
@@ -118,7 +118,7 @@ def check_unchanged(given: str, sources: Sequence[Source]) -> None:
 
 
 def plan(sources: Sequence[Source], chunk_rows: int) -> list[Chunk]:
-    """Chunks of at most `chunk_rows` rows, which hold every row once and in order.
+    """Return chunks of at most `chunk_rows` rows that contain every row once and in order.
 
     Raises:
         ValueError: there are too many of them.
@@ -134,12 +134,12 @@ def plan(sources: Sequence[Source], chunk_rows: int) -> list[Chunk]:
 
 
 def row_groups(sizes: Sequence[int], start: int, rows: int) -> tuple[list[int], int]:
-    """Which row groups hold some rows of a file, and how many rows of these come before.
+    """Return which row groups contain some rows of a file, and how many rows of these groups precede them.
 
     Args:
         sizes (`Sequence[int]`): rows of each row group.
         start (`int`): the first row.
-        rows (`int`): how many, at least 1.
+        rows (`int`): number of rows, at least 1.
     """
     groups, before, first = [], 0, 0
     for index, size in enumerate(sizes):
@@ -151,10 +151,10 @@ def row_groups(sizes: Sequence[int], start: int, rows: int) -> tuple[list[int], 
 
 
 def read_chunk(chunk: Chunk) -> pa.Table:
-    """The rows of a chunk with all their columns. Rows of their row group that come before are read and dropped.
+    """Read the rows of a chunk with all their columns. Preceding rows of their row group are read and dropped.
 
     Raises:
-        ChunkError: the file is not there any more, or is damaged.
+        ChunkError: the file no longer exists, or is damaged.
     """
     try:
         with pq.ParquetFile(chunk.path) as file:

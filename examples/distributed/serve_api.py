@@ -30,7 +30,7 @@ ray_errors = require("ray.exceptions", "ray")
 serve_errors = require("ray.serve.exceptions", "ray")
 
 MILLISECONDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
-# A replica died, or an object with it. A stage has no state, so that the same rows may go through another one.
+# A replica died, or an object with it. A stage has no state, so the same rows may go through another one.
 LOST = (
     ray_errors.RayActorError,
     ray_errors.ObjectLostError,
@@ -40,20 +40,20 @@ LOST = (
 )
 PAUSE_S = 0.1
 HEALTH_TIMEOUT_S = 5
-# Under way for the monitor; beyond, no more rows are looked at.
+# Pending rows for the monitor; beyond this, no more rows are monitored.
 MAX_TASKS = 64
 MAX_ERRORS = 3
 MAX_CHARS = 100
-FAILED = "the server failed; its log says why."
+FAILED = "the server failed; see its log."
 
 
 class Api:
-    """What Ray Serve starts for the HTTP side.
+    """The HTTP side, as Ray Serve starts it.
 
     Args:
         settings ([`Settings`]): of the server.
-        stages (`Sequence[DeploymentHandle]`): in their order.
-        watcher (`DeploymentHandle`, *optional*): that counts disagreements.
+        stages (`Sequence[DeploymentHandle]`): the stages, in order.
+        watcher (`DeploymentHandle`, *optional*): counts disagreements.
     """
 
     def __init__(self, settings: Settings, stages: Sequence[Any], watcher: Any = None):
@@ -61,7 +61,7 @@ class Api:
         self.config = settings.config
         self.modality = task_of(self.config)[1]
         self.num_sidenets = len(stages) - 1
-        # The MainNet alone has none.
+        # A plain MainNet has none.
         self.thresholds = (
             tuple(check_thresholds(settings.own_thresholds, self.num_sidenets)) if self.num_sidenets else ()
         )
@@ -70,15 +70,15 @@ class Api:
             logger.warning("Not certified: %s.", self.not_certified)
         self._random = random.Random()
         self._tasks: set[asyncio.Task] = set()
-        self._rows = metrics.Counter("sidenet_rows", "rows that an exit has answered", ("exit",))
+        self._rows = metrics.Counter("sidenet_rows", "rows answered by an exit", ("exit",))
         self._times = metrics.Histogram("sidenet_request_ms", "milliseconds of a request", MILLISECONDS)
 
     async def classify(self, request: ClassifyRequest, deadline: float) -> list[Answer]:
-        """Answers in the order of the inputs.
+        """Return answers in the order of the inputs.
 
         Args:
-            request ([`ClassifyRequest`]): what was asked.
-            deadline (`float`): of the answer, as `time.monotonic()` counts.
+            request ([`ClassifyRequest`]): the request.
+            deadline (`float`): for the answer, on the clock of `time.monotonic()`.
 
         Raises:
             HTTPException: with the status and the reason.
@@ -90,19 +90,19 @@ class Api:
             self._times.observe(1e3 * (time.perf_counter() - start))
 
     async def health(self) -> dict[str, Any]:
-        """Whether every stage answers."""
+        """Check whether every stage responds."""
         pings = [handle.ready.remote() for handle in self.stages]
         try:
             await asyncio.wait_for(asyncio.gather(*pings), HEALTH_TIMEOUT_S)
         except serve_errors.BackPressureError:
-            # It is there, and has more to do than it can.
+            # It is up, but has more to do than it can handle.
             return {"status": "busy", "stages": len(self.stages)}
         except (asyncio.TimeoutError, *LOST) as error:
             raise HTTPException(503, "a stage does not answer.") from error
         return {"status": "ok", "stages": len(self.stages)}
 
     def model(self) -> dict[str, Any]:
-        """What is served."""
+        """Describe the served model."""
         config, evidence = self.config, self.config.calibration or {}
         return {
             "checkpoint": self.settings.name,
@@ -116,13 +116,13 @@ class Api:
         }
 
     async def watch(self) -> dict[str, Any]:
-        """What the monitor has seen.
+        """Return the monitor's report.
 
         Raises:
-            HTTPException: nobody watches.
+            HTTPException: there is no monitor.
         """
         if self.watcher is None:
-            raise HTTPException(404, "nobody watches: start the server with --watch-share.")
+            raise HTTPException(404, "there is no monitor: start the server with --watch-share.")
         try:
             return await asyncio.wait_for(self.watcher.report.remote(), HEALTH_TIMEOUT_S)
         except (asyncio.TimeoutError, *LOST) as error:
@@ -132,7 +132,7 @@ class Api:
         given = request.parameters.thresholds
         try:
             thresholds = self.thresholds if given is None else tuple(check_thresholds(given, self.num_sidenets))
-            # In a thread: others are answered while pictures are unpacked.
+            # In a thread: other requests are answered while pictures are decoded.
             rows = await asyncio.to_thread(rows_of, request, self.modality, self.settings.max_rows)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
@@ -159,7 +159,7 @@ class Api:
             raise HTTPException(503, "too many requests are waiting.", {"Retry-After": "1"}) from error
 
     async def _through(self, rows: list[Any], thresholds: tuple[float, ...]) -> list[Prediction]:
-        """Rows through the stages; those that leave do not go on."""
+        """Send rows through the stages; rows that exit do not continue."""
         answered: list[Prediction] = []
         items: list[Any] = [(rows, thresholds)]
         for handle in self.stages:
@@ -173,7 +173,7 @@ class Api:
         return sorted(answered, key=lambda prediction: prediction.place)
 
     async def _run(self, handle: Any, item: Any) -> Any:
-        """One stage; again where a replica died over it, until the time is up."""
+        """Run one stage; retry if a replica dies, until the deadline."""
         while True:
             try:
                 return await handle.run.remote(item)
@@ -187,7 +187,7 @@ class Api:
         return [place for place in range(count) if self._random.random() < share]
 
     def _look_at(self, watched: "_Watched", rows: list[Any], predictions: list[Prediction]) -> None:
-        """Tell the monitor of the chosen rows; nobody waits for that."""
+        """Report the chosen rows to the monitor; no request waits for that."""
         for number, place in enumerate(watched.places):
             self._keep(self._compare(watched, number, rows[place], predictions[place]))
 
@@ -214,18 +214,18 @@ class Api:
             self._keep(watched.drop())
 
     def _keep(self, work: Coroutine) -> None:
-        """The event loop holds tasks weakly."""
+        """Keep a reference: the event loop holds tasks weakly."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 class _Watched:
-    """The chosen rows of a request. Their numbers are asked for before anybody knows who answers them.
+    """The chosen rows of a request. Their numbers are requested before their exits are known.
 
     Args:
         watcher (`DeploymentHandle`, *optional*): the monitor.
-        places (`list[int]`): of the rows in their request.
+        places (`list[int]`): positions of the rows in their request.
     """
 
     def __init__(self, watcher: Any, places: list[int]):
@@ -233,16 +233,16 @@ class _Watched:
         self._numbers = asyncio.ensure_future(self._ask()) if places else None
 
     async def settle(self, index: int, *what: Any) -> None:
-        """What became of one of them."""
+        """Report the outcome of one row."""
         try:
             if numbers := await self._numbers:
                 await self.watcher.settle.remote(numbers[index], *what)
-        # The monitor begins anew, and knows nothing of these rows.
+        # The monitor restarted, and does not know these rows.
         except (*LOST, serve_errors.BackPressureError):
             return
 
     async def drop(self, index: int | None = None) -> None:
-        """One of them, or all, cannot be looked at."""
+        """Report that one row, or all, cannot be monitored."""
         try:
             if numbers := await self._numbers:
                 await self.watcher.drop.remote(numbers if index is None else [numbers[index]])
@@ -257,7 +257,7 @@ class _Watched:
 
 
 def in_few_words(errors: Sequence[str]) -> str:
-    """The first of them, each cut, and how many more there are."""
+    """Return the first errors, each truncated, and the number of the others."""
     shown = [each if len(each) <= MAX_CHARS else f"{each[:MAX_CHARS]}..." for each in errors[:MAX_ERRORS]]
     if len(errors) > MAX_ERRORS:
         shown.append(f"and {len(errors) - MAX_ERRORS} more")
@@ -265,10 +265,10 @@ def in_few_words(errors: Sequence[str]) -> str:
 
 
 def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
-    """The HTTP application.
+    """Build the HTTP application.
 
     Args:
-        make (`Callable[[], Api]`): called when it starts.
+        make (`Callable[[], Api]`): called at startup.
         settings ([`Settings`]): of the server.
     """
     holder: dict[str, Api] = {}
@@ -300,7 +300,7 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
-        # What was sent is not sent back: it may be large, or no valid text. Also the name of a field may be.
+        # The input is not echoed: it may be large, or not valid text. So may a field's name.
         shown = [
             {"where": [in_few_words([part]) if isinstance(part, str) else part for part in each["loc"]],
              "rule": each["msg"]}
@@ -310,7 +310,7 @@ def build_app(make: Callable[[], Api], settings: Settings) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        # What went wrong inside is for the log, which has it.
+        # Internal errors go to the log only.
         return JSONResponse({"detail": FAILED}, 500)
 
     return app

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where requests come in: none can hold up the others by being too large, too slow, or too many."""
+"""The entrance for requests: none can block the others by being too large, too slow, or too many."""
 
 import asyncio
 import time
@@ -14,12 +14,12 @@ from hf_sidenet.optional import require
 
 metrics = require("ray.serve.metrics", "ray")
 
-# Where a request's scope says by when it must be answered, as `time.monotonic()` counts.
+# Scope key with the deadline for the answer, on the clock of `time.monotonic()`.
 DEADLINE = "sidenet.deadline"
 
 
 class Door:
-    """Bounds what requests may bring: their bytes, their time, and how many come at once. Counts every answer.
+    """Limits requests: their bytes, their time, and how many arrive at once. Counts every answer.
 
     Args:
         app (`Callable`): an ASGI application.
@@ -40,11 +40,11 @@ class Door:
 
         async def counted(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                # Anybody may ask for any path.
+                # Clients may request any path.
                 path = scope["path"] if message["status"] not in (404, 405) else ""
                 self._requests.inc(tags={"path": path, "status": str(message["status"])})
                 if not body.is_complete:
-                    # Nobody waits for the rest.
+                    # Do not wait for the rest.
                     message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
@@ -55,12 +55,12 @@ class Door:
 
 
 class _Body:
-    """The body of one request. Who never asks for it, as `/health`, waits for nobody.
+    """The body of one request. A handler that never reads it, such as `/health`, does not wait.
 
     Args:
         door ([`Door`]): that it comes through.
         scope (`dict[str, Any]`): of the request.
-        receive (`Callable`): gives its messages.
+        receive (`Callable`): returns its messages.
     """
 
     def __init__(self, door: Door, scope: dict[str, Any], receive: Callable):
@@ -76,7 +76,7 @@ class _Body:
         """See ASGI.
 
         Raises:
-            HTTPException: there is too much, it takes too long, or too many others are read.
+            HTTPException: it is too large or too slow, or too many others are being read.
         """
         if self.is_complete:
             return await self._receive()
@@ -85,7 +85,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), self.deadline - time.monotonic())
         except asyncio.TimeoutError as error:
-            raise HTTPException(408, f"a request must come within {self.door.settings.timeout_s} s.") from error
+            raise HTTPException(408, f"a request must arrive within {self.door.settings.timeout_s} s.") from error
         self._size += len(message.get("body", b""))
         self._check_size(self._size)
         if not message.get("more_body", False):
@@ -94,7 +94,7 @@ class _Body:
         return message
 
     def leave(self) -> None:
-        """It is read, or nobody wants it."""
+        """Release its slot: it has been read, or is no longer wanted."""
         self.door.num_bodies -= self._is_counted
         self._is_counted = False
 

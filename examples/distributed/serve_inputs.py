@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests as people send them, checked, and the answers."""
+"""Requests as clients send them, validated, and the answers."""
 
 import base64
 import binascii
@@ -13,13 +13,13 @@ from hf_sidenet.models.modalities import Modality
 from hf_sidenet.optional import require
 
 
-# Of a request, whatever a server allows: beyond, nothing more is looked at.
+# Per request, whatever the server allows: input beyond this is not even validated.
 MAX_INPUTS = 256
-# Of all θ of a request.
+# All θ values of a request.
 MAX_THRESHOLDS = 256
-# A small file may say that it is a huge picture. Of all pictures of a request together.
+# A small file may claim to be a huge picture. For all pictures of a request together.
 MAX_PIXELS = 20_000_000
-# Of what PIL reads some formats start other programs.
+# Some of PIL's formats start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 Text = Annotated[str, Field(min_length=1)]
@@ -27,7 +27,7 @@ Theta = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """What nobody asked for is an error, not silence."""
+    """A model in which unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,13 +40,13 @@ class Pair(Strict):
 
 
 class Parameters(Strict):
-    """θ of this request: of all SideNets, or one of each. Without it the server's own."""
+    """θ for this request: one for all SideNets, or one each. By default the server's own."""
 
     thresholds: Theta | Annotated[list[Theta], Field(max_length=MAX_THRESHOLDS)] | None = None
 
 
 class Request(Strict):
-    """One input or several: texts, pairs of texts, or images as base64 of a file."""
+    """One input or several: texts, pairs of texts, or base64-encoded image files."""
 
     inputs: Text | Pair | Annotated[list[Text | Pair], Field(min_length=1, max_length=MAX_INPUTS)]
     parameters: Parameters = Parameters()
@@ -61,10 +61,10 @@ class Answer(BaseModel):
 
 
 def rows_of(request: Request, modality: Modality, max_rows: int) -> list[Any]:
-    """Its inputs, as a [`RowReader`] takes them.
+    """Return its inputs, as a [`RowReader`] takes them.
 
     Raises:
-        ValueError: there are too many, or one is no image.
+        ValueError: there are too many, or one is not an image.
     """
     inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
     if len(inputs) > max_rows:
@@ -76,14 +76,14 @@ def rows_of(request: Request, modality: Modality, max_rows: int) -> list[Any]:
 
 def _images(inputs: Sequence[str | Pair]) -> list[Any]:
     opened = [_opened(value, place) for place, value in enumerate(inputs)]
-    # From their first bytes; nothing is unpacked yet.
+    # From their first bytes; nothing is decoded yet.
     pixels = sum(image.width * image.height for image in opened)
     if pixels > MAX_PIXELS:
         raise ValueError(f"`inputs` must have at most {MAX_PIXELS} pixels together, got {pixels}.")
     images = []
     for place, image in enumerate(opened):
         try:
-            # Unpacked here, where a damaged one is the caller's; the reader brings it to the MainNet's channels.
+            # Decoded here, where a damaged one is the caller's error; the reader converts its channels.
             image.load()
             images.append(image)
         except (OSError, ValueError, SyntaxError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a server that was started here: what they cost, and what happens when one dies."""
+"""The processes of a locally started server: their CPU time, and what happens when one dies."""
 
 import contextlib
 import re
@@ -14,10 +14,10 @@ REPLICA = re.compile(r"(?:SERVE_REPLICA::|ServeReplica:)([^#:]+)[#:](\w+)")
 
 
 def processes(parent: int) -> Iterator[tuple[tuple[str, str], psutil.Process]]:
-    """Application and deployment of every process of a server, as Ray writes them into its title.
+    """Yield application and deployment of every process of a server, as Ray writes them into its title.
 
     Args:
-        parent (`int`): process that started Ray here.
+        parent (`int`): the process that started Ray.
     """
     for process in psutil.Process(parent).children(recursive=True):
         try:
@@ -31,14 +31,14 @@ def processes(parent: int) -> Iterator[tuple[tuple[str, str], psutil.Process]]:
 
 
 def cpu_seconds(parent: int) -> Counter:
-    """CPU time so far, by application and deployment.
+    """Return the CPU time so far, by application and deployment.
 
     Args:
-        parent (`int`): process that started Ray here.
+        parent (`int`): the process that started Ray.
     """
     found: Counter = Counter()
     for kind, process in processes(parent):
-        # It may end while it is looked at.
+        # It may end in the meantime.
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             found[kind] += times.user + times.system
@@ -46,15 +46,15 @@ def cpu_seconds(parent: int) -> Counter:
 
 
 def kill_a_replica(application: str, deployment: str, parent: int) -> int:
-    """SIGKILL to a process of a deployment.
+    """Send SIGKILL to a process of a deployment.
 
     Args:
         application (`str`): of Ray Serve.
-        deployment (`str`): of it.
-        parent (`int`): process that started Ray here.
+        deployment (`str`): in that application.
+        parent (`int`): the process that started Ray.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is no such process.
     """
     for kind, process in processes(parent):
         if kind == (application, deployment):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server is told, once, when it starts."""
+"""The server's settings, fixed at startup."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from hf_sidenet.models.exit_rule import check_thresholds
 from hf_sidenet.monitoring import ShadowMonitor
 
 
-# Rows that the monitor keeps to recalibrate on.
+# Rows that the monitor keeps for recalibration.
 MAX_KEPT = 2000
 
 
@@ -27,31 +27,31 @@ class Settings:
     """How a checkpoint is served.
 
     Args:
-        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets, or a folder of `hf-sidenet export`.
-        plain (`bool`, *optional*, defaults to `False`): its MainNet alone, in one stage, to compare with.
-        thresholds (`tuple[float, ...]`, *optional*): θ of requests that bring none; by default the checkpoint's.
+        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets, or a folder from `hf-sidenet export`.
+        plain (`bool`, *optional*, defaults to `False`): serve only its MainNet, in one stage, for comparison.
+        thresholds (`tuple[float, ...]`, *optional*): θ for requests without one; by default the checkpoint's.
         replicas (`tuple[tuple[int, int], ...]`, *optional*):
-            Fewest and most processes of each stage, or of all; where they differ, Ray Serve scales between them.
+            Minimum and maximum processes of each stage, or of all; if they differ, Ray Serve scales between them.
         api_replicas (`int`, *optional*, defaults to 1): processes that read requests and send them through the stages.
-        cpus (`float`, *optional*, defaults to 1): that a replica of a stage takes.
-        api_cpus (`float`, *optional*, defaults to 1): that one of the API takes.
-        gpus (`float`, *optional*, defaults to 0): that a replica of a stage takes.
+        cpus (`float`, *optional*, defaults to 1): per stage replica.
+        api_cpus (`float`, *optional*, defaults to 1): per API replica.
+        gpus (`float`, *optional*, defaults to 0): per stage replica.
         batch_size (`int`, *optional*, defaults to 32): rows that a stage runs together.
-        max_wait_ms (`float`, *optional*, defaults to 5): how long a row waits for others, at a stage.
-        max_waiting (`int`, *optional*, defaults to 200): requests that wait for a stage; beyond, the answer is 503.
-        max_length (`int`, *optional*): texts are cut to it, in tokens.
-        max_rows (`int`, *optional*, defaults to 32): inputs of a request.
-        max_bytes (`int`, *optional*, defaults to 1048576): of a request.
+        max_wait_ms (`float`, *optional*, defaults to 5): how long a row waits for others, at each stage.
+        max_waiting (`int`, *optional*, defaults to 200): requests waiting for a stage; beyond this, the answer is 503.
+        max_length (`int`, *optional*): maximum text length, in tokens.
+        max_rows (`int`, *optional*, defaults to 32): inputs per request.
+        max_bytes (`int`, *optional*, defaults to 1048576): per request.
         max_bodies (`int`, *optional*, defaults to 256):
-            Requests that one process of the API reads at a time; beyond, the answer is 503.
+            Requests that one API process reads at a time; beyond this, the answer is 503.
         timeout_s (`float`, *optional*, defaults to 10):
-            Of a request and its answer: 408 where all of it has not come by then, 504 where there is no answer.
-        watch_share (`float`, *optional*, defaults to 0): of the rows that also go through the MainNet.
-        watch_limit (`float`, *optional*): of their disagreements; by default the limit that θ was certified for.
-        watch_file (`str`, *optional*): JSON lines with the newest of these rows, to recalibrate on.
+            For a request and its answer: 408 if it has not arrived in full by then, 504 if there is no answer.
+        watch_share (`float`, *optional*, defaults to 0): share of the rows that also go through the MainNet.
+        watch_limit (`float`, *optional*): for their disagreement rate; by default the limit that θ was certified for.
+        watch_file (`str`, *optional*): JSON Lines file for the newest of these rows, for recalibration.
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is invalid.
     """
 
     checkpoint: str
@@ -115,15 +115,15 @@ class Settings:
 
     @property
     def own_thresholds(self) -> float | Sequence[float]:
-        """θ of requests that bring none."""
+        """Return θ for requests without one."""
         given = self.thresholds
         return self.config.thresholds if given is None else given[0] if len(given) == 1 else list(given)
 
     def monitor(self) -> ShadowMonitor:
-        """Of rows that others have chosen.
+        """Return a monitor for rows chosen elsewhere.
 
         Raises:
-            ValueError: θ was not certified for a limit, and none is given.
+            ValueError: θ was not certified for a limit, and no limit is given.
         """
         if self.watch_limit is not None:
             return ShadowMonitor(self.watch_limit, share=1.0, keep=MAX_KEPT)
@@ -135,23 +135,23 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """What the checkpoint is called, without where it is here: its folder's name, or its Hub id."""
+        """Return the checkpoint's name without its local path: its folder's name, or its Hub id."""
         path = Path(self.checkpoint)
         return path.resolve().name if path.is_absolute() or path.is_dir() else self.checkpoint
 
     @property
     def is_exported(self) -> bool:
-        """Whether the checkpoint is a folder of `hf-sidenet export`."""
+        """Return whether the checkpoint is a folder from `hf-sidenet export`."""
         return is_exported(self.checkpoint)
 
     @cached_property
     def config(self) -> SideNetConfig:
-        """Of the checkpoint."""
+        """Return the checkpoint's config."""
         return read_config(self.checkpoint) if self.is_exported else SideNetConfig.from_pretrained(self.checkpoint)
 
     def not_certified(self) -> str | None:
-        """Why the evidence behind θ is not about what is served; `None` where it is, or where there is none. The
-        weights are read."""
+        """Return why the evidence behind θ does not apply to the served model; `None` if it does, or if there is none.
+        This reads the weights."""
         if self.is_exported:
             return why_not_certified(OnnxStages.load(self.checkpoint, only=0))
         model, processor = load_checkpoint(self.checkpoint, check=False)
@@ -159,16 +159,16 @@ class Settings:
 
     @property
     def num_stages(self) -> int:
-        """Deployments that the checkpoint is cut into."""
+        """Return the number of stages of the checkpoint."""
         return 1 if self.plain else len(self.config.exit_layers) + 1
 
     @property
     def replicas_by_stage(self) -> tuple[tuple[int, int], ...]:
-        """Fewest and most, one pair per stage."""
+        """Return minimum and maximum, one pair per stage."""
         return self.replicas if len(self.replicas) == self.num_stages else self.replicas * self.num_stages
 
     @property
     def num_cpus(self) -> float:
-        """That all replicas take together, at their most."""
+        """Return the maximum number of CPUs of all replicas together."""
         stages = self.cpus * sum(most for _, most in self.replicas_by_stage)
         return stages + self.api_cpus * self.api_replicas

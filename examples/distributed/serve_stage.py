@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replica of one stage: rows of many requests run together through it, and nothing else."""
+"""A replica of one stage: runs the rows of many requests through it, and nothing else."""
 
 import asyncio
 import logging
@@ -27,19 +27,19 @@ metrics = require("ray.serve.metrics", "ray")
 
 logger = logging.getLogger("ray.serve")
 
-# Raw rows and θ of a request, or what a stage before has sent.
+# Raw rows and θ of a request, or the output of the previous stage.
 Item = tuple[list[Any], tuple[float, ...]] | Packet
 BATCH_ROWS = [1, 2, 4, 8, 16, 32, 64, 128]
 MILLISECONDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
 
 
 def num_rows(items: Sequence[Item]) -> int:
-    """Rows of some requests together."""
+    """Count the rows of some requests together."""
     return sum(len(item) if isinstance(item, Packet) else len(item[0]) for item in items)
 
 
 def load_stage(settings: Settings, index: int) -> SingleStage:
-    """One stage of a checkpoint. Of an exported one only its own file is opened."""
+    """Load one stage of a checkpoint. For an exported one, only the stage's own file is opened."""
     threads = max(1, math.floor(settings.cpus))
     torch.set_num_threads(threads)
     if settings.is_exported:
@@ -54,7 +54,7 @@ def load_stage(settings: Settings, index: int) -> SingleStage:
 
 
 class StageReplica:
-    """What Ray Serve starts for a stage.
+    """A stage, as Ray Serve starts it.
 
     Args:
         settings ([`Settings`]): of the server.
@@ -65,19 +65,17 @@ class StageReplica:
         self.stage = load_stage(settings, index)
         self._work = self.stage.go_on if index else self.stage.begin
         self._waiting = 0
-        self._gauge = metrics.Gauge(
-            "sidenet_stage_waiting_rows", "rows that wait for a stage, or are in it", ("stage",)
-        )
-        self._rows = metrics.Histogram("sidenet_stage_batch_rows", "rows of a batch", BATCH_ROWS, ("stage",))
-        self._times = metrics.Histogram("sidenet_stage_ms", "milliseconds of a batch", MILLISECONDS, ("stage",))
+        self._gauge = metrics.Gauge("sidenet_stage_waiting_rows", "rows waiting for a stage, or in it", ("stage",))
+        self._rows = metrics.Histogram("sidenet_stage_batch_rows", "rows per batch", BATCH_ROWS, ("stage",))
+        self._times = metrics.Histogram("sidenet_stage_ms", "milliseconds per batch", MILLISECONDS, ("stage",))
         for metric in (self._gauge, self._rows, self._times):
             metric.set_default_tags({"stage": str(index)})
-        # A request is never larger than a batch may be.
+        # A request is never larger than the maximum batch.
         self._batch.set_max_batch_size(max(settings.batch_size, settings.max_rows))
         self._batch.set_batch_wait_timeout_s(settings.max_wait_ms / 1e3)
 
     async def run(self, item: Item) -> Step:
-        """Rows of one request through the stage, with those of others."""
+        """Run the rows of one request through the stage, together with those of others."""
         count = num_rows([item])
         self._count(count)
         try:
@@ -86,7 +84,7 @@ class StageReplica:
             self._count(-count)
 
     async def ready(self) -> bool:
-        """Answers once the stage is loaded."""
+        """Return once the stage is loaded."""
         return True
 
     def _count(self, change: int) -> None:
@@ -95,7 +93,7 @@ class StageReplica:
 
     @serve.batch(batch_size_fn=num_rows)
     async def _batch(self, items: list[Item]) -> list[Step]:
-        # In a thread: who comes meanwhile is the next batch.
+        # In a thread: rows that arrive meanwhile form the next batch.
         return await asyncio.to_thread(self._timed, items)
 
     def _timed(self, items: list[Item]) -> list[Step]:
@@ -107,6 +105,6 @@ class StageReplica:
             for prediction in step.failed:
                 logger.error("%s", prediction.error, exc_info=prediction.error.__cause__)
             for prediction in step.answered:
-                # Nobody asks for them, and tensors are dear to send.
+                # They are not needed, and tensors are expensive to send.
                 prediction.logits = None
         return steps

@@ -21,45 +21,43 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class DataArguments:
-    """Which images, and what is done to them."""
+    """The images to use, and how they are prepared."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its local folder."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, or its local folder."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
-    train_dir: str | None = field(default=None, metadata={"help": "Folder with one folder of images per class."})
-    validation_dir: str | None = field(default=None, metadata={"help": "The same; θ is chosen on these rows."})
-    test_dir: str | None = field(default=None, metadata={"help": "The same; what is reported."})
-    train_file: str | None = field(default=None, metadata={"help": "Instead of folders: parquet, json or jsonl file."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same, to choose θ on."})
-    test_file: str | None = field(default=None, metadata={"help": "The same, to report."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder with one subfolder of images per class."})
+    validation_dir: str | None = field(default=None, metadata={"help": "The same for validation, where θ is chosen."})
+    test_dir: str | None = field(default=None, metadata={"help": "The same for test, where results are reported."})
+    train_file: str | None = field(default=None, metadata={"help": "Instead of folders: Parquet, JSON or JSONL file."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
+    test_file: str | None = field(default=None, metadata={"help": "The same for test."})
     image_column: str = field(default="image", metadata={"help": "The column with the image."})
     label_column: str = field(default="label", metadata={"help": "The column with the class."})
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "What the data call the MainNet's outputs, in their order, where its own names differ."},
+        metadata={"help": "The data's names for the MainNet's outputs, in order, if its own names differ."},
     )
     validation_split: float = field(
-        default=0.1, metadata={"help": "Share of the training rows that become validation rows where there are none."}
+        default=0.1, metadata={"help": "Share of the training rows used for validation if there are none."}
     )
     image_size: int | None = field(default=None, metadata={"help": "In pixels; by default the image processor's."})
-    augment: bool = field(default=True, metadata={"help": "Crop and flip training images at random."})
-    split_seed: int | None = field(
-        default=None, metadata={"help": "Seed with which --validation_split shuffles, by default --seed."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first rows only."})
+    augment: bool = field(default=True, metadata={"help": "Randomly crop and flip training images."})
+    split_seed: int | None = field(default=None, metadata={"help": "Seed for --validation_split, by default --seed."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
     def name(self) -> str:
-        """What the data are called in reports: their Hub id, or their folder's name."""
+        """Return the name of the data in reports: the Hub id, or the folder's name."""
         if self.dataset_name is not None and not Path(self.dataset_name).exists():
             return self.dataset_name
         return Path(self.dataset_name or self.train_dir or Path(self.train_file).parent).resolve().name
 
 
 def load_images(args: DataArguments, seed: int) -> DatasetDict:
-    """Rows in up to three splits; validation always exists.
+    """Load rows in up to three splits; validation always exists.
 
     Raises:
-        ValueError: there are no training rows, a file is of another kind, or a column is missing.
+        ValueError: there are no training rows, a file type is not supported, or a column is missing.
     """
     splits = {name: rows for name, rows in _read(args).items() if name in SPLITS}
     if "train" not in splits:
@@ -79,7 +77,7 @@ def load_images(args: DataArguments, seed: int) -> DatasetDict:
 
 
 def load_processor(mainnet_args: MainNetArguments, image_size: int | None) -> BaseImageProcessor:
-    """The MainNet's image processor, or, for a new MainNet, one that scales to `image_size` and to [-1, 1].
+    """Load the MainNet's image processor or, for a new MainNet, one that scales to `image_size` and to [-1, 1].
 
     Raises:
         ValueError: a new MainNet has no `image_size`.
@@ -95,10 +93,10 @@ def load_processor(mainnet_args: MainNetArguments, image_size: int | None) -> Ba
 def prepare(
     rows: Dataset, args: DataArguments, processor: BaseImageProcessor, augment: bool, num_channels: int = 3
 ) -> Dataset:
-    """`pixel_values` and `labels`, made when a row is read, in the channels that the MainNet reads.
+    """Compute `pixel_values` and `labels` when a row is read, in the channels that the MainNet reads.
 
     Raises:
-        ValueError: `image_size` is given for a timm model, whose processor has a size of its own.
+        ValueError: `image_size` is given for a timm model, whose processor has its own size.
     """
     if args.image_size is not None and hasattr(processor, "data_config"):
         raise ValueError(f"`image_size` must be None for timm models, which have their own, got {args.image_size}.")
@@ -116,7 +114,7 @@ def prepare(
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of rows of one size."""
+    """Batch rows of the same size."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "labels": torch.tensor([row["labels"] for row in rows]),
@@ -124,7 +122,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def _augmentation(size: int) -> Callable:
-    """Small pictures (CIFAR) are shifted by up to an eighth, larger ones cropped, both flipped."""
+    """Shift small pictures (CIFAR) by up to an eighth, crop larger ones, and flip both."""
     if size <= 64:
         crop = v2.RandomCrop(size, padding=size // 8)
         return v2.Compose([v2.Resize((size, size)), crop, v2.RandomHorizontalFlip()])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train SideNets on any image classifier, timm's included, with the Trainer, then sweep θ: accuracy against cost.
+"""Train SideNets on any image classifier, including timm's, with the Trainer, then sweep θ: accuracy against cost.
 
-Without --exit_layers the MainNet is trained alone, by the same rules.
+Without --exit_layers only the MainNet is trained, in the same way.
 """
 
 import logging
@@ -43,16 +43,16 @@ def main() -> None:
     mainnet_args, data_args, sidenet_args, training_args = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING, stream=sys.stdout)
     set_seed(training_args.seed)
-    # Pushed once, at the end: the Trainer's own pushes take its pickled state along.
+    # Pushed once, at the end: the Trainer's own pushes would include its pickled state.
     push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
 
-    # Columns are read when a row is made, so none is unused.
+    # Columns are read lazily, so none is unused.
     training_args.remove_unused_columns = False
     config = load_config(mainnet_args)
     processor = load_processor(mainnet_args, data_args.image_size)
     with training_args.main_process_first(desc="data"):
         splits = load_images(data_args, training_args.seed)
-        # A MainNet that stays as it is has learned its classes: their order has to be its own.
+        # A frozen MainNet has already learned its classes: keep its own order.
         new_head = learns_classes(config, sidenet_args)
         column = data_args.label_column
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
@@ -68,7 +68,7 @@ def main() -> None:
 
     has_exits = isinstance(model, SideNetForImageClassification)
     if has_exits:
-        # Trained, selected and recorded with exits off; θ comes afterward.
+        # Trained, selected and recorded with exits off; θ is chosen afterward.
         model.config.thresholds = 1.0
     trainer = Trainer(
         model,
@@ -82,7 +82,7 @@ def main() -> None:
         optimizer_cls_and_kwargs=trainer_optimizer(model, training_args, sidenet_args.sidenet_learning_rate),
     )
     if push_to_hub:
-        # Made before training, so that a wrong token or name shows now.
+        # Created before training, so that a wrong token or name shows now.
         trainer.init_hf_repo()
     if training_args.do_train:
         trained = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -108,7 +108,7 @@ def main() -> None:
             report = ExitReport.from_records(
                 records[name],
                 measure_costs(trainer.model, rows, progress=not training_args.disable_tqdm),
-                # θ is chosen on other rows than those of the report.
+                # θ is chosen on other rows than those in the report.
                 records["validation"] if name == "test" else None,
                 thresholds=sidenet_args.thresholds,
                 max_accuracy_drop=sidenet_args.max_accuracy_drop,
@@ -128,14 +128,14 @@ def publish(trainer: Trainer, report: ExitReport, data: str, split: str) -> None
     """Print and save the report, write the chosen θ into the checkpoint, and the results into logs and model card."""
     model, output_dir = trainer.model, Path(trainer.args.output_dir)
     mainnet = model.config.name_or_path
-    # A MainNet made here has no name.
+    # A MainNet created here has no name.
     called = Path(mainnet).name or model.config.mainnet_config.model_type
     print("\n" + report.text() + "\n")
     if report.chosen is not None:
         model.config.thresholds = report.chosen.thresholds
         chosen = {f"{split}_routed_{name}": getattr(report.chosen, name) for name in ("accuracy", *CURRENCIES)}
         trainer.log({f"{split}_mainnet_accuracy": report.fixed[0].accuracy, **chosen})
-    # The whole checkpoint, since evaluation alone has written none.
+    # The whole checkpoint: evaluation alone has not written one.
     trainer.save_model()
     report.save(output_dir, f"{data}, {called} with SideNets after {model.config.exit_layers}")
     write_model_card(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How late is the alarm of a ShadowMonitor, and how often is it false? Simulated rows, no model.
+"""Simulate how late a ShadowMonitor's alarm is, and how often it is false. Simulated rows, no model.
 
 usage: python examples/monitoring/simulate.py [--limit 0.02] [--level 0.05] [--runs 200] [--seed 0]
 
-Prints a table. All numbers count rows that were looked at: at a share of 5 % twenty times as many are answered.
+Prints a table. All numbers count monitored rows: at a share of 5 %, twenty times as many are answered.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from tqdm import tqdm
 from hf_sidenet.monitoring import ChangeDetector
 
 
-# Rows in which all is well, rows until a run is given up, and the longest run without a change.
+# Rows before the change, rows until a run is stopped, and the length of a run without a change.
 BEFORE, AFTER, QUIET = 3000, 20_000, 20_000
 CHANGES = (1.25, 1.5, 2, 3, 5)
 
 
 def parse_args() -> argparse.Namespace:
-    """What is asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=float, default=0.02, help="rate that was certified")
+    parser.add_argument("--limit", type=float, default=0.02, help="certified rate")
     parser.add_argument("--level", type=float, default=0.05, help="probability of a false alarm, ever")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def alarm_at(args: argparse.Namespace, rates: np.ndarray, generator: np.random.Generator) -> int | None:
-    """The row of the alarm, where row i is a hit at `rates[i]`."""
+    """Return the row of the alarm, where row i is a hit at `rates[i]`."""
     detector = ChangeDetector(args.limit, args.level)
     for hit in generator.random(len(rates)) < rates:
         if detector.add(bool(hit)):
@@ -39,13 +39,13 @@ def alarm_at(args: argparse.Namespace, rates: np.ndarray, generator: np.random.G
 
 
 def false_alarms(args: argparse.Namespace, rate: float, generator: np.random.Generator) -> int:
-    """Of the runs in which nothing changes."""
+    """Return the number of false alarms in runs without a change."""
     runs = tqdm(range(args.runs), desc=f"at {rate:.1%}", leave=False)
     return sum(alarm_at(args, np.full(QUIET, rate), generator) is not None for _ in runs)
 
 
 def delays(args: argparse.Namespace, rate: float, generator: np.random.Generator) -> list[float]:
-    """Rows from the change to the alarm, of each run; infinite where there is none."""
+    """Return the rows from the change to the alarm, for each run; infinite without an alarm."""
     rates = np.repeat([args.limit / 2, rate], [BEFORE, AFTER])
     found = []
     for _ in tqdm(range(args.runs), desc=f"to {rate:.1%}", leave=False):

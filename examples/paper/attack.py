@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is a model with SideNets more robust to adversarial examples? The open question of Morisot, arXiv 2007.13512, §5.
 
-Test images are changed by at most ε/255 per pixel, in full knowledge of the model: to mislead the first SideNet, the
-MainNet, or all exits together ("both"), with one step (FGSM) or several (PGD); and, as DeepSloth does (Hong et al.,
-arXiv 2010.02432), to make the SideNets unsure, so that no row leaves early ("delay"). θ is chosen on clean validation
-rows.
+Test images are changed by at most ε/255 per pixel, with full knowledge of the model: to mislead the first SideNet, the
+MainNet, or all exits together ("both"), with one step (FGSM) or several (PGD); and, like DeepSloth (Hong et al.,
+arXiv 2010.02432), to make the SideNets unconfident, so that no row exits early ("delay"). θ is chosen on clean
+validation rows.
 
 usage: attack.py RUN_FOLDER --config configs/cpu/resnet18-joint-1.yaml [--rows 1000] [--epsilons 1 2 4 8] [--steps 10]
            [--batch_size 100] [--max_accuracy_drop 0.005] [--output_dir docs/results/paper] [--seed 0]
@@ -47,9 +47,9 @@ class Attack:
 
     Args:
         name (`str`): `"none"` for clean rows, `"FGSM"`, `"PGD"` or `"delay"`.
-        aim (`str`): one of `AIMS`; `"SideNets"` of delay, which is after all of them; `"none"` for clean rows.
-        epsilon (`float`): the furthest that a pixel moves, in 1/255 of its range.
-        steps (`int`): how many gradients are taken.
+        aim (`str`): one of `AIMS`; `"SideNets"` for delay, which targets all of them; `"none"` for clean rows.
+        epsilon (`float`): the maximum change of a pixel, in 1/255 of its range.
+        steps (`int`): number of gradient steps.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Attack:
     def __call__(
         self, model: SideNetPreTrainedModel, normalization: Normalization, batch: dict, generator: torch.Generator
     ) -> torch.Tensor:
-        """Logits of every exit, of shape `(batch, num_exits, num_labels)`, on the attacked rows.
+        """Return the logits of every exit, of shape `(batch, num_exits, num_labels)`, on the attacked rows.
 
         Args:
             model ([`SideNetPreTrainedModel`]): in evaluation mode.
             normalization ([`Normalization`]): of its processor.
-            batch (`dict[str, torch.Tensor]`): `pixel_values` and `labels`, where the model is.
-            generator (`torch.Generator`): of the random starts.
+            batch (`dict[str, torch.Tensor]`): `pixel_values` and `labels`, on the model's device.
+            generator (`torch.Generator`): for the random starts.
         """
 
         def logits_of(pixels):
@@ -87,7 +87,7 @@ class Attack:
 
 
 def attacks_of(epsilons: list[float], steps: int) -> list[Attack]:
-    """Every line of the table, clean rows first."""
+    """Return every line of the table, clean rows first."""
     attacks = [Attack(NONE, NONE, 0.0, 0)]
     for epsilon in dict.fromkeys(epsilons):
         attacks += [Attack(FGSM, aim, epsilon, 1) for aim in AIMS]
@@ -105,16 +105,16 @@ def attacked_records(
     batch_size: int,
     seed: int,
 ) -> list[ExitRecords]:
-    """What every exit says of the first rows under each attack.
+    """Record every exit's answers to the first rows under each attack.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode; stays as it is.
+        model ([`SideNetPreTrainedModel`]): in evaluation mode; is not changed.
         normalization ([`Normalization`]): of its processor.
         rows ([`Rows`]): labeled images.
-        attacks (`list[Attack]`): of [`attacks_of`].
-        num_rows (`int`): how many rows, fewer where there are no more.
+        attacks (`list[Attack]`): from [`attacks_of`].
+        num_rows (`int`): number of rows, or fewer if there are not that many.
         batch_size (`int`): of the forward calls.
-        seed (`int`): of the random starts; each attack has its own, whatever the others are.
+        seed (`int`): for the random starts; each attack has its own, whatever the other attacks.
     """
     first = Subset(rows.dataset, range(min(num_rows, len(rows))))
     loader = DataLoader(first, batch_size, collate_fn=rows.collate_fn)
@@ -134,14 +134,14 @@ def attacked_records(
 def choose_threshold(
     validation: ExitRecords, costs: ExitCosts, temperatures: list[float], max_accuracy_drop: float
 ) -> float:
-    """The cheapest θ for all SideNets within an accuracy drop on clean rows, at the checkpoint's temperatures."""
+    """Return the cheapest θ for all SideNets within an accuracy drop on clean rows, at the given temperatures."""
     return cheapest(validation, costs, DEFAULT_THRESHOLDS, max_accuracy_drop, temperatures)
 
 
 def line_of(
     attack: Attack, records: ExitRecords, costs: ExitCosts, threshold: float, temperatures: list[float]
 ) -> dict[str, Any]:
-    """A line of the table; all values are fractions."""
+    """Return a line of the table; all values are fractions."""
     exit_index = replay(records.exit_logits, threshold, temperatures)
     return {
         "attack": attack.name,
@@ -159,10 +159,10 @@ def line_of(
 
 
 def table_of(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All lines.
+    """Return all lines.
 
     Raises:
-        ValueError: an argument is impossible, the experiment is on texts, or the folder holds no run of it.
+        ValueError: an argument is invalid, the experiment is on texts, or the folder has no run of it.
     """
     _check(args)
     experiment = load_experiment(args.config)
@@ -197,13 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_folder", type=Path, help="of train.py")
     parser.add_argument("--config", type=Path, required=True, help="its file under configs/")
-    parser.add_argument("--rows", type=int, default=1000, help="the first of the test split")
+    parser.add_argument("--rows", type=int, default=1000, help="number of rows, from the start of the test split")
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 2.0, 4.0, 8.0], help="in 1/255")
-    parser.add_argument("--steps", type=int, default=10, help="of PGD and delay")
+    parser.add_argument("--steps", type=int, default=10, help="steps of PGD and delay")
     parser.add_argument("--batch_size", type=int, default=100)
     parser.add_argument("--max_accuracy_drop", type=float, default=0.005, help="on validation rows, to choose θ")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/results/paper"))
-    parser.add_argument("--seed", type=int, default=0, help="of the random starts")
+    parser.add_argument("--seed", type=int, default=0, help="for the random starts")
     args = parser.parse_args()
     try:
         write_table(args.output_dir, TABLE, table_of(args))

@@ -14,18 +14,18 @@ GRID = (*(round(0.01 * i, 2) for i in range(30, 99)), 0.985, 0.99, 0.995, 0.999,
 
 
 def sets_of_exits(num_sidenets: int) -> Iterator[tuple[int, ...]]:
-    """Every set of at least one SideNet, by number."""
+    """Yield every set of at least one SideNet, by number."""
     for size in range(1, num_sidenets + 1):
         yield from combinations(range(num_sidenets), size)
 
 
 def thresholds_of(run: Run, exits: tuple[int, ...], theta: float) -> list[float]:
-    """θ of each SideNet when only some are in use; no row exits at the others."""
+    """Return θ of each SideNet if only some are in use; no row exits at the others."""
     return [theta if i in exits else 1.0 for i in range(len(run.exit_layers))]
 
 
 def curve(run: Run, exits: tuple[int, ...], split: str, grid: tuple[float, ...] = GRID) -> list[CurvePoint]:
-    """Accuracy and costs of a set of SideNets along θ.
+    """Return accuracy and costs of a set of SideNets along θ.
 
     Args:
         run ([`Run`]): with SideNets.
@@ -41,15 +41,15 @@ def curve(run: Run, exits: tuple[int, ...], split: str, grid: tuple[float, ...] 
 
 
 def for_drop(run: Run, exits: tuple[int, ...], max_drop: float) -> float:
-    """The θ with the fewest FLOPs whose accuracy on validation rows is at most `max_drop` under the MainNet's."""
+    """Return the θ with the fewest FLOPs whose validation accuracy is at most `max_drop` below the MainNet's."""
     points = curve(run, exits, "validation")
     floor = points[-1].accuracy - max_drop - 1e-9
     return min((point.flops, theta) for theta, point in zip(GRID, points, strict=True) if point.accuracy >= floor)[1]
 
 
 def for_cost(run: Run, exits: tuple[int, ...], max_flops: float) -> float | None:
-    """The θ with the best accuracy on validation rows among those that cost at most `max_flops` there, the cheaper one
-    of equals; `None` where none does."""
+    """Return the θ with the best accuracy on validation rows among those that cost at most `max_flops` there, the
+    cheapest in a tie; `None` if there is none."""
     found = [
         (-point.accuracy, point.flops, theta)
         for theta, point in zip(GRID, curve(run, exits, "validation"), strict=True)
@@ -59,5 +59,5 @@ def for_cost(run: Run, exits: tuple[int, ...], max_flops: float) -> float | None
 
 
 def test_point(run: Run, exits: tuple[int, ...], theta: float) -> CurvePoint:
-    """What a θ does on the test rows."""
+    """Return the accuracy and costs of a θ on the test rows."""
     return curve(run, exits, "test", (theta,))[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trained model with SideNets in the versions that compression makes of it, none of which is trained again."""
+"""One trained model with SideNets in its compressed versions, none of which is retrained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ CALIBRATION_ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A compressed MainNet, with its SideNets and without.
+    """A compressed MainNet, with and without its SideNets.
 
     Args:
         name (`str`): `"float32"`, `"bfloat16"`, `"int8"` or `"cut"`.
         engine (`str`): that runs it.
-        chain ([`StageChain`]): it with its SideNets.
-        model ([`SideNetPreTrainedModel`], *optional*): the same, where its own forward can route.
-        plain ([`PlainChain`] or the like): it without SideNets, as a chain whose first stage answers.
+        chain ([`StageChain`]): the version with its SideNets.
+        model ([`SideNetPreTrainedModel`], *optional*): the same, if its own forward can route.
+        plain ([`PlainChain`] or similar): the version without SideNets, as a chain whose first stage answers.
         costs ([`ExitCosts`]): of its exits, as fractions of `plain`. Operations are counted, whatever their precision.
-        as_recorded (`bool`): its exits say what the first exits of the model in float32 say.
+        as_recorded (`bool`): whether its exits give the same answers as the first exits of the model in float32.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Version:
 
 
 class CutChain:
-    """The stages of a model without its last: what the last SideNet says is the answer of a MainNet that ends there.
+    """The stages of a model without the last: the last SideNet's answer replaces that of a MainNet truncated there.
 
     Args:
-        stages ([`Stages`]): at least three, so that a SideNet is left.
+        stages ([`Stages`]): at least three, so that a SideNet remains.
     """
 
     def __init__(self, stages: Stages):
@@ -76,17 +76,17 @@ class CutChain:
 def versions_of(
     model: SideNetPreTrainedModel, rows: Mapping[str, Rows], costs: ExitCosts, folder: Path
 ) -> list[Version]:
-    """All versions, float32 first.
+    """Return all versions, float32 first.
 
     Args:
         model ([`SideNetPreTrainedModel`]): in float32 on the CPU, with at least two SideNets.
-        rows (`Mapping[str, Rows]`): train rows, that int8 is exported with, and test rows, whose FLOPs are counted.
+        rows (`Mapping[str, Rows]`): training rows, for the int8 export, and test rows, for counting FLOPs.
         costs ([`ExitCosts`]): of the model, on the same test rows.
-        folder (`Path`): where int8 is exported; its files are needed as long as that version is.
+        folder (`Path`): for the int8 export; its files are needed as long as that version.
 
     Raises:
-        ValueError: the model has a single SideNet.
-        ExportError: it cannot be exported.
+        ValueError: the model has only one SideNet.
+        ExportError: the model cannot be exported.
         ImportError: ONNX Runtime is not installed.
     """
     if len(model.sidenets) < 2:
@@ -114,7 +114,7 @@ def _int8(model: SideNetPreTrainedModel, train: Rows, folder: Path, costs: ExitC
 
 
 def _cut(model: SideNetPreTrainedModel, test: Rows, whole: ExitCosts) -> Version:
-    """Exits before the last SideNet, which answers the rest; without them, its blocks and its head alone."""
+    """Return the exits before the last SideNet, which answers the rest; without SideNets, its blocks and head."""
     config = model.config
     alone = type(model).from_mainnet(
         model.mainnet,

@@ -16,24 +16,24 @@ from hf_sidenet.inference.routings import WholeEngine
 from hf_sidenet.inference.rows import Row
 
 
-# A runner measures its ways on every fourth batch, not on the clock.
+# A runner measures its strategies on every fourth batch, off the clock.
 SHOWN = 4
 
 
 def timed(
     versions: Sequence[Version], thresholds: Sequence[float], rows: Sequence[Row], batch_size: int, rounds: int
 ) -> list[list[MethodClock]]:
-    """Let all versions take turns, batch by batch; rows come sorted by length, as a runner sorts them.
+    """Time all versions interleaved, batch by batch; rows are sorted by length, as a runner sorts them.
 
     Args:
         versions (`Sequence[Version]`): all of them.
         thresholds (`Sequence[float]`): θ of each.
         rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
         batch_size (`int`): rows per batch.
-        rounds (`int`): that count, after one that does not.
+        rounds (`int`): timed rounds, after a warm-up round.
 
     Returns:
-        `list[list[MethodClock]]`: of each version two clocks, without SideNets and routed.
+        `list[list[MethodClock]]`: two clocks per version, without SideNets and routed.
     """
     batches = cut(rows, batch_size, max_batches=len(rows)).bucketed
     pairs = []
@@ -49,7 +49,7 @@ def timed(
 
 
 def first_rows(version: Version, rows: Rows, count: int) -> list[Row]:
-    """The first rows of a data set, as engines take them.
+    """Return the first rows of a dataset, as engines take them.
 
     Raises:
         RowError: a row cannot be answered.
@@ -74,7 +74,7 @@ def _plain(version: Version) -> Method:
 
 
 def _routed(version: Version, threshold: float) -> Method:
-    """The fastest way to route here, as a runner would take it."""
+    """Return the fastest routing on this machine, as a runner would choose it."""
     return Method(
         RUNNER,
         OURS,

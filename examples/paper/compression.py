@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the savings of SideNets and of compression multiply? (Morisot, arXiv 2007.13512, §5, leaves it open.)
 
-One trained model with SideNets, as it is in float32, in bfloat16, in int8 (ONNX Runtime), and cut after its last
-SideNet, which then answers what the earlier ones leave. Each version has its own θ, chosen on validation rows for at
+One trained model with SideNets, in float32, in bfloat16, in int8 (ONNX Runtime), and truncated after its last
+SideNet, which then answers the remaining rows. Each version has its own θ, chosen on validation rows for at
 most `--target_drop` less accuracy than its own last exit. All are timed side by side, with and without SideNets, on
 one thread.
 
@@ -39,10 +39,10 @@ SPLITS = ("validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What is compressed.
+    """A model to compress.
 
     Args:
-        run ([`Run`]): that trained it.
+        run ([`Run`]): the training run.
         model ([`SideNetPreTrainedModel`]): in float32.
         rows (`dict[str, Rows]`): by split.
     """
@@ -56,7 +56,7 @@ def trained(folder: Path, experiment: Experiment) -> Trained:
     """Read a run.
 
     Raises:
-        ValueError: the run is not finished, is another experiment's or of no such model, or its data have changed.
+        ValueError: the run is unfinished, from another experiment or not of such a model, or its data have changed.
     """
     if not experiment.modality.has_tokens:
         raise ValueError(f"--config must be an experiment on texts, got {experiment.name!r} on images.")
@@ -70,7 +70,7 @@ def trained(folder: Path, experiment: Experiment) -> Trained:
 
 
 def records_of(version: Version, found: Trained, split: str, batch_size: int) -> ExitRecords:
-    """What every exit of a version says."""
+    """Record the answers of every exit of a version."""
     if version.as_recorded:
         recorded = getattr(found.run, split)
         exit_logits = recorded.exit_logits[:, : len(version.chain)]
@@ -81,17 +81,17 @@ def records_of(version: Version, found: Trained, split: str, batch_size: int) ->
 
 
 def choose(version: Version, records: ExitRecords, target_drop: float) -> float:
-    """The cheapest θ that keeps the accuracy of the version's last exit, up to a drop."""
+    """Return the cheapest θ that keeps the accuracy of the version's last exit, up to a drop."""
     return cheapest(records, version.costs, DEFAULT_THRESHOLDS, target_drop, version.chain.config.temperatures)
 
 
 def milliseconds(clock: MethodClock, num_rows: int) -> float:
-    """Time per row, the median of the rounds."""
+    """Return the time per row, the median of the rounds."""
     return 1e3 * median(map(sum, clock.rounds)) / num_rows
 
 
 def same_answers(clock: MethodClock, records: ExitRecords, version: Version, threshold: float) -> float:
-    """Share of the timed rows that got the class which the records say."""
+    """Return the share of timed rows with the same class as in the records."""
     said = records.select(list(range(len(clock.answers))))
     exit_index = replay(said.exit_logits, threshold, version.chain.config.temperatures)
     expected = answers(said.exit_logits, exit_index).argmax(-1)
@@ -107,7 +107,7 @@ def table_row(
     clocks: tuple[MethodClock, MethodClock],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """A line of the table; `float32` is its first line, `None` for that one."""
+    """Return a line of the table; `float32` is its first line, or `None` for that line itself."""
     plain_accuracy = accuracy(records["test"].exit_logits[:, -1], records["test"].labels)
     ms_plain, ms_routed = (milliseconds(clock, len(clock.answers)) for clock in clocks)
     ms_first = ms_plain if float32 is None else float32["ms_plain"]
@@ -139,7 +139,7 @@ def table_row(
 
 
 def compress(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     found = trained(args.run_folder, load_experiment(args.config))
     with TemporaryDirectory() as folder:
         versions = versions_of(found.model, found.rows, found.run.costs, Path(folder))
@@ -157,12 +157,12 @@ def compress(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_folder", type=Path, help="of train.py, as outputs/paper/sst2-distilled-1-2-3/seed-0")
-    parser.add_argument("--config", type=Path, required=True, help="the file under configs/ that it was trained by")
+    parser.add_argument("run_folder", type=Path, help="of train.py: outputs/paper/sst2-distilled-1-2-3/seed-0")
+    parser.add_argument("--config", type=Path, required=True, help="the file under configs/ that it was trained with")
     parser.add_argument("--target_drop", type=float, default=0.005, help="below a version's own last exit, 0 to 1")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=512, help="of the test rows, the first that are timed")
-    parser.add_argument("--rounds", type=int, default=3, help="timed passes, of which the median counts")
+    parser.add_argument("--rows", type=int, default=512, help="number of test rows to time, from the start")
+    parser.add_argument("--rounds", type=int, default=3, help="timed passes; the median is reported")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/results/paper"))
     args = parser.parse_args()
     for name in ("batch_size", "rows", "rounds"):
@@ -170,7 +170,7 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     if not 0 <= args.target_drop < 1:
         parser.error(f"--target_drop must be in [0, 1), got {args.target_drop}")
-    # Before anything is loaded: ONNX Runtime takes as many threads as torch has then.
+    # Before anything is loaded: ONNX Runtime takes torch's number of threads at that time.
     torch.set_num_threads(1)
     try:
         lines = compress(args)

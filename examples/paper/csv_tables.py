@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result tables as CSV, and where each comes from in `provenance.csv` beside them."""
+"""Result tables as CSV, with their provenance in `provenance.csv` next to them."""
 
 import csv
 import math
@@ -18,16 +18,16 @@ TEXTS = {"commit", "number", "test_fingerprint", "versions"}
 
 
 def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `NAME.csv`, all rows with the columns of the first, and note this process as its origin.
+    """Write `NAME.csv`, all rows with the columns of the first, and record this process as its source.
 
     Args:
-        folder (`Path`): made where it does not exist.
+        folder (`Path`): created if it does not exist.
         name (`str`): of the table.
         rows (`Sequence[Mapping]`):
             Fractions stay fractions, with six digits; `None` and NaN become empty cells.
 
     Raises:
-        ValueError: there are no rows, or one has other columns.
+        ValueError: there are no rows, or one has different columns.
     """
     if not rows:
         raise ValueError(f"table {name!r} must have at least one row, got none.")
@@ -47,7 +47,7 @@ def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> N
 
 
 def read_table(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of `NAME.csv`: numbers as `int` or `float`, empty cells as `None`, the rest as text.
+    """Read the rows of `NAME.csv`: numbers as `int` or `float`, empty cells as `None`, the rest as text.
 
     Raises:
         ValueError: there is no such file.

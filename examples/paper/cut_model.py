@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rival that needs no exits: the first blocks of a MainNet with the SideNet's own head."""
+"""The rival that needs no exits: the first blocks of a MainNet with the SideNet's head."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class CutMainNet(PreTrainedModel):
         super().__init__(config)
         self.encoder = AutoModel.from_config(config) if encoder is None else encoder
         if getattr(self.encoder, "pooler", None) is not None:
-            # Nothing reads it, and it would count as a parameter.
+            # It is unused, but would count as parameters.
             self.encoder.pooler = None
         self.sidenets = nn.ModuleList([SideNet(config.hidden_size, hidden_size, config.num_labels)])
         self.post_init()
@@ -39,6 +39,6 @@ class CutMainNet(PreTrainedModel):
 
 
 def load_cut(folder: Path) -> CutMainNet:
-    """A model that this script trained."""
+    """Load a model trained by this script."""
     config = AutoConfig.from_pretrained(folder)
     return CutMainNet.from_pretrained(folder, config=config, dtype=torch.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An experiment: one YAML file that says what is trained, on which data, with which seeds."""
+"""An experiment: one YAML file that sets what is trained, on which data, with which seeds."""
 
 import os
 import re
@@ -24,16 +24,16 @@ FIELDS = {"base", "task", "group", "seeds", "heads_of", "pooling", "mainnet_of",
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a file under `configs/` says.
+    """The content of a file under `configs/`.
 
     Args:
         name (`str`): name of the file.
-        task (`str`): `"text"` or `"image"`, which script trains; `"text-cut"` for texts and a MainNet cut short.
-        group (`str`): what the experiment is for, as `"joint"`, in tables and figures.
+        task (`str`): `"text"` or `"image"`, which selects the script; `"text-cut"` for texts and a truncated MainNet.
+        group (`str`): purpose of the experiment, for example `"joint"`, in tables and figures.
         seeds (`list[int]`): one run each.
         arguments (`dict[str, Any]`): of the script; `$NAME` stands for an environment variable.
         heads_of (`str`, *optional*):
-            Name of the experiment whose MainNets get SideNets that learn from cached features.
+            Name of the experiment whose MainNets get SideNets trained on cached features.
         pooling (`str`): with `heads_of`, how the SideNets read their block.
         mainnet_of (`str`, *optional*): name of the experiment whose MainNets the script starts from.
     """
@@ -52,11 +52,11 @@ class Experiment:
         return self.task != "image"
 
     def folder(self, output_dir: Path, seed: int) -> Path:
-        """Where a run leaves what it found."""
+        """Return the folder of a run's results."""
         return output_dir / self.name / f"seed-{seed}"
 
     def words(self, seed: int, folder: Path) -> list[str]:
-        """The arguments of the script as typed.
+        """Return the arguments of the script as typed.
 
         Raises:
             ValueError: an environment variable is not set.
@@ -72,10 +72,10 @@ class Experiment:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read a file and the files that its `base` names; the nearer one wins.
+    """Read a file and the files that its `base` names; the nearer one takes precedence.
 
     Raises:
-        ValueError: the file is missing or no mapping, or a field is unknown, missing or of a wrong kind.
+        ValueError: the file is missing or not a mapping, or a field is unknown, missing or has the wrong type.
     """
     content = _read(path)
     unknown = sorted(set(content) - FIELDS)

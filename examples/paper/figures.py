@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the page, from its tables. Lines differ in marker and dash, to be told apart in gray."""
+"""The page's figures, from its tables. Lines differ in marker and dash, so that they can be told apart in gray."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -40,7 +40,7 @@ RELIABLE = [
 
 
 def draw(tables: Tables, folder: Path) -> list[Path]:
-    """Every figure whose tables are there."""
+    """Draw every figure whose tables exist."""
     seeds = "mean over seeds ± standard deviation"
     text = partial(_curves, tables, TEXT_CURVES, TEXT_PLAIN, title=f"SST-2, MiniLM-L6: {seeds}")
     images = partial(_curves, tables, IMAGE_CURVES, IMAGE_PLAIN, title=f"CIFAR-10, ResNet-18: {seeds}")
@@ -129,7 +129,7 @@ def _reliability(tables: Tables, path: Path) -> bool:
 
 
 def _calibrated_band(axes: Any, rows: Sequence[Row]) -> None:
-    """Where 95 % of a calibrated model's bins would lie, with as many rows as one seed has in them."""
+    """Draw the band that contains 95 % of a calibrated model's bins, with as many rows per bin as one seed has."""
     bins = sorted(grouped(rows, "low").items())
     x = [mean(values(of, "confidence")) for _, of in bins]
     widths = [1.96 * (c * (1 - c) / mean(values(of, "count"))) ** 0.5 for c, (_, of) in zip(x, bins, strict=True)]
@@ -181,7 +181,7 @@ def _policies(tables: Tables, path: Path) -> bool:
 
 
 def _by_cost(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows of one budget; for patience, of one setting that is its own budget."""
+    """Group rows by budget; for patience, by setting, which is its own budget."""
     own = [row for row in rows if row["kind"] in ("budget", f"patience {row['setting']}")]
     return [of for _, of in sorted(grouped(own, "kind", "budget" if own[0]["kind"] == "budget" else "kind").items())]
 

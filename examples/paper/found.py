@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished runs, as `train.py` leaves them."""
+"""Finished runs, as written by `train.py`."""
 
 import json
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Run:
     """One finished run.
 
     Args:
-        folder (`Path`): where it lies.
+        folder (`Path`): its folder.
         about (`dict[str, Any]`): its `run.json`.
     """
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the experiment."""
+        """Return the name of the experiment."""
         return self.about["name"]
 
     @property
@@ -40,24 +40,24 @@ class Run:
 
     @cached_property
     def has_exits(self) -> bool:
-        """Whether it is a model with SideNets; else it is a plain classifier."""
+        """Return whether it is a model with SideNets rather than a plain classifier."""
         return "params" in self.about["costs"]
 
     @cached_property
     def exit_layers(self) -> list[int]:
-        """Blocks before each SideNet; none for a plain classifier."""
+        """Return the blocks before each SideNet; an empty list for a plain classifier."""
         if not self.has_exits:
             return []
         return json.loads((self.folder / "config.json").read_text())["exit_layers"]
 
     @cached_property
     def costs(self) -> ExitCosts:
-        """Of a model with SideNets."""
+        """Return the costs of a model with SideNets."""
         return ExitCosts(**self.about["costs"])
 
     @cached_property
     def validation(self) -> ExitRecords:
-        """θ, temperatures and exits are chosen here."""
+        """Return the rows on which θ, temperatures and exits are chosen."""
         return ExitRecords.load(self.folder / "validation_records.safetensors")
 
     @cached_property
@@ -67,16 +67,16 @@ class Run:
 
     @cached_property
     def temperatures(self) -> list[float]:
-        """One per exit, fitted on the validation rows."""
+        """Return the temperatures, one per exit, fitted on the validation rows."""
         return fit_temperatures(self.validation.exit_logits, self.validation.labels)
 
     @cached_property
     def curves(self) -> dict[tuple, list[CurvePoint]]:
-        """What `choose.curve` has computed: several tables ask for the same."""
+        """Cache the results of `choose.curve`, which several tables need."""
         return {}
 
     def logits(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the MainNet, or of a plain classifier, and labels."""
+        """Return the logits of the MainNet, or of a plain classifier, and the labels."""
         if self.has_exits:
             records = getattr(self, split)
             return records.mainnet_logits, records.labels
@@ -84,15 +84,15 @@ class Run:
         return found["logits"], found["labels"]
 
     def mainnet_correct(self, split: str = "test") -> torch.Tensor:
-        """Which rows the MainNet answers rightly, bools of shape `(num_rows,)`."""
+        """Return which rows the MainNet answers correctly, bools of shape `(num_rows,)`."""
         return correct_rows(*self.logits(split))
 
 
 def load_run(folder: Path, name: str) -> Run:
-    """A finished run of one experiment, with SideNets.
+    """Load a finished run of one experiment, with SideNets.
 
     Raises:
-        ValueError: the run is not finished, of another experiment, or of a model without SideNets.
+        ValueError: the run is unfinished, from another experiment, or of a model without SideNets.
     """
     if not (folder / RUN).is_file():
         raise ValueError(f"RUN_FOLDER must be a finished run of train.py, with a {RUN}, got {folder}.")
@@ -105,10 +105,10 @@ def load_run(folder: Path, name: str) -> Run:
 
 
 def load_runs(output_dir: Path) -> list[Run]:
-    """Every finished run, by name and seed.
+    """Load every finished run, by name and seed.
 
     Raises:
-        ValueError: there is none, or the labels of two runs of one task differ.
+        ValueError: there are no runs, or the labels of two runs of one task differ.
     """
     runs = [
         Run(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in output_dir.glob(f"*/seed-*/{RUN}")
@@ -127,10 +127,10 @@ def load_runs(output_dir: Path) -> list[Run]:
 
 
 def with_exits(runs: Iterable[Run]) -> list[Run]:
-    """Those that have SideNets."""
+    """Return the runs with SideNets."""
     return [run for run in runs if run.has_exits]
 
 
 def of(runs: Iterable[Run], name: str) -> dict[int, Run]:
-    """Runs of one experiment by seed."""
+    """Return the runs of one experiment by seed."""
     return {run.seed: run for run in runs if run.name == name}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters, FLOPs and time at the exits of the paper's own models, in full size with random weights: no download.
+"""Parameters, FLOPs and time at the exits of the paper's own models, full size with random weights: no download.
 
-Costs do not depend on what the weights are. Each model has one SideNet, at the place that the paper (Morisot, arXiv
-2007.13512, §4) takes for it, with each pooling in turn.
+Costs do not depend on the weights. Each model has one SideNet, at the placement used in the paper (Morisot, arXiv
+2007.13512, §4), with each pooling in turn.
 
 usage: full_size.py [--models distilbert resnet-18] [--output_dir docs/results/paper]
 """
@@ -32,7 +32,7 @@ REPEATS = 3
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """What an answer at the exit of a model costs, one line per pooling.
+    """Measure the cost of an answer at a model's exit, one line per pooling.
 
     Args:
         name (`str`): of the model.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From finished runs to the tables of docs/results/paper. Reads logits and costs only; no model is loaded.
+"""Make the tables of docs/results/paper from finished runs. Reads only logits and costs; no model is loaded.
 
 usage: make_tables.py [RUNS] [--output_dir docs/results/paper]
 """
@@ -32,7 +32,7 @@ TABLES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="?", type=Path, default=Path("outputs/paper"), help="folder of train.py")
+    parser.add_argument("runs", nargs="?", type=Path, default=Path("outputs/paper"), help="folder written by train.py")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/results/paper"))
     args = parser.parse_args()
     try:
@@ -42,7 +42,7 @@ def main() -> None:
             if rows:
                 write_table(args.output_dir, name, rows)
             else:
-                print(f"{name}: these runs have nothing for it")
+                print(f"{name}: these runs have no data for it")
     except ValueError as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 

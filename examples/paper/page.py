@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the page and the figures of docs/results/paper from the tables that lie there: no number is typed by hand.
+"""Write the page and the figures of docs/results/paper from the tables there: no number is entered by hand.
 
 usage: page.py [FOLDER]
 """
@@ -67,13 +67,13 @@ def main() -> None:
 
 
 def write_page(folder: Path) -> list[Path]:
-    """`index.md` and the figures; sections whose tables are not there are left out.
+    """Write `index.md` and the figures; sections whose tables are missing are left out.
 
     Args:
-        folder (`Path`): with the tables, and `introduction.md`.
+        folder (`Path`): with the tables; also receives `index.md` and the figures.
 
     Returns:
-        `list[Path]`: what was written.
+        `list[Path]`: the written files.
 
     Raises:
         ValueError: there are no tables.

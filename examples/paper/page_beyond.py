@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the page that go beyond the paper: its open questions, other policies, the guarantee, other people."""
+"""Page sections beyond the paper: its open questions, other policies, the guarantee, published numbers."""
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
@@ -14,7 +14,7 @@ Tables = Mapping[str, Sequence[Row]]
 
 
 def policies_section(tables: Tables) -> str:
-    """Exit policies at equal cost."""
+    """Compare exit policies at equal cost."""
     lines = []
     for (name, kind, _), rows in _equal_costs(tables["policies"]).items():
         by_policy = {policy: of for (policy,), of in grouped(rows, "policy").items()}
@@ -30,9 +30,9 @@ def policies_section(tables: Tables) -> str:
     return (
         "## Other exit policies on the same logits\n\n![Exit policies at equal cost](policies.png)\n\n"
         "Test accuracy, and the FLOPs it took; each policy's setting is the one that is most accurate on validation "
-        "rows within the budget. With two classes max-softmax, margin and entropy order rows alike, so they differ by "
-        "their grid of settings at most. Patience (so many exits in a row agree) has no continuous setting: its own "
-        f"costs are budgets too.\n\n{table(header, lines)}"
+        "rows within the budget. With two classes, max-softmax, margin and entropy rank rows identically, so they "
+        "differ at most by their grid of settings. Patience (so many consecutive exits agree) has no continuous "
+        f"setting, so its own costs are also budgets.\n\n{table(header, lines)}"
     )
 
 
@@ -43,7 +43,7 @@ def _at_cost(rows: Sequence[Row] | None) -> str:
 
 
 def _equal_costs(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
-    """By experiment and budget; what a setting of patience costs differs a little from seed to seed."""
+    """Group rows by experiment and budget; the cost of a patience setting differs slightly between seeds."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         budget = row["budget"] if row["kind"] == "budget" else None
@@ -52,7 +52,7 @@ def _equal_costs(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
 
 
 def guarantee_section(tables: Tables) -> str:
-    """Guaranteed θ beside naive θ."""
+    """Compare a guaranteed θ with a naive θ."""
     lines = []
     for (name, method), rows in grouped(tables["guarantee"], "experiment", "method").items():
         missed = [row["drop"] > row["limit"] for row in rows]
@@ -81,18 +81,18 @@ def guarantee_section(tables: Tables) -> str:
         "refused",
     ]
     return (
-        f"## A guaranteed θ beside a naive one\n\nAt most {LIMIT:.0%} of the rows lost. Naive: the "
+        f"## A guaranteed θ compared with a naive one\n\nAt most {LIMIT:.0%} of the rows lost. Naive: the "
         "cheapest θ whose drop on all validation rows is within it. Guaranteed: Learn-then-Test at a confidence level "
-        f"of 0.95 on {1 - DESIGN_SHARE:.0%} of the validation rows, over {NUM_SPLITS} random splits. The promise is "
+        f"of 0.95 on {1 - DESIGN_SHARE:.0%} of the validation rows, over {NUM_SPLITS} random splits. The guarantee is "
         "about the distribution the rows come from, and test rows are a sample of it: *clearly above* counts the "
         "choices whose drop there is above the limit at a level of 0.05. Splits of a run share most of their rows, so "
-        "they miss together. A refusal runs the plain MainNet. Independent draws are [on a page of their "
-        f"own](../guarantee.md).\n\n{table(header, lines)}"
+        "they miss together. Where no θ is certified, the plain MainNet runs. Independent draws are on [a separate "
+        f"page](../guarantee.md).\n\n{table(header, lines)}"
     )
 
 
 def _clearly_above(row: Row) -> bool:
-    """Whether these test rows refute the promise, at one in twenty."""
+    """Return whether these test rows refute the guarantee, at level 0.05."""
     return row["drop"] - 1.645 * row["standard_error"] > row["limit"]
 
 
@@ -124,14 +124,14 @@ def compression_section(tables: Tables) -> str:
     ]
     return (
         "## Open question: do SideNets and compression multiply?\n\nOne trained model in several versions; θ is "
-        "chosen anew for each on validation rows, for half a point under that version's own whole model. × is time of "
-        "the plain float32 model over time, on the same rows in one run with one thread; 1 in the last column means "
-        f"that both savings multiply.\n\n{table(header, lines)}"
+        "chosen for each on validation rows, for at most half a point below that version's own whole model. × is the "
+        "plain float32 model's time divided by the version's, on the same rows in one run with one thread; 1 in the "
+        f"last column means that the savings multiply.\n\n{table(header, lines)}"
     )
 
 
 def attack_section(tables: Tables) -> str:
-    """FGSM, PGD and an attack that only delays."""
+    """FGSM, PGD and an attack that only delays exits."""
     lines = [
         [
             row["attack"],
@@ -145,20 +145,20 @@ def attack_section(tables: Tables) -> str:
         ]
         for row in tables["attack"]
     ]
-    header = ["attack", "aimed at", "ε / 255", "SideNet %", "MainNet %", "routed %", "leave early %", "FLOPs"]
+    header = ["attack", "aimed at", "ε / 255", "SideNet %", "MainNet %", "routed %", "exit early %", "FLOPs"]
     rows = tables["attack"][0]["rows"]
     return (
         "## Open question: attacks\n\n![Accuracy and exits under attack](attack.png)\n\n"
         f"The first {rows:,} test rows of CIFAR-10, one ResNet-18 with a SideNet, θ chosen on clean validation rows. "
         "FGSM (arXiv 1412.6572) and PGD (arXiv 1706.06083) within an L∞ ball, aimed at the SideNet's loss, the "
-        "MainNet's or both; *delay* raises the SideNets' entropy without looking at labels, so that rows do not leave "
-        "(as DeepSloth, arXiv 2010.02432). One run, attacked once: a share is known to "
+        "MainNet's or both; *delay* raises the SideNets' entropy without using labels, so that rows do not exit early "
+        "(like DeepSloth, arXiv 2010.02432). One run, attacked once: a share has a margin of error of "
         f"± {196 * sqrt(0.25 / rows):.0f} points. No model was trained against attacks.\n\n{table(header, lines)}"
     )
 
 
 def full_size_section(tables: Tables) -> str:
-    """The paper's own models, for their costs alone."""
+    """The paper's own models, only their costs."""
     lines = [
         [
             row["model"],
@@ -185,15 +185,15 @@ def full_size_section(tables: Tables) -> str:
         "ms",
     ]
     return (
-        "## The paper's models: overhead and axes\n\nRandom weights, so costs only: what an answer at the SideNet "
-        "costs as a fraction of the plain MainNet, for short texts and CIFAR's pictures. A flattened feature map "
+        "## The paper's models: overhead and axes\n\nRandom weights, so only costs: the cost of an answer at the "
+        "SideNet as a fraction of the plain MainNet's, for short texts and CIFAR's pictures. A flattened feature map "
         f"makes a SideNet much larger than a token or a mean. {paper_says(tables, 'overhead')}\n\n"
         f"{table(header, lines)}"
     )
 
 
 def published_section(tables: Tables) -> str:
-    """Other people's numbers."""
+    """Published numbers of others."""
     lines = [
         [row["who"], row["what"], row["number"], f"{row['where']} ({row['read']})"]
         for row in tables["published"]
@@ -209,7 +209,7 @@ def published_section(tables: Tables) -> str:
     )
     return (
         "## Published numbers, for orientation\n\nData, splits, models and machines differ in every line, so none of "
-        "these can be compared with ours directly, and 'second hand' means that we took the number from notes on the "
-        f"source. Our nearest: three distilled SideNets on MiniLM-L6 use {ours} of its FLOPs at half a point on "
-        f"SST-2.\n\n{table(['who', 'what', 'number', 'where'], lines)}"
+        "these can be compared with ours directly; 'second hand' means that we took the number from notes on the "
+        f"source. Our closest result: three distilled SideNets on MiniLM-L6 use {ours} of its FLOPs at half a point "
+        f"on SST-2.\n\n{table(['who', 'what', 'number', 'where'], lines)}"
     )

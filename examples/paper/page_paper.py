@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the page that repeat the paper's experiments. Each takes the tables and gives Markdown, or nothing."""
+"""Page sections that repeat the paper's experiments. Each takes the tables and returns Markdown, or an empty text."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -18,7 +18,7 @@ LARGEST_HARM = -0.003
 
 
 def paper_says(tables: Tables, section: str) -> str:
-    """The paper's own numbers that belong to a section, in one sentence."""
+    """Return the paper's own numbers for a section, in one sentence."""
     told = [
         f"{row['what']}: {row['number']} ({row['where']})"
         for row in tables["published"]
@@ -28,7 +28,7 @@ def paper_says(tables: Tables, section: str) -> str:
 
 
 def runs_section(tables: Tables) -> str:
-    """What was trained."""
+    """Describe what was trained."""
     rows = [
         [
             name,
@@ -51,7 +51,7 @@ def runs_section(tables: Tables) -> str:
 
 
 def alone(runs: Sequence[Row]) -> str:
-    """Every exit's accuracy when it answers all rows."""
+    """Return every exit's accuracy when it answers all rows."""
     parts = [
         f"{'MainNet' if exit == 'mainnet' else f'after {exit}'}: {column(of_exit, 'accuracy', percent)}"
         for (exit,), of_exit in grouped(runs, "exit").items()
@@ -60,7 +60,7 @@ def alone(runs: Sequence[Row]) -> str:
 
 
 def curves_section(tables: Tables) -> str:
-    """Figures 2 and 4, and the costs at half a point."""
+    """Figures 2 and 4, and the costs at a drop of half a point."""
     parts = ["## Accuracy against compute (figures 2 and 4)", paper_says(tables, "curves")]
     tasks = {row["experiment"]: row["task"] for row in tables["runs"]}
     for task, what, figure in (("text", "SST-2", "sst2-curves.png"), ("image", "CIFAR-10", "cifar10-curves.png")):
@@ -83,16 +83,16 @@ def curves_section(tables: Tables) -> str:
         parts += [
             f"### {what}",
             f"![{what}: accuracy against parameters, FLOPs and milliseconds]({figure})",
-            "One θ for all SideNets in use, chosen on validation rows for at most half a point of accuracy under the "
+            "One θ for all SideNets in use, chosen on validation rows for at most half a point of accuracy below the "
             "MainNet's, reported on test rows. Costs are fractions of the plain MainNet's. A drop below zero is a "
-            "gain. Such a θ promises nothing: see the guarantee below.",
+            "gain. Such a θ guarantees nothing: see the guarantee below.",
             table(header, lines),
         ]
     return "\n\n".join(parts)
 
 
 def aims_section(tables: Tables) -> str:
-    """What was aimed at, and whether it was reached."""
+    """The goals, and whether they were reached."""
     lines = []
     for (name, size, aim, rule), runs in grouped(tables["aims"], "experiment", "num_sidenets", "aim", "rule").items():
         sets = sorted({row["exits"].removeprefix("after ") for row in runs})
@@ -114,20 +114,20 @@ def aims_section(tables: Tables) -> str:
                 ),
             ]
         )
-    header = ["experiment", "SideNets (after)", "seeds", "aim", "θ chosen for", "FLOPs", "drop, points"]
+    header = ["experiment", "SideNets (after)", "seeds", "goal", "θ chosen for", "FLOPs", "drop, points"]
     header += ["drop from the MainNet trained without", "own MainNet", "trained without"]
     return "\n\n".join(
         [
             "## Aims",
-            "A share of the MainNet's FLOPs, for at most half a point of accuracy. An aim has two sides, so θ is "
+            "A share of the MainNet's FLOPs, for at most half a point of accuracy. A goal has two sides, so θ is "
             "chosen in two ways, both on validation rows: the cheapest θ within half a point, and the most accurate θ "
-            "within the FLOPs; so is the set of SideNets, for each run. *Met* means that the means over seeds keep "
+            "within the FLOPs; so is the set of SideNets, for each run. *Met* means that the means over seeds satisfy "
             "both sides on the test rows, with the drop from the run's own MainNet (the first verdict), or from the "
-            "MainNet trained without SideNets (the second, which also pays for what joint training cost the MainNet). "
-            "Other ways that were tried (frozen, other α) are in the tables below.",
+            "MainNet trained without SideNets (the second, which also includes the cost of joint training to the "
+            "MainNet). Other variants (frozen, other α) are in the tables below.",
             table(header, lines),
-            "The 15-bin ECE after temperature. *Met*: over SideNets and seeds its mean is not above the mean upper "
-            "end of the band in which a calibrated model's would lie:",
+            "The 15-bin ECE after temperature scaling. *Met*: its mean over SideNets and seeds is not above the mean "
+            "upper end of the band that would contain a calibrated model's:",
             table(["experiment", "ECE, %", "upper end of the band, %", "not above it", "verdict"], _ece_lines(tables)),
         ]
     )
@@ -162,8 +162,8 @@ def parameters_section(tables: Tables) -> str:
         '## "−30 % parameters for −0.5 %"\n\n'
         f"{table(['experiment', 'SideNet', 'drop, points', 'params', 'FLOPs', 'ms'], lines)}\n\n"
         "The paper counts parameters. Half of MiniLM's are word embeddings, which every row uses, so parameters "
-        "hardly fall where FLOPs do; ResNet-18 is the other way round, since its first stage holds few parameters and "
-        "much of the work."
+        "hardly fall where FLOPs do; for ResNet-18 it is the reverse, since its first stage has few parameters and "
+        "does much of the work."
     )
 
 
@@ -201,8 +201,8 @@ def calibration_section(tables: Tables) -> str:
             "## Is the SideNet calibrated? (figure 3, table 1)",
             "![Reliability of SideNets and MainNets, texts and images](reliability.png)",
             "Expected calibration error in percent: with the paper's 8 bins over 0.2–1 (rows below 0.2 are counted in "
-            "the last column) and the usual 15 bins over 0–1. The band is where the error of a perfectly calibrated "
-            "model with the same confidences would lie (95 %); temperatures are fitted on validation rows.",
+            "the last column) and the usual 15 bins over 0–1. The band contains the error of a perfectly calibrated "
+            "model with the same confidences (95 %); temperatures are fitted on validation rows.",
             paper_says(tables, "calibration"),
             table(header, lines),
         ]
@@ -242,13 +242,12 @@ def theta_section(tables: Tables) -> str:
     return "\n\n".join(
         [
             '## "θ = 0.85 means at least 85 % accuracy"',
-            f"Accuracy of a SideNet among the rows whose confidence is above {CLAIMED}. The claim says more of the "
-            "rows just above θ: the last column counts bins, from one θ to the next, in which even the upper end of "
-            "the exact 95 % interval of the accuracy is below θ. A true claim shows at most one in forty of them, per "
-            f"bin; seeds share their test rows; bins of fewer than {MIN_BIN_ROWS} rows are left out.",
+            f"Accuracy of a SideNet among the rows whose confidence is above {CLAIMED}. The claim implies more about "
+            "the rows just above θ: the last column counts bins, from one θ to the next, in which even the upper end "
+            "of the exact 95 % interval of the accuracy is below θ. A true claim shows at most one in forty of them, "
+            f"per bin; seeds share their test rows; bins of fewer than {MIN_BIN_ROWS} rows are left out.",
             table([*header, "bins that refute it"], overall),
-            "Accuracy in percent by bin of confidence, as trained; the claim is kept where it is at least the lower "
-            "edge:",
+            "Accuracy in percent by bin of confidence, as trained; the claim holds if it is at least the lower edge:",
             table(["experiment", "SideNet", *edges], per_bin),
         ]
     )
@@ -272,9 +271,9 @@ def harm_section(tables: Tables) -> str:
     return (
         "## Does the SideNet hurt the MainNet? (table 2)\n\n"
         "Accuracy of the MainNet trained jointly with SideNets, and trained alone with the same seed, on the same "
-        "test rows. The interval is over seeds and rows; *unharmed* only where its lower end is at least −0.3 "
+        "test rows. The interval is over seeds and rows; *unharmed* only if its lower end is at least −0.3 "
         f"points. {paper_says(tables, 'harm')}\n\n{table(header, lines)}\n\nA frozen MainNet is unharmed by "
-        "construction: its weights are the same bits."
+        "construction: its weights are identical."
     )
 
 
@@ -315,14 +314,14 @@ def modes_section(tables: Tables) -> str:
     ]
     parts = [
         "## Frozen, body, joint; several SideNets\n\n"
-        "How often a SideNet is right when it answers every row. Several SideNets of an experiment were trained side "
-        "by side: with a frozen MainNet nothing of one reaches another; jointly, all shape the MainNet. Frozen and "
+        "The accuracy of a SideNet when it answers every row. Several SideNets of an experiment were trained side "
+        "by side: with a frozen MainNet they are independent; jointly, all affect the MainNet. Frozen and "
         "body start from the MainNets of the first experiment, joint runs from the pretrained encoder.",
         table(header, lines),
     ]
     if freezing:
         parts += [
-            "What freezing costs a SideNet that answers every row; both have the same loss and pooling. The joint "
+            "The cost of freezing to a SideNet that answers every row; both have the same loss and pooling. The joint "
             f"runs train for a few epochs, the frozen SideNets until they stop. {paper_says(tables, 'freezing')}",
             table(["SideNet", "joint", "frozen", "seeds", "joint − frozen, points [95 %]"], freezing),
         ]
@@ -359,8 +358,8 @@ def rivals_section(tables: Tables) -> str:
     return (
         '## A SideNet on a large model against a smaller model ("BERT-large at 200 M parameters beats BERT-base")\n\n'
         "θ and the set of SideNets are chosen on validation rows for the best accuracy within the rival's FLOPs. The "
-        "cut MiniLM keeps its first blocks, reads the mean of its tokens with a head like the SideNet's, and is "
-        f"fine-tuned by itself with the same seeds.\n\n{table(header, lines)}"
+        "truncated MiniLM keeps its first blocks, reads the mean of its tokens with a head like the SideNet's, and is "
+        f"fine-tuned on its own with the same seeds.\n\n{table(header, lines)}"
     )
 
 
@@ -380,5 +379,6 @@ def ensemble_section(tables: Tables) -> str:
     header = ["experiment", "with the MainNet", "seeds", "both %", "both − MainNet, points [95 %]"]
     return (
         "## SideNet and MainNet together\n\nMean of both probabilities, each with its temperature, for every row: it "
-        f"costs the whole model, and asks whether the SideNet knows something of its own.\n\n{table(header, lines)}"
+        "costs the whole model, and shows whether the SideNet adds information of its own.\n\n"
+        f"{table(header, lines)}"
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is one thing better than another? Paired differences with an interval over seeds and rows.
+"""Is one method better than another? Paired differences with an interval over seeds and rows.
 
-Seeds and rows are crossed: every model answers the same test rows. Both are drawn again, each with replacement, and a
-difference counts as often as its seed was drawn times as often as its row was (the pigeonhole bootstrap of Owen, arXiv
-0712.1111). With a handful of seeds that is too narrow where the seeds themselves differ, so the interval is at least
-as wide as Student's over the means of the seeds.
+Seeds and rows are crossed: every model answers the same test rows. Both are resampled with replacement, and a
+difference is weighted by the number of draws of its seed times that of its row (the pigeonhole bootstrap of Owen,
+arXiv 0712.1111). With a handful of seeds this is too narrow if the seeds themselves differ, so the interval is at
+least as wide as Student's over the means of the seeds.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Difference:
 
     Args:
         mean (`float`): over seeds and rows.
-        low (`float`): lower end of the interval over both; over rows alone for one seed.
+        low (`float`): lower end of the interval over both; for one seed, over rows alone.
         high (`float`): its upper end.
         std (`float`): of the seeds' means; NaN for one seed.
-        num_seeds (`int`): how many there are.
+        num_seeds (`int`): number of seeds.
     """
 
     mean: float
@@ -37,11 +37,11 @@ class Difference:
 def paired_difference(
     first: torch.Tensor, second: torch.Tensor, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Difference:
-    """Mean of `first - second`.
+    """Return the mean of `first - second`.
 
     Args:
-        first (`torch.Tensor` of shape `(num_seeds, num_rows)`): which rows were answered rightly, by seed.
-        second (`torch.Tensor` of the same shape): the same of the other thing.
+        first (`torch.Tensor` of shape `(num_seeds, num_rows)`): which rows were answered correctly, by seed.
+        second (`torch.Tensor` of the same shape): the same for the other method.
         num_resamples (`int`, *optional*, defaults to 2000): of the bootstrap.
         level (`float`, *optional*, defaults to 0.95): of the interval.
         seed (`int`, *optional*, defaults to 0): of the draws.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adversarial examples of images, as pure functions: no pixel moves further than ε, and all stay in [0, 1].
+"""Adversarial examples of images, as pure functions: no pixel changes by more than ε, and all stay in [0, 1].
 
-What is raised is a number per row, so that a row's attack does not depend on its neighbors.
+The objective is one number per row, so that a row's attack does not depend on the rest of its batch.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
 
-# Pixels of shape (batch, channels, height, width) → what is raised, of shape (batch,).
+# Pixels of shape (batch, channels, height, width) → the objective to increase, of shape (batch,).
 Objective = Callable[[torch.Tensor], torch.Tensor]
 # A processor's rounding, in units of the pixels' range.
 ROUNDING = 1e-3
@@ -20,11 +20,11 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Normalization:
-    """Between pixels in [0, 1] and the values that a model reads.
+    """Converts between pixels in [0, 1] and the values that a model reads.
 
     Args:
-        mean (`torch.Tensor` of shape `(channels, 1, 1)`): taken off the pixels.
-        std (`torch.Tensor` of shape `(channels, 1, 1)`): divides them then.
+        mean (`torch.Tensor` of shape `(channels, 1, 1)`): subtracted from the pixels.
+        std (`torch.Tensor` of shape `(channels, 1, 1)`): then divides them.
     """
 
     mean: torch.Tensor
@@ -32,10 +32,10 @@ class Normalization:
 
     @classmethod
     def of(cls, processor: BaseImageProcessor) -> "Normalization":
-        """That of an image processor.
+        """Return the normalization of an image processor.
 
         Raises:
-            ValueError: it does not say how it normalizes.
+            ValueError: the processor does not define its normalization.
         """
         if not getattr(processor, "do_normalize", True):
             return cls(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
@@ -45,10 +45,10 @@ class Normalization:
         return cls(*(torch.tensor(values).view(-1, 1, 1) for values in found))
 
     def pixels(self, values: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 1] behind a model's inputs.
+        """Return the pixels in [0, 1] behind a model's inputs.
 
         Raises:
-            ValueError: they lie outside, so the inputs were made in another way.
+            ValueError: they lie outside, so the inputs were made differently.
         """
         pixels = values * self.std.to(values) + self.mean.to(values)
         low, high = pixels.min().item(), pixels.max().item()
@@ -57,17 +57,17 @@ class Normalization:
         return pixels.clamp(0, 1)
 
     def values(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the model reads."""
+        """Return the values that the model reads."""
         return (pixels - self.mean.to(pixels)) / self.std.to(pixels)
 
 
 def fgsm(objective: Objective, pixels: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """One step of size ε along the sign of the gradient (Goodfellow et al., arXiv 1412.6572).
+    """Take one step of size ε along the sign of the gradient (Goodfellow et al., arXiv 1412.6572).
 
     Args:
-        objective (`Callable`): what is raised.
+        objective (`Callable`): to increase.
         pixels (`torch.Tensor` of shape `(batch, channels, height, width)`): in [0, 1].
-        epsilon (`float`): the furthest that a pixel moves, as a fraction of its range.
+        epsilon (`float`): the maximum change of a pixel, as a fraction of its range.
 
     Returns:
         `torch.Tensor` of the shape of `pixels`.
@@ -78,14 +78,14 @@ def fgsm(objective: Objective, pixels: torch.Tensor, epsilon: float) -> torch.Te
 def pgd(
     objective: Objective, pixels: torch.Tensor, epsilon: float, steps: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Steps of size 2.5 ε / `steps` from a random start, each brought back into the ball (Madry et al., 1706.06083).
+    """Take steps of 2.5 ε / `steps` from a random start, each projected into the ball (Madry et al., 1706.06083).
 
     Args:
-        objective (`Callable`): what is raised.
+        objective (`Callable`): to increase.
         pixels (`torch.Tensor` of shape `(batch, channels, height, width)`): in [0, 1].
-        epsilon (`float`): the furthest that a pixel moves, as a fraction of its range.
-        steps (`int`): how many.
-        generator (`torch.Generator`): of the random start, on the CPU, so that every device starts alike.
+        epsilon (`float`): the maximum change of a pixel, as a fraction of its range.
+        steps (`int`): number of steps.
+        generator (`torch.Generator`): for the random start, on the CPU, so that every device starts alike.
 
     Returns:
         `torch.Tensor` of the shape of `pixels`.
@@ -98,23 +98,23 @@ def pgd(
 
 
 def wrongness(exit_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy per row, summed over the exits given.
+    """Return the cross-entropy per row, summed over the given exits.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(batch, exits, num_labels)`): of the exits to mislead.
-        labels (`torch.LongTensor` of shape `(batch,)`): the right classes.
+        labels (`torch.LongTensor` of shape `(batch,)`): the correct classes.
     """
-    # In double precision, here and below: in float32 a very sure exit has no gradient, and would only look robust.
+    # In double precision, here and below: in float32 a very confident exit has no gradient and would only look robust.
     targets = labels[:, None].expand(exit_logits.shape[:2])
     losses = F.cross_entropy(exit_logits.double().transpose(1, 2), targets, reduction="none")
     return losses.sum(1)
 
 
 def doubt(exit_logits: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
-    """Entropy per row, summed over the exits given: high where no exit is sure.
+    """Return the entropy per row, summed over the given exits: high if no exit is confident.
 
     Args:
-        exit_logits (`torch.Tensor` of shape `(batch, exits, num_labels)`): of the exits to make unsure.
+        exit_logits (`torch.Tensor` of shape `(batch, exits, num_labels)`): of the exits to make unconfident.
         temperatures (`list[float]`): one per exit.
     """
     divided = exit_logits.double() / torch.tensor(temperatures, device=exit_logits.device).view(-1, 1)
@@ -126,7 +126,7 @@ def _step(
     objective: Objective, pixels: torch.Tensor, moved: torch.Tensor, epsilon: float, size: float
 ) -> torch.Tensor:
     moved = moved.detach().requires_grad_()
-    # Of the pixels alone: parameters keep no gradient.
+    # Only for the pixels: parameters keep no gradient.
     (gradient,) = torch.autograd.grad(objective(moved).sum(), moved)
     moved = moved.detach() + size * gradient.sign()
     return moved.clamp(pixels - epsilon, pixels + epsilon).clamp(0, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to decide where a row leaves, on recorded logits. Temperatures are those of the exits."""
+"""Policies that decide where a row exits, on recorded logits. Temperatures are those of the exits."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ POLICIES = ("max_softmax", "margin", "entropy", "patience")
 
 
 def settings_of(policy: str, num_sidenets: int) -> list[Any]:
-    """What a policy is tried with: thresholds, or how many exits in a row must agree."""
+    """Return the settings to try for a policy: thresholds, or how many consecutive exits must agree."""
     if policy == "patience":
         return list(range(1, num_sidenets))
     return [0.0, *(0.02 * i for i in range(1, 15)), *GRID] if policy != "max_softmax" else list(GRID)
 
 
 def score(exit_logits: torch.Tensor, policy: str, temperatures: list[float]) -> torch.Tensor:
-    """How sure each exit is, from 0 to 1, of shape `(num_rows, num_exits)`.
+    """Return the confidence of each exit, from 0 to 1, of shape `(num_rows, num_exits)`.
 
     - max_softmax: the largest probability, the rule of this package;
     - margin: the largest minus the second largest;
-    - entropy: 1 minus the entropy over that of a coin with as many sides as there are classes (BranchyNet, DeeBERT).
+    - entropy: 1 minus the entropy divided by that of the uniform distribution over the classes (BranchyNet, DeeBERT).
 
     Raises:
         ValueError: `policy` is none of these.
@@ -44,13 +44,13 @@ def score(exit_logits: torch.Tensor, policy: str, temperatures: list[float]) -> 
 
 
 def leaves_at(exit_logits: torch.Tensor, policy: str, setting: Any, temperatures: list[float]) -> torch.Tensor:
-    """Which exit answers each row.
+    """Return which exit answers each row.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`): of every exit, the MainNet's last.
         policy (`str`): one of `POLICIES`.
         setting (`float` or `int`):
-            A row leaves where the score is > `setting`; with patience, where the answer has been the same as that of
+            A row exits if the score is > `setting`; with patience, if the answer has been the same as that of
             the `setting` exits before (PABEE, arXiv 2006.04152).
         temperatures (`list[float]`): one per exit.
 
@@ -68,5 +68,5 @@ def leaves_at(exit_logits: torch.Tensor, policy: str, setting: Any, temperatures
         leaves = score(exit_logits, policy, temperatures) > setting
     leaves = leaves.clone()
     leaves[:, last] = True
-    # The first True: falling weights make it the largest.
+    # The first True: decreasing weights make it the largest.
     return (leaves * torch.arange(last + 1, 0, -1)).argmax(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run leaves: logits of validation and test rows, costs, and where they come from."""
+"""The output of a finished run: logits of validation and test rows, costs, and provenance."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def record(experiment: Experiment, seed: int, folder: Path, words: list[str], or
     Args:
         experiment ([`Experiment`]): what was trained.
         seed (`int`): of this run.
-        folder (`Path`): with the checkpoint; its epochs' checkpoints are removed.
+        folder (`Path`): with the checkpoint; the epoch checkpoints are removed.
         words (`list[str]`): arguments of the run.
         origin (`Mapping[str, Any]`): date, commit, versions and hardware of the training, and its seconds.
     """
@@ -55,7 +55,7 @@ def record(experiment: Experiment, seed: int, folder: Path, words: list[str], or
 
 
 def load_model(experiment: Experiment, folder: Path) -> PreTrainedModel:
-    """The trained model in float32, on a GPU where there is one."""
+    """Load the trained model in float32, on a GPU if there is one."""
     if experiment.task == "text-cut":
         model = load_cut(folder)
     elif experiment.modality.has_tokens:
@@ -66,7 +66,7 @@ def load_model(experiment: Experiment, folder: Path) -> PreTrainedModel:
 
 
 def record_rows(model: PreTrainedModel, rows: Rows, folder: Path, split: str) -> None:
-    """`SPLIT_records.safetensors` of a model with SideNets, `SPLIT_logits.safetensors` of a plain one."""
+    """Write `SPLIT_records.safetensors` for a model with SideNets, `SPLIT_logits.safetensors` for a plain one."""
     loader, back = longest_first(rows, BATCH_SIZE)
     if isinstance(model, SideNetPreTrainedModel):
         collect(model, loader).select(back).save(folder / f"{split}_records.safetensors")
@@ -82,7 +82,7 @@ def record_rows(model: PreTrainedModel, rows: Rows, folder: Path, split: str) ->
 
 
 def costs_of(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
-    """Cost of an answer at each exit on rows as they come, or of a plain model: parameters, FLOPs, ms per row."""
+    """Return the cost of an answer at each exit on rows in order, or of a plain model: parameters, FLOPs, ms a row."""
     batches = typical_batches(rows, BATCH_SIZE, COUNTED)
     if isinstance(model, SideNetPreTrainedModel):
         return asdict(measure_costs(model, batches, repeats=REPEATS, timed_batches=TIMED, progress=True))
@@ -111,7 +111,7 @@ def write_run(
     costs: dict[str, Any],
     origin: Mapping[str, Any],
 ) -> None:
-    """`run.json`, which says that a run is finished."""
+    """Write `run.json`, which marks a run as finished."""
     content = {
         "name": experiment.name,
         "task": experiment.modality.name,

@@ -19,7 +19,7 @@ from hf_sidenet.training import MainNetArguments, SideNetArguments
 
 
 def rows_of(experiment: Experiment, words: list[str], checkpoint: Path) -> dict[str, Rows]:
-    """Train, validation and test rows as inputs of a checkpoint of this experiment, images without augmentation.
+    """Return train, validation and test rows as inputs of this experiment's checkpoint, images without augmentation.
 
     Args:
         experiment ([`Experiment`]): what was trained.
@@ -41,14 +41,14 @@ def rows_of(experiment: Experiment, words: list[str], checkpoint: Path) -> dict[
 
 
 def longest_first(rows: Rows, batch_size: int) -> tuple[DataLoader, torch.Tensor]:
-    """Batches of rows, the longest texts first, so that there is little padding, and what puts answers back in order.
+    """Return batches of rows, the longest texts first to reduce padding, and the indices that restore the order.
 
     Args:
-        rows ([`Rows`]): texts, or images, which stay as they are.
+        rows ([`Rows`]): texts, or images, whose order is kept.
         batch_size (`int`): rows per batch.
 
     Returns:
-        `tuple[DataLoader, torch.Tensor]`: the batches, and the place of each row in them, of shape `(num_rows,)`.
+        `tuple[DataLoader, torch.Tensor]`: the batches, and the position of each row in them, of shape `(num_rows,)`.
     """
     order = list(range(len(rows)))
     if "input_ids" in getattr(rows.dataset, "column_names", []):
@@ -60,13 +60,13 @@ def longest_first(rows: Rows, batch_size: int) -> tuple[DataLoader, torch.Tensor
 
 
 def parse(words: list[str], modality: Modality) -> tuple:
-    """MainNet, data, SideNet and training arguments."""
+    """Parse MainNet, data, SideNet and training arguments."""
     kinds = (MainNetArguments, data_module(modality).DataArguments, SideNetArguments, TrainingArguments)
     return HfArgumentParser(kinds).parse_args_into_dataclasses(words)
 
 
 @cache
 def data_module(modality: Modality) -> ModuleType:
-    """`text_data` or `image_data`, beside the script that trains on them."""
+    """Return `text_data` or `image_data`, in the folder of the script that trains on them."""
     sys.path.append(str(SCRIPTS[modality.name].parent))
     return importlib.import_module(f"{modality.name}_data")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of accuracy against cost: figures 2 and 4 and table 2 of the paper, and the claims beside them."""
+"""Tables of accuracy against cost: figures 2 and 4 and table 2 of the paper, and the related claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +36,7 @@ JOINT_AND_FROZEN = [
     ("sst2-distilled-1-2-3", "sst2-frozen-distilled", 2),
     ("resnet18-joint-1", "resnet18-frozen", 1),
 ]
-# How many SideNets are in use → largest share of the FLOPs at half a point of accuracy that is aimed at.
+# Number of SideNets in use → goal: the largest share of the FLOPs at half a point of accuracy.
 AIMS = {
     "sst2-distilled-1-2-3": {1: 0.60, 2: 0.50, 3: 0.45},
     "sst2-joint-2": {1: 0.60},
@@ -56,7 +56,7 @@ RIVALS = [
 
 
 def runs_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Every exit of every run: how often it is right when it answers all rows, and what that costs."""
+    """Return every exit of every run: its accuracy when it answers all rows, and its cost."""
     rows = []
     for run in runs:
         about = run.about
@@ -86,7 +86,7 @@ def runs_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def curves_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Accuracy and costs along θ: every SideNet in use alone, and all of them."""
+    """Return accuracy and costs along θ: every SideNet in use alone, and all of them."""
     rows = []
     for run in with_exits(runs):
         count = len(run.exit_layers)
@@ -97,7 +97,7 @@ def curves_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def chosen_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For every set of SideNets the θ that validation rows choose for half a point of accuracy, and what it does."""
+    """Return, for every set of SideNets, the θ for half a point of accuracy on validation rows, and its results."""
     rows = []
     for run in with_exits(runs):
         reference = run.mainnet_correct().double().mean().item()
@@ -118,7 +118,7 @@ def chosen_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def aims_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Both sides of each aim: θ for half a point of accuracy, and θ for the FLOPs, each chosen on validation rows."""
+    """Return both sides of each goal: θ for half a point of accuracy and θ for the FLOPs, from validation rows."""
     rows = []
     for name, aims in AIMS.items():
         for run in of(runs, name).values():
@@ -138,7 +138,7 @@ def aims_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def differences_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Paired differences in accuracy on test rows, over seeds and rows."""
+    """Return paired differences in accuracy on test rows, over seeds and rows."""
     rows = []
     for name, without in WITH_AND_WITHOUT.items():
         first = {seed: run.mainnet_correct() for seed, run in of(runs, name).items()}
@@ -162,7 +162,7 @@ def differences_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def rivals_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A model with SideNets at the cost of a smaller plain model, θ chosen for that cost on validation rows."""
+    """Compare a model with SideNets with a smaller plain model at its cost; θ is chosen on validation rows."""
     rows = []
     for name, rival in RIVALS:
         pairs = [(run, of(runs, rival)[seed]) for seed, run in of(runs, name).items() if seed in of(runs, rival)]
@@ -192,7 +192,7 @@ def rivals_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _cheapest_set(run: Run, size: int) -> tuple[tuple[int, ...], float]:
-    """The set of so many SideNets and its θ that cost the least on validation rows, for half a point there."""
+    """Return the set of this many SideNets and its θ that are cheapest on validation rows, for half a point there."""
     found = []
     for exits in sets_of_exits(len(run.exit_layers)):
         if len(exits) == size:
@@ -202,13 +202,13 @@ def _cheapest_set(run: Run, size: int) -> tuple[tuple[int, ...], float]:
 
 
 def _partner_accuracy(runs: Sequence[Run], run: Run) -> float | None:
-    """Of the MainNet that was trained with the same seed and without SideNets."""
+    """Return the accuracy of the MainNet trained with the same seed and without SideNets."""
     partner = of(runs, WITH_AND_WITHOUT.get(run.name, "")).get(run.seed)
     return None if partner is None else partner.mainnet_correct().double().mean().item()
 
 
 def _best_set(run: Run, size: int, limit: float) -> tuple[tuple[int, ...], float] | None:
-    """The set of so many SideNets and its θ with the best accuracy on validation rows within the limit."""
+    """Return the set of this many SideNets and its θ with the best validation accuracy within the limit."""
     found = []
     for exits in sets_of_exits(len(run.exit_layers)):
         if len(exits) == size and (theta := for_cost(run, exits, limit)) is not None:
@@ -219,7 +219,7 @@ def _best_set(run: Run, size: int, limit: float) -> tuple[tuple[int, ...], float
 def _compared(
     kind: str, name: str, other: str, what: str, first: dict[int, torch.Tensor], second: dict[int, torch.Tensor]
 ) -> list[dict[str, Any]]:
-    """One row over the seeds that both have; none where there is no such seed."""
+    """Return one row over the seeds that both have; an empty list if there are none."""
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables beyond the paper: other exit policies on the same logits, and θ with a guarantee beside θ without."""
+"""Tables beyond the paper: other exit policies on the same logits, and θ with and without a guarantee."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +25,9 @@ DESIGN_SHARE = 0.25
 
 
 def policies_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Exit policies at equal cost: of each the setting that validation rows choose within a budget, on test rows.
+    """Compare exit policies at equal cost: each with the setting chosen on validation rows within a budget.
 
-    Patience has a few settings only, so that the budgets beside the round ones are what its settings cost.
+    Patience has only a few settings, so the budgets in addition to the round ones are the costs of its settings.
     """
     rows = []
     for run in (run for run in with_exits(runs) if len(run.exit_layers) >= MIN_SIDENETS):
@@ -57,8 +57,8 @@ def policies_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def guarantee_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """θ for at most one point of accuracy, over random splits of the validation rows: chosen naively on all of them,
-    and certified by three quarters after a path found on the rest."""
+    """Return θ for at most one point of accuracy, over random splits of the validation rows: chosen naively on all of
+    them, and certified on three quarters with a path found on the rest."""
     rows = []
     for run in (run for run in with_exits(runs) if run.name in GUARANTEED):
         exits = tuple(range(len(run.exit_layers)))
@@ -85,7 +85,7 @@ def _guarantee_row(
     thresholds: list[float] | None,
     temperatures: list[float] | None = None,
 ) -> dict[str, Any]:
-    """`thresholds` is `None` where calibration refused: then the plain MainNet answers."""
+    """`thresholds` is `None` if nothing was certified: then the plain MainNet answers."""
     index = replay(run.test.exit_logits, thresholds or 1.0, temperatures or run.temperatures)
     whole = correct_rows(run.test.mainnet_logits, run.test.labels).double()
     losses = whole - correct_rows(answers(run.test.exit_logits, index), run.test.labels).double()
@@ -103,7 +103,7 @@ def _guarantee_row(
 
 
 def _points(run: Run, policy: str) -> list[tuple[float, float, Any]]:
-    """(accuracy, FLOPs, setting) of a policy on validation rows."""
+    """Return (accuracy, FLOPs, setting) of a policy on validation rows."""
     found = []
     for setting in settings_of(policy, len(run.exit_layers)):
         index = leaves_at(run.validation.exit_logits, policy, setting, run.temperatures)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of what confidence is worth: figure 3 and table 1 of the paper, and its remark on θ."""
+"""Tables on what confidence means: figure 3 and table 1 of the paper, and its remark on θ."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ LEVEL = 0.95
 
 
 def calibration_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Expected calibration errors, each beside the band in which a calibrated model's would lie."""
+    """Return expected calibration errors, each with the band that would contain a calibrated model's."""
     rows = []
     for which, confidences, correct in _exits(runs):
         band = calibrated_errors(confidences, [PAPER_BINS, STANDARD_BINS], NUM_SAMPLES, seed=0)
@@ -42,7 +42,7 @@ def calibration_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def reliability_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Accuracy and mean confidence by bins of confidence: a reliability diagram in numbers."""
+    """Return accuracy and mean confidence by bins of confidence: a reliability diagram in numbers."""
     rows = []
     for which, confidences, correct in _exits(runs):
         for name, binning in (("8", PAPER_BINS), ("15", STANDARD_BINS)):
@@ -73,12 +73,12 @@ def theta_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _upper(right: int, count: int) -> float | None:
-    """Upper end of the exact interval: below θ, the claim is refuted at this level."""
+    """Return the upper end of the exact interval: if it is below θ, the claim is refuted at this level."""
     return binomtest(right, count).proportion_ci(LEVEL, method="exact").high if count else None
 
 
 def _exits(runs: Sequence[Run]) -> Iterator[tuple[dict[str, Any], torch.Tensor, torch.Tensor]]:
-    """Every exit of every run as it is and with its temperature: confidences and rightness on the test rows."""
+    """Yield every exit of every run, raw and with its temperature: confidences and correctness on the test rows."""
     for run in with_exits(runs):
         names = [*(f"SideNet {layer}" for layer in run.exit_layers), "MainNet"]
         for i, name in enumerate(names):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run experiments of `configs/`: train with the Trainer, then record what every exit says of validation and test rows.
+"""Run experiments of `configs/`: train with the Trainer, then record every exit's logits for validation and test rows.
 
-A run that is finished is left as it is; one that was killed goes on from its last whole checkpoint.
+A finished run is left unchanged; a killed one continues from its last complete checkpoint.
 
 usage: train.py CONFIG.yaml [CONFIG.yaml ...] [--seeds 0 1] [--output_dir outputs/paper]
 """
@@ -29,10 +29,10 @@ TRAINED = "trained.json"
 
 
 def run(experiment: Experiment, seed: int, output_dir: Path) -> None:
-    """One run of an experiment, from where it stands.
+    """Run one seed of an experiment, from its current state.
 
     Raises:
-        ValueError: its folder holds a run of something else.
+        ValueError: its folder contains a run of something else.
         RuntimeError: training failed.
     """
     folder = experiment.folder(output_dir, seed)
@@ -53,7 +53,7 @@ def run(experiment: Experiment, seed: int, output_dir: Path) -> None:
 
 
 def _start(experiment: Experiment, words: list[str], folder: Path) -> dict[str, Any]:
-    """Where the run comes from, written before anything else, so that a run is never continued by another one."""
+    """Record the run's provenance before anything else, so that no other run ever continues it."""
     path = folder / STARTED
     what = {**asdict(experiment), "seeds": None, "arguments": words[: words.index("--output_dir")]}
     if path.exists():
@@ -81,7 +81,7 @@ def _train(script: Path, words: list[str], folder: Path) -> None:
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     if whole:
         last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
-        print(f"{folder}: goes on from {last.name}", flush=True)
+        print(f"{folder}: continues from {last.name}", flush=True)
         command += ["--resume_from_checkpoint", str(last)]
     code = subprocess.run(command).returncode
     if code != 0:
@@ -96,7 +96,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", type=Path, help="files under configs/")
-    parser.add_argument("--seeds", nargs="+", type=int, help="some of the experiment's, by default all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="a subset of the experiment's seeds, by default all")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/paper"))
     args = parser.parse_args()
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune the first blocks of a MainNet together with a head shaped like a SideNet, on texts.
 
-Takes the arguments of run_text_classification.py; `--config_overrides '{"num_hidden_layers": 3}'` says how many blocks
-stay.
+Takes the arguments of run_text_classification.py; `--config_overrides '{"num_hidden_layers": 3}'` sets the number of
+blocks to keep.
 """
 
 import sys

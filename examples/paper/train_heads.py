@@ -16,25 +16,25 @@ from hf_sidenet.training.features import Candidate, Features, cache_features, de
 from hf_sidenet.training.heads import HeadData, HeadTraining, cached_records, train_heads
 
 
-# Every so many training rows one that SideNets are stopped on.
+# One of this many training rows is used for early stopping of the SideNets.
 HELD = 10
 
 
 def train_frozen(experiment: Experiment, seed: int, mainnet: Path, folder: Path, origin: Mapping[str, Any]) -> None:
-    """Train the SideNets of one run and record them. They are stopped on a tenth of the training rows, so that
-    validation rows have trained nothing.
+    """Train the SideNets of one run and record them. Early stopping uses a tenth of the training rows, so that
+    validation rows are not used for training.
 
-    Features of every place are cached beside the MainNet, for all experiments that read them.
+    Features of every placement are cached next to the MainNet, for all experiments that read them.
 
     Args:
         experiment ([`Experiment`]): with `exit_layers` among its arguments.
         seed (`int`): of the SideNets; the MainNet is the one trained with it.
         mainnet (`Path`): folder of that run.
-        folder (`Path`): where results go.
+        folder (`Path`): for the results.
         origin (`Mapping[str, Any]`): date, commit, versions and hardware.
 
     Raises:
-        ValueError: that run is not finished.
+        ValueError: that run is unfinished.
     """
     if not (mainnet / RUN).exists():
         raise ValueError(f"{experiment.name!r} needs the finished run {mainnet}, which is not there.")

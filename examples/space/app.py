@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of `hf-sidenet demo` as a Space; space.json beside this file says of what."""
+"""The web demo of `hf-sidenet demo` as a Space; space.json next to this file names the checkpoint."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from hf_sidenet.demo import build_demo, launch
 HERE = Path(__file__).parent
 ABOUT = json.loads((HERE / "space.json").read_text(encoding="utf-8"))
 
-# Pictures and a checkpoint that came along are named from here.
+# Paths of the included pictures and checkpoint are relative to this folder.
 os.chdir(HERE)
 page = build_demo(ABOUT["checkpoint"], title=ABOUT["title"], is_pair=ABOUT["is_pair"], examples=ABOUT["examples"])
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put together the folder of a Space for a checkpoint: the page, the package, and the checkpoint itself.
+"""Build the folder of a Space for a checkpoint: the web demo, the package, and the checkpoint itself.
 
 usage: make_space.py CHECKPOINT OUTPUT_DIR [--title TEXT] [--pair] [--example TEXT_OR_PICTURE ...]
 
-CHECKPOINT is a folder, which is copied, or a Hub id, which the Space loads when it starts. Afterward, with the client
-of the Hub: `hf upload MY-ORG/MY-SPACE OUTPUT_DIR --repo-type space`.
+CHECKPOINT is a folder, which is copied, or a Hub id, which the Space loads when it starts. Then upload it with the Hub
+client: `hf upload MY-ORG/MY-SPACE OUTPUT_DIR --repo-type space`.
 """
 
 import argparse
@@ -37,8 +37,8 @@ app_file: app.py
 
 # {title}
 
-A classifier with early exits ([hf_sidenet](https://arxiv.org/abs/2007.13512)): move θ, see who answers and what is
-saved. Made by `examples/space/make_space.py`, hf_sidenet {version}.
+A classifier with early exits ([hf_sidenet](https://arxiv.org/abs/2007.13512)): move θ to see which exit answers and
+what is saved. Made by `examples/space/make_space.py`, hf_sidenet {version}.
 """
 
 
@@ -49,13 +49,13 @@ def make_space(
 
     Args:
         checkpoint (`str`): folder or Hub id.
-        output_dir (`Path`): where to; must not hold anything.
+        output_dir (`Path`): must be empty or not exist.
         title (`str`, *optional*): by default the checkpoint's name.
         is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
-        examples (`list[str]`, *optional*): texts, those of a pair one after the other, or pictures' paths.
+        examples (`list[str]`, *optional*): texts (pairs one after the other), or paths of pictures.
 
     Raises:
-        ValueError: the folder holds something, or the checkpoint would not load elsewhere.
+        ValueError: the folder is not empty, or the checkpoint would not load elsewhere.
     """
     is_folder = Path(checkpoint).is_dir()
     if not is_folder and not HUB_ID.fullmatch(checkpoint):
@@ -66,7 +66,7 @@ def make_space(
     with writing_folder(output_dir, SPACE) as folder:
         for name in ("app.py", "requirements.txt"):
             shutil.copy(HERE / name, folder / name)
-        # Beside the page, where Python finds it: a Space installs what is in its requirements only.
+        # Next to the app, where Python finds it: a Space installs only its requirements.
         package = Path(hf_sidenet.__file__).parent
         shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         if is_folder:
@@ -110,7 +110,7 @@ def _examples(given: list[str], is_pair: bool, folder: Path) -> list:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id")
-    parser.add_argument("output_dir", type=Path, help="folder of the Space, which must not be there")
+    parser.add_argument("output_dir", type=Path, help="folder of the Space, which must not exist")
     parser.add_argument("--title", help="by default the checkpoint's name")
     parser.add_argument("--pair", action="store_true", help="a row is two texts")
     parser.add_argument("--example", action="append", default=[], help="text or picture to click on; may be repeated")

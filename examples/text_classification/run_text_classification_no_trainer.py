@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same as run_text_classification.py in a plain loop with Accelerate, for those who want to change the loop.
 
-Run it with `accelerate launch` on several processes, or with python on one.
+Run it with `accelerate launch` for several processes, or with python for one.
 """
 
 import logging
@@ -44,32 +44,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LoopArguments:
-    """How the loop runs."""
+    """Arguments of the loop."""
 
-    output_dir: str = field(metadata={"help": "Where checkpoint, report and model card go."})
+    output_dir: str = field(metadata={"help": "Folder for checkpoint, report and model card."})
     num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training rows; 0 evaluates only."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per process and step."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "The same, in evaluation."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps before the weights change."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Of the SideNets, and of what else learns."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Not of biases and norms."})
-    lr_scheduler_type: str = field(default="linear", metadata={"help": "A name that transformers' schedulers have."})
-    warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of the SideNets and all else that is trained."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Not applied to biases and norms."})
+    lr_scheduler_type: str = field(default="linear", metadata={"help": "A scheduler name in transformers."})
+    warmup_ratio: float = field(default=0.0, metadata={"help": "Share of warm-up steps."})
     mixed_precision: str = field(default="no", metadata={"help": "bf16 or fp16.", "choices": ["no", "bf16", "fp16"]})
-    cpu: bool = field(default=False, metadata={"help": "Use the CPU where there is a GPU."})
+    cpu: bool = field(default=False, metadata={"help": "Use the CPU even if there is a GPU."})
     seed: int = field(default=42, metadata={"help": "Of weights, data order and dropout."})
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "An epoch_N folder that this wrote."})
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "An epoch_N folder of this script."})
     report_to: list[str] = field(default_factory=list, metadata={"help": "tensorboard, trackio or other trackers."})
     push_to_hub: bool = field(default=False, metadata={"help": "Upload output_dir when done."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Where to; by default the folder's name."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Target repository, by default the folder's name."}
+    )
     hub_token: str | None = field(
-        default=None, metadata={"help": "Hub token, if the one you logged in with won't do."}
+        default=None, metadata={"help": "Hub token, if it is not the one you logged in with."}
     )
 
 
 @torch.no_grad()
 def record(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader) -> ExitRecords:
-    """What every exit says about every row, from all processes, each row once."""
+    """Record every exit's logits for every row, from all processes, each row once."""
     model.eval()
     exit_logits, labels = [], []
     for batch in loader:
@@ -94,7 +96,7 @@ def main() -> None:
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to or None,
-        # The order of an epoch depends on its number alone, so that a resumed run reads the same.
+        # An epoch's order depends only on its number, so that a resumed run reads the same.
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.seed),
         project_config=ProjectConfiguration(project_dir=args.output_dir),
     )
@@ -104,7 +106,7 @@ def main() -> None:
     config = load_config(mainnet_args)
     with accelerator.main_process_first():
         splits = load_texts(data_args, args.seed)
-        # A MainNet that stays as it is has learned its classes: their order has to be its own.
+        # A frozen MainNet has already learned its classes: keep its own order.
         new_head = learns_classes(config, sidenet_args)
         column = data_args.label_column
         classes = find_classes(splits, column, config, labels=data_args.labels, new_head=new_head)
@@ -129,7 +131,7 @@ def main() -> None:
         args.per_device_train_batch_size,
         shuffle=True,
         collate_fn=collator,
-        # Or starting to read would draw from the generator of the dropout.
+        # Otherwise, starting to read would draw from dropout's generator.
         generator=torch.Generator(),
     )
     evaluation = {
@@ -137,7 +139,7 @@ def main() -> None:
         for name, rows in splits.items()
         if name != "train"
     }
-    # Accelerate moves the scheduler once per process and step, hence the length before it spreads the loader.
+    # Accelerate steps the scheduler once per process and step, hence the length before it shards the loader.
     moves = args.num_train_epochs * math.ceil(len(train) / args.gradient_accumulation_steps)
     scheduler = get_scheduler(
         args.lr_scheduler_type,
@@ -148,7 +150,7 @@ def main() -> None:
     model, optimizer, train, scheduler = accelerator.prepare(model, optimizer, train, scheduler)
     shared = {name: accelerator.prepare(loader) for name, loader in evaluation.items()}
     if args.report_to:
-        # Trackers take plain values only, and must not show a token.
+        # Trackers accept only plain values, and must not show a token.
         values = {**vars(args), **sidenet_args.config_fields(), "hub_token": None}
         accelerator.init_trackers("runs", config={name: str(value) for name, value in values.items()})
 
@@ -174,7 +176,7 @@ def main() -> None:
             total += loss.detach()
             if accelerator.sync_gradients:
                 progress.update()
-        # Exits off: θ comes when training is over.
+        # Exits off: θ is chosen after training.
         accuracy = accuracies(record(accelerator, model, shared["validation"]))
         log = {"train_loss": (total / len(train)).item(), **accuracy}
         logger.info("epoch %d: %s", epoch, log)
@@ -191,7 +193,7 @@ def main() -> None:
         report = ExitReport.from_records(
             records[split],
             measure_costs(model, evaluation[split], progress=True),
-            # θ is chosen on other rows than those of the report.
+            # θ is chosen on other rows than those in the report.
             records["validation"] if split == "test" else None,
             thresholds=sidenet_args.thresholds,
             max_accuracy_drop=sidenet_args.max_accuracy_drop,

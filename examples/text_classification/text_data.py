@@ -18,15 +18,17 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class DataArguments:
-    """Which texts, and how they are cut."""
+    """The texts to use, and how they are split."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or its local folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, as sst2 of glue."})
-    train_file: str | None = field(default=None, metadata={"help": "csv, tsv, json, jsonl or parquet file."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same; θ is chosen on these rows."})
-    test_file: str | None = field(default=None, metadata={"help": "The same; what is reported."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, or its local folder."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Its configuration, such as sst2 of glue."}
+    )
+    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON, JSONL or Parquet file."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation, where θ is chosen."})
+    test_file: str | None = field(default=None, metadata={"help": "The same for test, where results are reported."})
     column_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the columns of a csv or tsv file without a header line."}
+        default=None, metadata={"help": "Column names of a CSV or TSV file without a header line."}
     )
     text_columns: list[str] = field(
         default_factory=lambda: ["text"], metadata={"help": "The column with the text, or two for pairs."}
@@ -34,34 +36,34 @@ class DataArguments:
     label_column: str = field(default="label", metadata={"help": "The column with the class."})
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "What the data call the MainNet's outputs, in their order, where its own names differ."},
+        metadata={"help": "The data's names for the MainNet's outputs, in order, if its own names differ."},
     )
     validation_split: float = field(
-        default=0.1, metadata={"help": "Share of the training rows that become validation rows where there are none."}
+        default=0.1, metadata={"help": "Share of the training rows used for validation if there are none."}
     )
     resplit: list[int] | None = field(
         default=None,
-        metadata={"help": "Three numbers: put all rows together, shuffle them, and split them so."},
+        metadata={"help": "Three sizes: pool all rows, shuffle them, and split them like this."},
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut, in tokens."})
+    max_seq_length: int = field(default=128, metadata={"help": "Maximum text length, in tokens."})
     split_seed: int | None = field(
-        default=None, metadata={"help": "Seed with which --resplit and --validation_split shuffle, by default --seed."}
+        default=None, metadata={"help": "Seed for --resplit and --validation_split, by default --seed."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first rows only."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation and test rows."})
 
     def name(self) -> str:
-        """What the data are called in reports: their Hub id, or their folder's name."""
+        """Return the name of the data in reports: the Hub id, or the folder's name."""
         if self.dataset_name is not None and not Path(self.dataset_name).exists():
             return self.dataset_name
         return Path(self.dataset_name or Path(self.train_file).parent).resolve().name
 
 
 def load_texts(args: DataArguments, seed: int) -> DatasetDict:
-    """Rows with the columns of the files, in up to three splits; validation always exists.
+    """Load rows with the columns of the files, in up to three splits; validation always exists.
 
     Raises:
-        ValueError: there are no training rows, a file is of another kind, or a column is missing.
+        ValueError: there are no training rows, a file type is not supported, or a column is missing.
     """
     splits = {name: rows for name, rows in _read(args).items() if name in SPLITS}
     if "train" not in splits:
@@ -87,7 +89,7 @@ def load_texts(args: DataArguments, seed: int) -> DatasetDict:
 
 
 def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
-    """The MainNet's tokenizer.
+    """Load the MainNet's tokenizer.
 
     Raises:
         ValueError: a new MainNet has none.
@@ -100,7 +102,7 @@ def load_tokenizer(mainnet_args: MainNetArguments) -> PreTrainedTokenizerBase:
 def tokenize(
     rows: Dataset, args: DataArguments, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
 ) -> Dataset:
-    """Token ids and `labels`; batches pad them. Texts are cut to what the MainNet has positions for."""
+    """Compute token ids and `labels`; batches pad them. Texts are truncated to the MainNet's number of positions."""
     columns = Columns(tuple(args.text_columns), args.label_column)
     return prepare(rows, columns, tokenizer, config, max_length=args.max_seq_length)
 
@@ -115,7 +117,7 @@ def _read(args: DataArguments) -> DatasetDict:
     kind = kinds.pop()
     options = {"column_names": args.column_names} if args.column_names else {}
     if kind == "tsv":
-        # Quotation marks are text there.
+        # Quotation marks are part of the text there.
         options |= {"delimiter": "\t", "quoting": 3}
     return load_dataset(READERS[kind], data_files=files, **options)
 

@@ -97,7 +97,7 @@ def test_a_replica_that_dies_over_a_request(text_checkpoint):
 def test_what_goes_wrong_inside_stays_inside(text_checkpoint):
     with client(text_checkpoint, before={"stage_0": is_broken}) as server:
         found = server.post("/classify", json={"inputs": TEXTS})
-        assert (found.status_code, found.json()) == (500, {"detail": "the server failed; its log says why."})
+        assert (found.status_code, found.json()) == (500, {"detail": "the server failed; see its log."})
 
 
 def test_a_stage_that_cannot_run_a_row_is_not_the_callers_fault(text_checkpoint):
@@ -109,7 +109,7 @@ def test_a_stage_that_cannot_run_a_row_is_not_the_callers_fault(text_checkpoint)
     app = api.build_app(partial(api.Api, settings, [handle] * 3), settings)
     with TestClient(app, raise_server_exceptions=False) as server:
         found = server.post("/classify", json={"inputs": TEXTS})
-    assert (found.status_code, found.json()) == (500, {"detail": "the server failed; its log says why."})
+    assert (found.status_code, found.json()) == (500, {"detail": "the server failed; see its log."})
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_body_that_does_not_end_is_given_up(text_checkpoint, head, dribble):
     found = asyncio.run(ask())
     assert found.startswith(b"HTTP/1.1 408 "), found
     assert b"\r\nconnection: close\r\n" in found
-    assert found.endswith(b'{"detail":"a request must come within 0.3 s."}')
+    assert found.endswith(b'{"detail":"a request must arrive within 0.3 s."}')
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(text_checkpoint):

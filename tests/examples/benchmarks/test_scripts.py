@@ -101,7 +101,7 @@ def test_growth(tmp_path):
         FOLDER / "growth.py", "--rows", 64, 256, "--batch_size", 16, "--profile", 64, "--output_dir", tmp_path
     )  # fmt: skip
     assert re.search(
-        r"Time grows as rows to the power of -?\d\.\d+ \(of the processor -?\d.*peak memory from \d", stdout
+        r"Time grows as rows to the power of -?\d\.\d+ \(processor time: -?\d.*peak memory from \d", stdout
     )
     assert "Profile of 64 rows" in stdout
     with open(tmp_path / "growth.csv", newline="") as file:
@@ -123,7 +123,7 @@ def test_gpu_rehearsed_without_one(tmp_path, script, monkeypatch, capsys):
         "--repeats", "1", "--output_dir", str(tmp_path),
     ]  # fmt: skip
     stdout = run(FOLDER / "gpu.py", *given)
-    assert stdout.startswith("For timing only: random weights; θ is set so that 0.5 of the rows leave.")
+    assert stdout.startswith("For timing only: random weights; θ is set so that 0.5 of the rows exit early.")
     with open(tmp_path / "tiny-bert.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["engine"], line["method"]) for line in lines] == [
@@ -136,7 +136,7 @@ def test_gpu_rehearsed_without_one(tmp_path, script, monkeypatch, capsys):
     # What is complete is not measured again.
     monkeypatch.setattr(sys, "argv", ["gpu.py", *given])
     script("gpu").main()
-    assert capsys.readouterr().out == f"tiny-bert: {tmp_path / 'tiny-bert'}.csv is there\n"
+    assert capsys.readouterr().out == f"tiny-bert: {tmp_path / 'tiny-bert'}.csv exists already\n"
 
 
 def test_gpu_lets_exactly_a_share_leave(script):

@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_logits(trained, files, tmp_path):
     process.wait()
     assert not (folder / "run.json").exists()
     out = run(TRAIN, files / f"{name}.yaml", "--output_dir", tmp_path, **environment(files))
-    assert "goes on from checkpoint-" in out
+    assert "continues from checkpoint-" in out
     again = ExitRecords.load(folder / "test_records.safetensors")
     whole = ExitRecords.load(trained / name / "seed-3" / "test_records.safetensors")
     assert torch.allclose(again.exit_logits, whole.exit_logits, atol=1e-5)
