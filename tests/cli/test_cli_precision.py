@@ -154,7 +154,10 @@ def test_info_of_an_exported_folder(world, exported, tmp_path):
     said = run("info", exported)
     assert said.code == 0, said.err[-2000:]
     assert f"{exported}: 3 exported stages, int8 (ONNX Runtime). 2 classes: bad, good." in said.out
-    assert "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT" in said.out
+    assert (
+        "θ has no evidence behind it. To certify θ: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT"
+        in said.out
+    )
     arguments = recalibrating(world, "--checkpoint", world / "checkpoint", directory="int8")
     found = run_json(*arguments, "--output-dir", tmp_path / "out")
     info = run_json("info", tmp_path / "out")
@@ -240,7 +243,7 @@ def test_a_damaged_exported_folder(world, exported, tmp_path):
     ("arguments", "line"),
     [
         (["--dtype", "int8"], "--dtype: "),
-        (["--checkpoint", "elsewhere"], "--checkpoint: goes with an exported DIRECTORY, one with manifest.json, got "),
+        (["--checkpoint", "elsewhere"], "--checkpoint: needs an exported DIRECTORY, with manifest.json, got "),
         (["--reference", "nowhere"], "--reference: "),
     ],
 )
