@@ -66,9 +66,7 @@ def test_what_is_printed_says_it(world, cast, tmp_path):
 def test_the_former_classifier_is_named_for_comparing(world, cast):
     arguments = ["evaluate", world / "cast", "--test-file", world / "test.jsonl"]
     alone = run(*arguments)
-    assert (
-        "θ was chosen against the float32 MainNet that this one was made from: compare with it by --ref" in alone.out
-    )
+    assert "θ was chosen against the float32 MainNet that this one was made from: use --reference to" in alone.out
     # Of a checkpoint with SideNets its MainNet is meant, as it is stored.
     found = run_json(*arguments, "--reference", world / "checkpoint")
     expected = run_json("evaluate", world / "checkpoint", "--test-file", world / "test.jsonl")
@@ -76,7 +74,7 @@ def test_the_former_classifier_is_named_for_comparing(world, cast):
     assert accuracies[0] == accuracies[1]
     named = run(*arguments, "--reference", world / "checkpoint")
     assert named.code == 0, named.err[-2000:]
-    assert "compare with it by" not in named.out
+    assert "to compare with it" not in named.out
 
 
 def test_a_named_classifier_keeps_its_precision(world, cast, tmp_path):
