@@ -12,17 +12,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments (`Sequence[str]`, *optional*): by default those of the process.
+        arguments (`Sequence[str]`, *optional*): defaults to the arguments of this process.
 
     Returns:
-        `int`: 0 for success, 1 for a failure, 2 for arguments or data that are wrong, 3 for "do not attach".
+        `int`: 0 for success, 1 for a failure, 2 for invalid arguments or data, 3 for "do not attach".
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         require("typer", "attach")
         from .app import command
 
-        # Its own error boxes are several lines; ours are one.
+        # typer's own errors are boxes of several lines; ours are one line.
         done = command().main(arguments or ["--help"], prog_name="hf-sidenet", standalone_mode=False)
     except Exception as error:
         report_error(error)

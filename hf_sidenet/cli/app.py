@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, and how they are typed."""
+"""The commands and how their command lines are parsed."""
 
 import csv
 import inspect
@@ -18,8 +18,8 @@ from .outcome import Outcome, show
 from .sharing import demo, export, push
 
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong arguments or data, 3 do not attach."
-LISTS = "Where an option takes several values: --option A B, or --option A,B."
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 invalid arguments or data, 3 do not attach."
+LISTS = "Options that take several values: --option A B, or --option A,B."
 EXAMPLES: dict[Callable[..., Outcome], str] = {
     attach: "attach my-org/bert-sst2 --train-file train.tsv --validation-file dev.tsv --test-file test.tsv "
     '--target "accuracy_drop<=0.01" --output-dir bert-sst2-sidenet',
@@ -32,14 +32,14 @@ EXAMPLES: dict[Callable[..., Outcome], str] = {
     demo: 'demo bert-sst2-sidenet --example "a gripping film"',
     info: "info bert-sst2-sidenet",
 }
-# Until Ctrl-C there is nothing to print.
+# Runs until Ctrl-C, so there is nothing to print.
 WITHOUT_JSON = (demo,)
-# Sentences have commas.
+# Sentences contain commas, so these are not split at commas.
 PROSE = ("--example",)
 NEGATIVE = re.compile(r"-[0-9.]+(,-?[0-9.]+)*")
 
 app = typer.Typer(
-    help="Early exits for Hugging Face classifiers: attach SideNets, know which θ is safe, evaluate, share.",
+    help="Early exits for Hugging Face classifiers: attach SideNets, find a safe θ, evaluate, share.",
     epilog=f"{LISTS} {EXIT_CODES}",
     add_completion=False,
     rich_markup_mode="rich",
@@ -48,17 +48,17 @@ app = typer.Typer(
 
 
 class Command(TyperCommand):
-    """A command whose lists are typed `--labels A B`, `--labels A,B` or `--labels A --labels B`, and whose options
-    may have underscores for dashes."""
+    """Command that accepts lists as `--labels A B`, `--labels A,B` or `--labels A --labels B`, and underscores for
+    dashes in option names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Bring what was typed to the third form, which is click's own."""
+        """Convert the arguments to the third form, which click understands."""
         return super().parse_args(ctx, _plain(args, self.params))
 
 
 def _plain(args: Sequence[str], params: Sequence[Any]) -> list[str]:
     options = {name: param for param in params for name in param.opts if name.startswith("--")}
-    # A list is a parameter with its values, so that the loops below can take some away or split them.
+    # A list is stored as (parameter, values), so that the loops below can remove or split values.
     found: list[str | tuple[Any, list[str]]] = []
     rest = list(args)
     num_arguments = 0
@@ -79,14 +79,14 @@ def _plain(args: Sequence[str], params: Sequence[Any]) -> list[str]:
             values = [value] if equals else []
             while not equals and rest and (not rest[0].startswith("-") or NEGATIVE.fullmatch(rest[0])):
                 values.append(rest.pop(0))
-            # Without a value, which click refuses.
+            # click reports a missing value.
             found.append((param, values) if values else name)
         else:
             found.append(f"{name}{equals}{value}")
             if param is not None and not param.is_flag and not equals and rest:
                 found.append(rest.pop(0))
     lists = [each for each in found if isinstance(each, tuple)]
-    # In `--text-column words DIRECTORY` the last is no column.
+    # In `--text-column words DIRECTORY`, DIRECTORY is an argument, not a column.
     num_missing = sum(param.required and not param.opts[0].startswith("-") for param in params) - num_arguments
     for _, values in reversed(lists):
         while num_missing > 0 and len(values) > 1:
@@ -107,7 +107,7 @@ def _plain(args: Sequence[str], params: Sequence[Any]) -> list[str]:
 
 
 def _items(value: str, param: Any) -> list[str]:
-    """The items of a list with commas; quotes hold an item with a comma together, as in a csv file."""
+    """Split a list at commas; quotes protect commas inside an item, as in a csv file."""
     if "," not in value or "\n" in value or "\r" in value:
         return [value]
     (items,) = csv.reader([value], skipinitialspace=True)
@@ -118,7 +118,7 @@ def _items(value: str, param: Any) -> list[str]:
 
 
 def _register(function: Callable[..., Outcome]) -> None:
-    """Make a command of a function: its docstring is the help, its [`DataOptions`] are typed one by one."""
+    """Turn a function into a command: its docstring is the help text, each field of its [`DataOptions`] an option."""
     parameters: list[inspect.Parameter] = []
     rows: dict[str, Rows] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -141,7 +141,7 @@ def _register(function: Callable[..., Outcome]) -> None:
 
     typed.__signature__ = inspect.Signature(parameters)
     typed.__annotations__ = {}
-    # A paragraph is one line, which is wrapped where it is shown.
+    # One line per paragraph: the terminal wraps it.
     help = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
     epilog = f"Example: hf-sidenet {EXAMPLES[function]}"
     app.command(function.__name__, cls=Command, help=help, epilog=epilog)(typed)
@@ -152,7 +152,7 @@ for function in EXAMPLES:
 
 
 def command() -> Any:
-    """The command with its sub-commands."""
+    """Return the click command with its subcommands."""
     return typer.main.get_command(app)
 
 

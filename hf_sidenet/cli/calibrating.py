@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet attach` and `recalibrate`: θ with a guarantee, for a new checkpoint or one that there is."""
+"""`hf-sidenet attach` and `recalibrate`: θ with a guarantee, for a new or an existing checkpoint."""
 
 import math
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ from .outcome import Outcome, refuse_source
 from .texts import attach_text, recalibrate_text
 
 
-# Static twins of the library's own lists, which cost an import of torch.
+# Copies of the library's own lists, which would import torch.
 Tune = Literal["heads", "joint"]
 Reference = Literal["given", "tuned"]
 VALIDATION = "Rows that neither trained nor selected the MainNet:"
@@ -50,16 +50,19 @@ def attach(
         DataOptions,
         Rows(
             without=(),
-            train="Rows to learn from:",
+            train="Training rows:",
             validation=VALIDATION,
-            test="Rows to report on, which choose nothing:",
+            test="Test rows, for reporting only:",
         ),
     ],
     *,
     max_length: Annotated[
         int | None,
         option(
-            "--max-length", DATA, "Longer texts are cut, in tokens. By default the tokenizer's, at most 512.", min=1
+            "--max-length",
+            DATA,
+            "Truncate texts to this many tokens. By default the tokenizer's limit, at most 512.",
+            min=1,
         ),
     ] = None,
     target: Targets = ["accuracy_drop<=0.01"],  # noqa: B006 (typer reads it, nobody writes it)
@@ -70,7 +73,7 @@ def attach(
         option(
             "--certification-fraction",
             GUARANTEE,
-            "Share of the validation rows that certifies and does nothing else.",
+            "Fraction of the validation rows reserved for certification.",
             callback=between_0_and_1,
         ),
     ] = 0.75,
@@ -79,7 +82,7 @@ def attach(
         list_option(
             "--exit-layers",
             SIDENETS,
-            "Candidate places: blocks before a SideNet. By default every one.",
+            "Candidate exits: number of blocks before a SideNet. By default all.",
             "N",
             parser=whole_number,
         ),
@@ -89,18 +92,18 @@ def attach(
         list_option(
             "--poolings",
             SIDENETS,
-            "Candidate poolings: mean, cls, gap, flatten. By default mean and cls of tokens, gap of feature maps.",
+            "Candidate poolings: mean, cls, gap, flatten. By default mean and cls for tokens, gap for feature maps.",
             "NAME",
         ),
     ] = None,
-    max_exits: Annotated[int, option("--max-exits", SIDENETS, "The most SideNets.", min=1)] = 3,
+    max_exits: Annotated[int, option("--max-exits", SIDENETS, "Maximum number of SideNets.", min=1)] = 3,
     hidden_size: Annotated[int, option("--hidden-size", SIDENETS, "Width of a SideNet's hidden layer.", min=1)] = 32,
     distillation_weight: Annotated[
         float | None,
         option(
             "--distillation-weight",
             SIDENETS,
-            "w in (1 − w)·CE + w·T²·KL to the MainNet, the loss of a SideNet. "
+            "w in the loss of a SideNet, (1 − w)·CE + w·T²·KL to the MainNet. "
             "[dim]\\[default: 0.5 for heads, 0.7 for joint][/dim]",
             min=0.0,
             max=1.0,
@@ -108,38 +111,41 @@ def attach(
     ] = None,
     tune: Annotated[
         Tune,
-        option("--tune", JOINT, "heads: the MainNet stays as it is. joint: afterward all is fine-tuned together."),
+        option(
+            "--tune",
+            JOINT,
+            "heads: the MainNet stays frozen. joint: MainNet and SideNets are then fine-tuned together.",
+        ),
     ] = "heads",
     joint_epochs: Annotated[
         float | None,
-        option("--joint-epochs", JOINT, "Passes over the training rows. [dim]\\[default: 4][/dim]", min=0.0),
+        option("--joint-epochs", JOINT, "Number of epochs. [dim]\\[default: 4][/dim]", min=0.0),
     ] = None,
     joint_learning_rate: Annotated[
-        float | None, option("--joint-learning-rate", JOINT, "Of the MainNet. [dim]\\[default: 5e-5][/dim]", min=0.0)
+        float | None,
+        option("--joint-learning-rate", JOINT, "Learning rate of the MainNet. [dim]\\[default: 5e-5][/dim]", min=0.0),
     ] = None,
     joint_batch_size: Annotated[
         int | None, option("--joint-batch-size", JOINT, "Rows per step. [dim]\\[default: 32][/dim]", min=1)
     ] = None,
     reference: Annotated[
         Reference,
-        option("--reference", JOINT, "Classifier that risks are measured against: the given one, or the tuned one."),
+        option("--reference", JOINT, "Classifier that risks are measured against: the given or the tuned one."),
     ] = "given",
     batch_size: Annotated[
-        int, option("--batch-size", RUNNING, "Rows per call; it is also what is timed.", min=1)
+        int, option("--batch-size", RUNNING, "Rows per call, also when measuring time.", min=1)
     ] = 32,
-    seed: Annotated[int, option("--seed", RUNNING, "Of the split of the validation rows and of training.", min=0)] = 0,
+    seed: Annotated[
+        int, option("--seed", RUNNING, "Seed for splitting the validation rows and for training.", min=0)
+    ] = 0,
     cache_dir: Annotated[
         str | None,
-        option(
-            "--cache-dir", RUNNING, "Where features are kept. By default hf_sidenet in $HF_HOME.", metavar="DIRECTORY"
-        ),
+        option("--cache-dir", RUNNING, "Cache for features. By default hf_sidenet in $HF_HOME.", metavar="DIRECTORY"),
     ] = None,
     revision: Annotated[
         str | None, option("--revision", RUNNING, "Branch, tag or commit of MAINNET on the Hub.", metavar="NAME")
     ] = None,
-    dtype: Annotated[
-        Dtype | None, option("--dtype", RUNNING, "Precision of the model. By default as it is stored.")
-    ] = None,
+    dtype: Annotated[Dtype | None, option("--dtype", RUNNING, "Precision of the model. By default as stored.")] = None,
     output_dir: Annotated[
         str, option("--output-dir", OUTPUT, "Folder for the checkpoint, written atomically.", metavar="DIRECTORY")
     ],
@@ -147,14 +153,14 @@ def attach(
 ) -> Outcome:
     """Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.
 
-    The MainNet's weights are not changed unless --tune joint is given. Where attaching does not pay, the verdict is
+    The MainNet's weights do not change unless --tune joint is given. If attaching does not pay off, the verdict is
     "do not attach": the numbers are printed, no checkpoint is written, and the exit code is 3.
     """
     joint = {"num_epochs": joint_epochs, "learning_rate": joint_learning_rate, "batch_size": joint_batch_size}
     joint = {name: value for name, value in joint.items() if value is not None}
     _check_joint(joint, reference, tune)
     refuse_source(output_dir, MAINNET=mainnet, **data.sources)
-    # Here, since they take seconds to import.
+    # Imported late: they take seconds.
     import torch
     from transformers import AutoConfig
 
@@ -165,7 +171,7 @@ def attach(
     from ..training.heads import HeadTraining
     from ..training.joint import JointTraining
 
-    # What is wrong is said before rows are read.
+    # Report errors before reading rows.
     parse_targets(target)
     check_free(output_dir, CHECKPOINT, overwrite=overwrite)
     hub_kwargs: dict[str, Any] = {} if revision is None else {"revision": revision}
@@ -228,8 +234,8 @@ def recalibrate(
         Option(
             "--checkpoint",
             metavar="CHECKPOINT",
-            help="For an exported DIRECTORY: what it was exported from, folder or Hub id. Risks are measured against "
-            "its MainNet.",
+            help="For an exported DIRECTORY: the checkpoint it was exported from, folder or Hub id. Risks are "
+            "measured against its MainNet.",
             show_default=False,
         ),
     ] = None,
@@ -239,7 +245,7 @@ def recalibrate(
         Rows(
             without=(),
             validation=VALIDATION,
-            train="Training rows, of which the others must not be copies:",
+            train="Training rows, to detect copies of them among the validation rows:",
         ),
     ],
     max_length: SameMaxLength = None,
@@ -252,8 +258,8 @@ def recalibrate(
         option(
             "--dtype",
             RUNNING,
-            "Precision of the new checkpoint, and what is calibrated; risks are still measured against the MainNet as "
-            "it is stored in DIRECTORY, or --reference. By default as it is stored.",
+            "Precision in which the new checkpoint is calibrated and saved; risks are still measured against the "
+            "MainNet as stored in DIRECTORY, or --reference. By default as stored.",
         ),
     ] = None,
     batch_size: SameBatchSize = None,
@@ -262,19 +268,19 @@ def recalibrate(
         option(
             "--output-dir",
             OUTPUT,
-            "Folder for the new checkpoint. Without it DIRECTORY itself is changed, which needs --overwrite.",
+            "Folder for the new checkpoint. By default DIRECTORY itself is changed, which needs --overwrite.",
             metavar="DIRECTORY",
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """New θ for another target or precision, on other rows or on another machine. Nothing is trained.
+    """Choose new θ for another target, precision, set of rows or machine. Nothing is trained.
 
-    A guarantee is for one precision: with --dtype the checkpoint is cast and calibrated as it will serve; a folder of
-    `hf-sidenet export` is calibrated as it is, with --checkpoint.
+    A guarantee holds for one precision: with --dtype, the checkpoint is cast before it is calibrated; a folder made by
+    `hf-sidenet export` is calibrated as is, with --checkpoint.
 
-    The new checkpoint's report loses the results on test rows, which were for the old θ: evaluate it again. Where no
-    θ is found, nothing is written and the exit code is 3.
+    The new checkpoint's report omits the results on test rows, which were for the old θ: evaluate it again. If no θ is
+    found, nothing is written and the exit code is 3.
     """
     _check_places(directory, data, checkpoint, output_dir, overwrite)
     exported = _check_exported(directory, checkpoint, dtype)
@@ -345,7 +351,7 @@ def recalibrate(
 
 @contextmanager
 def _enough_rows(option: str, fraction: float) -> Iterator[None]:
-    """Say how many validation rows would do."""
+    """Turn `TooFewRowsError` into a message with the number of validation rows needed."""
     from ..calibration import TooFewRowsError
 
     try:
@@ -370,19 +376,19 @@ def _check_places(
     if output_dir is None and not overwrite:
         raise CommandError("--output-dir: must be given, or --overwrite to change DIRECTORY itself.")
     if output_dir is None and not Path(directory).is_dir():
-        raise CommandError(f"--output-dir: must be given where DIRECTORY is not a folder, got {directory!r}.")
+        raise CommandError(f"--output-dir: must be given if DIRECTORY is not a folder, got {directory!r}.")
     refuse_source(output_dir or directory, **data.sources, **{"--checkpoint": checkpoint})
     if output_dir is not None and Path(output_dir).resolve() != Path(directory).resolve():
         refuse_source(output_dir, DIRECTORY=directory)
 
 
 def _check_exported(directory: str, checkpoint: str | None, dtype: str | None) -> bool:
-    """Whether DIRECTORY was exported; refuses options that do not fit."""
+    """Return whether DIRECTORY was exported; reject options that do not apply to it."""
     exported = is_exported(directory)
     if exported and checkpoint is None:
         raise CommandError(f"--checkpoint: must be given for an exported DIRECTORY, got {directory!r} alone.")
     if exported and dtype is not None:
         raise CommandError(f"--dtype: must not be given for an exported DIRECTORY, got {dtype!r}.")
     if checkpoint is not None and not exported:
-        raise CommandError(f"--checkpoint: goes with an exported DIRECTORY, one with {MANIFEST}, got {directory!r}.")
+        raise CommandError(f"--checkpoint: needs an exported DIRECTORY, with {MANIFEST}, got {directory!r}.")
     return exported

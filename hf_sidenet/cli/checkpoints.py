@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet evaluate`, `benchmark` and `info`: what a checkpoint is worth, here, and what is in it."""
+"""`hf-sidenet evaluate`, `benchmark` and `info`: measure and describe a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from ..data.rows import Rows as PreparedRows
     from ..models.modeling_base import SideNetPreTrainedModel
 
-# Static twin of the library's own, which costs an import of torch.
+# Copy of the library's own constant, which would import torch.
 MANIFEST = "manifest.json"
-# How engines are typed; the library's own names are for tables.
+# Engines on the command line → names in the library, which tables show.
 ENGINES = {"eager": "eager", "compiled": "compiled", "onnx": "ONNX Runtime"}
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 BATCH_SIZES = [1, 8, 32, 128]
-TEST = "Rows to report on, which choose nothing:"
+TEST = "Test rows, for reporting only:"
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     ] = None,
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """Accuracy, calibration and costs of a checkpoint at its own θ, on test rows, with intervals."""
+    """Measure accuracy, calibration and costs of a checkpoint at its own θ on test rows, with intervals."""
     refuse_source(output_dir, DIRECTORY=directory, **data.sources)
     from ..attaching.checkpoint import evaluate_checkpoint
     from ..evaluation.exit_plots import EVALUATION, save_figures
@@ -106,16 +106,19 @@ def benchmark(
     max_length: SameMaxLength = None,
     precision: Annotated[
         list[str],
-        list_option("--precision", COMPARED, "Of float32, bfloat16, float16; int8 in ONNX Runtime.", "NAME"),
+        list_option("--precision", COMPARED, "Any of float32, bfloat16, float16; int8 in ONNX Runtime.", "NAME"),
     ] = ["float32", "bfloat16"],  # noqa: B006 (typer reads it, nobody writes it)
-    engines: Annotated[list[str], list_option("--engines", COMPARED, "Of eager, compiled, onnx.", "NAME")] = ["eager"],  # noqa: B006
+    engines: Annotated[
+        list[str],
+        list_option("--engines", COMPARED, "Any of eager, compiled, onnx.", "NAME"),
+    ] = ["eager"],  # noqa: B006
     also: Annotated[
         list[str] | None,
         list_option(
             "--also",
             COMPARED,
-            "What θ was calibrated for in another precision, which then takes DIRECTORY's place there: a checkpoint "
-            "of `hf-sidenet recalibrate --dtype`, or a folder of `hf-sidenet export`.",
+            "Checkpoint of `hf-sidenet recalibrate --dtype`, or folder of `hf-sidenet export`, that replaces "
+            "DIRECTORY in its precision.",
             "DIRECTORY",
         ),
     ] = None,
@@ -130,8 +133,8 @@ def benchmark(
         option(
             "--max-accuracy-drop",
             COMPARED,
-            "What is right on fewer rows than the first plain MainNet, by more than this fraction, does not count in "
-            "the verdict.",
+            "Methods whose accuracy is lower than the first plain MainNet's by more than this fraction do not count "
+            "in the verdict.",
             min=0.0,
             max=1.0,
         ),
@@ -141,39 +144,41 @@ def benchmark(
     ] = BATCH_SIZES,
     rows: Annotated[
         int,
-        option("--rows", RUNNING, "Rows, chosen at random; of these at most 128 batches at each batch size.", min=1),
+        option("--rows", RUNNING, "Rows, chosen at random; at most 128 batches of them at each batch size.", min=1),
     ] = 512,
     repeats: Annotated[
-        int, option("--repeats", RUNNING, "Rounds over the rows that count, after one that does not.", min=1)
+        int, option("--repeats", RUNNING, "Timed rounds over the rows, after a warm-up round.", min=1)
     ] = 3,
     memory: Annotated[
-        bool, option("--memory", RUNNING, "Measure peak memory too, at one batch size: about 10 s per method.")
+        bool, option("--memory", RUNNING, "Also measure peak memory, at one batch size: about 10 s per method.")
     ] = False,
     threads: Annotated[int | None, option("--threads", RUNNING, "CPU threads. By default PyTorch's.", min=1)] = None,
     device: Annotated[
-        str | None, option("--device", RUNNING, "cpu, cuda, ... By default a GPU where there is one.", metavar="NAME")
+        str | None, option("--device", RUNNING, "cpu, cuda, ... By default a GPU if there is one.", metavar="NAME")
     ] = None,
-    seed: Annotated[int, option("--seed", RUNNING, "Of the choice of rows and the order of the turns.", min=0)] = 0,
+    seed: Annotated[
+        int, option("--seed", RUNNING, "Seed for choosing rows and for the order in which methods run.", min=0)
+    ] = 0,
     output_dir: Annotated[
         str | None,
         option("--output-dir", OUTPUT, "Folder for benchmark.json, .md, .png and a CSV file.", metavar="DIRECTORY"),
     ] = None,
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """Is it worth it here? Every way to answer the same real rows, timed in turns, batch by batch.
+    """Find out whether early exits pay off on this machine: time every method on the same real rows, interleaved.
 
-    Plain MainNet and SideNets: throughput, latency, accuracy, share of the ideal, and what each row has to
-    beat. The verdict is "worth it here" or "do not use here".
+    Plain MainNet and SideNets: throughput, latency, accuracy, fraction of the ideal speed, and the baseline that each
+    method has to beat. The verdict is "worth it here" or "do not use here".
     """
     precisions = _chosen("--precision", precision, {name: name for name in PRECISIONS})
     chosen_engines = _chosen("--engines", engines, ENGINES)
     also = also or []
-    # In older typer the range of the option lets nan pass.
+    # Older versions of typer accept nan within the range of an option.
     if not 0 <= max_accuracy_drop <= 1:
         raise CommandError(f"--max-accuracy-drop: must be in [0, 1], got {max_accuracy_drop}.")
     others = {f"--also {path}": path for path in also}
     refuse_source(output_dir, DIRECTORY=directory, **data.sources, **others)
-    # Here, since they take seconds to import.
+    # Imported late: they take seconds.
     import torch
 
     from ..benchmark import run_benchmark
@@ -242,7 +247,7 @@ def benchmark(
 
 
 def info(directory: AnyDirectory) -> Outcome:
-    """What is in a checkpoint: its MainNet, its exits, θ, temperatures, and the evidence behind θ."""
+    """Show what is in a checkpoint: MainNet, exits, θ, temperatures, and the evidence behind θ."""
     if is_exported(directory):
         return _exported_info(directory)
     from ..calibration import check_evidence
@@ -295,14 +300,14 @@ def info(directory: AnyDirectory) -> Outcome:
 
 
 def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Processor]":
-    """A checkpoint in the precision in which it is stored.
+    """Load a checkpoint in the precision in which it is stored.
 
     Args:
         directory (`str`): folder or Hub id.
-        called (`str`): the argument that named it.
+        called (`str`, *optional*, defaults to `"DIRECTORY"`): argument to name in errors.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is no such checkpoint.
     """
     from ..attaching.checkpoint import load_checkpoint
     from ..calibration import check_evidence
@@ -315,11 +320,11 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
 
 
 def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "PreTrainedModel | None":
-    """The classifier to compare with, in the precision in which it is stored; of a checkpoint with SideNets, its
-    MainNet.
+    """Load the classifier to compare with, in the precision in which it is stored. For a checkpoint with SideNets this
+    is its MainNet.
 
     Raises:
-        CommandError: its classes are not those of the checkpoint.
+        CommandError: its classes differ from the checkpoint's.
     """
     from ..models.tasks import label_names
 
@@ -338,12 +343,12 @@ def load_reference(model: "SideNetPreTrainedModel", reference: str | None) -> "P
 
 
 def is_exported(directory: str) -> bool:
-    """Whether a folder was written by `hf-sidenet export`. Known without importing what reads it."""
+    """Return whether a folder was written by `hf-sidenet export`, without importing torch."""
     return (Path(directory) / MANIFEST).is_file()
 
 
 def _exported_info(directory: str) -> Outcome:
-    """What is in an exported folder."""
+    """Describe an exported folder."""
     from ..calibration import check_evidence
     from ..data import processor_in
     from ..export.exported import ExportedAbout, Manifest, read_config
@@ -354,10 +359,10 @@ def _exported_info(directory: str) -> Outcome:
     from ..models.tasks import label_names
 
     runtimes = {each.format: each.runtime for each in (OnnxStages, TorchStages)}
-    # Read, not loaded: that needs the runtime, and a program of torch.export can run code.
+    # The stages are not loaded: that needs the runtime, and loading a torch.export program can run code.
     try:
         found = read_object(Path(directory) / MANIFEST).get("format")
-    # What is wrong with it is said by the reading below.
+    # `Manifest.read` below reports the error.
     except ValueError:
         found = None
     manifest = Manifest.read(directory, TorchStages.format if found == TorchStages.format else OnnxStages.format)
@@ -392,7 +397,7 @@ def _exported_info(directory: str) -> Outcome:
 
 
 def _missing_reference(evidence: Mapping[str, Any], report: Mapping[str, Any]) -> str | None:
-    """The classifier that θ was chosen against, where it is not the MainNet inside."""
+    """Return the classifier that θ was chosen against, if it is not the MainNet inside."""
     if evidence.get("reference") == "stored":
         return f"the {evidence['reference_precision']} MainNet that this one was made from"
     if evidence.get("reference") == "other":
@@ -424,7 +429,7 @@ def _prepared(
 
 def _chosen(option: str, names: list[str], known: dict[str, str]) -> list[str]:
     if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise CommandError(f"{option}: must be different ones of {', '.join(known)}, got {','.join(names)!r}.")
+        raise CommandError(f"{option}: must be distinct names among {', '.join(known)}, got {','.join(names)!r}.")
     return [known[name] for name in names]
 
 
@@ -436,5 +441,5 @@ def _device(name: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device: must be a device that PyTorch has here, got {name!r} ({error}).") from error
+        raise CommandError(f"--device: must be a device that PyTorch can use here, got {name!r} ({error}).") from error
     return name

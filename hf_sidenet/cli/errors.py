@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as one line on standard error, which names the flag."""
+"""Errors as one line on standard error that names the option."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 FAILED, WRONG, DO_NOT_ATTACH = 1, 2, 3
 TRACEBACK = "HF_SIDENET_TRACEBACK"
-# What the library calls differently.
+# Arguments of the library whose option has another name.
 ARGUMENTS = {
     "mainnet": "MAINNET",
     "directory": "DIRECTORY",
@@ -28,18 +28,18 @@ ARGUMENTS = {
     "examples": "--example",
     "calibration_rows": "--calibration-file",
 }
-# All but tabs and ends of lines; also those that turn the direction of writing.
+# Control characters except tab and newline, and those that change the writing direction.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 MENTIONED = re.compile(r"`([a-z_0-9]+)`")
 
 
 class CommandError(Exception):
-    """Invalid input; the message is complete."""
+    """Invalid input. The message is shown to the user as it is."""
 
 
 @cache
 def _options() -> frozenset[str]:
-    """The names of all options of all commands, as the library spells them."""
+    """Return the names of all options of all commands, spelled as in the library."""
     from .app import command
 
     commands = command().commands.values()
@@ -47,13 +47,13 @@ def _options() -> frozenset[str]:
 
 
 def option_name(argument: str) -> str | None:
-    """How an argument of the library is typed; `None` for what is no option."""
+    """Return the option for an argument of the library, or `None` if there is none."""
     known = ARGUMENTS.get(argument)
     return known or ("--" + argument.replace("_", "-") if argument in _options() else None)
 
 
 def in_options(text: str) -> str:
-    """A text of the library on one line, with the arguments that it mentions, in backticks, as they are typed.
+    """Put a text of the library on one line and replace arguments in backticks by their options.
 
     Example:
 
@@ -66,22 +66,22 @@ def in_options(text: str) -> str:
 
 
 def explained(error: Exception) -> str:
-    """What an error says, without the name of the argument where it has one."""
+    """Return the message of an error without the name of its argument."""
     explanation, outputs = getattr(error, "explanation", None), getattr(error, "outputs", None)
     if explanation is not None:
         return in_options(explanation)
     if outputs is not None:
-        # Of labels in another order than the MainNet's outputs.
+        # Labels in another order than the MainNet's outputs.
         return in_options(str(error).replace(f"labels={outputs}", f"--labels {shlex.join(outputs)}"))
     return in_options(str(error) or type(error).__name__)
 
 
 @contextmanager
 def attribute_errors_to(what: str, argument: str | None = None) -> Iterator[None]:
-    """A `ValueError` or `OSError` is the fault of one argument.
+    """Attribute a `ValueError` or `OSError` to one argument.
 
     Args:
-        what (`str`): the argument as it is typed.
+        what (`str`): the argument as it appears on the command line.
         argument (`str`, *optional*): only errors about this argument of the library.
     """
     try:
@@ -93,19 +93,19 @@ def attribute_errors_to(what: str, argument: str | None = None) -> Iterator[None
 
 
 def report_error(error: Exception) -> None:
-    """One line on standard error; with `HF_SIDENET_TRACEBACK=1` the traceback before it."""
+    """Print one line to standard error; with `HF_SIDENET_TRACEBACK=1`, print the traceback first."""
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
     print(f"Error: {printable(error_line(error))}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """A text without characters that a terminal would obey: names of classes and files are other people's."""
+    """Escape control characters: names of classes and files are not trusted."""
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def error_line(error: Exception) -> str:
-    """What an error says to the user of the command line."""
+    """Return the message of an error for the command line."""
     if isinstance(error, CommandError):
         return str(error)
     if _is_usage(error):
@@ -114,23 +114,23 @@ def error_line(error: Exception) -> str:
         argument = getattr(error, "argument", None)
         typed = None if argument is None else option_name(argument)
         return f"{typed}: {explained(error)}" if typed else _unnamed(error)
-    return f"{type(error).__name__}: {in_options(str(error))} ({TRACEBACK}=1 shows where.)"
+    return f"{type(error).__name__}: {in_options(str(error))} (Set {TRACEBACK}=1 for a traceback.)"
 
 
 def _unnamed(error: Exception) -> str:
-    """An error about no option."""
+    """Return the message of an error that is not about an option."""
     return in_options(str(error)) if hasattr(error, "explanation") else explained(error)
 
 
 def exit_code(error: Exception) -> int:
-    """2 where the user can fix it with other arguments or data, else 1."""
+    """Return 2 if other arguments or data would fix the error, else 1."""
     if isinstance(error, CommandError) or _is_usage(error):
         return WRONG
     return WRONG if isinstance(error, ValueError) else FAILED
 
 
 def _is_usage(error: Exception) -> bool:
-    # By its shape: which module the class is in depends on typer's version.
+    # By its attributes: the module of the class depends on typer's version.
     return hasattr(error, "format_message")
 
 

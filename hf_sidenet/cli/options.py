@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several commands share, those about rows among them; the others are written at their command."""
+"""Options shared by several commands, including those about rows; other options are defined at their command."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,32 +29,32 @@ DATA, SIDENETS, GUARANTEE, RUNNING, JOINT, OUTPUT, COMPARED, HUB, PAGE = (
     "The Hub",
     "The page",
 )
-FILE = "csv, tsv, json, jsonl or parquet file, or folder with one sub-folder of pictures per class."
+FILE = "csv, tsv, json, jsonl or parquet file, or folder with one subfolder of images per class."
 
-# Static twins of the library's own lists, which cost an import of torch.
+# Copies of the library's own lists, which would import torch.
 TestMethod = Literal["paired", "binomial", "betting"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def option(name: str, panel: str, text: str, **kwargs: Any) -> Any:
-    """An option of a command.
+    """Define an option of a command.
 
     Args:
-        name (`str`): with its dashes.
-        panel (`str`): where `--help` shows it.
-        text (`str`): what `--help` says.
-        kwargs: of `typer.Option`.
+        name (`str`): name, including dashes.
+        panel (`str`): panel of `--help`.
+        text (`str`): help text.
+        kwargs: further arguments of `typer.Option`.
     """
     return Option(name, help=text, rich_help_panel=panel, **kwargs)
 
 
 def list_option(name: str, panel: str, text: str, item: str, **kwargs: Any) -> Any:
-    """An option with several values, for a parameter that is a list; see `app.Command` for how they are typed."""
+    """Define an option with several values, for a list parameter; see `app.Command` for its syntax."""
     return option(name, panel, text, metavar=f"{item} {item} …", **kwargs)
 
 
 def whole_number(text: str) -> int:
-    """Parser of the items of a list."""
+    """Parse an item of a list of integers."""
     try:
         return int(text)
     except ValueError:
@@ -62,7 +62,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parser of the items of a list."""
+    """Parse an item of a list of numbers."""
     try:
         return float(text)
     except ValueError:
@@ -70,7 +70,7 @@ def number(text: str) -> float:
 
 
 def between_0_and_1(value: float) -> float:
-    """Callback of an option."""
+    """Check that an option is in (0, 1); a callback."""
     if not 0 < value < 1:
         raise BadParameter(f"must be between 0 and 1, both excluded, got {value:g}.")
     return value
@@ -80,7 +80,8 @@ Directory = Annotated[str, Argument(metavar="DIRECTORY", help="Checkpoint with S
 AnyDirectory = Annotated[
     str,
     Argument(
-        metavar="DIRECTORY", help="Checkpoint with SideNets: folder or Hub id; or a folder of `hf-sidenet export`."
+        metavar="DIRECTORY",
+        help="Checkpoint with SideNets: folder or Hub id; or a folder made by `hf-sidenet export`.",
     ),
 ]
 ConfidenceLevel = Annotated[
@@ -88,7 +89,7 @@ ConfidenceLevel = Annotated[
     option(
         "--confidence-level",
         GUARANTEE,
-        "Probability with which guarantees hold, between 0 and 1.",
+        "Probability with which the guarantees hold, between 0 and 1.",
         callback=between_0_and_1,
     ),
 ]
@@ -99,62 +100,61 @@ Targets = Annotated[
         GUARANTEE,
         "Guaranteed: accuracy_drop<=0.01, selective_error<=0.05, disagreement<=0.02 (fractions). Budgets, not "
         "guaranteed: flops<=0.5, params<=0.7 (fractions of the MainNet's), latency_ms<=8 (milliseconds per row). "
-        "In quotes.",
+        "Use quotes.",
         "NAME<=LIMIT",
     ),
 ]
 Test = Annotated[
-    TestMethod, option("--test-method", GUARANTEE, "Test of accuracy_drop, chosen before any result is seen.")
+    TestMethod, option("--test-method", GUARANTEE, "Test for accuracy_drop, to be chosen before seeing any result.")
 ]
 SameMaxLength = Annotated[
-    int | None, option("--max-length", DATA, "Longer texts are cut, in tokens. By default as when attached.", min=1)
+    int | None, option("--max-length", DATA, "Truncate texts to this many tokens. By default as when attached.", min=1)
 ]
 SameBatchSize = Annotated[
     int | None,
-    option("--batch-size", RUNNING, "Rows per call; it is also what is timed. By default as when attached.", min=1),
+    option("--batch-size", RUNNING, "Rows per call, also when measuring time. By default as when attached.", min=1),
 ]
 ReferenceModel = Annotated[
     str | None,
     option(
         "--reference",
         RUNNING,
-        "Classifier to compare with, folder or Hub id, as it is stored. By default the MainNet inside.",
+        "Classifier to compare with, folder or Hub id, used as stored. By default the MainNet inside.",
         metavar="MAINNET",
     ),
 ]
 Overwrite = Annotated[
-    bool, option("--overwrite", OUTPUT, "The folder may hold something: what hf-sidenet wrote there is replaced.")
+    bool, option("--overwrite", OUTPUT, "The folder may exist: files that hf-sidenet wrote there are replaced.")
 ]
-Json = Annotated[bool, option("--json", OUTPUT, "Print one JSON document on standard output, and nothing else.")]
+Json = Annotated[bool, option("--json", OUTPUT, "Print a single JSON document to standard output.")]
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What a user said about the rows. A field is an option, by its name; a command says by [`Rows`] which it has.
+    """Options about rows. Each field is an option of the same name; [`Rows`] selects those a command has.
 
     Args:
-        files (`Mapping[str, str | None]`): by split.
-        flags (`Mapping[str, str]`): the options of the files, by split.
+        files (`Mapping[str, str | None]`): path by split.
+        flags (`Mapping[str, str]`): option of the file by split.
     """
 
     files: Mapping[str, str | None]
     flags: Mapping[str, str]
     dataset_name: Annotated[
         str | None,
-        option("--dataset-name", DATA, "Instead of files: data set on the Hub, or its folder.", metavar="NAME"),
+        option("--dataset-name", DATA, "Data set on the Hub, or its folder, instead of files.", metavar="NAME"),
     ] = None
     dataset_config: Annotated[
-        str | None, option("--dataset-config", DATA, "Its configuration, as sst2 of glue.", metavar="NAME")
+        str | None,
+        option("--dataset-config", DATA, "Configuration of the data set, e.g. sst2 of glue.", metavar="NAME"),
     ] = None
     no_header: Annotated[
         bool,
-        option("--no-header", DATA, "csv and tsv files have no line with names: texts come first, the class last."),
+        option("--no-header", DATA, "csv and tsv files have no header: the texts come first, the class last."),
     ] = False
     text_column: Annotated[
         list[str] | None,
-        list_option(
-            "--text-column", DATA, "Column with the texts; two for pairs. By default it is looked for.", "NAME"
-        ),
+        list_option("--text-column", DATA, "Column with the texts; two for pairs. Detected by default.", "NAME"),
     ] = None
     image_column: Annotated[
         str | None, option("--image-column", DATA, "Column with images or their paths.", metavar="NAME")
@@ -167,49 +167,47 @@ class DataOptions:
         list_option(
             "--labels",
             DATA,
-            "What the data call the MainNet's outputs, in their order. Needed where neither the MainNet's own names "
-            "nor the data set say which output a class is.",
+            "Names of the classes in the data, in the order of the MainNet's outputs. Needed if neither the MainNet's "
+            "own names nor the data set say which output belongs to which class.",
             "NAME",
         ),
     ] = None
     trust_labels: Annotated[
         bool,
-        option(
-            "--trust-labels", DATA, "Take the labels as they are, even where the MainNet's answers contradict them."
-        ),
+        option("--trust-labels", DATA, "Accept the labels even if the MainNet's answers contradict them."),
     ] = False
     skip_bad_rows: Annotated[
         bool,
         option(
             "--skip-bad-rows",
             DATA,
-            "Leave out, and count, rows without a text or a label, or with a picture that cannot be read.",
+            "Skip and count rows without a text or a label, or with an unreadable image.",
         ),
     ] = False
     trust_rows: Annotated[
         bool,
-        option("--trust-rows", DATA, "Take validation rows that repeat training rows too often for fresh ones."),
+        option("--trust-rows", DATA, "Accept the validation rows even if too many of them repeat training rows."),
     ] = False
 
     @property
     def given(self) -> bool:
-        """Whether there are rows at all."""
+        """Whether any rows were given."""
         return self.dataset_name is not None or any(path is not None for path in self.files.values())
 
     @property
     def name(self) -> str:
-        """The file, or the data set, by which people know the rows of a command that reads one split."""
+        """File or data set of a command that reads one split, for display."""
         return next((path for path in self.files.values() if path is not None), self.dataset_name or "")
 
     @property
     def sources(self) -> dict[str, str | None]:
-        """What is read, by its option; see [`refuse_source`]."""
+        """Paths that are read, by option; see [`refuse_source`]."""
         files = {self.flags[split]: path for split, path in self.files.items()}
         return {**files, "--dataset-name": self.dataset_name}
 
     @property
     def about_labels(self) -> dict[str, Any]:
-        """Arguments of the library that say what rows and labels are taken for."""
+        """Arguments of the library about labels and bad rows."""
         return {
             "labels": self.labels or None,
             "trust_labels": self.trust_labels,
@@ -217,11 +215,11 @@ class DataOptions:
         }
 
     def load(self, required: Sequence[str], optional: Sequence[str] = ()) -> "tuple[dict[str, Dataset], Columns]":
-        """Splits and their columns; see [`load_splits`].
+        """Load splits and their columns; see [`load_splits`].
 
         Args:
-            required (`Sequence[str]`): splits that must be there, with labels.
-            optional (`Sequence[str]`): splits that may be; with labels where the user named their file.
+            required (`Sequence[str]`): splits that must exist, with labels.
+            optional (`Sequence[str]`, *optional*): splits that may exist; labels are required if a file was given.
         """
         files = {split: path for split, path in self.files.items() if path is not None}
         if self.dataset_name is not None and files:
@@ -253,7 +251,7 @@ class DataOptions:
 
     @contextmanager
     def attribute_errors(self) -> Iterator[None]:
-        """An error about the rows of a split is the fault of the option that they came from, and names the file."""
+        """Attribute an error about the rows of a split to their option, and name the file."""
         try:
             yield
         except ValueError as error:
@@ -264,16 +262,16 @@ class DataOptions:
             raise CommandError(f"{self.option_of(split)}: {explained(error)} (in {where})") from error
 
     def option_of(self, split: str) -> str:
-        """The option that the rows of a split came from."""
+        """Return the option that the rows of a split came from."""
         return self.flags[split] if self.dataset_name is None else "--dataset-name"
 
 
 class Rows:
-    """Which data options a command has: `Annotated[DataOptions, Rows(test="Rows to report on:")]`.
+    """Data options of a command: `Annotated[DataOptions, Rows(test="Test rows:")]`.
 
     Args:
-        without (`Sequence[str]`, *optional*): fields of [`DataOptions`] that would mean nothing to it.
-        flags (`Mapping[str, str]`, *optional*): of splits whose file is not `--<split>-file`.
+        without (`Sequence[str]`, *optional*): fields of [`DataOptions`] that do not apply.
+        flags (`Mapping[str, str]`, *optional*): options of splits whose file is not `--<split>-file`.
         files (`str`): what the rows of a split are for.
     """
 
@@ -285,7 +283,7 @@ class Rows:
         self.fields = [each for each in fields(DataOptions) if each.name not in ("files", "flags", *without)]
 
     def parameters(self) -> list[inspect.Parameter]:
-        """Of the command as it is typed, in place of its [`DataOptions`]."""
+        """Return the parameters of the command that replace its [`DataOptions`]."""
         kind = inspect.Parameter.KEYWORD_ONLY
         files = [
             inspect.Parameter(
@@ -305,7 +303,7 @@ class Rows:
         return [*files, *others]
 
     def take(self, given: dict[str, Any]) -> DataOptions:
-        """What was typed, out of the arguments of all [`parameters`]."""
+        """Take the arguments of [`parameters`] out of `given`."""
         files = {split: given.pop(_parameter_name(flag)) for split, flag in self.flags.items()}
         return DataOptions(files, self.flags, **{each.name: given.pop(each.name) for each in self.fields})
 

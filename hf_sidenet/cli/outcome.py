@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command found, printed for people or as JSON, without what libraries say to programmers."""
+"""Printing the outcome of a command, as text or JSON, without the warnings of libraries."""
 
 import logging
 import os
@@ -15,18 +15,18 @@ from ..io.json import json_text
 from .errors import CommandError, printable
 
 
-# Library → level from which on it is heard. What datasets logs as an error, it also raises.
+# Library → lowest level shown. datasets also raises what it logs as an error.
 LEVELS = {"transformers": logging.ERROR, "datasets": logging.CRITICAL, "torch": logging.ERROR}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found.
+    """Outcome of a command.
 
     Args:
-        document (`dict[str, Any]`): for `--json`.
-        text (`str`): for people.
-        code (`int`): exit code.
+        document (`dict[str, Any]`): printed with `--json`.
+        text (`str`): printed otherwise.
+        code (`int`, *optional*, defaults to 0): exit code.
     """
 
     document: dict[str, Any]
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def show(work: Callable[[], Outcome], as_json: bool) -> int:
-    """Do the work and print what it found; standard output has nothing else.
+    """Run `work` and print its outcome, and nothing else, to standard output.
 
     Returns:
         `int`: the exit code.
@@ -48,14 +48,14 @@ def show(work: Callable[[], Outcome], as_json: bool) -> int:
 
 
 def refuse_source(output_dir: str | None, **sources: str | None) -> None:
-    """Refuse a folder that holds what is being read: replacing it would take that away.
+    """Refuse an output folder that is or contains an input, which it would replace.
 
     Args:
-        output_dir (`str`, *optional*): the folder to write, if any.
-        sources (`str`, *optional*): paths by what they are called; Hub ids are no paths.
+        output_dir (`str`, *optional*): the folder to write.
+        sources (`str`, *optional*): inputs by their option; Hub ids are ignored.
 
     Raises:
-        CommandError: it is one of them, or has one in it.
+        CommandError: the folder is an input or contains one.
     """
     if output_dir is None:
         return
@@ -64,14 +64,13 @@ def refuse_source(output_dir: str | None, **sources: str | None) -> None:
         if source is not None and Path(source).exists():
             path = Path(source).resolve()
             if output == path or output in path.parents:
-                raise CommandError(f"--output-dir: must be another folder than that of {name}, got {output_dir!r}.")
+                raise CommandError(f"--output-dir: must not be or contain {name}, got {output_dir!r}.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the libraries' warnings, unless Python or a library was told to show them.
-
-    `PYTHONWARNINGS`, `TRANSFORMERS_VERBOSITY` and `DATASETS_VERBOSITY` are such.
+    """Hide the libraries' warnings, unless `PYTHONWARNINGS`, `TRANSFORMERS_VERBOSITY` or `DATASETS_VERBOSITY` say
+    otherwise.
     """
     with warnings.catch_warnings(), _levels():
         if not sys.warnoptions:
@@ -89,7 +88,7 @@ def _levels() -> Iterator[None]:
         if library in sys.modules:
             before[library] = logging.getLogger(library).level
         else:
-            # Read once, when the library is imported.
+            # The library reads this once, on import.
             os.environ[variable] = logging.getLevelName(level).lower()
         logging.getLogger(library).setLevel(level)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet export`, `push` and `demo`: a checkpoint for other runtimes, for other people, and to play with."""
+"""`hf-sidenet export`, `push` and `demo`: a checkpoint for other runtimes, on the Hub, and in the browser."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..data.formats import Processor
     from ..models.modeling_base import SideNetPreTrainedModel
 
-# More show hardly any other ranges.
+# More rows hardly change the ranges.
 CALIBRATION_ROWS = 512
 
 
@@ -29,8 +29,8 @@ def export(
         Rows(
             without=("labels", "trust_labels", "trust_rows"),
             flags={"train": "--calibration-file"},
-            train="Training rows that show which numbers convolutions meet, for --int8 of a MainNet that has some; "
-            "never those that certify θ:",
+            train="Training rows to calibrate the ranges of convolutions, for --int8 of a MainNet with convolutions; "
+            "never the rows that certify θ:",
         ),
     ],
     *,
@@ -41,24 +41,26 @@ def export(
     ] = "onnx",
     int8: Annotated[
         bool,
-        option("--int8", OUTPUT, "Linear layers and convolutions of the MainNet in int8; needs --format onnx."),
+        option(
+            "--int8", OUTPUT, "Quantize linear layers and convolutions of the MainNet to int8; needs --format onnx."
+        ),
     ] = False,
     output_dir: Annotated[
         str, option("--output-dir", OUTPUT, "Folder for the stages, written atomically.", metavar="DIRECTORY")
     ],
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """Write a checkpoint as one file per stage, for ONNX Runtime or torch.export, with θ beside it.
+    """Export a checkpoint as one file per stage, for ONNX Runtime or torch.export, together with its θ.
 
-    Every stage is compared with the model's own. In int8 answers change, so that θ has no evidence behind it until
-    `hf-sidenet recalibrate` has found one for the exported folder.
+    Every stage is compared with the model's own. int8 changes answers, so θ has no evidence behind it until
+    `hf-sidenet recalibrate` calibrates the exported folder.
     """
     if is_exported(directory):
-        raise CommandError(f"DIRECTORY: must be a checkpoint, got the folder {directory!r}, which was exported.")
+        raise CommandError(f"DIRECTORY: must be a checkpoint, got the exported folder {directory!r}.")
     if int8 and format != "onnx":
         raise CommandError(f"--int8: needs --format onnx, got --format {format}.")
     if data.given and not int8:
-        raise CommandError(f"{data.option_of('train')}: needs --int8, which nothing else is calibrated for.")
+        raise CommandError(f"{data.option_of('train')}: is only used with --int8.")
     refuse_source(output_dir, DIRECTORY=directory, **data.sources)
     from ..export import export_onnx, export_torch
     from ..export.exported import EXPORTED
@@ -90,42 +92,45 @@ def export(
 
 def push(
     directory: Annotated[
-        str, Argument(metavar="DIRECTORY", help="Folder of a checkpoint with SideNets, or of `hf-sidenet export`.")
+        str,
+        Argument(
+            metavar="DIRECTORY", help="Folder of a checkpoint with SideNets, or one made by `hf-sidenet export`."
+        ),
     ],
     repo: Annotated[
         str | None,
         Argument(
-            metavar="REPO", help="Where to, as my-org/my-classifier. Made where it is missing.", show_default=False
+            metavar="REPO", help="Repository, e.g. my-org/my-classifier. Created if missing.", show_default=False
         ),
     ] = None,
     *,
-    private: Annotated[bool, option("--private", HUB, "A new repository is private.")] = False,
+    private: Annotated[bool, option("--private", HUB, "Make a new repository private.")] = False,
     token: Annotated[
         str | None,
         option(
             "--token",
             HUB,
-            "By default HF_TOKEN, or the one of `hf auth login`, which other people on this machine cannot read off "
-            "the command.",
+            "By default HF_TOKEN or the token of `hf auth login`, which other users of this machine cannot see on the "
+            "command line.",
             metavar="TOKEN",
         ),
     ] = None,
     revision: Annotated[
         str | None,
-        option("--revision", HUB, "Branch, made where it is missing. By default the main one.", metavar="NAME"),
+        option("--revision", HUB, "Branch, created if missing. By default the main branch.", metavar="NAME"),
     ] = None,
-    message: Annotated[str | None, option("--message", HUB, "Of the commit.", metavar="TEXT")] = None,
+    message: Annotated[str | None, option("--message", HUB, "Commit message.", metavar="TEXT")] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", HUB, "Run all checks without contacting the Hub. REPO need not be given.")
+        bool, option("--dry-run", HUB, "Run all checks without contacting the Hub; REPO is optional.")
     ] = False,
 ) -> Outcome:
-    """Put a checkpoint on the Hub: weights, config, code, tokenizer or image processor, card, report, figures.
+    """Push a checkpoint to the Hub: weights, config, code, tokenizer or image processor, card, report, figures.
 
-    First it says what would not load elsewhere and what must not travel; where there is such a thing, nothing is
-    uploaded and the exit code is 2. Nothing pickled is ever uploaded.
+    First checks what would not load elsewhere and what must not be shared; if there is any, nothing is uploaded and
+    the exit code is 2. Pickled files are never uploaded.
     """
     if repo is None and not dry_run:
-        raise CommandError("REPO: must be given, or --dry-run.")
+        raise CommandError("REPO: must be given unless --dry-run is.")
     if not Path(directory).is_dir():
         raise CommandError(f"DIRECTORY: must be a folder, got {directory!r}.")
     from ..hub import check_shareable
@@ -137,8 +142,8 @@ def push(
     pushed = None
     if not found.ok:
         count = len(found.errors)
-        first = "" if count == 1 else f" The first of {count}:"
-        report_error(CommandError(f"DIRECTORY: must load elsewhere, but does not.{first} {found.errors[0]}"))
+        first = "" if count == 1 else f" First of {count} errors:"
+        report_error(CommandError(f"DIRECTORY: would not load elsewhere.{first} {found.errors[0]}"))
     elif repo is not None and not dry_run:
         pushed = push_checkpoint(
             directory, repo, private=private or None, token=token, revision=revision, message=message
@@ -157,30 +162,30 @@ def demo(
     directory: Directory,
     *,
     example: Annotated[
-        list[str] | None, list_option("--example", PAGE, "Texts, or paths of pictures, to click on.", "TEXT")
+        list[str] | None, list_option("--example", PAGE, "Texts, or paths of images, to click on.", "TEXT")
     ] = None,
-    pair: Annotated[bool, option("--pair", PAGE, "A row is two texts.")] = False,
+    pair: Annotated[bool, option("--pair", PAGE, "Each row is a pair of texts.")] = False,
     labels: Annotated[
         list[str] | None,
-        list_option("--labels", PAGE, "What files call the outputs, in their order.", "NAME"),
+        list_option("--labels", PAGE, "Names of the classes in files, in the order of the outputs.", "NAME"),
     ] = None,
     title: Annotated[str | None, option("--title", PAGE, "By default the name of DIRECTORY.", metavar="TEXT")] = None,
     host: Annotated[
-        str, option("--host", PAGE, "Address to listen at; 0.0.0.0 lets others in.", metavar="ADDRESS")
+        str, option("--host", PAGE, "Address to listen on; 0.0.0.0 accepts other machines.", metavar="ADDRESS")
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        option("--port", PAGE, "By default the first free one from 7860.", min=1, max=65535, metavar="NUMBER"),
+        option("--port", PAGE, "By default the first free port from 7860.", min=1, max=65535, metavar="NUMBER"),
     ] = None,
 ) -> Outcome:
-    """A page in the browser to play with a checkpoint: type a sentence or drop a picture, move θ, see who answers,
-    how sure it is and what was saved; or answer a whole file.
+    """Try out a checkpoint in the browser: type a sentence or drop an image, move θ, and see which exit answered,
+    its confidence and what was saved; or classify a whole file.
 
-    It listens on this machine only, unless --host says otherwise, and stops with Ctrl-C.
+    Listens on this machine only, unless --host says otherwise. Stop it with Ctrl-C.
     """
     examples = example or []
     if is_exported(directory):
-        raise CommandError(f"DIRECTORY: must be a checkpoint, got the folder {directory!r}, which was exported.")
+        raise CommandError(f"DIRECTORY: must be a checkpoint, got the exported folder {directory!r}.")
     if pair and len(examples) % 2:
         raise CommandError(f"--example: must be given twice per pair, got {len(examples)}.")
     from ..demo import build_demo, launch
@@ -195,14 +200,14 @@ def demo(
 def _rows(
     model: "SideNetPreTrainedModel", processor: "Processor", data: DataOptions, directory: str, max_length: int | None
 ) -> list[Any]:
-    """Calibration rows as model inputs, from all over the file."""
+    """Return calibration rows as model inputs, evenly spaced over the file."""
     from ..data.rows import prepare_rows
     from ..inference.rows import evenly_spaced
     from ..report import Report
 
     splits, columns = data.load(("train",))
     length = Report.load(directory).max_length(max_length)
-    # Which class a row is does not matter here.
+    # Labels are not needed here.
     prepared = prepare_rows(
         {"train": splits["train"].remove_columns(columns.label)},
         model.config,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands found, in words. Each text is made of the document that `--json` prints, and of nothing else."""
+"""Outcomes of commands as text. Each text is made from the document that `--json` prints, and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from ..io.tables import aligned, interval_text
 CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
 MAINNET = "MainNet"
 RUNTIMES = {"onnx": "ONNX Runtime", "torch": "torch.export"}
-# A table of more would be longer than the rest.
+# A table of more classes would dominate the output.
 MOST_CLASSES = 20
 
 
 def attach_text(document: Mapping[str, Any]) -> str:
-    """What [`attach`] found: of `report.json`, with the folder and θ."""
+    """Describe the outcome of [`attach`], from `report.json` with the folder and θ."""
     parts = [_verdict(document)]
     if document["verdict"] == "attach":
         parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
@@ -32,7 +32,7 @@ def attach_text(document: Mapping[str, Any]) -> str:
 
 
 def recalibrate_text(document: Mapping[str, Any]) -> str:
-    """What [`recalibrate`] found."""
+    """Describe the outcome of [`recalibrate`]."""
     parts = [_verdict(document, "new θ")]
     if document["verdict"] == "attach":
         parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
@@ -50,25 +50,25 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
 
 
 def evaluate_text(document: Mapping[str, Any], tables: str, missing_reference: str | None) -> str:
-    """What [`evaluate_checkpoint`] found.
+    """Describe the outcome of [`evaluate_checkpoint`].
 
     Args:
         document (`Mapping[str, Any]`): what `--json` prints.
-        tables (`str`): of the evaluation.
-        missing_reference (`str`, *optional*): the classifier that θ was chosen against, where it is another one.
+        tables (`str`): tables of the evaluation.
+        missing_reference (`str`, *optional*): the classifier that θ was chosen against, if it is a different one.
     """
     parts = [f"{document['checkpoint']}, compared with {document['reference'] or 'the MainNet inside'}.", tables]
     if document["not_certified"] is not None:
         parts.append(f"Not certified: {document['not_certified']}.")
     if missing_reference is not None:
-        parts.append(f"θ was chosen against {missing_reference}: compare with it by --reference.")
+        parts.append(f"θ was chosen against {missing_reference}: use --reference to compare with it.")
     if document["output_dir"] is not None:
         parts.append(_folder(document["output_dir"]))
     return "\n\n".join(parts)
 
 
 def info_text(document: Mapping[str, Any]) -> str:
-    """What is in a checkpoint."""
+    """Describe a checkpoint."""
     mainnet, exits = document["mainnet"], document["exits"]
     name = "" if mainnet["name"] is None else f" ({mainnet['name']})"
     header = [
@@ -116,7 +116,7 @@ def info_text(document: Mapping[str, Any]) -> str:
 
 
 def exported_text(document: Mapping[str, Any]) -> str:
-    """What is in an exported folder."""
+    """Describe an exported folder."""
     mainnet = document["mainnet"]
     header = ["exit", "after block", "pooling", "θ", "temperature"]
     rows = [
@@ -137,7 +137,7 @@ def exported_text(document: Mapping[str, Any]) -> str:
     ]
     if document["calibration"] is None:
         parts.append(
-            "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT finds some."
+            "θ has no evidence behind it. To certify θ: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT ..."
         )
     else:
         parts += _guarantee(document)
@@ -145,12 +145,12 @@ def exported_text(document: Mapping[str, Any]) -> str:
 
 
 def export_text(document: Mapping[str, Any]) -> str:
-    """What `hf-sidenet export` did."""
+    """Describe the outcome of `hf-sidenet export`."""
     files, precision = document["files"], document["precision"]
     table = [[name, f"{size / 1e6:.1f}"] for name, size in files.items()]
     parts = [
         f"{document['checkpoint']} for {RUNTIMES[document['format']]}, in {precision}.",
-        aligned(["file", "MB"], [*table, ["together", f"{sum(files.values()) / 1e6:.1f}"]]),
+        aligned(["file", "MB"], [*table, ["total", f"{sum(files.values()) / 1e6:.1f}"]]),
         f"Largest difference from the model's own x_c and logits, on rows of noise: "
         f"{document['largest_difference']:.1e} of the largest value{' (before int8)' if precision == 'int8' else ''}.",
     ]
@@ -160,13 +160,13 @@ def export_text(document: Mapping[str, Any]) -> str:
             f"{name} {100 * share:.1f} %" for name, share in zip(names, document["changed"], strict=True)
         )
         parts.append(
-            f"Of {document['num_calibration_rows']:,} calibration rows, the exits answer with another class than "
-            f"before: {shares}."
+            f"Share of {document['num_calibration_rows']:,} calibration rows whose class int8 changes, by exit: "
+            f"{shares}."
         )
     if precision == "int8":
         chosen = document["calibrated_in"] or "another precision"
         parts.append(
-            f"θ was chosen in {chosen}: in int8 there is no evidence behind it. To certify θ in int8: hf-sidenet "
+            f"θ was chosen in {chosen} and has no evidence behind it in int8. To certify θ in int8: hf-sidenet "
             f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ..."
         )
     parts.append(f"Written to {document['output_dir']}")
@@ -174,15 +174,15 @@ def export_text(document: Mapping[str, Any]) -> str:
 
 
 def push_text(document: Mapping[str, Any], found: str) -> str:
-    """What was found in a folder, and where it went.
+    """Describe what was found in a folder and where it was pushed.
 
     Args:
         document (`Mapping[str, Any]`): what `--json` prints.
-        found (`str`): what [`check_shareable`] says.
+        found (`str`): text of [`check_shareable`].
     """
     pushed = document["pushed"]
     if pushed is None:
-        why = "a dry run" if not document["errors"] else "fix the errors above and run it again"
+        why = "dry run" if not document["errors"] else "fix the errors above and run it again"
         return f"{found}\n\nNothing was uploaded: {why}."
     return (
         f"{found}\n\nPushed to {pushed['url']}\nTo pin this version: trust_remote_code=True, "
@@ -191,7 +191,8 @@ def push_text(document: Mapping[str, Any], found: str) -> str:
 
 
 def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
-    """Columns, mapping, repeated rows and rows per class, of a report's `data`, `classes` and `repeated_rows`."""
+    """Describe columns, classes, repeated rows and rows per class, from `data`, `classes` and `repeated_rows` of a
+    report."""
     splits = {name: split for name, split in data.items() if isinstance(split, Mapping)}
     columns = next((split["columns"] for split in splits.values() if split.get("columns")), None)
     parts = []
@@ -204,22 +205,22 @@ def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Map
     more = f", … ({len(spelled):,} in all)" if len(spelled) > MOST_CLASSES else ""
     parts.append(f"Classes are taken {classes['how']}: {shown}{more}.")
     if classes["trusted"]:
-        parts.append("They were not held against the MainNet's answers.")
+        parts.append("They were not checked against the MainNet's answers.")
     for name, split in splits.items():
         if split.get("num_bad_rows_left_out"):
-            parts.append(f"Bad {name} rows that were left out: {split['num_bad_rows_left_out']:,}.")
+            parts.append(f"Bad {name} rows skipped: {split['num_bad_rows_left_out']:,}.")
     if repeated["num_repeated"]:
         parts.append(
-            f"{repeated['num_repeated']:,} of {repeated['num_rows']:,} certification rows say what a training or "
-            f"design row says ({repeated['num_repeated'] / repeated['num_rows']:.1%}; of fresh rows "
-            f"{repeated['expected']:.1%} are expected to)."
+            f"{repeated['num_repeated']:,} of {repeated['num_rows']:,} certification rows repeat a training or design "
+            f"row ({repeated['num_repeated'] / repeated['num_rows']:.1%}; expected of fresh rows: "
+            f"{repeated['expected']:.1%})."
         )
     counted = {name: split["rows_per_class"] for name, split in splits.items() if "rows_per_class" in split}
     return "\n".join([" ".join(parts), "", _counts(spelled, classes["names"], counted)])
 
 
 def _guarantee(document: Mapping[str, Any]) -> list[str]:
-    # Here, since it imports torch.
+    # Imported late: it imports torch.
     from ..report.guarantee import guarantee_summary
 
     return guarantee_summary(document["calibration"], document.get("not_certified"))
@@ -267,7 +268,7 @@ def _certified_accuracy(document: Mapping[str, Any]) -> str:
 def _recalls(recalls: Sequence[Mapping[str, Any]], which: str) -> list[str]:
     if not recalls:
         return []
-    # Here, since it takes seconds to import.
+    # Imported late: it takes seconds.
     from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 
     header, *rows = recall_rows(recalls)
@@ -317,7 +318,7 @@ def _tested(path: Sequence[Mapping[str, Any]]) -> str:
     if not path:
         return "No point of θ was tested."
     certified = [point for point in path if point["certified"]]
-    # Of a path with budgets alone nothing is certified.
+    # With budgets alone, no point of the path is certified.
     shown = {"the first": path[0], "the last certified": certified[-1] if certified else None, "the last": path[-1]}
     shown = {name: point for name, point in shown.items() if point is not None}
     rows = [
@@ -369,7 +370,7 @@ def _percent(fraction: float, digits: int = 1) -> str:
 
 
 def _spelled(classes: Mapping[str, Any]) -> list[str]:
-    """How the data call each class, with the MainNet's name where that is another."""
+    """Return the data's name of each class, with the MainNet's name in brackets if it differs."""
     found: list[list[str]] = [[] for _ in classes["names"]]
     for label, index in classes["labels"].items():
         found[index].append(label)
@@ -380,7 +381,7 @@ def _spelled(classes: Mapping[str, Any]) -> list[str]:
 
 
 def _counts(spelled: Sequence[str], names: Sequence[str], counted: Mapping[str, Sequence[int]]) -> str:
-    """Rows per class, or, of many classes, how many there are at least and at most."""
+    """Return a table of rows per class or, for many classes, of the smallest and largest counts."""
     if len(names) <= MOST_CLASSES:
         header = ["rows of class", *counted]
         rows = [[spelled[i], *(f"{counts[i]:,}" for counts in counted.values())] for i in range(len(names))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says about itself, in words, in metadata and as JSON."""
+"""Description of a checkpoint: as text, as metadata and as JSON."""
 
 from .card import FIGURES, checkpoint_card
 from .metadata import CURRENCIES, TAGS, describe, eval_results, hub_id, metrics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a checkpoint that `attach` made."""
+"""Model card of a checkpoint made by `attach`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ from .metadata import CURRENCIES, describe, eval_results, hub_id, metrics
 FIGURES = {
     "accuracy_cost.png": "accuracy against cost",
     "reliability.png": "reliability diagrams",
-    "exit_shares.png": "share of the rows that each exit answers",
-    "confidences.png": "confidences of right and wrong answers",
+    "exit_shares.png": "share of rows answered at each exit",
+    "confidences.png": "confidences of correct and wrong answers",
 }
 UNLABELED = (
-    'These rows have no labels. The MainNet\'s answers stand in for them, so that "accuracy" is agreement with it.'
+    'These rows have no labels. The MainNet\'s answers stand in for them, so "accuracy" means agreement with it.'
 )
 PAPER = "[Morisot, *Add a SideNet to your MainNet*](https://arxiv.org/abs/2007.13512)"
 
@@ -42,14 +42,14 @@ def checkpoint_card(
     has_processor: bool = True,
     figures: Sequence[str] = (),
 ) -> ModelCard:
-    """What it is, how to load it, what is guaranteed and what is not, what was measured, how it was made.
+    """Write the card: what it is, how to load it, what is and is not guaranteed, what was measured, how it was made.
 
     Args:
-        name (`str`): of the checkpoint.
-        config ([`SideNetConfig`]): with θ, temperatures and the evidence.
-        report (`Mapping[str, Any]`): of [`attach`].
-        evaluation ([`ExitEvaluation`], *optional*): of the test rows.
-        has_processor (`bool`, *optional*, defaults to `True`): whether tokenizer or image processor are there.
+        name (`str`): name of the checkpoint.
+        config ([`SideNetConfig`]): config with θ, temperatures and the evidence.
+        report (`Mapping[str, Any]`): report of [`attach`].
+        evaluation ([`ExitEvaluation`], *optional*): evaluation on the test rows.
+        has_processor (`bool`, *optional*, defaults to `True`): whether a tokenizer or image processor is saved too.
         figures (`Sequence[str]`, *optional*): names of the files in `figures/`.
     """
     kind, modality = task_of(config)
@@ -60,7 +60,7 @@ def checkpoint_card(
     data.eval_results = eval_results(
         _metrics(config, report, evaluation),
         task=task,
-        # The rows are the user's own: there is no id of a data set.
+        # The user's own rows: there is no data set id.
         dataset_type="custom",
         dataset_name=f"{num_rows:,} {which} rows",
         split=which,
@@ -78,7 +78,7 @@ def checkpoint_card(
 
 
 def _evidence(config: SideNetConfig) -> dict[str, Any]:
-    """The evidence behind θ, without which there is no card."""
+    """Return the evidence behind θ, without which there is no card."""
     assert config.calibration is not None
     return config.calibration
 
@@ -118,7 +118,7 @@ def _reference_label(config: SideNetConfig, report: Mapping[str, Any]) -> str:
 
 
 def _reference_accuracy(config: SideNetConfig, report: Mapping[str, Any]) -> float | None:
-    """On the certification rows; `None` where the report does not tell."""
+    """Return the reference's accuracy on the certification rows, `None` if the report does not contain it."""
     if "certification" in report:
         return report["certification"]["reference_accuracy"]
     evidence, settings = _evidence(config), report["settings"]
@@ -151,7 +151,7 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
             f"{named} with early exits, made with `hf_sidenet`. A **SideNet** is a small head on one of the "
             "classifier's intermediate representations. Where its confidence, the largest value of softmax(logits / "
             "temperature), is greater than its threshold θ, the row is answered there and the rest of the classifier, "
-            f"the **MainNet**, is not run for it ({PAPER}). "
+            f"the **MainNet**, does not run for it ({PAPER}). "
             + (
                 "The MainNet was fine-tuned together with the SideNets."
                 if joint
@@ -164,7 +164,7 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
 
 
 def _example(config: SideNetConfig, modality: Modality) -> tuple[list[str], str, bool]:
-    """Imports, an example input as code, and whether a processor makes floats of it, which come in float32."""
+    """Return imports, an example input as code, and whether the processor turns it into float32."""
     if modality.name == TEXT.name:
         return [], '"a text"', False
     mode = MODES.get(num_channels_of(config))
@@ -186,7 +186,7 @@ def _use(name: str, config: SideNetConfig, has_processor: bool) -> str:
     ]
     if has_processor:
         lines += [
-            # It needs no code of its own, but reads the config first, and would ask.
+            # The processor has no custom code, but it reads the config, which would prompt the user.
             f"{variable} = {reader}.from_pretrained(checkpoint, trust_remote_code=True)",
             f'inputs = {variable}({example}, return_tensors="pt"){cast}',
             "output = model(**inputs)",
@@ -197,18 +197,18 @@ def _use(name: str, config: SideNetConfig, has_processor: bool) -> str:
         ]
     moved = [
         "model(**inputs, thresholds=1.0)  # no row exits early: the MainNet's own answers",
-        f"model(**inputs, thresholds={config.thresholds})  # a value for each SideNet, here those it has anyway",
-        "model.config.thresholds = 1.0  # the same for every later call; `classify.model` is such a model too",
+        f"model(**inputs, thresholds={config.thresholds})  # one value per SideNet, here its own",
+        "model.config.thresholds = 1.0  # for all later calls; also works on `classify.model`",
     ]
-    without = "" if has_processor else " No tokenizer or image processor is saved with it: `inputs` are yours to make."
+    without = "" if has_processor else " No tokenizer or image processor is saved with it: prepare `inputs` yourself."
     return "\n\n".join(
         [
             "## Use",
-            f"It needs {' and '.join(REQUIRED)}, and nothing else: the code that runs is in this folder, hence "
-            f"`trust_remote_code=True`.{without} Keep the model in evaluation mode.",
+            f"It needs only {' and '.join(REQUIRED)}: its code is in this folder, hence `trust_remote_code=True`."
+            f"{without} Keep the model in evaluation mode.",
             _python(lines),
-            "A larger θ lets fewer rows leave; at θ = 1 none does. What is said about θ below holds for the values "
-            "above only:",
+            "With a larger θ fewer rows exit early; at θ = 1 none does. Statements about θ below hold only for the "
+            "values above:",
             _python(moved),
         ]
     )
@@ -227,13 +227,13 @@ def _results(
         measured = _evidence(config)["certification"]
         alone = _reference_accuracy(config, report)
         point = CurvePoint(thresholds=config.thresholds, **measured)
-        also = "" if alone is None else f" There, {reference} is right in {100 * alone:.2f} %."
+        also = "" if alone is None else f" On them, {reference} has an accuracy of {100 * alone:.2f} %."
         return (
             f"## Results\n\nThere were no test rows. These are the {_certified_on(config):,} certification rows, on "
             "which θ was chosen, so they are optimistic. Costs are fractions of the plain MainNet's."
             f"{also}{unlabeled}\n\n{table([point])}{_recalls(report)}"
         )
-    parts = ["## Results", f"On test rows, which chose nothing.{unlabeled}"]
+    parts = ["## Results", f"On test rows, which were used for nothing else.{unlabeled}"]
     if report["settings"]["tune"] == "joint":
         parts.append(
             f'"MainNet alone" and the drop: {reference.rstrip(",")}. The exit "MainNet" is the one in this checkpoint.'
@@ -264,7 +264,7 @@ def _costs(report: Mapping[str, Any]) -> str:
         [
             "## Costs",
             f"Measured on {costs['device']} in batches of {settings['batch_size']} validation rows; "
-            f"{report['hardware']}. Milliseconds are of this machine, with all rows of a batch answered at one exit"
+            f"{report['hardware']}. Milliseconds are for this machine, with all rows of a batch answered at one exit"
             f"{_spread(costs.get('rounds', []))}.",
             markdown_table(header, cells),
         ]
@@ -283,8 +283,8 @@ def _making(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     listed = {name: value for name, value in settings.items() if name not in ("heads", "joint")}
     lines = [
-        f"- rows: {', '.join(rows)}; of the validation rows {data['num_design_rows']:,} design and "
-        f"{data['num_certification_rows']:,} certify",
+        f"- rows: {', '.join(rows)}; of the validation rows, {data['num_design_rows']:,} are design rows and "
+        f"{data['num_certification_rows']:,} certification rows",
         *(f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in listed.items()),
         *(
             f"- {name}: {', '.join(f'{key} {value}' for key, value in settings[name].items())}"
@@ -298,8 +298,8 @@ def _making(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "## How it was made",
-            "SideNets were trained on cached features of the frozen MainNet, at every candidate place at once"
-            + ("" if settings["joint"] is None else ", and those that were chosen then together with it")
+            "SideNets were trained on cached features of the frozen MainNet, at all candidate places at once"
+            + ("" if settings["joint"] is None else ", and the chosen ones were then trained together with it")
             + "; the design rows chose the places, temperatures and the path of θ; the certification rows chose θ. "
             "`report.json` has all numbers.",
             "\n".join(lines),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a model card that the Hub reads: task, tags, base model, results."""
+"""Metadata of a model card for the Hub: task, tags, base model, results."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ CURRENCIES = {"flops": "FLOPs", "params": "parameters", "milliseconds": "millise
 
 
 def hub_id(name: str | None) -> str | None:
-    """The name of a MainNet where it is an id on the Hub; `None` for a folder, which others cannot follow and which
-    may tell what they should not read."""
+    """Return the name of a MainNet if it is a Hub id, and `None` for a folder: a local path is useless to others and
+    may be private."""
     if not name or Path(name).exists():
         return None
     try:
@@ -25,13 +25,13 @@ def hub_id(name: str | None) -> str | None:
 
 
 def describe(data: ModelCardData, *, task: str, mainnet: str | None, model_name: str) -> None:
-    """Say what a model with SideNets is; what a card says beside that stays.
+    """Add the metadata of a model with SideNets; other fields are kept.
 
     Args:
-        data (`ModelCardData`): changed in place.
-        task (`str`): as the Hub calls it; see [`Task.pipelines`].
-        mainnet (`str`, *optional*): where the MainNet came from; a folder is left out.
-        model_name (`str`): of the model index.
+        data (`ModelCardData`): metadata, changed in place.
+        task (`str`): task name on the Hub; see [`Task.pipelines`].
+        mainnet (`str`, *optional*): source of the MainNet; a folder is left out.
+        model_name (`str`): name in the model index.
     """
     data.library_name = data.library_name or "transformers"
     tags: list[str] = [*(data.tags or []), *TAGS]
@@ -48,8 +48,8 @@ def metrics(
     """Return type, name and value of each metric.
 
     Args:
-        accuracies (`Mapping[str, float | None]`): by what answers; `None` where it is not known.
-        costs (`Mapping[str, float]`, *optional*): mean per row, as fractions of the MainNet's, by [`CURRENCIES`].
+        accuracies (`Mapping[str, float | None]`): accuracy by classifier; `None` if unknown.
+        costs (`Mapping[str, float]`, *optional*): mean cost per row, as fractions of the MainNet's, by [`CURRENCIES`].
     """
     found = [("accuracy", f"accuracy, {name}", value) for name, value in accuracies.items() if value is not None]
     if costs is not None:
@@ -60,14 +60,14 @@ def metrics(
 def eval_results(
     results: Iterable[tuple[str, str, float]], *, task: str, dataset_type: str, dataset_name: str, split: str
 ) -> list[EvalResult]:
-    """Results on one data set, for the model index.
+    """Return results on one data set, for the model index.
 
     Args:
         results (`Iterable[tuple[str, str, float]]`): type, name and value of each metric.
-        task (`str`): as the Hub calls it; see [`Task.pipelines`].
-        dataset_type (`str`): id of the data set on the Hub, or what kind it is.
-        dataset_name (`str`): for people.
-        split (`str`): which rows of it.
+        task (`str`): task name on the Hub; see [`Task.pipelines`].
+        dataset_type (`str`): Hub id of the data set, or its kind.
+        dataset_name (`str`): display name.
+        split (`str`): split of the data set.
     """
     return [
         EvalResult(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`report.json`: what `attach` found, and what another calibration changed. Its keys are described in docs/report.md.
+"""`report.json`: outcome of `attach` and of later calibrations. docs/report.md describes its keys.
 
-This file is the only one that knows them: it makes reports, reads and checks them, and writes them as JSON that every
-reader takes.
+Only this module knows the keys: it makes, reads, checks and writes reports, as standard JSON.
 """
 
 import os
@@ -27,10 +26,10 @@ from .metadata import hub_id
 
 
 REPORT = "report.json"
-# It rises when a field changes its meaning.
+# Incremented when a field changes its meaning.
 VERSION = 1
 ATTACH, DO_NOT_ATTACH = "attach", "do not attach"
-# Of a checkpoint without a report.
+# Default for checkpoints without a report.
 BATCH_SIZE = 32
 
 SPLIT = "an object with `num_rows` and `has_labels`"
@@ -38,15 +37,15 @@ SPLIT = "an object with `num_rows` and `has_labels`"
 
 @dataclass(frozen=True)
 class Found:
-    """What a calibration found, on its way into a report.
+    """Outcome of a calibration, for a report.
 
     Args:
-        calibration ([`Calibration`]): the path, and what the certification rows said.
-        costs ([`ExitCosts`]): of every exit, on these rows and this machine.
-        evidence (`dict[str, Any]`, *optional*): behind θ; `None` where none was chosen.
-        certification (`dict[str, Any]`): of [`certified_rows`].
+        calibration ([`Calibration`]): the path and its results on the certification rows.
+        costs ([`ExitCosts`]): costs of every exit, on these rows and this machine.
+        evidence (`dict[str, Any]`, *optional*): evidence behind θ; `None` if no θ was chosen.
+        certification (`dict[str, Any]`): output of [`certified_rows`].
         validation ([`Rows`]): the validation rows.
-        trust_labels (`bool`): whether labels were not held against the MainNet's answers.
+        trust_labels (`bool`): whether labels were accepted without checking them against the MainNet's answers.
     """
 
     calibration: Calibration
@@ -58,16 +57,16 @@ class Found:
 
     @property
     def verdict(self) -> str:
-        """`"attach"`, or `"do not attach"` where no threshold meets the target and saves anything."""
+        """`"attach"`, or `"do not attach"` if no threshold meets the target and saves anything."""
         return DO_NOT_ATTACH if self.calibration.selection.chosen is None else ATTACH
 
     @property
     def reason(self) -> str:
-        """Why, in a sentence."""
+        """Reason for the verdict, as a sentence."""
         return self.calibration.selection.reason
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of a report that a calibration fills."""
+        """Return the keys of a report that a calibration sets."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,
@@ -79,7 +78,7 @@ class Found:
         }
 
     def settings(self) -> dict[str, Any]:
-        """What was asked of the calibration."""
+        """Return the settings of the calibration."""
         return {
             "target": [str(target) for target in self.calibration.targets],
             "confidence_level": self.calibration.confidence_level,
@@ -87,7 +86,7 @@ class Found:
         }
 
     def num_rows(self) -> dict[str, int]:
-        """How many rows chose, and how many certified."""
+        """Return the numbers of design and certification rows."""
         return {
             "num_design_rows": self.calibration.num_design_rows,
             "num_certification_rows": self.calibration.num_certification_rows,
@@ -95,10 +94,10 @@ class Found:
 
 
 class Report(Mapping[str, Any]):
-    """What `attach` found. It reads as the mapping that `report.json` is, and does not change.
+    """Outcome of `attach`: an immutable mapping with the keys of `report.json`.
 
     Args:
-        document (`Mapping[str, Any]`): the keys of `report.json`; those of somebody else's report may be any.
+        document (`Mapping[str, Any]`): keys of `report.json`; a report of another tool may have any keys.
     """
 
     def __init__(self, document: Mapping[str, Any]):
@@ -129,17 +128,17 @@ class Report(Mapping[str, Any]):
         evaluation: ExitEvaluation | None = None,
         seconds: Mapping[str, float] | None = None,
     ) -> "Report":
-        """The report of one call of [`attach`].
+        """Make the report of a call of [`attach`].
 
         Args:
-            found ([`Found`]): by the calibration.
-            settings (`Mapping[str, Any]`): what was asked for, beside the target.
-            mainnet (`Mapping[str, Any]`): which classifier it is.
-            rows (`Mapping[str, Rows]`): train, validation and maybe test.
-            candidates (`Sequence[Mapping[str, Any]]`): every SideNet that was trained.
+            found ([`Found`]): outcome of the calibration.
+            settings (`Mapping[str, Any]`): settings other than the calibration's.
+            mainnet (`Mapping[str, Any]`): description of the MainNet.
+            rows (`Mapping[str, Rows]`): train, validation and, if given, test rows.
+            candidates (`Sequence[Mapping[str, Any]]`): all trained SideNets.
             placements (`Sequence[Mapping[str, Any]]`): the best sets of them.
-            evaluation ([`ExitEvaluation`], *optional*): of the test rows.
-            seconds (`Mapping[str, float]`, *optional*): that each step took.
+            evaluation ([`ExitEvaluation`], *optional*): evaluation on the test rows.
+            seconds (`Mapping[str, float]`, *optional*): duration of each step.
         """
         return cls(
             {
@@ -158,15 +157,15 @@ class Report(Mapping[str, Any]):
         )
 
     def recalibrated(self, found: Found, *, given_reference: bool, **settings: Any) -> "Report":
-        """The same checkpoint after another calibration. Results on test rows were for the old θ, so they go.
+        """Return the report after another calibration, without the results on test rows, which were for the old θ.
 
         Args:
-            found ([`Found`]): by the calibration.
-            given_reference (`bool`): whether another classifier than the MainNet inside was compared with.
-            settings (`Any`): that were others than before: `max_length`, `batch_size`.
+            found ([`Found`]): outcome of the calibration.
+            given_reference (`bool`): whether the reference was a classifier other than the MainNet inside.
+            settings (`Any`): changed settings: `max_length`, `batch_size`.
 
         Raises:
-            ValueError: this is no report of `attach`, or one of another version.
+            ValueError: this is not a report of `attach`, or one of another version.
         """
         self.check_version()
         before = self["settings"]
@@ -187,13 +186,13 @@ class Report(Mapping[str, Any]):
 
     @classmethod
     def load(cls, checkpoint: str | os.PathLike) -> "Report":
-        """`report.json` of a checkpoint, empty where it has none.
+        """Load `report.json` of a checkpoint; the report is empty if there is none.
 
         Args:
             checkpoint (`str`): folder or Hub id.
 
         Raises:
-            ValueError: it is damaged; names the field.
+            ValueError: the report is damaged; the message names the field.
         """
         path = cached_file(
             str(checkpoint),
@@ -205,14 +204,14 @@ class Report(Mapping[str, Any]):
 
     @classmethod
     def read(cls, path: Path) -> "Report":
-        """A report, with every field checked that a command reads. One without a version, such as that of a training
-        script, may lack them.
+        """Read a report and check every field that commands use. Reports without a version, such as those of training
+        scripts, may lack these fields.
 
         Args:
             path (`Path`): the file.
 
         Raises:
-            ValueError: it is damaged; names the field.
+            ValueError: the report is damaged; the message names the field.
         """
         try:
             document = read_object(path, parse_constant=_refuse)
@@ -222,12 +221,12 @@ class Report(Mapping[str, Any]):
         return cls(document)
 
     def to_json(self) -> str:
-        """As text: `null` for NaN and infinite numbers, and no path of the machine that made it."""
+        """Return the report as JSON: NaN and infinite numbers become `null`, and local paths are left out."""
         mainnet = {**self["mainnet"], "name": hub_id(self["mainnet"]["name"])}
         return json_text({**self, "mainnet": mainnet}) + "\n"
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write `report.json`; one that is there is replaced when the new one is complete.
+        """Write `report.json`, replacing an existing one atomically.
 
         Args:
             directory (`str` or `os.PathLike`): folder of the checkpoint.
@@ -236,10 +235,10 @@ class Report(Mapping[str, Any]):
             temporary.write_text(self.to_json(), encoding="utf-8")
 
     def check_version(self) -> None:
-        """Refuse a report that cannot be brought up to date.
+        """Reject a report that cannot be updated.
 
         Raises:
-            ValueError: it is not one of `attach`, or of another version.
+            ValueError: this is not a report of `attach`, or one of another version.
         """
         version = self.get("schema_version")
         if version != VERSION:
@@ -247,15 +246,15 @@ class Report(Mapping[str, Any]):
             raise ArgumentError("report", f"must be a {REPORT} of `attach`, version {VERSION}, got {got}")
 
     def max_length(self, given: int | None = None) -> int | None:
-        """Tokens at which texts are cut: as given, else as when the checkpoint was made."""
+        """Return the number of tokens that texts are truncated to: as given, else as when the checkpoint was made."""
         return self.get("settings", {}).get("max_length") if given is None else given
 
     def batch_size(self, given: int | None = None) -> int:
-        """Rows per call: as given, else as when the checkpoint was made."""
+        """Return the number of rows per call: as given, else as when the checkpoint was made."""
         return given or self.get("settings", {}).get("batch_size") or BATCH_SIZE
 
     def fractions(self, currency: str) -> list[float] | None:
-        """Cost of an answer at each exit, as a fraction of the plain MainNet's; `None` where none were measured.
+        """Return the cost of an answer at each exit, as a fraction of the plain MainNet's, or `None` if not measured.
 
         Args:
             currency (`str`): see [`ExitCosts.fractions`].
@@ -265,7 +264,7 @@ class Report(Mapping[str, Any]):
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _optional(rules: Mapping[str, Rule]) -> dict[str, Rule]:
@@ -306,7 +305,7 @@ RULES = {
     "seconds": Rule("an object with numbers", lambda x: is_map(x, is_number)),
     "files": Rule("an object with strings", lambda x: is_map(x, is_text), required=False),
 }
-# Of a report that somebody else wrote, what commands would take from it.
+# Fields that commands read from reports of other tools.
 ANY_RULES = _optional(
     {name: RULES[name] for name in ("settings", "settings.batch_size", "settings.max_length", "mainnet")}
 )

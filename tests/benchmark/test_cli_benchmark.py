@@ -100,11 +100,11 @@ def test_pictures(image_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--precision", "float8"], "Error: --precision: must be different ones of float32, bfloat16, float16, "),
-        (["--engines", "eager,eager"], "Error: --engines: must be different ones of eager, compiled, onnx, got "),
+        (["--precision", "float8"], "Error: --precision: must be distinct names among float32, bfloat16, float16, "),
+        (["--engines", "eager,eager"], "Error: --engines: must be distinct names among eager, compiled, onnx, got "),
         (["--thresholds", "0.5"], "Error: --thresholds: must have one value per SideNet (2), got 1"),
         (["--thresholds", "high"], "Error: --thresholds: must be numbers, got 'high'."),
-        (["--device", "tpu0"], "Error: --device: must be a device that PyTorch has here, got 'tpu0'"),
+        (["--device", "tpu0"], "Error: --device: must be a device that PyTorch can use here, got 'tpu0'"),
         (["--max-accuracy-drop", "nan"], "Error: --max-accuracy-drop: "),
         (["--batch-size", "0"], "Error: --batch-size: "),
         (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be different whole numbers ≥ 1, got "),
@@ -125,7 +125,7 @@ def test_no_number_is_refused_before_anything_is_loaded():
 def test_results_do_not_go_into_the_checkpoint(typed, text_checkpoint):
     done = run(*typed, "--output-dir", text_checkpoint)
     assert done.code == 2
-    assert done.last.startswith("Error: --output-dir: must be another folder than that of DIRECTORY")
+    assert done.last.startswith("Error: --output-dir: must not be or contain DIRECTORY")
 
 
 def test_defaults_are_the_librarys():

@@ -301,7 +301,7 @@ def test_paths_of_what_is_read_are_not_replaced(world, attached):
     ):
         done = run(*arguments)
         assert done.code == 2
-        assert done.last.startswith("Error: --output-dir: must be another folder than that of ")
+        assert done.last.startswith("Error: --output-dir: must not be or contain ")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_traceback(world, monkeypatch):
     arguments = ["evaluate", world, "--test-file", world / "test.tsv"]
     done = run(*arguments)
     assert (done.code, done.out) == (1, "")
-    assert done.err == "Error: RuntimeError: it broke (HF_SIDENET_TRACEBACK=1 shows where.)\n"
+    assert done.err == "Error: RuntimeError: it broke (Set HF_SIDENET_TRACEBACK=1 for a traceback.)\n"
     monkeypatch.setenv("HF_SIDENET_TRACEBACK", "1")
     assert "Traceback" in run(*arguments).err
 

@@ -66,9 +66,7 @@ def test_what_is_printed_says_it(world, cast, tmp_path):
 def test_the_former_classifier_is_named_for_comparing(world, cast):
     arguments = ["evaluate", world / "cast", "--test-file", world / "test.jsonl"]
     alone = run(*arguments)
-    assert (
-        "θ was chosen against the float32 MainNet that this one was made from: compare with it by --ref" in alone.out
-    )
+    assert "θ was chosen against the float32 MainNet that this one was made from: use --reference to" in alone.out
     # Of a checkpoint with SideNets its MainNet is meant, as it is stored.
     found = run_json(*arguments, "--reference", world / "checkpoint")
     expected = run_json("evaluate", world / "checkpoint", "--test-file", world / "test.jsonl")
@@ -76,7 +74,7 @@ def test_the_former_classifier_is_named_for_comparing(world, cast):
     assert accuracies[0] == accuracies[1]
     named = run(*arguments, "--reference", world / "checkpoint")
     assert named.code == 0, named.err[-2000:]
-    assert "compare with it by" not in named.out
+    assert "to compare with it" not in named.out
 
 
 def test_a_named_classifier_keeps_its_precision(world, cast, tmp_path):
@@ -154,7 +152,10 @@ def test_info_of_an_exported_folder(world, exported, tmp_path):
     said = run("info", exported)
     assert said.code == 0, said.err[-2000:]
     assert f"{exported}: 3 exported stages, int8 (ONNX Runtime). 2 classes: bad, good." in said.out
-    assert "θ has no evidence behind it: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT" in said.out
+    assert (
+        "θ has no evidence behind it. To certify θ: hf-sidenet recalibrate DIRECTORY --checkpoint CHECKPOINT"
+        in said.out
+    )
     arguments = recalibrating(world, "--checkpoint", world / "checkpoint", directory="int8")
     found = run_json(*arguments, "--output-dir", tmp_path / "out")
     info = run_json("info", tmp_path / "out")
@@ -240,7 +241,7 @@ def test_a_damaged_exported_folder(world, exported, tmp_path):
     ("arguments", "line"),
     [
         (["--dtype", "int8"], "--dtype: "),
-        (["--checkpoint", "elsewhere"], "--checkpoint: goes with an exported DIRECTORY, one with manifest.json, got "),
+        (["--checkpoint", "elsewhere"], "--checkpoint: needs an exported DIRECTORY, with manifest.json, got "),
         (["--reference", "nowhere"], "--reference: "),
     ],
 )

@@ -135,9 +135,7 @@ def test_what_does_not_load_elsewhere_is_not_pushed(hub, folder):
     change_json(folder / "config.json", _name_or_path="/data/secret")
     done = run("push", folder, REPO)
     assert done.code == 2
-    assert done.last.startswith(
-        "Error: DIRECTORY: must load elsewhere, but does not. The first of 2: gate.py is missing"
-    )
+    assert done.last.startswith("Error: DIRECTORY: would not load elsewhere. First of 2 errors: gate.py is missing")
     assert "Error: config.json: `_name_or_path` is '/data/secret'" in done.out
     assert done.out.splitlines()[-1] == "Nothing was uploaded: fix the errors above and run it again."
     assert not hub.commits
@@ -152,7 +150,7 @@ def test_a_dry_run_asks_nobody(folder, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     done = run("push", folder, "--dry-run")
     assert done.code == 0, done.err[-2000:]
-    assert done.out == check_shareable(folder).text() + "\n\nNothing was uploaded: a dry run.\n"
+    assert done.out == check_shareable(folder).text() + "\n\nNothing was uploaded: dry run.\n"
     assert run_json("push", folder, REPO, "--dry-run")["repo"] == REPO
     (folder / "config.json").unlink()
     assert run("push", folder, "--dry-run").code == 2
@@ -162,7 +160,7 @@ def test_a_dry_run_asks_nobody(folder, monkeypatch):
     ("arguments", "message"),
     [
         (["nowhere", REPO], "DIRECTORY: must be a folder, got 'nowhere'."),
-        (["."], "REPO: must be given, or --dry-run."),
+        (["."], "REPO: must be given unless --dry-run is."),
         ([".", "a/b/c"], "REPO: must be a name such as 'my-org/my-classifier', got 'a/b/c'."),
     ],
 )

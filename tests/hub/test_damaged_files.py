@@ -314,7 +314,7 @@ def test_a_report_is_right_or_refused(tmp_path_factory, calibrated, data):
         ("{", "report.json is damaged"),
         ("[]", "report.json is damaged: must be a JSON object, got a list"),
         ("[" * 100_000, "report.json is damaged"),
-        ('{"a": NaN}', "report.json is damaged: NaN is no number of JSON"),
+        ('{"a": NaN}', "report.json is damaged: NaN is not a JSON number"),
         ('{"settings": 3}', "report.json: `settings` must be an object, got 3."),
         ('{"settings": {"batch_size": "x"}}', "report.json: `settings.batch_size` must be a whole number ≥ 1, got "),
         ('{"schema_version": 1}', "report.json: `settings` must be an object, but is missing"),

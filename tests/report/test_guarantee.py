@@ -47,8 +47,8 @@ def test_the_guarantee_in_one_sentence():
 
 def test_what_it_does_not_say():
     limits = guarantee_text(evidence(DROP), HEADS).partition("### What it does not say\n\n")[2]
-    words = ("single class", "slice", "after a shift", "another precision than float32", "other thresholds")
-    for word in (*words, "test rows", "costs", "again and again on the same rows"):
+    words = ("single class", "slice", "after a shift", "any precision other than float32", "other thresholds")
+    for word in (*words, "test rows", "costs", "repeatedly on the same rows"):
         assert word in limits
     assert "have seen" not in limits
 
@@ -67,19 +67,19 @@ def test_rows_that_were_calibrated_on_before():
     text = guarantee_text(evidence(DROP, num_calibrations=3), HEADS)
     assert "as counted where it was made: 3." in text
     assert "These rows have seen 3 calibrations" in text
-    assert "a probability ≥ 0.85," in text
-    assert "a probability ≥ 0," in guarantee_text(evidence(DROP, num_calibrations=30), HEADS)
+    assert "probability ≥ 0.85;" in text
+    assert "probability ≥ 0;" in guarantee_text(evidence(DROP, num_calibrations=30), HEADS)
 
 
 def test_rows_that_repeat_others():
     repeated = {"num_rows": 1290, "num_repeated": 129, "expected": 0.0912, "trusted": False}
     text = guarantee_text(evidence(DROP, repeated_rows=repeated), HEADS)
     assert (
-        "used for nothing else (10.0% of them say what a training or design row says, as 9.1% of fresh rows are "
+        "used for nothing else (10.0% of them repeat a training or design row, as 9.1% of fresh rows are "
         "expected to). 44 points"
     ) in text
     trusted = guarantee_text(evidence(DROP, repeated_rows={**repeated, "trusted": True}), HEADS)
-    assert "are expected to, and whether they were trained on was not tested)" in trusted
+    assert "are expected to; whether they were trained on was not tested)" in trusted
     none = guarantee_text(evidence(DROP, repeated_rows={**repeated, "num_repeated": 0}), HEADS)
     assert none == guarantee_text(evidence(DROP), HEADS)
 
@@ -99,13 +99,13 @@ def test_rows_that_earlier_versions_left_out():
     ("reference", "words"),
     [
         ("given", "the MainNet as it was given, before it was fine-tuned together with the SideNets"),
-        ("tuned", "the MainNet of this checkpoint, as it came out of joint fine-tuning"),
+        ("tuned", "the MainNet of this checkpoint, after joint fine-tuning"),
     ],
 )
 def test_after_joint_training_the_reference_is_named(reference, words):
     text = guarantee_text(evidence(DROP, reference=reference), {"tune": "joint", "reference": reference})
     assert f"P({words}, is right) − P(this model is right)" in text
-    assert f"Reference: the risks are measured against {words}, and against no other classifier." in text
+    assert f"Reference: the risks are measured against {words}, not against any other classifier." in text
 
 
 def test_a_budget_guarantees_nothing():
@@ -119,7 +119,7 @@ def test_a_budget_guarantees_nothing():
 
 def test_a_budget_beside_a_guarantee():
     text = guarantee_text(evidence(DROP, {"target": "flops<=0.5"}), HEADS)
-    assert "`flops<=0.5`: kept on the certification rows, and not guaranteed." in text
+    assert "`flops<=0.5`: kept on the certification rows, but not guaranteed." in text
     assert text.startswith("## Guarantee")
 
 
@@ -131,14 +131,14 @@ def test_another_precision_is_held_against_the_classifier_as_it_was():
     assert "for this checkpoint, θ and precision (bfloat16)." in text
     assert "P(the MainNet before it was cast, in float32, is right) − P(this model is right)" in text
     assert "Certified in bfloat16 against the float32 classifier" in text
-    assert "Nothing in another precision than bfloat16" in text
+    assert "Nothing in any precision other than bfloat16" in text
 
 
 def test_another_precision_after_joint_training():
     text = guarantee_text(evidence(DROP, **CAST), {"tune": "joint", "reference": "tuned"})
-    name = "the MainNet before it was cast, in float32, as it came out of joint fine-tuning"
+    name = "the MainNet before it was cast, in float32, after joint fine-tuning"
     assert f"P({name}, is right)" in text
-    assert f"measured against {name}, and against no other classifier." in text
+    assert f"measured against {name}, not against any other classifier." in text
 
 
 def test_the_same_precision_is_not_told_apart():
