@@ -23,7 +23,7 @@ from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, 
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.evaluation.provenance import versions
-from hf_sidenet.inference.collect import typical_batches
+from hf_sidenet.inference.collect import first_batches
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.training.features import Candidate, default_candidates
@@ -97,9 +97,7 @@ def main() -> None:
     lines = []
     references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
     cost = {
-        currency: cost_model(
-            given, typical_batches(rows["validation"], args.batch_size, 1)[0], candidates, 32, currency
-        )
+        currency: cost_model(given, first_batches(rows["validation"], args.batch_size, 1)[0], candidates, 32, currency)
         for currency in ("flops", "params")
     }
     for seed in range(args.splits):

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from hf_sidenet.attaching.steps import load_mainnet
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import Rows, prepare_rows
-from hf_sidenet.inference.collect import typical_batches
+from hf_sidenet.inference.collect import first_batches
 from hf_sidenet.measurement.inputs import model_inputs
 from hf_sidenet.models.tasks import SINGLE_LABEL
 
@@ -118,7 +118,7 @@ def load_rows(args: argparse.Namespace, given: PreTrainedModel, processor: Any) 
 
 def choose(mainnet: PreTrainedModel, rows: Rows, keep: list[int] | None, share: float | None) -> tuple[tuple, float]:
     """Return the cut to make, and its share of the MainNet's FLOPs."""
-    (batch,) = typical_batches(rows, COUNTED_ROWS, 1)
+    (batch,) = first_batches(rows, COUNTED_ROWS, 1)
     inputs = model_inputs(batch, "cpu", torch.float32)
     whole = flops_of(type(mainnet), mainnet.config, inputs)
     cuts = [tuple(keep)] if keep is not None else cuts_of(mainnet.config)

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 import hf_sidenet  # noqa: F401 - registers its classes with the Auto classes
 from hf_sidenet.data.rows import Rows
-from hf_sidenet.inference.collect import typical_batches
+from hf_sidenet.inference.collect import first_batches
 from hf_sidenet.io.files import replacing
 from hf_sidenet.measurement import collect, measure_costs
 from hf_sidenet.measurement.costs import medians, time_calls
@@ -83,7 +83,7 @@ def record_rows(model: PreTrainedModel, rows: Rows, folder: Path, split: str) ->
 
 def costs_of(model: PreTrainedModel, rows: Rows) -> dict[str, Any]:
     """Return the cost of an answer at each exit on rows in order, or of a plain model: parameters, FLOPs, ms a row."""
-    batches = typical_batches(rows, BATCH_SIZE, COUNTED)
+    batches = first_batches(rows, BATCH_SIZE, COUNTED)
     if isinstance(model, SideNetPreTrainedModel):
         return asdict(measure_costs(model, batches, repeats=REPEATS, timed_batches=TIMED, progress=True))
     inputs = [model_inputs(batch, model.device, model.dtype) for batch in batches]

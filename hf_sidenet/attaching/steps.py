@@ -19,7 +19,7 @@ from ..data import load_processor
 from ..data.formats import Processor
 from ..data.rows import Rows
 from ..inference.classes import sidenet_class
-from ..inference.collect import typical_batches
+from ..inference.collect import first_batches
 from ..inference.stages import Stages
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
@@ -215,7 +215,7 @@ def place_sidenets(
     labels, mainnet_logits = run.labels(features)[design], features.mainnet_logits[design]
     logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
     budget = next((target for target in run.targets if isinstance(target, Budget)), None)
-    (batch,) = typical_batches(run.rows["validation"], run.batch_size, 1, run.split.design)
+    (batch,) = first_batches(run.rows["validation"], run.batch_size, 1, run.split.design)
     currency = "params" if budget is not None and budget.currency == "params" else "flops"
     costs = cost_model(given, batch, list(trained), hidden_size, currency)
     limit = None if budget is None else budget.limit

@@ -35,7 +35,7 @@ class UploadError(ValueError):
 
 
 @dataclass(frozen=True)
-class Batch:
+class Upload:
     """What is to be answered.
 
     Args:
@@ -79,7 +79,7 @@ def read_picture(path: str | Path | None) -> Any:
         return require("PIL.ImageOps", "space").exif_transpose(picture)
 
 
-def read_pictures(paths: Sequence[str] | None) -> Batch:
+def read_pictures(paths: Sequence[str] | None) -> Upload:
     """Pictures, in the order in which they were uploaded. Of each, only the size is read here.
 
     Raises:
@@ -92,10 +92,10 @@ def read_pictures(paths: Sequence[str] | None) -> Batch:
     for path in paths:
         with _opened(path):
             pass
-    return Batch(["file"], [[Path(path).name] for path in paths], map(read_picture, paths), None)
+    return Upload(["file"], [[Path(path).name] for path in paths], map(read_picture, paths), None)
 
 
-def read_table(path: str | Path | None, is_pair: bool = False) -> Batch:
+def read_table(path: str | Path | None, is_pair: bool = False) -> Upload:
     """A csv or tsv file with a header line; in a tsv file, quotation marks are text.
 
     Args:
@@ -135,15 +135,15 @@ def read_table(path: str | Path | None, is_pair: bool = False) -> Batch:
                 )
     names = [name.strip().lower() for name in columns]
     label = next((names.index(name) for tier in LABELS for name in tier if name in names), None)
-    return Batch(columns, cells, rows, None if label is None else [row[label] for row in cells])
+    return Upload(columns, cells, rows, None if label is None else [row[label] for row in cells])
 
 
-def write_answers(path: Path, batch: Batch, answers: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+def write_answers(path: Path, batch: Upload, answers: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
     """The rows as they were given, with the answers beside them.
 
     Args:
         path (`Path`): csv file to write.
-        batch ([`Batch`]): what was answered.
+        batch ([`Upload`]): what was answered.
         answers (`Sequence[Sequence]`): per row, one value per name.
         names (`Sequence[str]`): of the new columns; one that the file has already gets an underscore.
     """

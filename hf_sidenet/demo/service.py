@@ -20,7 +20,7 @@ from ..inference.rows import Prediction
 from ..models.tasks import label_names
 from ..report import Report
 from .answering import Answering
-from .batch_files import Batch, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
+from .batch_files import Upload, UploadError, check_text, read_picture, read_pictures, read_table, write_answers
 from .dial import read_dial
 from .html import answer_html, batch_html, curve_html, dial_html, picture_html
 
@@ -140,14 +140,14 @@ class Demo:
                 note = _not_compared(error)
         return batch_html(names, counts, mean, failed, right, note), path
 
-    def _predictions(self, batch: Batch, thresholds: Sequence[float]) -> Iterator[Prediction]:
+    def _predictions(self, batch: Upload, thresholds: Sequence[float]) -> Iterator[Prediction]:
         with self._working:
             for prediction in self.runner.predict(batch.rows, list(thresholds)):
                 if self._stopping.is_set():
                     raise UploadError("The server stops.")
                 yield prediction
 
-    def _classes(self, batch: Batch) -> tuple[ClassMap | None, str | None]:
+    def _classes(self, batch: Upload) -> tuple[ClassMap | None, str | None]:
         """What the labels of a file mean, or why nobody knows."""
         labels = {label for label in map(spelled, batch.labels or ()) if label is not None}
         if not labels:

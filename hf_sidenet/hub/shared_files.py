@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..export.exported import MANIFEST
-from ..io.folder_kinds import leaves
+from ..io.folder_kinds import walk_files
 from ..io.json import read_object
 from ..models.errors import ArgumentError
 
@@ -75,7 +75,7 @@ def shared_files(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
         directory (`str` or `os.PathLike`): the folder.
     """
     folder = Path(directory)
-    names = sorted(name for name in leaves(folder) if (folder / name).is_symlink() or (folder / name).is_file())
+    names = sorted(name for name in walk_files(folder) if (folder / name).is_symlink() or (folder / name).is_file())
     exported = _exported_files(folder)
     shared = []
     for name in names:
@@ -95,7 +95,7 @@ def leading_out(directory: str | os.PathLike) -> list[str]:
         directory (`str` or `os.PathLike`): the folder.
     """
     folder = Path(directory)
-    links = [name for name in leaves(folder) if (folder / name).is_symlink() and behind_link(folder, name) is None]
+    links = [name for name in walk_files(folder) if (folder / name).is_symlink() and behind_link(folder, name) is None]
     exported = _exported_files(folder)
     return [name for name in sorted(links) if _is_shared(name, exported) or _is_linked_folder(folder, name)]
 

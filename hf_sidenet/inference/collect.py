@@ -125,7 +125,7 @@ def row_costs(
         progress (`bool`): show progress bars.
     """
     count, timed, repeats = QUICK_COSTS if quick else COSTS
-    batches = typical_batches(rows, batch_size, count, which)
+    batches = first_batches(rows, batch_size, count, which)
     return measure_costs(model, batches, repeats=repeats, timed_batches=timed, progress=progress)
 
 
@@ -151,7 +151,7 @@ def stage_costs(
         progress (`bool`): show progress bars.
     """
     count, timed, repeats = COSTS
-    batches = typical_batches(rows, batch_size, count, which)
+    batches = first_batches(rows, batch_size, count, which)
     costs = measure_costs(model, batches, repeats=1, timed_batches=1, progress=progress)
     rounds = stage_milliseconds(stages, batches[:timed], repeats=repeats, progress=progress)
     milliseconds = medians(rounds)
@@ -164,9 +164,7 @@ def stage_costs(
     )
 
 
-def typical_batches(
-    rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None
-) -> list[dict[str, Any]]:
+def first_batches(rows: Rows, batch_size: int, count: int, which: torch.Tensor | None = None) -> list[dict[str, Any]]:
     """Return the first batches of the rows, or of those with the indices `which`."""
     # torch accepts any map-style data set.
     dataset = cast(Dataset, rows.dataset)

@@ -78,7 +78,7 @@ def sort_entries(folder: Path, kind: FolderKind, *, read: Sequence[str] = (), ne
     listed = listed_files(folder, kind)
     by_name = listed is None and (len(read) > 0 or _is_marked(folder, kind))
     found = Sorted()
-    for name in leaves(folder):
+    for name in walk_files(folder):
         reserved, is_new = kind.reserves(name), new is not None and _is_in_the_way(new, folder, name)
         known = reserved or is_new or name in (listed or ())
         if (
@@ -113,7 +113,7 @@ def list_files(folder: Path, kind: FolderKind, foreign: Collection[str] = ()) ->
     document = _read(folder / kind.document)
     if document is None:
         raise ArgumentError("folder", f"must have its {kind.document}, a JSON object", str(folder))
-    document[FILES] = {name: _digest(folder, name, kind) for name in sorted(leaves(folder)) if name not in foreign}
+    document[FILES] = {name: _digest(folder, name, kind) for name in sorted(walk_files(folder)) if name not in foreign}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     # A file system that finds a file cut and written again waits for the disk.
     (folder / kind.document).unlink()
@@ -126,7 +126,7 @@ def listed_files(folder: Path, kind: FolderKind) -> dict[str, str] | None:
     return listed if isinstance(listed, dict) else None
 
 
-def leaves(folder: Path) -> Iterator[str]:
+def walk_files(folder: Path) -> Iterator[str]:
     """Everything in a folder that is no folder with something in it, by its path in there. Links are not followed."""
     for place, folders, names in os.walk(folder, onerror=_raise):
         where = Path(place)

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..models.errors import ArgumentError
 from .files import temporary_name
-from .folder_kinds import FolderKind, Sorted, leaves, list_files, sort_entries
+from .folder_kinds import FolderKind, Sorted, list_files, sort_entries, walk_files
 from .locks import folder_lock, is_abandoned, sign
 
 
@@ -285,7 +285,7 @@ def _empty(old: Path, path: Path, ours: dict[str, Any]) -> bool:
         `bool`: whether nothing is left of it.
     """
     _open_up(old)
-    for name in [*leaves(old)]:
+    for name in [*walk_files(old)]:
         source, target = old / name, path / name
         if _state(source) == ours.get(name) or _is_same(source, target):
             (os.rmdir if source.is_dir() and not source.is_symlink() else os.unlink)(source)

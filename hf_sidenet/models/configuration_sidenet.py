@@ -75,7 +75,7 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
     rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
     if not isinstance(exit_layers, list | tuple) or not exit_layers:
         raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
-    if not all(map(is_count, exit_layers)):
+    if not all(map(is_positive, exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
     if any(a >= b for a, b in pairwise(exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
@@ -89,7 +89,7 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ArgumentError(name, f"must be one of {', '.join(map(repr, allowed))}", value)
 
 
-def is_count(value: Any) -> bool:
+def is_positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -105,7 +105,7 @@ def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
 
 
 def is_shape(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(is_count, value))
+    return isinstance(value, list | tuple) and all(map(is_positive, value))
 
 
 def numbers(name: str, value: Any, count: int, rule: str, holds: Callable[[float], bool]) -> list[float]:
@@ -528,10 +528,12 @@ class SideNetConfig(PretrainedConfig):
         one_of("freeze_mainnet", self.freeze_mainnet, ("none", "body", "all"))
         one_of("mainnet_head", self.mainnet_head, ("own", "mlp"))
         size = self.sidenet_hidden_size
-        if not is_count(size):
+        if not is_positive(size):
             raise ArgumentError("sidenet_hidden_size", "must be an integer ≥ 1", size)
         size = self.input_size
-        if size is not None and (not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_count, size))):
+        if size is not None and (
+            not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_positive, size))
+        ):
             raise ArgumentError("input_size", "must be [channels, height, width], integers ≥ 1", size)
         self.input_size = None if size is None else list(size)
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):

@@ -16,7 +16,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_count, refuse_misspelled
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_positive, refuse_misspelled
 from .errors import ArgumentError
 from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, install, run_mainnet
@@ -282,7 +282,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             ValueError: a place is invalid or already has a SideNet.
         """
         old = self.config
-        if not isinstance(exit_layers, list | tuple) or not all(map(is_count, exit_layers)):
+        if not isinstance(exit_layers, list | tuple) or not all(map(is_positive, exit_layers)):
             raise ArgumentError("exit_layers", "must be a list of block counts, integers ≥ 1", exit_layers)
         taken = sorted(set(exit_layers) & set(old.exit_layers))
         if taken or not exit_layers:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
+from ..data.formats import MapStyle
 from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
@@ -136,7 +137,7 @@ def default_candidates(
 @torch.no_grad()
 def cache_features(
     model: SideNetPreTrainedModel,
-    dataset: Any,
+    dataset: MapStyle,
     directory: str | os.PathLike,
     *,
     collate_fn: Callable[[list[Any]], Mapping[str, Any]],
@@ -206,7 +207,8 @@ def cache_features(
             return Features(shards, candidates)
         own = todo[rank::num_processes]
         loader = DataLoader(
-            dataset,
+            # torch reads any map-style data set like its own.
+            cast(Dataset, dataset),
             batch_sampler=[batch for number in own for batch in _batches(plan[number], batch_size)],
             collate_fn=collate_fn,
             num_workers=num_workers,
@@ -250,7 +252,7 @@ def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> d
     return widths | {LOGITS: model.task.num_outputs(model.config)}
 
 
-def _check_arguments(model: SideNetPreTrainedModel, dataset: Any, **numbers: int) -> None:
+def _check_arguments(model: SideNetPreTrainedModel, dataset: MapStyle, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ArgumentError(name, "must be ≥ 1", number)
@@ -285,14 +287,15 @@ def _shard_folder(
     return ShardFolder(Path(directory) / fingerprint, fingerprint, num_rows, widths), about
 
 
-def _by_length(dataset: Any) -> list[int]:
+def _by_length(dataset: MapStyle) -> list[int]:
     """Return row indices, longest text first, so that running out of memory happens at the start."""
     name = next((name for name in ("input_ids", "inputs_embeds") if name in dataset[0]), None)
     if name is None:
         return list(range(len(dataset)))
-    if name in (getattr(dataset, "column_names", None) or ()):
+    with_format: Any = getattr(dataset, "with_format", None)
+    if with_format is not None and name in (getattr(dataset, "column_names", None) or ()):
         # Without a format, which is faster to read than tensors.
-        dataset = dataset.with_format(None, columns=[name])
+        dataset = with_format(None, columns=[name])
     lengths = [len(dataset[i][name]) for i in range(len(dataset))]
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..data.formats import MapStyle
 from ..models.modeling_base import SideNetPreTrainedModel
 from .optimizers import trainer_optimizer
 
@@ -44,7 +45,7 @@ class JointTraining:
 
 def tune_jointly(
     model: SideNetPreTrainedModel,
-    dataset: Any,
+    dataset: MapStyle,
     collate_fn: Callable[[list[Any]], Any],
     teacher_logits: torch.Tensor,
     settings: JointTraining,

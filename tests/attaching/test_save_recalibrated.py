@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hf_sidenet.hub.push import save_recalibrated
-from hf_sidenet.io.folder_kinds import leaves
+from hf_sidenet.io.folder_kinds import walk_files
 
 from ..models import tiny
 
@@ -39,11 +39,11 @@ OURS = ["config.json", "manifest.json", "stage_0_model.onnx", "stage_1_model.onn
 
 
 def test_beside_its_source(source, config, tmp_path):
-    before = {name: (source / name).read_text() for name in leaves(source)}
+    before = {name: (source / name).read_text() for name in walk_files(source)}
     save_recalibrated(tmp_path / "new", source, config)
-    assert {name: (source / name).read_text() for name in leaves(source)} == before
+    assert {name: (source / name).read_text() for name in walk_files(source)} == before
     # What could be shared goes along, and stays somebody else's.
-    assert sorted(leaves(tmp_path / "new")) == sorted([*OURS, "LICENSE", "README.md"])
+    assert sorted(walk_files(tmp_path / "new")) == sorted([*OURS, "LICENSE", "README.md"])
     assert listed(tmp_path / "new") == OURS
     assert json.loads((tmp_path / "new" / "config.json").read_text())["thresholds"] == [0.25, 0.75]
     (tmp_path / "new" / "LICENSE").write_text("theirs")
@@ -55,7 +55,7 @@ def test_in_place(source, config):
     # The second time there is a list.
     for _ in range(2):
         save_recalibrated(source, source, config, overwrite=True)
-        assert sorted(leaves(source)) == sorted([*OURS, *THEIRS])
+        assert sorted(walk_files(source)) == sorted([*OURS, *THEIRS])
         assert {name: (source / name).read_text() for name in THEIRS} == THEIRS
         assert listed(source) == OURS
         assert json.loads((source / "config.json").read_text())["thresholds"] == [0.25, 0.75]

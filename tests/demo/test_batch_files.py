@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_sidenet.demo import batch_files
 from hf_sidenet.demo.batch_files import (
-    Batch,
+    Upload,
     UploadError,
     check_text,
     read_picture,
@@ -112,7 +112,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0", exclud
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5))
 def test_answers_stand_beside_the_rows_as_they_were(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("out") / "answers.csv"
-    batch = Batch(["text", "predicted"], [list(row) for row in rows], [row[0] for row in rows], None)
+    batch = Upload(["text", "predicted"], [list(row) for row in rows], [row[0] for row in rows], None)
     write_answers(path, batch, [("good", "")] * len(rows), ("predicted", "error"))
     read = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     assert read == [["text", "predicted", "predicted_", "error"], *([*row, "good", ""] for row in rows)]
