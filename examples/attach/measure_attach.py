@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute the numbers in docs/results/attach-*.md: attach to a MainNet over many random splits of the validation rows.
+"""Compute the numbers in docs/results/attach.md: attach to a MainNet over many random splits of the validation rows.
 
 Features are cached once. For every split, the SideNets are trained and placed again, and every target is calibrated
 again on the split's certification rows. With --tune joint, MainNet and SideNets are fine-tuned

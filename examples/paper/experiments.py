@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hf_sidenet.models.modalities import Modality
+from hf_sidenet.models.modalities import IMAGE, TEXT, Modality
 
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ class Experiment:
 
     @property
     def modality(self) -> Modality:
-        return self.task != "image"
+        return IMAGE if self.task == "image" else TEXT
 
     def folder(self, output_dir: Path, seed: int) -> Path:
         """Return the folder of a run's results."""
