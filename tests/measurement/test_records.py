@@ -246,8 +246,8 @@ def test_from_predictions_of_other_things_is_refused():
     with pytest.raises(ValueError, match="`predictions` must have `label_ids`, got None"):
         ExitRecords.from_predictions(predictions(exit_logits, None))
     plain = PredictionOutput(exit_logits[:, -1], np.zeros(3, dtype=np.int64), {})
-    with pytest.raises(ValueError, match=r"`predictions` must hold `exit_logits` .* got shapes \[\(3, 4\)\]"):
+    with pytest.raises(ValueError, match=r"`predictions` must contain `exit_logits` .* got shapes \[\(3, 4\)\]"):
         ExitRecords.from_predictions(plain)
     exit_logits[1, 1] = np.nan
-    with pytest.raises(ValueError, match=r"1 of 3 rows lack some, because they left early .* exits off"):
+    with pytest.raises(ValueError, match=r"1 of 3 rows lack some, because they exited early .* exits off"):
         ExitRecords.from_predictions(predictions(exit_logits, np.zeros(3, dtype=np.int64)))
