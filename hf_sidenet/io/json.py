@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that every reader takes."""
+"""Strict JSON."""
 
 import json
 import math
@@ -8,16 +8,16 @@ from typing import Any
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as strict JSON, indented: null where a number is not finite.
+    """Format a document as strict, indented JSON, with null for numbers that are not finite.
 
     Args:
-        document (`Mapping[str, Any]`): of values that JSON has; keys become strings, tuples lists.
+        document (`Mapping[str, Any]`): the document; keys become strings, and tuples become lists.
     """
     return json.dumps(strict(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def strict(value: Any) -> Any:
-    """A value as JSON has it: dicts with strings as keys, lists, and `None` for numbers that are not finite."""
+    """Convert a value to strict JSON types: dicts with string keys, lists, and `None` for non-finite numbers."""
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
