@@ -89,7 +89,7 @@ def test_a_card_in_which_somebody_wrote_stays(out, caplog):
     expected = {**whole("new", KEPT), "README.md": "by hand", "README.new.md": "new"}
     assert contents(out) == expected
     assert "README.md in" in caplog.text
-    assert "it stays" in caplog.text
+    assert "keeping it" in caplog.text
     # Somebody takes the new one.
     (out / "README.md").write_text("new")
     write(out, "new")

@@ -186,8 +186,8 @@ def test_load_refuses_what_is_damaged(tmp_path):
     [
         ({}, None, "metadata"),
         ({}, {**FORMAT, "version": "999"}, "999"),
-        ({"labels": None}, FORMAT, r"must hold .*'labels'"),
-        ({"more": torch.zeros(1)}, FORMAT, "must hold"),
+        ({"labels": None}, FORMAT, r"must contain .*'labels'"),
+        ({"more": torch.zeros(1)}, FORMAT, "must contain"),
         ({"labels": torch.zeros(1, dtype=torch.long)}, FORMAT, "val.safetensors.*`labels` must"),
     ],
 )

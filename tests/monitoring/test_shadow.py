@@ -67,7 +67,7 @@ def test_the_limit_that_was_certified():
 
     assert ShadowMonitor.from_config(config("flops<=0.5", "disagreement<=0.02"), share=0.5).limit == 0.02
     for found in (config("accuracy_drop<=0.01"), SimpleNamespace(calibration=None)):
-        with pytest.raises(ValueError, match=r"must have a target `disagreement<=\.\.\.`, got .*: give `limit`"):
+        with pytest.raises(ValueError, match=r"must have a target `disagreement<=\.\.\.`, got .*: pass `limit`"):
             ShadowMonitor.from_config(found)
 
 
