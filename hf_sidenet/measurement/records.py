@@ -227,7 +227,7 @@ def collect(
                 inputs = model_inputs(batch, reference.device, reference.dtype)
                 mainnet_logits.append(reference(**inputs).logits.cpu()[keep])
     if sum(len(batch_labels) for batch_labels in labels) == 0:
-        raise ArgumentError("dataloader", "must give at least one row, got none")
+        raise ArgumentError("dataloader", "must yield at least one row, got none")
     exit_logits = torch.cat(exit_logits)
     return ExitRecords(
         exit_logits=exit_logits,

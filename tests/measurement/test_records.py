@@ -97,7 +97,7 @@ def test_collect_leaves_rows_labeled_minus_100_out():
 
 @pytest.mark.parametrize("batches", [[], [texts(0)]])
 def test_collect_needs_rows(batches):
-    with pytest.raises(ValueError, match="`dataloader` must give at least one row"):
+    with pytest.raises(ValueError, match="`dataloader` must yield at least one row"):
         collect(tiny_bert(), batches, progress=False)
 
 
