@@ -105,7 +105,7 @@ def find_columns(
             if not is_string(features[name]):
                 raise ArgumentError("text_columns", f"must contain texts, got {name!r} with {features[name]}")
     if label in inputs:
-        raise ArgumentError("label_column", "must not be an input too", label)
+        raise ArgumentError("label_column", "must not also be an input", label)
     unused = [name for name in features if is_string(features[name]) and name not in (*inputs, label)]
     unused = tuple(name for name in unused if _has_words(name, sample or {})) if image_column is None else ()
     if unused:

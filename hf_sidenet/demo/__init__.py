@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page to play with a checkpoint: type a sentence or drop a picture, move θ, see who answers and what is saved."""
+"""Demo page for a checkpoint: enter a text or a picture, move θ, and see which exit answers and what it saves."""
 
 from .answering import Answer, Answering
 from .dial import Dial, Position, read_dial

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row at one θ: who answers, how sure every exit is, and what that costs."""
+"""Answer one row at one θ: the exit that answers, the confidence of every exit, and the cost."""
 
 import math
 import time
@@ -19,15 +19,15 @@ from ..models.tasks import label_names
 
 @dataclass(frozen=True)
 class ExitOutput:
-    """What one exit says of a row.
+    """Result of one exit for a row.
 
     Args:
         name (`str`): `"SideNet 0"`, ..., `"MainNet"`.
         place (`str`): how much of the MainNet runs before it.
-        label (`str`): its class.
-        confidence (`float`): in it, at the exit's temperature.
-        threshold (`float`, *optional*): θ; the MainNet has none.
-        flops (`float`): spent for an answer here, as a fraction of the MainNet's.
+        label (`str`): predicted class.
+        confidence (`float`): confidence at the exit's temperature.
+        threshold (`float`, *optional*): θ; `None` for the MainNet.
+        flops (`float`): FLOPs of an answer here, as a fraction of the MainNet's.
     """
 
     name: str
@@ -40,14 +40,14 @@ class ExitOutput:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a row.
+    """Answer to a row.
 
     Args:
-        exit_index (`int`): which exit answered.
-        exits (`list[ExitOutput]`): all of them, also those that the row did not reach.
-        milliseconds (`float`): that the answer took here.
-        all_milliseconds (`float`): that all blocks and exits take here.
-        read_tokens (`int`, *optional*): where a text was too long, how many tokens of it were read.
+        exit_index (`int`): index of the exit that answered.
+        exits (`list[ExitOutput]`): results of all exits, including those that the row did not reach.
+        milliseconds (`float`): time of the answer on this machine.
+        all_milliseconds (`float`): time of all blocks and exits on this machine.
+        read_tokens (`int`, *optional*): number of tokens read, if a text was too long.
     """
 
     exit_index: int
@@ -58,7 +58,7 @@ class Answer:
 
     @property
     def answered(self) -> ExitOutput:
-        """The exit that answered."""
+        """Result of the exit that answered."""
         return self.exits[self.exit_index]
 
 
@@ -66,11 +66,11 @@ class Answering:
     """Answers single rows with the model's own forward.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): in evaluation mode.
-        processor (tokenizer or image processor): its own.
+        model ([`SideNetPreTrainedModel`]): model in evaluation mode.
+        processor (tokenizer or image processor): processor of the model.
         flops (`list[float]`, *optional*):
-            Per exit, a fraction of the MainNet's; by default the blocks before it, without the SideNets' own.
-        max_length (`int`, *optional*): texts are cut to it, in tokens.
+            FLOPs per exit, as fractions of the MainNet's; by default of the blocks before it, without the SideNets.
+        max_length (`int`, *optional*): tokens at which texts are truncated.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Answering:
         if isinstance(read, RowError):
             raise read
         inputs = {name: value[None].to(self.model.device) for name, value in read.inputs.items()}
-        # At 1 no row exits early, so every exit answers. Twice: the first call pays for memory and caches.
+        # At θ = 1 no row exits early, so every exit is computed. The first call is a warm-up.
         self._timed(inputs, [1.0] * len(read.thresholds))
         routed, milliseconds = self._timed(inputs, read.thresholds)
         every, all_milliseconds = self._timed(inputs, [1.0] * len(read.thresholds))
@@ -118,12 +118,12 @@ class Answering:
         with torch.inference_mode():
             start = time.perf_counter()
             output = self.model(**inputs, thresholds=list(thresholds))
-            # Waits for a GPU.
+            # Synchronizes with a GPU.
             output.exit_index.cpu()
             return output, 1e3 * (time.perf_counter() - start)
 
     def _read_tokens(self, row: Any) -> int | None:
-        """How many tokens of a text were read, where it has more."""
+        """Return how many tokens of a text were read; `None` if all."""
         if not self.model.modality.has_tokens:
             return None
         texts = row if isinstance(row, tuple) else (row,)

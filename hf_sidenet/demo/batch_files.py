@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that visitors upload: bounded, tables of texts and pictures read within limits; answers as a csv file."""
+"""Uploads: limit them, read tables of texts and pictures, and write answers to a csv file."""
 
 import csv
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -22,27 +22,27 @@ MAX_PICTURES = 200
 MAX_PIXELS = 40_000_000
 MAX_COLUMNS = 100
 SHOWN_COLUMNS = 10
-# Some of the other formats decode while they are opened, or call programs.
+# Some other formats decode when opened, or run external programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 TABLES = {".csv": {}, ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}}
 
 MAX_TOTAL_BYTES = 2**30
-TOO_MUCH = b"The page holds as many files as it may. Try again later: they are deleted within the hour."
+TOO_MUCH = b"The page has reached its limit for files. Try again later: they are deleted within the hour."
 
 
 class UploadError(ValueError):
-    """What a visitor gave cannot be answered; the message is complete."""
+    """Invalid input from a visitor; the message can be shown as it is."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be answered.
+    """Rows to answer.
 
     Args:
-        columns (`list[str]`): of the file; of pictures, `["file"]`.
-        cells (`list[list[str]]`): per row, as they were given.
-        rows (`Iterable`): texts, pairs of texts, or pictures, which are opened one after the other.
-        labels (`list[str]`, *optional*): the true class of each row, as it was given.
+        columns (`list[str]`): columns of the file; `["file"]` for pictures.
+        cells (`list[list[str]]`): original cells of each row.
+        rows (`Iterable`): texts, text pairs, or pictures, which are opened one by one.
+        labels (`list[str]`, *optional*): original true class of each row.
     """
 
     columns: list[str]
@@ -52,38 +52,38 @@ class Upload:
 
 
 def check_text(text: str | None, called: str = "the text") -> str:
-    """A text that can be answered.
+    """Check and return a text.
 
     Raises:
-        UploadError: there is none, or it is too long.
+        UploadError: the text is empty, not valid Unicode, or too long.
     """
     if not text or not text.strip():
         raise UploadError(f"Type something first: {called} is empty.")
     if not _is_unicode(text):
-        raise UploadError(f"It must be text in Unicode: {called} has half of a character.")
+        raise UploadError(f"It must be valid Unicode: {called} has half of a surrogate pair.")
     if len(text) > MAX_CHARACTERS:
         raise UploadError(f"It must have at most {MAX_CHARACTERS:,} characters: {called} has {len(text):,}.")
     return text
 
 
 def read_picture(path: str | Path | None) -> Any:
-    """A picture, in the channels that its file has.
+    """Read a picture, without converting its channels.
 
     Raises:
-        UploadError: there is none, or the file is no picture, or has too many pixels.
+        UploadError: there is no file, it is not a picture, or it has too many pixels.
     """
     if path is None:
         raise UploadError("Choose a picture first.")
     with _opened(path) as picture:
-        # Telephones turn the picture by a note in it.
+        # Phones store rotation as metadata.
         return require("PIL.ImageOps", "space").exif_transpose(picture)
 
 
 def read_pictures(paths: Sequence[str] | None) -> Upload:
-    """Pictures, in the order in which they were uploaded. Of each, only the size is read here.
+    """Prepare pictures, in the order of upload. Only their sizes are read here.
 
     Raises:
-        UploadError: there is none, or too many, or one cannot be read, some only when it is their turn.
+        UploadError: there are none or too many, or one cannot be read, in some cases only when its turn comes.
     """
     if not paths:
         raise UploadError("Choose pictures first.")
@@ -96,11 +96,11 @@ def read_pictures(paths: Sequence[str] | None) -> Upload:
 
 
 def read_table(path: str | Path | None, is_pair: bool = False) -> Upload:
-    """A csv or tsv file with a header line; in a tsv file, quotation marks are text.
+    """Read a csv or tsv file with a header line; in a tsv file, quotation marks are text.
 
     Args:
         path (`str`): the file.
-        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is a pair of texts.
 
     Raises:
         UploadError: the file cannot be read, is too long, or has no column with texts.
@@ -114,13 +114,13 @@ def read_table(path: str | Path | None, is_pair: bool = False) -> Upload:
         raise UploadError(f"The file must have at most {MAX_BYTES // 2**20} MB, got {path.stat().st_size:,} bytes.")
     try:
         with open_text(path) as file:
-            # An empty line is no row.
+            # Empty lines are not rows.
             reader = csv.reader(file, strict=True, **TABLES[path.suffix.lower()])
             lines = list(islice(filter(None, reader), MAX_ROWS + 2))
     except UnicodeDecodeError as error:
-        raise UploadError(f"{path.name} must be text in UTF-8: {error.reason} at byte {error.start:,}.") from error
+        raise UploadError(f"{path.name} must be UTF-8 text: {error.reason} at byte {error.start:,}.") from error
     except csv.Error as error:
-        raise UploadError(f"{path.name} is no {path.suffix[1:]} file: {error}.") from error
+        raise UploadError(f"{path.name} is not a valid {path.suffix[1:]} file: {error}.") from error
     columns, *cells = lines or [[]]
     _check_cells(path.name, columns, cells)
     inputs = _input_columns(path.name, columns, is_pair)
@@ -139,13 +139,13 @@ def read_table(path: str | Path | None, is_pair: bool = False) -> Upload:
 
 
 def write_answers(path: Path, batch: Upload, answers: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """The rows as they were given, with the answers beside them.
+    """Write the original rows with their answers.
 
     Args:
         path (`Path`): csv file to write.
-        batch ([`Upload`]): what was answered.
-        answers (`Sequence[Sequence]`): per row, one value per name.
-        names (`Sequence[str]`): of the new columns; one that the file has already gets an underscore.
+        batch ([`Upload`]): the rows.
+        answers (`Sequence[Sequence]`): for each row, one value per name.
+        names (`Sequence[str]`): names of the new columns; an underscore is appended to existing ones.
     """
     added = []
     for name in names:
@@ -180,13 +180,13 @@ def _input_columns(name: str, columns: list[str], is_pair: bool) -> list[int]:
     choices = USUAL_PAIRS if is_pair else [(text,) for text in TEXTS]
     allowed = ", ".join(" and ".join(wanted) for wanted in choices)
     shown = ", ".join(repr(column[:40]) for column in columns[:SHOWN_COLUMNS])
-    what = "two columns called" if is_pair else "a column called"
+    what = "two columns named" if is_pair else "a column named"
     raise UploadError(f"{name} must have a header line with {what} one of: {allowed}; got {shown}.")
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """A picture of which little has been read."""
+    """Open a picture without decoding it."""
     pillow, name = require("PIL.Image", "space"), Path(path).name
     try:
         with pillow.open(path, formats=FORMATS) as picture:
@@ -200,7 +200,9 @@ def _opened(path: str | Path) -> Iterator[Any]:
         if isinstance(error, UploadError):
             raise
         kinds = ", ".join(FORMATS)
-        raise UploadError(f"{name} cannot be read as a picture: it must be a whole one of {kinds}.") from error
+        raise UploadError(
+            f"{name} cannot be read as a picture: it must be a complete file of type {kinds}."
+        ) from error
 
 
 def _is_unicode(text: str) -> bool:
@@ -212,12 +214,12 @@ def _is_unicode(text: str) -> bool:
 
 
 class UploadLimit:
-    """ASGI middleware that refuses files while those in a folder, and those on their way into it, take too much.
+    """ASGI middleware that rejects uploads when the files in a folder, including uploads in progress, are too large.
 
     Args:
-        app (ASGI application): what is behind it.
-        folder (`Path`): where it puts files.
-        most (`int`): bytes of all of them.
+        app (ASGI application): the application.
+        folder (`Path`): its folder for uploads.
+        most (`int`): maximum total size in bytes.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], folder: Path, most: int):
@@ -239,7 +241,7 @@ class UploadLimit:
             mine, self.coming = mine + size, self.coming + size
             if kept + self.coming > self.most:
                 refused = True
-                # The application stops reading, and deletes what it has.
+                # Makes the application stop reading and delete the partial file.
                 return {"type": "http.disconnect"}
             return message
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where θ can be moved to, from careful to fast: along the path that the calibration walked."""
+"""Settings of θ, from careful to fast, along the path of the calibration."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..report import REPORT
 
 
 NUM_SHARED = 21
-COUNT = Rule("a whole number ≥ 0", is_count)
+COUNT = Rule("an integer ≥ 0", is_count)
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Position:
 
     Args:
         thresholds (`tuple[float, ...]`): θ of each SideNet.
-        accuracy (`float`, *optional*): of the rows that were measured, a fraction; `None` where none were.
-        interval (`tuple[float, float]`, *optional*): around it, for test rows.
-        flops (`float`, *optional*): mean per row, as a fraction of the MainNet's.
+        accuracy (`float`, *optional*): measured accuracy, as a fraction; `None` if not measured.
+        interval (`tuple[float, float]`, *optional*): interval of the accuracy, for test rows.
+        flops (`float`, *optional*): mean FLOPs per row, as a fraction of the MainNet's.
     """
 
     thresholds: tuple[float, ...]
@@ -32,7 +32,7 @@ class Position:
 
     @property
     def point(self) -> tuple[float, float]:
-        """Mean FLOPs and accuracy of a setting that was measured."""
+        """Mean FLOPs and accuracy of a measured setting."""
         assert self.flops is not None
         assert self.accuracy is not None
         return self.flops, self.accuracy
@@ -43,9 +43,9 @@ class Dial:
     """All settings, from careful to fast.
 
     Args:
-        positions (`list[Position]`): at least one.
-        chosen (`int`): the one of the checkpoint.
-        rows (`str`, *optional*): which rows were measured, such as `"3,000 test rows"`.
+        positions (`list[Position]`): settings, at least one.
+        chosen (`int`): index of the checkpoint's own setting.
+        rows (`str`, *optional*): rows of the measurement, such as `"3,000 test rows"`.
     """
 
     positions: list[Position]
@@ -54,20 +54,21 @@ class Dial:
 
     @property
     def measured(self) -> list[Position]:
-        """Those with an accuracy."""
+        """Settings with an accuracy."""
         return [position for position in self.positions if position.accuracy is not None]
 
 
 def read_dial(config: SideNetConfig, report: Mapping[str, Any]) -> Dial:
-    """The settings that a report has measured: on test rows, else on the design rows of the calibration. Without
-    either, one θ for all SideNets, from 1 to 0. The checkpoint's own θ is always among them.
+    """Read the settings measured in a report: on test rows, else on the design rows of the calibration.
+
+    Without either, the settings are one θ for all SideNets, from 1 to 0. The checkpoint's own θ is always included.
 
     Args:
-        config ([`SideNetConfig`]): of the checkpoint.
-        report (`Mapping[str, Any]`): its `report.json`, empty where it has none.
+        config ([`SideNetConfig`]): config of the checkpoint.
+        report (`Mapping[str, Any]`): its `report.json`, empty if it has none.
 
     Raises:
-        ValueError: the report is damaged; names the field.
+        ValueError: the report is damaged; the message names the field.
     """
     num_sidenets = len(config.exit_layers)
     positions, rows = _on_test_rows(report, num_sidenets) or _on_design_rows(report, num_sidenets) or ([], None)

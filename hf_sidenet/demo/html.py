@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page says and draws, as HTML. Everything that is not ours is escaped."""
+"""Text and figures of the page, as HTML. All foreign text is escaped."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 5.6, 4.0  # inches: readable on a phone
 
 
 def answer_html(answer: Answer) -> str:
-    """Who answered, how sure, and what was saved."""
+    """Return the answer as HTML: the exit, its confidence, and what was saved."""
     exit, gain = answer.answered, saved(answer.answered.flops)
     lines = [
         f"<div role='status'><p class='sidenet-label'>{escape(exit.label)}</p>",
@@ -50,17 +50,17 @@ def _exits_table(answer: Answer) -> str:
         )
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("exit", "class", "confidence", "θ"))
     return (
-        "<div class='sidenet-scroll' tabindex='0' role='region' aria-label='What every exit says'>"
-        "<table><caption>What every exit says, those that did not run too</caption>"
+        "<div class='sidenet-scroll' tabindex='0' role='region' aria-label='Results of every exit'>"
+        "<table><caption>Results of every exit, including those that did not run</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
 def picture_html(picture: Any) -> str:
-    """A small copy of a picture.
+    """Return a thumbnail as HTML.
 
     Args:
-        picture (`PIL.Image.Image`): of any mode.
+        picture (`PIL.Image.Image`): picture of any mode.
     """
     small, buffer = picture.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -70,8 +70,10 @@ def picture_html(picture: Any) -> str:
 
 
 def dial_html(dial: Dial, index: int, not_certified: str | None = None) -> str:
-    """The current θ, what it cost and how right it was on rows that were measured; a warning where these numbers, and
-    the evidence behind θ, are of another model."""
+    """Return the current θ as HTML, with its measured cost and accuracy.
+
+    Includes a warning if these numbers and the evidence behind θ are from another model.
+    """
     position = dial.positions[index]
     own = " (as this checkpoint was published)" if index == dial.chosen else ""
     parts = [f"<p>θ = <strong>{short_thresholds(position.thresholds)}</strong>{own}.</p>"]
@@ -81,7 +83,7 @@ def dial_html(dial: Dial, index: int, not_certified: str | None = None) -> str:
         parts.append(
             "<p>No accuracy was measured at this θ.</p>"
             if dial.measured
-            else "<p>This checkpoint has no report: no accuracy is known, and FLOPs are without the SideNets' own.</p>"
+            else "<p>This checkpoint has no report: accuracy is unknown, and FLOPs do not include the SideNets.</p>"
         )
     else:
         low_high = "" if position.interval is None else f" [{percents(position.interval)}]"
@@ -93,7 +95,7 @@ def dial_html(dial: Dial, index: int, not_certified: str | None = None) -> str:
 
 
 def curve_text(dial: Dial, index: int) -> str:
-    """The picture of [`draw_curve`] in words."""
+    """Describe the figure of [`draw_curve`] in words."""
     position = dial.positions[index]
     points = [each.point for each in dial.measured]
     fast, *_, careful = sorted([*points, *points[:1]], key=lambda point: point[0])
@@ -114,14 +116,14 @@ def batch_html(
     right: tuple[int, int] | None,
     note: str | None = None,
 ) -> str:
-    """What a file of rows came to.
+    """Summarize the answers to a file as HTML.
 
     Args:
-        names (`Sequence[str]`): of the exits.
-        counts (`Sequence[int]`): rows that each answered.
-        flops (`float`, *optional*): mean per answered row; `None` where none was.
-        failed (`int`): rows without an answer.
-        right (`tuple[int, int]`, *optional*): rows that were answered rightly, of those whose class is known.
+        names (`Sequence[str]`): names of the exits.
+        counts (`Sequence[int]`): number of rows that each exit answered.
+        flops (`float`, *optional*): mean FLOPs per answered row; `None` if there are none.
+        failed (`int`): number of rows without an answer.
+        right (`tuple[int, int]`, *optional*): number of correct rows, and of rows with a known class.
         note (`str`, *optional*): why there is no such number.
     """
     answered = sum(counts)
@@ -144,26 +146,26 @@ def batch_html(
 
 
 def saved(flops: float) -> str:
-    """What a fraction of the MainNet's FLOPs saves. With its SideNets the MainNet costs a little more."""
+    """Describe the savings at a fraction of the MainNet's FLOPs, which may exceed 1 with SideNets."""
     return "nothing saved" if flops > 0.995 else f"{100 * (1 - flops):.0f} % of the FLOPs saved"
 
 
 def percent(value: float) -> str:
-    """A fraction as `"87.3 %"`."""
+    """Format a fraction as `"87.3 %"`."""
     return f"{100 * value:.1f} %"
 
 
 def percents(values: Sequence[float]) -> str:
-    """An interval, as `"86.1 to 88.6 %"`."""
+    """Format an interval as `"86.1 to 88.6 %"`."""
     return " to ".join(f"{100 * value:.1f}" for value in values) + " %"
 
 
 def curve_html(dial: Dial, index: int) -> str:
-    """The picture as an HTML image that says in words what it shows; empty where no accuracy was measured.
+    """Return the figure as an HTML image with a description; empty if no accuracy was measured.
 
     Args:
         dial ([`Dial`]): all settings of θ.
-        index (`int`): the current one.
+        index (`int`): index of the current one.
     """
     if not dial.measured:
         return ""
@@ -176,14 +178,14 @@ def curve_html(dial: Dial, index: int) -> str:
 
 
 def draw_curve(dial: Dial, index: int, path: Path) -> None:
-    """Draw accuracy against mean FLOPs, the checkpoint's own θ and the current one.
+    """Draw accuracy against mean FLOPs, with the checkpoint's own θ and the current one.
 
     Args:
-        dial ([`Dial`]): at least one setting was measured.
-        index (`int`): the current one; where it was not measured it is not drawn.
+        dial ([`Dial`]): settings, at least one measured.
+        index (`int`): index of the current one; not drawn if it was not measured.
         path (`Path`): PNG file to write.
     """
-    # A path may go to and fro in cost, and a band cannot.
+    # Sorted, because cost may go back and forth along the path.
     points = sorted(dial.measured, key=lambda position: position.point[0])
     costs, right = [point.point[0] for point in points], [100 * point.point[1] for point in points]
     intervals = [point.interval for point in points if point.interval is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: the only file that imports gradio."""
+"""The demo page. The only file that imports gradio."""
 
 import os
 import signal
@@ -29,9 +29,9 @@ from .service import Demo
 
 
 MAX_WAITING = 64
-# Files that visitors brought and took away: looked at that often, kept that long, in seconds.
+# How often to check for old files of visitors, and how long to keep them, in seconds.
 LOOKED_AT, KEPT = 300, 3600
-# Answers to one input, of which one runs at a time.
+# Concurrency group for answers to a single input, which run one at a time.
 ONE = "one"
 FONTS = ["system-ui", "sans-serif"]
 CSS = """
@@ -52,11 +52,11 @@ CSS = """
 
 @dataclass(frozen=True)
 class Page:
-    """A page that can be launched.
+    """Page that can be launched.
 
     Args:
-        blocks (`gradio.Blocks`): what is seen.
-        demo ([`Demo`]): what is behind it.
+        blocks (`gradio.Blocks`): the user interface.
+        demo ([`Demo`]): the service behind it.
     """
 
     blocks: Any
@@ -76,17 +76,17 @@ def build_demo(
     examples: Sequence[Any] = (),
     labels: Sequence[str] | None = None,
 ) -> Page:
-    """A gradio page for a checkpoint: one input and a slider for θ; a second tab takes files.
+    """Build a gradio page for a checkpoint: one input and a slider for θ, and a second tab for files.
 
     Args:
-        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets; its code is this package's own.
-        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
-        title (`str`, *optional*): by default the name of the checkpoint.
-        examples (`Sequence`, *optional*): texts, pairs of texts or paths of pictures to click on.
-        labels (`Sequence[str]`, *optional*): what files call the outputs, in their order.
+        checkpoint (`str`): folder or Hub id of a checkpoint with SideNets, loaded with this package's own code.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is a pair of texts.
+        title (`str`, *optional*): title of the page, by default the name of the checkpoint.
+        examples (`Sequence`, *optional*): texts, text pairs or picture paths to click on.
+        labels (`Sequence[str]`, *optional*): names of the outputs in files, in order.
 
     Returns:
-        [`Page`]: to be launched by [`launch`].
+        [`Page`]: page for [`launch`].
 
     Raises:
         ImportError: gradio is not installed.
@@ -97,12 +97,12 @@ def build_demo(
     demo = Demo(str(checkpoint), is_pair, labels)
     missing = [each for each in examples if not demo.reads_texts and not Path(each).is_file()]
     if missing:
-        raise ArgumentError("examples", "must be pictures that are there", missing[0])
+        raise ArgumentError("examples", "must be existing pictures", missing[0])
     title = title or Path(str(checkpoint)).resolve().name
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(LOOKED_AT, KEPT)) as page:
         gr.Markdown(
-            f"# {title}\nA classifier with early exits: a SideNet that is sure enough answers, and the rest of the "
-            "MainNet never runs. Move θ, the confidence that is sure enough."
+            f"# {title}\nA classifier with early exits: if a SideNet is confident enough, it answers, and the rest of "
+            "the MainNet never runs. θ is the confidence that is required."
         )
         with gr.Row():
             with gr.Column(min_width=300):
@@ -112,7 +112,7 @@ def build_demo(
                     demo.dial.chosen,
                     step=1,
                     label="Setting of θ, from careful to fast",
-                    info="Left, the MainNet answers all; right is the fastest setting.",
+                    info="Left: the MainNet answers everything. Right: the fastest setting.",
                     elem_id="dial",
                 )
                 theta = gr.HTML(demo.move(demo.dial.chosen)[0], elem_id="theta")
@@ -129,16 +129,16 @@ def build_demo(
 
 
 def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> str:
-    """Serve a page, which loads nothing from elsewhere.
+    """Serve a page, which loads nothing from other servers.
 
     Args:
-        page ([`Page`]): of [`build_demo`].
-        host (`str`, *optional*, defaults to `"127.0.0.1"`): address to listen at; `"0.0.0.0"` is every one.
-        port (`int`, *optional*): by default the first free one from 7860.
+        page ([`Page`]): page from [`build_demo`].
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): address to listen on; `"0.0.0.0"` for all.
+        port (`int`, *optional*): port, by default the first free one from 7860.
         block (`bool`, *optional*, defaults to `True`): serve until Ctrl-C or SIGTERM.
 
     Returns:
-        `str`: the address of the page.
+        `str`: URL of the page.
 
     Raises:
         OSError: the port is taken.
@@ -162,7 +162,7 @@ def launch(page: Page, *, host: str = "127.0.0.1", port: int | None = None, bloc
     except OSError as error:
         raise OSError(f"`port` must be free on {host}, got {port or 'none from 7860'}: {error}") from error
     if block:
-        # So that what visitors brought is deleted then, too.
+        # So that uploads are deleted on SIGTERM too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.blocks.block_thread()
         page.demo.stop()
@@ -173,7 +173,7 @@ def _one(gr: Any, demo: Demo, dial: Any, examples: Sequence[Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             if not demo.reads_texts:
-                # Not gr.Image, whose own reading fails without words on a file that is no picture.
+                # Not gr.Image, which fails without a message if the file is not a picture.
                 given = [gr.File(label="Picture", file_types=["image"], elem_id="given")]
             elif demo.is_pair:
                 given = [gr.Textbox(label=f"{name} text", lines=2) for name in ("First", "Second")]
@@ -216,14 +216,14 @@ def _many(gr: Any, demo: Demo, dial: Any) -> None:
         start = perf_counter()
         with TemporaryDirectory() as folder, _telling(gr):
             found, path = demo.batch(index, paths, Path(folder), lambda done, of: progress((done, of), unit="rows"))
-            # Gradio copies the file while it waits here.
+            # Gradio copies the file before resuming this generator.
             yield f"{found}<p>{perf_counter() - start:.1f} s here.</p>", str(path)
 
     button.click(run, [dial, given], [summary, answers], api_name="batch")
 
 
 def _told(gr: Any, handler: Callable[..., str]) -> Callable[..., str]:
-    """A handler whose errors are told to the visitor."""
+    """Wrap a handler to show its errors to the visitor."""
 
     def told(*given: Any) -> str:
         with _telling(gr):
@@ -237,6 +237,6 @@ def _telling(gr: Any) -> Iterator[None]:
     try:
         yield
     except (UploadError, RowError) as error:
-        # Shown as HTML, and names of files and columns are the visitor's.
+        # Shown as HTML, and may contain the visitor's file and column names.
         message = escape(str(error).removeprefix("row 0: "), quote=False)
         raise gr.Error(message, duration=None, title="Not answered", print_exception=False) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens behind the page."""
+"""Service behind the demo page."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,32 +25,32 @@ from .dial import read_dial
 from .html import answer_html, batch_html, curve_html, dial_html, picture_html
 
 
-# Pictures are large until they are model inputs.
+# Smaller for pictures, which may be large until they are model inputs.
 BATCH_SIZE, NUM_PICTURES = 32, 8
 NEW_COLUMNS = ("predicted", "confidence", "exit", "flops", "error")
 
 
 def _not_compared(error: ValueError) -> str:
-    return f"The file's own classes are not compared: {error}"
+    return f"Not compared with the classes in the file: {error}"
 
 
 class Demo:
-    """A checkpoint that answers visitors.
+    """Checkpoint that answers visitors.
 
     Args:
         checkpoint (`str`): folder or Hub id of a checkpoint with SideNets.
-        is_pair (`bool`, *optional*, defaults to `False`): whether a row is two texts.
+        is_pair (`bool`, *optional*, defaults to `False`): whether a row is a pair of texts.
         labels (`Sequence[str]`, *optional*):
-            What files call the checkpoint's outputs, in their order; see [`match_classes`].
+            Names of the checkpoint's outputs in files, in order; see [`match_classes`].
 
     Raises:
-        ValueError: it has no SideNets, or is damaged, or reads no pairs.
+        ValueError: the checkpoint has no SideNets, is damaged, or does not take pairs.
     """
 
     def __init__(self, checkpoint: str, is_pair: bool = False, labels: Sequence[str] | None = None):
         model, processor = load_checkpoint(checkpoint, check=False)
         if is_pair and not model.modality.has_tokens:
-            raise ValueError(f"{checkpoint!r} reads pictures, so that `is_pair` must be False, got True.")
+            raise ValueError(f"`is_pair` must be False for {checkpoint!r}, which reads pictures, got True.")
         report = Report.load(checkpoint)
         max_length, flops = report.max_length(), report.fractions("flops")
         self.reads_texts, self.is_pair = model.modality.has_tokens, is_pair
@@ -64,12 +64,12 @@ class Demo:
         self.curve: Callable[[int], str] = cache(lambda index: curve_html(self.dial, index))
 
     def move(self, index: float) -> tuple[str, str]:
-        """θ in words, and on the curve."""
+        """Return θ in words, and on the curve."""
         place = self._place(index)
         return dial_html(self.dial, place, self.not_certified), self.curve(place)
 
     def answer(self, index: float, *given: str | None) -> str:
-        """Answer what the visitor gave: a text, two texts, or the path of a picture."""
+        """Answer the visitor's input: a text, two texts, or the path of a picture."""
         shown = ""
         if not self.reads_texts:
             row = read_picture(given[0])
@@ -81,14 +81,14 @@ class Demo:
         return shown + answer_html(self.answering(row, self._thresholds(index)))
 
     def again(self, index: float, *given: str | None) -> str:
-        """[`answer`] when θ has moved, where there is one: what was wrong has been said before."""
+        """Repeat [`answer`] after θ has moved; ignore missing input, and errors already shown."""
         try:
             return self.answer(index, *given) if all(given) else ""
         except (UploadError, RowError):
             return ""
 
     def stop(self) -> None:
-        """End a batch that is being answered, and wait for that."""
+        """Stop the current batch, and wait for it."""
         self._stopping.set()
         with self._working:
             pass
@@ -97,10 +97,10 @@ class Demo:
         """Answer a file of rows.
 
         Args:
-            index (`float`): of the dial.
+            index (`float`): index of the setting.
             given (`str` or `list[str]`): path of a table, or paths of pictures.
-            folder (`Path`): where the answers are written.
-            tick (`Callable`): is told how many rows of how many are done.
+            folder (`Path`): folder for the answers.
+            tick (`Callable`): called with the number of finished rows and of all rows.
         """
         batch = read_table(given, self.is_pair) if self.reads_texts else read_pictures(given)
         thresholds = self._thresholds(index)
@@ -144,11 +144,11 @@ class Demo:
         with self._working:
             for prediction in self.runner.predict(batch.rows, list(thresholds)):
                 if self._stopping.is_set():
-                    raise UploadError("The server stops.")
+                    raise UploadError("The server is shutting down.")
                 yield prediction
 
     def _classes(self, batch: Upload) -> tuple[ClassMap | None, str | None]:
-        """What the labels of a file mean, or why nobody knows."""
+        """Return the classes of a file's labels, or why they are unknown."""
         labels = {label for label in map(spelled, batch.labels or ()) if label is not None}
         if not labels:
             return None, None
@@ -158,7 +158,7 @@ class Demo:
             return None, _not_compared(error)
 
     def _place(self, index: float) -> int:
-        # Who calls the API may send anything.
+        # API clients may send anything.
         last = len(self.dial.positions) - 1
         if not (isinstance(index, int | float) and 0 <= index <= last):
             raise UploadError(f"θ must be one of the settings 0 to {last}, got {index!r}.")

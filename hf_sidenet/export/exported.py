@@ -290,7 +290,7 @@ class ExportedStages:
         if (hidden is None) != (index == 0):
             raise ArgumentError(
                 "hidden",
-                f"must be given for every stage but the first, got {hidden} for stage {index}",
+                f"must be given for every stage except the first, got {hidden} for stage {index}",
             )
         first = hidden if index else inputs.get(self.input_names[0])
         if first is None:

@@ -58,7 +58,7 @@ class Shareable:
         return "\n\n".join(parts)
 
     def _origin(self, name: str) -> str:
-        return " (not the installed hf_sidenet's)" if name in self.changed_code else ""
+        return " (differs from the installed hf_sidenet)" if name in self.changed_code else ""
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -31,7 +31,7 @@ PICKLED = (
     *(".npy", ".npz", ".tar", ".mar", ".h5", ".hdf5", ".keras"),
 )
 LINK = (
-    "{} is a link that leads out of the folder, or nowhere, and its target may not be meant to be shared. Put the "
+    "{} is a link that leads out of the folder, or nowhere, and its target may not be intended for sharing. Put the "
     "file itself here, or remove the link."
 )
 

@@ -239,7 +239,7 @@ class SideNetRunner:
             shared = settled.reader.thresholds(thresholds)
         total = len(rows) if isinstance(rows, Sized) else None
         if per_row is not None and total not in (None, len(per_row)):
-            raise ArgumentError("thresholds", f"must have one row per row, {total}, got {len(per_row)}")
+            raise ArgumentError("thresholds", f"must have one row per input row, {total}, got {len(per_row)}")
         return self._predict(rows, shared, per_row, on_error, total, progress)
 
     async def submit(self, row: Any, thresholds: float | Sequence[float] | None = None) -> Prediction:
@@ -427,7 +427,7 @@ class SideNetRunner:
 
 def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:
     if end > len(thresholds):
-        raise ArgumentError("thresholds", f"must have one row per row, got {len(thresholds)} for {end} or more")
+        raise ArgumentError("thresholds", f"must have one row per input row, got {len(thresholds)} for {end} or more")
     return [reader.thresholds(row) for row in thresholds[start:end].tolist()]
 
 

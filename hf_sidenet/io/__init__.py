@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders, written atomically; fields read with checks; fingerprints of what is in them."""
+"""Write files and folders atomically, check documents, and fingerprint contents."""

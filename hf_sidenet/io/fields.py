@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents that are read from files: is every field what it must be?"""
+"""Check the fields of documents read from files."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ from typing import Any, TypeGuard
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field must be.
+    """Rule for a field.
 
     Args:
-        words (`str`): the rule, after "must be".
-        holds (`Callable`): whether a value keeps it.
-        required (`bool`, *optional*, defaults to `True`): whether it must be there.
+        words (`str`): the rule in words, to follow "must be".
+        holds (`Callable`): whether a value satisfies the rule.
+        required (`bool`, *optional*, defaults to `True`): whether the field is required.
     """
 
     words: str
@@ -23,15 +23,15 @@ class Rule:
 
 
 def check_fields(document: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> None:
-    """Hold a document against rules.
+    """Check a document against rules.
 
     Args:
-        document (`Mapping[str, Any]`): as it was read.
-        rules (`Mapping[str, Rule]`): by field; `"a.b"` is `b` in the object `a`. `a` has a rule of its own before it.
-        where (`str`): what the document is, for the message.
+        document (`Mapping[str, Any]`): the document.
+        rules (`Mapping[str, Rule]`): rules by field; `"a.b"` is `b` in the object `a`, whose own rule must come first.
+        where (`str`): name of the document, for the message.
 
     Raises:
-        ValueError: names the field, the rule and the value.
+        ValueError: a field breaks its rule; the message names the field, the rule and the value.
     """
     for name, rule in rules.items():
         *above, last = name.split(".")
@@ -46,36 +46,36 @@ def check_fields(document: Mapping[str, Any], rules: Mapping[str, Rule], where: 
 
 
 def is_count(value: Any) -> bool:
-    """A whole number ≥ 0."""
+    """Return whether a value is an integer ≥ 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """A finite number."""
+    """Return whether a value is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    # JSON has integers that no float can hold.
+    # JSON integers can be too large for a float.
     except OverflowError:
         return False
 
 
 def is_text(value: Any) -> bool:
-    """A string."""
+    """Return whether a value is a string."""
     return isinstance(value, str)
 
 
 def is_object(value: Any) -> bool:
-    """A JSON object."""
+    """Return whether a value is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_map(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """A JSON object whose values all keep a rule."""
+    """Return whether a value is a JSON object whose values all satisfy a rule."""
     return isinstance(value, dict) and all(map(holds, value.values()))
 
 
 def is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """A list with at least one item, which all keep a rule."""
+    """Return whether a value is a nonempty list whose items all satisfy a rule."""
     return isinstance(value, list) and bool(value) and all(map(holds, value))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing result files: a reader never sees half of one."""
+"""Write files atomically."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike, *, private: bool = False) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`, which becomes `path` if the block ends without an error.
+    """Yield a temporary path in the folder of `path`, which replaces `path` if the block ends without an error.
 
     Args:
         path (`str` or `os.PathLike`): the file to write; its folder must exist.
         private (`bool`, *optional*, defaults to `False`):
-            Only its owner may read it, whatever the file in its place allowed. For texts of other people.
+            Make the file readable by its owner only, regardless of the permissions of the file it replaces.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -30,13 +30,13 @@ def replacing(path: str | os.PathLike, *, private: bool = False) -> Iterator[Pat
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`, which nobody has."""
-    # The same folder, since a rename across file systems is a copy.
+    """Return an unused hidden path next to `path`."""
+    # In the same folder, because a rename across file systems is a copy.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

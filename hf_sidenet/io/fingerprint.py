@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of rows and models: equal content gives equal text, in every process and on every machine.
+"""Fingerprints of rows and models: equal contents give equal fingerprints, in every process and on every machine.
 
-They tell whether something computed earlier still belongs to these rows and these weights, and whether two data sets
-have rows in common. A row is known by its inputs alone, as they are stored: a text by its characters, an image by the
-bytes of its file.
+They show whether cached results still belong to given rows and weights, and whether two data sets have rows in common.
+A row is identified only by its inputs, as stored: a text by its characters, an image by the bytes of its file.
 """
 
 import hashlib
@@ -25,10 +24,9 @@ from ..models.errors import ArgumentError
 from ..models.tasks import LABEL_INPUTS
 
 
-# Columns that say what a row should be answered, not what it is.
+# Columns with the answer to a row rather than its inputs.
 ANSWERS = LABEL_INPUTS | {"label"}
-# What a config says about where a model came from and how it was called last; it changes no answer. The dtype is that
-# of the tensors.
+# Config fields about a model's origin and past use, which affect no answer. The tensors determine the dtype.
 VOLATILE = frozenset(
     {
         "_commit_hash",
@@ -43,7 +41,7 @@ VOLATILE = frozenset(
         "transformers_version",
     }
 )
-# Beside these and what is for training, what of a classifier's config changes no answer.
+# Further config fields of a classifier that affect no answer, besides those for training.
 UNREAD = frozenset(
     {
         "finetuning_task",
@@ -60,36 +58,36 @@ UNREAD = frozenset(
         "use_cache",
     }
 )
-# What of a tokenizer changes its answers beside its vocabulary and rules; where texts are cut is the caller's choice.
+# Tokenizer settings that affect answers, besides vocabulary and rules; the caller chooses where to truncate.
 TOKENIZER_SETTINGS = ("pad_token_id", "padding_side", "truncation_side", "model_input_names")
-# 128 bits: enough for no two rows to meet by accident.
+# 128 bits: enough to avoid accidental collisions.
 DIGEST_SIZE = 16
 ROWS_PER_READ = 1000
 WORDS = re.compile(r"\w+")
 
 
 def row_keys(dataset: Any, columns: Sequence[str] | None = None) -> list[str]:
-    """A hash of the inputs of every row, which is the same wherever the same inputs come again.
+    """Return a hash of the inputs of every row.
 
     Args:
         dataset (`datasets.Dataset` or a map-style data set):
-            A `datasets.Dataset` is read as it is stored: nothing is decoded and no transform runs. Rows of other data
-            sets are the dicts that `dataset[i]` gives; their tensors, arrays, images and lists are read.
+            A `datasets.Dataset` is read as stored: nothing is decoded and no transform runs. Rows of other data sets
+            are the dicts `dataset[i]`, with their tensors, arrays, images and lists.
         columns (`Sequence[str]`, *optional*, defaults to every column but the labels):
-            The inputs, in this order (by default in alphabetical order). Names do not count, so that a text is known
-            again in a file that calls its column otherwise.
+            The inputs, in this order (alphabetical by default). Names do not matter, so a text is recognized in files
+            with other column names.
 
     Returns:
         `list[str]`: one key of 32 hexadecimal digits per row, in the order of the data set.
 
     Raises:
-        ValueError: `columns` names none, or one that is missing; the data set has no rows by number, or a value is of
-            an unknown kind.
+        ValueError: `columns` is empty or names a missing column, the data set cannot be indexed, or a value has an
+            unknown type.
     """
     if columns is not None and (isinstance(columns, str) or len(columns) == 0):
         raise ArgumentError("columns", "must be a list of at least one name", columns)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise ArgumentError("dataset", f"must give rows by number, got a {type(dataset).__name__} that does not")
+        raise ArgumentError("dataset", f"must be a map-style data set, got a {type(dataset).__name__}")
     keys = []
     for row in _stored_rows(dataset, columns):
         names = sorted(set(row) - ANSWERS) if columns is None else columns
@@ -107,24 +105,24 @@ def row_keys(dataset: Any, columns: Sequence[str] | None = None) -> list[str]:
 
 
 def content_keys(*texts: Sequence[str]) -> list[str]:
-    """A hash of what every row of texts says: the same for copies that differ in case, spaces or punctuation.
+    """Return a hash of the contents of every row of texts, ignoring case, spaces and punctuation.
 
     Args:
-        texts (`Sequence[str]`): of every row; two of them for pairs.
+        texts (`Sequence[str]`): texts of every row; two sequences for pairs.
     """
     keys = []
     for row in zip(*texts, strict=True):
         digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         for text in row:
             folded = unicodedata.normalize("NFKC", text).casefold()
-            # A row may be signs alone.
+            # A row may consist only of punctuation.
             _feed(digest, "text", (" ".join(WORDS.findall(folded)) or folded.strip()).encode(errors="surrogatepass"))
         keys.append(digest.hexdigest())
     return keys
 
 
 def fingerprint_rows(keys: Iterable[str]) -> str:
-    """One fingerprint of many rows, in their order, from what [`row_keys`] returns."""
+    """Return one fingerprint of many rows, in order, from the keys of [`row_keys`]."""
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     for key in keys:
         _feed(digest, "key", key.encode())
@@ -132,15 +130,15 @@ def fingerprint_rows(keys: Iterable[str]) -> str:
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """Fingerprint of a model's class, config, parameters and buffers; not of where it was loaded from.
+    """Fingerprint a model's class, config, parameters and buffers, but not its origin.
 
-    The same weights in another dtype are another model, on another device they are the same.
+    The fingerprint depends on the dtype of the weights, but not on their device.
 
     Args:
-        model (`PreTrainedModel` or `nn.Module`): its tensors are read one after the other, on the CPU.
+        model (`PreTrainedModel` or `nn.Module`): the model; its tensors are read one by one, on the CPU.
 
     Raises:
-        ValueError: some of its tensors are not loaded (they are on the device "meta").
+        ValueError: some tensors are not loaded (they are on the device "meta").
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     config: Any = getattr(model, "config", None)
@@ -152,14 +150,15 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def fingerprint_weights(model: nn.Module) -> str:
-    """Fingerprint of the parameters and buffers that a checkpoint holds: it stays when θ changes, and when the model
-    is saved and loaded.
+    """Fingerprint the parameters and buffers in a model's checkpoint.
+
+    Changing θ, or saving and loading the model, does not change the fingerprint.
 
     Args:
-        model (`PreTrainedModel` or `nn.Module`): its tensors are read one after the other, on the CPU.
+        model (`PreTrainedModel` or `nn.Module`): the model; its tensors are read one by one, on the CPU.
 
     Raises:
-        ValueError: some of its tensors are not loaded (they are on the device "meta").
+        ValueError: some tensors are not loaded (they are on the device "meta").
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     _feed_tensors(digest, "weight", model.state_dict().items())
@@ -167,11 +166,12 @@ def fingerprint_weights(model: nn.Module) -> str:
 
 
 def answering_fields(config: Any) -> dict[str, str]:
-    """The fields of a classifier's config that its answers may depend on beside its weights, such as the activation or
-    the id of the padding token, each as JSON; not its classes.
+    """Return the config fields that a classifier's answers may depend on, besides its weights and classes, as JSON.
+
+    Examples are the activation and the id of the padding token.
 
     Args:
-        config (`PretrainedConfig`): of a plain classifier.
+        config (`PretrainedConfig`): config of a plain classifier.
     """
     fields = _lasting(config.to_dict())
     kept = {name: value for name, value in fields.items() if name not in UNREAD and "drop" not in name}
@@ -179,11 +179,12 @@ def answering_fields(config: Any) -> dict[str, str]:
 
 
 def fingerprint_processor(processor: Any) -> str:
-    """Fingerprint of what a tokenizer or image processor makes of a row: it stays when the processor is saved and
-    loaded, and whatever rows it has read.
+    """Fingerprint the behavior of a tokenizer or image processor.
+
+    Saving and loading the processor, or using it, does not change the fingerprint.
 
     Args:
-        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): its settings are read.
+        processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`): the processor.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     if not hasattr(processor, "get_vocab"):
@@ -193,7 +194,7 @@ def fingerprint_processor(processor: Any) -> str:
     _feed(digest, "settings", _json(settings))
     if hasattr(processor, "backend_tokenizer"):
         backend = json.loads(processor.backend_tokenizer.to_str())
-        # What the last call left behind.
+        # Drop what the last call left behind.
         _feed(digest, "backend", _json({**backend, "truncation": None, "padding": None}))
         return digest.hexdigest()
     _feed(digest, "vocabulary", _json(processor.get_vocab()))
@@ -236,7 +237,7 @@ def _lasting(config: Any) -> Any:
 
 
 def _feed(digest: Any, kind: str, content: Any) -> None:
-    """Kind and length come first, so that no two sequences of values feed the same bytes."""
+    """Feed a value to a digest, with a prefix of kind and length to avoid ambiguous sequences."""
     digest.update(f"{kind}:{memoryview(content).nbytes}:".encode())
     digest.update(content)
 
@@ -244,7 +245,7 @@ def _feed(digest: Any, kind: str, content: Any) -> None:
 def _feed_tensor(digest: Any, tensor: torch.Tensor) -> None:
     flatten: Any = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and not type(tensor).__module__.startswith("torch."):
-        # A quantized weight: whole numbers with their scales.
+        # A quantized weight: integers with their scales.
         names, context = flatten()
         _feed(digest, f"{type(tensor).__name__} of {len(names)}", repr(context).encode())
         for name in names:
@@ -280,12 +281,12 @@ def _feed_value(digest: Any, value: Any, column: str) -> None:
     else:
         raise ArgumentError(
             "columns",
-            f"must hold values of known kinds, but {column!r} holds a {type(value).__name__}",
+            f"must contain values of known types, but {column!r} contains a {type(value).__name__}",
         )
 
 
 def _feed_list(digest: Any, values: Sequence[Any], column: str) -> None:
-    # Token ids and pixels: one piece of text for all of them is many times faster than one each.
+    # For token ids and pixels: hashing them as one text is many times faster than one by one.
     if all(type(value) in (int, float) for value in values):
         _feed(digest, "numbers", repr(list(values)).encode())
         return
@@ -296,8 +297,8 @@ def _feed_list(digest: Any, values: Sequence[Any], column: str) -> None:
 
 def _feed_mapping(digest: Any, value: Mapping[str, Any], column: str) -> None:
     if set(value) == {"bytes", "path"}:
-        # How datasets stores images and audio; a folder of pictures is stored as paths. The content counts, since the
-        # same file may lie elsewhere tomorrow, or twice today.
+        # How datasets stores images and audio; a folder of images is stored as paths. Hash the content, because a file
+        # may be moved or copied.
         content, path = value["bytes"], value["path"]
         if content is None and path is not None and os.path.isfile(path):
             content = Path(path).read_bytes()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a folder this package wrote, and which are somebody else's.
+"""Distinguish files in a folder that this package wrote from other files.
 
-Every folder that it writes has a JSON document, which lists under `"files"` what was written, with hashes. Folders of
-earlier versions have no list: there the names decide.
+Every folder it writes has a JSON document that lists the written files with hashes under `"files"`. Folders of earlier
+versions have no list: there, names decide.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from .json import read_object
 
 
 FILES = "files"
-# Of tokenizers and image processors.
+# Files of tokenizers and image processors.
 PROCESSOR_NAMES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
@@ -30,13 +30,13 @@ PROCESSOR_NAMES = (
 
 @dataclass(frozen=True)
 class FolderKind:
-    """What one kind of folder is known by.
+    """Kind of folder.
 
     Args:
-        document (`str`): the JSON file that every one has, which lists the files.
-        marks (`tuple[str, ...]`): keys by which the document of an earlier version is known.
-        names (`tuple[str, ...]`): patterns of what is written, or would be taken for it by whoever loads the folder.
-        card (`str`, *optional*): a file that is written for people to write in.
+        document (`str`): JSON file in every such folder, which lists the files.
+        marks (`tuple[str, ...]`): keys that identify the document of an earlier version.
+        names (`tuple[str, ...]`): patterns of files that are written, or would be mistaken for them when loading.
+        card (`str`, *optional*): written file that people may edit.
     """
 
     document: str
@@ -45,18 +45,18 @@ class FolderKind:
     card: str | None = None
 
     def reserves(self, name: str) -> bool:
-        """Whether somebody else's file must not have this name."""
+        """Return whether this name is reserved for files of this package."""
         return name == self.document or matches(name, self.names)
 
 
 @dataclass
 class Sorted:
-    """The entries of a folder that is to be written anew.
+    """Entries of a folder to be replaced.
 
     Args:
-        ours (`list[str]`): written by this package, and as they were then; or with their content in the new folder.
-        others (`list[str]`): all else, which stays.
-        refused (`list[str]`): all else that is in the way of the new folder.
+        ours (`list[str]`): written by this package and unchanged since, or with the same content in the new folder.
+        others (`list[str]`): other entries, which are kept.
+        refused (`list[str]`): other entries that conflict with the new folder.
     """
 
     ours: list[str] = field(default_factory=list)
@@ -65,15 +65,15 @@ class Sorted:
 
 
 def sort_entries(folder: Path, kind: FolderKind, *, read: Sequence[str] = (), new: Path | None = None) -> Sorted:
-    """Tell apart what this package wrote and what it did not.
+    """Separate entries that this package wrote from others.
 
     Args:
-        folder (`Path`): that is there.
-        kind ([`FolderKind`]): of what is to be written.
+        folder (`Path`): the existing folder.
+        kind ([`FolderKind`]): kind of the new folder.
         read (`Sequence[str]`, *optional*):
-            The folder is one of this kind that was read, and what is in files of these names goes into the new one,
-            with whatever was changed in them.
-        new (`Path`, *optional*): the new folder, once it is there.
+            Patterns of files that were read from this folder, of the same kind, and whose contents, including changes,
+            go into the new one.
+        new (`Path`, *optional*): the new folder, once it exists.
     """
     listed = listed_files(folder, kind)
     by_name = listed is None and (len(read) > 0 or _is_marked(folder, kind))
@@ -97,37 +97,37 @@ def sort_entries(folder: Path, kind: FolderKind, *, read: Sequence[str] = (), ne
 
 def _is_as_written(folder: Path, name: str, kind: FolderKind, listed: dict[str, str]) -> bool:
     if name == kind.card:
-        # Somebody may have let the new card take the old one's place.
+        # The user may have replaced the old card by the new one.
         return _digest(folder, name, kind) in listed.values()
     return name in listed and _digest(folder, name, kind) == listed[name]
 
 
 def list_files(folder: Path, kind: FolderKind, foreign: Collection[str] = ()) -> None:
-    """Write the list into a new folder.
+    """Write the list of files to the document of a new folder.
 
     Args:
-        folder (`Path`): it has its document, and nothing that this package did not write but `foreign`.
-        kind ([`FolderKind`]): its own.
-        foreign (`Collection[str]`, *optional*): names in it of files that are somebody else's.
+        folder (`Path`): a folder with its document, containing only files of this package and `foreign`.
+        kind ([`FolderKind`]): kind of the folder.
+        foreign (`Collection[str]`, *optional*): names of files in it that are not this package's.
     """
     document = _read(folder / kind.document)
     if document is None:
         raise ArgumentError("folder", f"must have its {kind.document}, a JSON object", str(folder))
     document[FILES] = {name: _digest(folder, name, kind) for name in sorted(walk_files(folder)) if name not in foreign}
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    # A file system that finds a file cut and written again waits for the disk.
+    # Some file systems wait for the disk when a file is truncated and rewritten.
     (folder / kind.document).unlink()
     (folder / kind.document).write_text(text + "\n", encoding="utf-8")
 
 
 def listed_files(folder: Path, kind: FolderKind) -> dict[str, str] | None:
-    """What a folder says was written, with hashes; `None` where it does not say."""
+    """Return a folder's list of written files with hashes; `None` if it has none."""
     listed = (_read(folder / kind.document) or {}).get(FILES)
     return listed if isinstance(listed, dict) else None
 
 
 def walk_files(folder: Path) -> Iterator[str]:
-    """Everything in a folder that is no folder with something in it, by its path in there. Links are not followed."""
+    """Yield the relative paths of all files, links and empty folders in a folder. Links are not followed."""
     for place, folders, names in os.walk(folder, onerror=_raise):
         where = Path(place)
         links = [name for name in folders if (where / name).is_symlink()]
@@ -138,7 +138,7 @@ def walk_files(folder: Path) -> Iterator[str]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a path fits one of several patterns, part by part."""
+    """Return whether a path matches any of the patterns, part by part."""
     parts = name.split("/")
     return any(
         len(parts) == len(pattern.split("/")) and all(map(fnmatchcase, parts, pattern.split("/")))
@@ -147,8 +147,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _is_in_the_way(new: Path, folder: Path, name: str) -> bool:
-    """Whether an entry cannot be in the new folder beside what is there. As the file system says: it may not tell
-    capitals."""
+    """Return whether an entry conflicts with the new folder, according to a possibly case-insensitive file system."""
     place, is_folder = new, _is_real_folder(folder / name)
     *parents, last = name.split("/")
     for part in parents:
@@ -163,7 +162,7 @@ def _is_real_folder(path: Path) -> bool:
 
 
 def _digest(folder: Path, name: str, kind: FolderKind) -> str | None:
-    """Of a file; of the document without its list; `None` of what is no file, or cannot be read."""
+    """Hash a file, or the document without its list; return `None` if it is not a file or cannot be read."""
     try:
         if name != kind.document:
             return sha256(folder / name) if (folder / name).is_file() else None
@@ -194,7 +193,7 @@ def _is_marked(folder: Path, kind: FolderKind) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; `None` where there is none, or something else."""
+    """Read a JSON object; return `None` if the file is missing or contains something else."""
     try:
         return read_object(path)
     except (OSError, ValueError):

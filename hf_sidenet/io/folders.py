@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a whole folder: a reader sees the old one or the new one, and what somebody else put there stays.
+"""Write a whole folder atomically, keeping files that this package did not write.
 
-The new folder is written beside the old one, in a hidden folder that its writer has signed (`WRITER`) as `NEW`.
-Other people's files get a second name in it (a hard link: no copy, however large). Then both change places in one step
-and what is left of the old folder is removed. A writer may be killed at any point: `path` is whole, and the next
-writer of the same folder completes or removes what was left.
+The new folder is written as `NEW` in a hidden folder next to the old one, which its writer signs (`WRITER`). Files of
+others are hard-linked into it, without copying. Then both folders are swapped in one step, and the rest of the old one
+is removed. If the writer is killed at any point, `path` is intact, and the next writer of the same folder completes or
+removes the leftovers.
 """
 
 import ctypes
@@ -27,28 +27,28 @@ from .folder_kinds import FolderKind, Sorted, list_files, sort_entries, walk_fil
 from .locks import folder_lock, is_abandoned, sign
 
 
-# Of linux/fs.h and of sys/stdio.h: RENAME_EXCHANGE, RENAME_SWAP.
+# From linux/fs.h and sys/stdio.h: RENAME_EXCHANGE, RENAME_SWAP.
 CALLS = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}
 EXCHANGE = 2
 MISSING = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 logger = logging.getLogger(__name__)
-# In the hidden folder: the new folder, which becomes the old one; where that stands meanwhile if places cannot be
-# changed in one step; who writes; and, before anything moves, what may go.
+# In the hidden folder: the new folder, later the old one; the old one, if they cannot be swapped in one step; the
+# writer; and, before anything moves, what may be removed.
 NEW, OLD, WRITER, PLAN = "new", "old", "writer", "plan.json"
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two entries of one file system change places, so that either name is always there.
+    """Swap two entries of one file system, so that both names exist at all times.
 
     Returns:
-        `bool`: False where the system or the file system cannot. Then nothing has changed.
+        `bool`: `False` if the system or the file system cannot swap; then nothing has changed.
 
     Raises:
-        OSError: one of them is not there, or cannot be moved.
+        OSError: an entry does not exist or cannot be moved.
     """
     name, here = CALLS.get(sys.platform, ("", 0))
-    # Without one an older C library, or Windows, whose library has another name.
+    # Missing in an older C library, and on Windows.
     call = getattr(ctypes.CDLL(None, use_errno=True), name, None) if name else None
     if call is None:
         return False
@@ -69,20 +69,20 @@ def writing_folder(
     read: Sequence[str] = (),
     foreign: Collection[str] = (),
 ) -> Iterator[Path]:
-    """Give an empty temporary folder, which becomes `path` if the block ends without an error.
+    """Yield an empty temporary folder, which becomes `path` if the block ends without an error.
 
-    With `overwrite` it takes the place of what this package wrote at `path`. What else is there stays: a `.git`, a
-    license, notes, and a card in which somebody wrote; the new card then gets another name (`README.new.md`). If by
-    the end something is in the way after all, what was written is kept under another name, which the error tells.
+    With `overwrite`, it replaces the files that this package wrote at `path`. Other files are kept: a `.git`, a
+    license, notes, and an edited card; the new card then gets another name (`README.new.md`). If a conflict arises in
+    the meantime, the new folder is kept under another name, which the error reports.
 
-    What killed calls left behind is removed by the next one that succeeds.
+    The next successful call removes leftovers of killed ones.
 
     Args:
-        path (`str` or `os.PathLike`): the folder to write; folders above it are made.
-        kind ([`FolderKind`]): what is written.
-        overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something.
+        path (`str` or `os.PathLike`): the folder to write; parent folders are created.
+        kind ([`FolderKind`]): kind of the folder.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder.
         read (`Sequence[str]`, *optional*): see [`check_free`].
-        foreign (`Collection[str]`, *optional*): names of files in it that this package did not write, but copied.
+        foreign (`Collection[str]`, *optional*): names of files in it that this package copied rather than wrote.
 
     Raises:
         ValueError: see [`check_free`].
@@ -102,28 +102,28 @@ def writing_folder(
             except (ValueError, OSError) as error:
                 if not new.exists() or new.stat().st_ino != identity:
                     raise
-                raise ValueError(f"{error} What was written is in {str(_set_aside(new, path))!r}.") from error
+                raise ValueError(f"{error} The new folder was saved as {str(_set_aside(new, path))!r}.") from error
             _settle(workplace, path)
-            # Only now: until the new folder stands there, a leftover may be of use.
+            # Only now: until the new folder is in place, a leftover may still be needed.
             _sweep(path)
 
 
 def check_free(
     path: str | os.PathLike, kind: FolderKind, *, overwrite: bool = False, read: Sequence[str] = ()
 ) -> None:
-    """Refuse a folder that cannot be written, before the work that fills it.
+    """Reject a folder that cannot be written, before doing the work that fills it.
 
     Args:
         path (`str` or `os.PathLike`): the folder.
-        kind ([`FolderKind`]): what is to be written there.
-        overwrite (`bool`, *optional*, defaults to `False`): it may hold something.
+        kind ([`FolderKind`]): kind of the folder.
+        overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder.
         read (`Sequence[str]`, *optional*):
-            Where the folder is the one that was read: patterns of files whose content goes into the new one, so that
-            they may have been changed.
+            If the folder is the one that was read: patterns of files whose contents go into the new one, so that
+            changes to them are allowed.
 
     Raises:
-        ValueError: `path` is a file, a place where a disk is mounted, or a folder that holds something and `overwrite`
-            is False, or a file that this package would write but did not, or that was changed since.
+        ValueError: `path` is a file or a mount point, it is not empty and `overwrite` is `False`, or it has a file of
+            a reserved name that this package did not write, or that has changed since.
     """
     path = Path(path).resolve()
     _put_back(path)
@@ -132,17 +132,17 @@ def check_free(
 
 
 def _check_place(path: Path, overwrite: bool) -> bool:
-    """Refuse what is not a folder to write.
+    """Reject a path that cannot be written as a folder.
 
     Returns:
-        `bool`: whether something is in it.
+        `bool`: whether it is a nonempty folder.
     """
     if path.exists() and not path.is_dir():
         raise ArgumentError("output_dir", f"must be a folder, got the file {str(path)!r}")
     if os.path.ismount(path):
         raise ArgumentError(
             "output_dir",
-            f"must be a folder that can be replaced, got {str(path)!r}, where a disk is mounted. Name a folder in it",
+            f"must be a folder that can be replaced, got the mount point {str(path)!r}. Use a folder in it",
         )
     if not path.is_dir() or not any(path.iterdir()):
         return False
@@ -153,23 +153,23 @@ def _check_place(path: Path, overwrite: bool) -> bool:
 
 def _refuse(path: Path, names: list[str]) -> None:
     if names:
-        several = f" ({len(names)} files, of which this is the first)" if len(names) > 1 else ""
+        several = f" (the first of {len(names)} files)" if len(names) > 1 else ""
         raise ArgumentError(
             "output_dir",
-            "must hold nothing of a name that is written there but what this package wrote, "
-            f"got {str(path)!r}, where {names[0]} is somebody else's or was changed since{several}. "
-            "Move it away, or name another folder",
+            "must not have other files of the names to be written, got "
+            f"{str(path)!r}, where {names[0]} was not written by this package or has changed since{several}. "
+            "Move it away, or use another folder",
         )
 
 
 @contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, which says who works in it as long as that lasts."""
+    """Yield a hidden folder next to `path`, signed by its writer while in use."""
     writer = None
     while writer is None:
         workplace = temporary_name(path)
         workplace.mkdir()
-        # Until it is signed, others take an empty folder for a leftover.
+        # Until it is signed, another process may remove the empty folder as a leftover.
         with suppress(FileNotFoundError):
             writer = sign(workplace / WRITER)
     try:
@@ -178,7 +178,7 @@ def _workplace(path: Path) -> Iterator[Path]:
         try:
             _settle(workplace, path)
         finally:
-            # On Windows what is open cannot be removed.
+            # Windows cannot remove an open file.
             writer.close()
         _leave(workplace)
 
@@ -198,7 +198,7 @@ def _put_in_place(
     if not is_filled:
         if os.name == "nt" and path.exists():
             path.rmdir()
-        # In one step, and refused by the system where somebody has put something there by now.
+        # Atomic, and fails if something has been put there in the meantime.
         os.rename(new, path)
         return
     found = sort_entries(path, kind, read=read, new=new)
@@ -215,7 +215,7 @@ def _put_in_place(
 
 
 def _keep_card(path: Path, new: Path, card: str, found: Sorted) -> None:
-    """Somebody wrote in the old card: it stays, and the new one gets another name."""
+    """Keep an edited card, and give the new one another name."""
     stem, suffix = os.path.splitext(card)
     name = f"{stem}.new{suffix}"
     if name in found.others:
@@ -225,14 +225,13 @@ def _keep_card(path: Path, new: Path, card: str, found: Sorted) -> None:
     found.others.append(card)
     os.rename(new / card, new / name)
     logger.warning(
-        "%s in %s is not as this package wrote it: it stays, and may speak of an earlier θ. The new one is %s.",
+        "%s in %s was edited: keeping it, although it may describe an earlier θ. The new one is %s.",
         card, path, name,
     )  # fmt: skip
 
 
 def _link(path: Path, new: Path, names: Sequence[str]) -> None:
-    """Give entries a second name in the new folder. What cannot have one is moved when the folders have changed
-    places."""
+    """Hard-link entries into the new folder. Those that cannot be linked are moved after the swap."""
     for name in names:
         source, target = path / name, new / name
         try:
@@ -243,7 +242,7 @@ def _link(path: Path, new: Path, names: Sequence[str]) -> None:
                 os.link(source, target, follow_symlinks=False)
         except (OSError, NotImplementedError):
             continue
-    # The deepest first, since one may not be written to.
+    # Deepest first, because a folder may be read-only.
     for place, _, _ in os.walk(new, topdown=False):
         source = path / Path(place).relative_to(new)
         if source.is_dir() and not source.is_symlink():
@@ -251,7 +250,7 @@ def _link(path: Path, new: Path, names: Sequence[str]) -> None:
 
 
 def _settle(workplace: Path, path: Path) -> None:
-    """Complete or undo what a writer began, wherever it stopped, and remove the rest."""
+    """Complete or undo the work of a writer, wherever it stopped, and remove the rest."""
     new, old = workplace / NEW, workplace / OLD
     _put_back_old(old, path)
     plan = _plan(workplace)
@@ -259,7 +258,7 @@ def _settle(workplace: Path, path: Path) -> None:
         old = new
     if plan is not None and old.exists() and not _empty(old, path, plan["ours"]):
         kept = _set_aside(old, path)
-        logger.warning("%s was changed while it was replaced. What is not in it any more is in %s.", path, kept)
+        logger.warning("%s was changed while it was being replaced. What is missing from it is in %s.", path, kept)
     if new.exists():
         _open_up(new)
         shutil.rmtree(new)
@@ -273,16 +272,16 @@ def _leave(workplace: Path) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Let its owner remove what is in it."""
+    """Allow the owner to remove the contents."""
     for place, _, _ in os.walk(folder):
         os.chmod(place, 0o700)
 
 
 def _empty(old: Path, path: Path, ours: dict[str, Any]) -> bool:
-    """Take an old folder apart: what was ours goes, what has a second name in the new folder too; the rest moves.
+    """Empty an old folder: remove this package's files and hard-linked ones, move the rest to the new folder.
 
     Returns:
-        `bool`: whether nothing is left of it.
+        `bool`: whether nothing is left.
     """
     _open_up(old)
     for name in [*walk_files(old)]:
@@ -313,7 +312,7 @@ def _state(path: Path) -> list[int]:
 
 
 def _plan(workplace: Path) -> dict[str, Any] | None:
-    """What was to go; `None` where nothing had been moved yet."""
+    """Read the plan; return `None` if nothing has been moved yet."""
     try:
         return json.loads((workplace / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -321,7 +320,7 @@ def _plan(workplace: Path) -> dict[str, Any] | None:
 
 
 def _put_back(path: Path) -> None:
-    """Where a writer was killed between two renames: the old folder returns."""
+    """Restore the old folder if a writer was killed between two renames."""
     if not path.exists():
         for workplace in _abandoned(path):
             _put_back_old(workplace / OLD, path)
@@ -334,7 +333,7 @@ def _put_back_old(old: Path, path: Path) -> None:
 
 def _sweep(path: Path) -> None:
     for workplace in _workplaces(path):
-        # Only of a folder in which nothing is.
+        # Succeeds only if it is empty.
         with suppress(OSError):
             workplace.rmdir()
     for workplace in _abandoned(path):
@@ -343,12 +342,12 @@ def _sweep(path: Path) -> None:
 
 
 def _abandoned(path: Path) -> list[Path]:
-    """Those of dead writers."""
+    """List the hidden folders of dead writers."""
     return [workplace for workplace in _workplaces(path) if is_abandoned(workplace / WRITER)]
 
 
 def _workplaces(path: Path) -> list[Path]:
-    """Hidden folders of all writers of the same folder; not those that another user made, in a place for all."""
+    """List the hidden folders of all writers of the same folder, except those of other users in a shared place."""
     if not path.parent.is_dir():
         return []
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
@@ -362,7 +361,7 @@ def _workplaces(path: Path) -> list[Path]:
 
 
 def _set_aside(folder: Path, path: Path) -> Path:
-    """Give a folder a name of its own, beside `path`."""
+    """Rename a folder to an unused name next to `path`."""
     kept = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
     os.rename(folder, kept)
     return kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that every reader takes, and one guard for what is read."""
+"""Read and write strict JSON."""
 
 import json
 import math
@@ -14,7 +14,7 @@ def read_json(path: str | os.PathLike, parse_constant: Callable[[str], Any] | No
 
     Args:
         path (`str` or `os.PathLike`): the file.
-        parse_constant (`Callable[[str], Any]`, *optional*): what becomes of `NaN` and `Infinity`, see `json.loads`.
+        parse_constant (`Callable[[str], Any]`, *optional*): called for `NaN` and `Infinity`, see `json.loads`.
 
     Raises:
         OSError: the file cannot be read.
@@ -27,11 +27,11 @@ def read_json(path: str | os.PathLike, parse_constant: Callable[[str], Any] | No
 
 
 def read_object(path: str | os.PathLike, parse_constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
-    """Read a JSON file that holds an object, see [`read_json`].
+    """Read a JSON file that contains an object; see [`read_json`].
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, is nested too deeply, or holds something else.
+        ValueError: it is not JSON, is nested too deeply, or contains something else.
     """
     document = read_json(path, parse_constant)
     if not isinstance(document, dict):
@@ -40,16 +40,16 @@ def read_object(path: str | os.PathLike, parse_constant: Callable[[str], Any] | 
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as strict JSON, indented: null where a number is not finite.
+    """Format a document as strict, indented JSON, with null for numbers that are not finite.
 
     Args:
-        document (`Mapping[str, Any]`): of values that JSON has; keys become strings, tuples lists.
+        document (`Mapping[str, Any]`): the document; keys become strings, and tuples become lists.
     """
     return json.dumps(strict(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def strict(value: Any) -> Any:
-    """A value as JSON has it: dicts with strings as keys, lists, and `None` for numbers that are not finite."""
+    """Convert a value to strict JSON types: dicts with string keys, lists, and `None` for non-finite numbers."""
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks that end with the process that holds them, and whether a process that left something behind is dead.
+"""Locks that are released when their process ends, and a check for dead processes.
 
-The system frees such a lock when its holder ends, however it ends. Some file systems of networks have none.
+The system releases such a lock however its holder ends. Some network file systems do not support them.
 """
 
 import errno
@@ -24,9 +24,9 @@ TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
 def sign(path: Path) -> IO[bytes]:
-    """Write down who works here, in a new file that stays locked as long as it is open."""
+    """Write the identity of this process to a new file, which is locked while it is open."""
     file = path.open("x+b")
-    # Somebody may be looking whether it is free.
+    # Waits, because another process may be checking whether it is free.
     _lock(file, wait=True)
     file.write(json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
     file.flush()
@@ -34,9 +34,9 @@ def sign(path: Path) -> IO[bytes]:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether the process that has signed a file is dead: its lock is free, and this machine has no such process.
+    """Return whether the process that signed a file is dead: the lock is free, and this machine has no such process.
 
-    What another machine left stays, since not every file system shows its locks to all; so does what nobody signed.
+    `False` for files signed on another machine, because not every file system shares locks, and for unsigned files.
     """
     try:
         with path.open("r+b") as file:
@@ -49,22 +49,22 @@ def is_abandoned(path: Path) -> bool:
         return False
     if is_free is False or host != platform.node():
         return False
-    # In a container a process often has the number of the one before it. Our own lock would not have been free.
+    # In a container, a process often gets its predecessor's id. This process's own lock would not be free.
     return (is_free and pid == os.getpid()) or not _runs(pid)
 
 
 @contextmanager
 def folder_lock(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder itself, which leaves no file.
+    """Lock a folder itself, without a lock file.
 
     Args:
-        folder (`Path`): it must exist.
-        shared (`bool`, *optional*, defaults to `False`): others may share it at the same time.
-        wait (`bool`, *optional*, defaults to `True`): until it is free.
+        folder (`Path`): the folder; must exist.
+        shared (`bool`, *optional*, defaults to `False`): take a shared lock.
+        wait (`bool`, *optional*, defaults to `True`): wait until the lock is free.
 
-    Returns:
-        `bool`: whether it is held: not where it is taken and `wait` is False, nor where the file system has no such
-        locks.
+    Yields:
+        `bool`: whether the lock is held: not if it is taken and `wait` is `False`, nor if the file system does not
+        support locks.
     """
     if fcntl is None:
         yield False
@@ -86,7 +86,7 @@ def folder_lock(folder: Path, *, shared: bool = False, wait: bool = True) -> Ite
 
 
 def _lock(file: IO[bytes], wait: bool = False) -> bool | None:
-    """True: it is ours now; False: somebody has it; `None`: there are no locks here."""
+    """Lock a file; return `True` if locked, `False` if it is taken, `None` if locks are not supported."""
     try:
         if fcntl is None:
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
@@ -99,7 +99,7 @@ def _lock(file: IO[bytes], wait: bool = False) -> bool | None:
 
 def _runs(pid: int) -> bool:
     if os.name == "nt":
-        # There the call below would end it; the lock alone tells.
+        # On Windows, the call below would kill the process; rely on the lock alone.
         return False
     try:
         os.kill(pid, 0)

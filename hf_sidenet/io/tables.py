@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: columns of equal width, the first to the left, the others to the right.
+    """Format a table for a terminal, with the first column left-aligned and the others right-aligned.
 
     Args:
         header (`Sequence[str]`): names of the columns.
@@ -26,15 +26,15 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,), *, padded: bool = False
 ) -> str:
-    """A table of Markdown.
+    """Format a Markdown table.
 
     Args:
         header (`Sequence[str]`): names of the columns.
         rows (`Sequence[Sequence[str]]`): one cell per column.
-        left (`Collection[int]`, *optional*, defaults to the first): columns aligned to the left, not to the right.
-        padded (`bool`, *optional*, defaults to `False`): pad the cells, so that a terminal shows a table too.
+        left (`Collection[int]`, *optional*, defaults to the first): left-aligned columns; others are right-aligned.
+        padded (`bool`, *optional*, defaults to `False`): pad the cells, so that the columns line up in a terminal.
     """
-    # A rule of Markdown has three signs at least.
+    # Markdown needs at least three characters here.
     widths = [max([3, *(len(line[column]) for line in (header, *rows) if padded)]) for column in range(len(header))]
     rule = [
         ":" + "-" * (width - 1) if column in left else "-" * (width - 1) + ":" for column, width in enumerate(widths)
@@ -54,18 +54,18 @@ def markdown_table(
 def interval_text(
     value: float | None, low: float | None, high: float | None, *, scale: float = 1.0, digits: int = 2
 ) -> str:
-    """`"84.00 [82.10, 86.00]"`, the value alone where there is no interval, a dash where there is no value.
+    """Format a value with its interval, `"84.00 [82.10, 86.00]"`; without one, the value alone; without both, a dash.
 
     Args:
-        value (`float`, *optional*): `None` or NaN for none, as for the next two.
-        low (`float`, *optional*): lower end.
-        high (`float`, *optional*): upper end.
-        scale (`float`, *optional*, defaults to 1.0): 100 for percent.
-        digits (`int`, *optional*, defaults to 2): after the point.
+        value (`float`, *optional*): the value; `None` or NaN if missing, also for the next two.
+        low (`float`, *optional*): lower bound.
+        high (`float`, *optional*): upper bound.
+        scale (`float`, *optional*, defaults to 1.0): factor, 100 for percentages.
+        digits (`int`, *optional*, defaults to 2): number of decimals.
     """
 
     def shown(number: float) -> str:
-        # Adding 0 makes -0.0, which prints as "-0.00", a plain 0.
+        # Adding 0 turns -0.0, which prints as "-0.00", into 0.
         return f"{round(scale * number, digits) + 0.0:.{digits}f}"
 
     if value is None or math.isnan(value):

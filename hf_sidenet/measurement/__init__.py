@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model with SideNets says on a data set, collected once, and what its answers cost."""
+"""Collect the logits of every exit on a data set once, and measure what answers cost."""
 
 from .costs import CURRENCIES, ExitCosts, measure_costs
 from .metrics import (

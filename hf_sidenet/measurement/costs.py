@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer at each exit costs, heads included, in three currencies: parameters, FLOPs and milliseconds.
+"""Measure the cost of an answer at each exit, heads included, in parameters, FLOPs and milliseconds.
 
-The paper counts parameters. That misleads where parameters and work are not in the same place (ResNet-18 after its
-first stage: 1.4 % of the parameters, 32 % of the FLOPs), so all three are measured and always shown together.
+The paper counts parameters. That can mislead (ResNet-18 after its first stage: 1.4 % of the parameters, 32 % of the
+FLOPs), so all three are measured and always shown together.
 
 Limits: FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them, padding included: a
 mask saves none. An attention kernel from outside PyTorch (FlashAttention 2) counts nothing, and a MainNet whose work
-depends on the values of its inputs, not on their shapes alone, is counted on the first batch of each shape only.
-Milliseconds are those of this machine, batch size and precision with *all* rows of a batch answered at one exit: the
-price of splitting a batch is not in them. Parameters stored as integers (quantized models) are not counted.
+depends on the values of its inputs, not just on their shapes, is counted on the first batch of each shape only.
+Milliseconds are for this machine, batch size and precision with *all* rows of a batch answered at one exit: they do
+not include the cost of splitting a batch. Parameters stored as integers (quantized models) are not counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,17 +38,17 @@ class ExitCosts:
     """Cost of an answer at each exit, the MainNet's last, and of the plain MainNet without SideNets.
 
     Args:
-        params (`list[int]`): per exit, the parameters that took part in the answer.
+        params (`list[int]`): per exit, number of parameters used for the answer.
         flops (`list[float]`): per exit, floating-point operations per row.
         milliseconds (`list[float]`): per exit, time per row.
-        mainnet_params (`int`): parameters the plain MainNet uses.
+        mainnet_params (`int`): number of parameters that the plain MainNet uses.
         mainnet_flops (`float`): its floating-point operations per row.
         mainnet_milliseconds (`float`): its time per row.
         num_threads (`int`): CPU threads of PyTorch during the measurement.
-        device (`str`): where it was measured.
+        device (`str`): device of the measurement.
         rounds (`list[list[float]]`, *optional*):
-            What the times are medians of: in each round, one after the other, the milliseconds of every exit, then of
-            the plain MainNet. How far they differ is what a machine does by itself.
+            Individual times behind the medians: for each round, the milliseconds of every exit, then of the plain
+            MainNet. Their spread shows the noise of the machine.
     """
 
     params: list[int]
@@ -66,7 +66,9 @@ class ExitCosts:
         if len(set(lengths)) != 1 or lengths[0] < 2:
             raise ValueError(f"{CURRENCIES} must have one value per exit, the same number ≥ 2 each, got {lengths}.")
         if any(len(times) != lengths[0] + 1 for times in self.rounds):
-            raise ArgumentError("rounds", f"must have a time per exit and the MainNet's, got {self.rounds}")
+            raise ArgumentError(
+                "rounds", f"must have a time for each exit and for the plain MainNet, got {self.rounds}"
+            )
 
     @property
     def num_exits(self) -> int:
@@ -74,13 +76,13 @@ class ExitCosts:
         return len(self.params)
 
     def fractions(self, currency: str) -> list[float]:
-        """Cost of each exit as a fraction of the plain MainNet's; the last is > 1, since it pays for the SideNets.
+        """Return the cost of each exit as a fraction of the plain MainNet's; the last includes the SideNets, so > 1.
 
         Args:
             currency (`str`): `"params"`, `"flops"` or `"milliseconds"`.
 
         Raises:
-            ValueError: `currency` is none of these.
+            ValueError: `currency` is another one.
         """
         if currency not in CURRENCIES:
             raise ArgumentError("currency", f"must be one of {CURRENCIES}", currency)
@@ -88,8 +90,9 @@ class ExitCosts:
         return [cost / mainnet for cost in getattr(self, currency)]
 
     def spread(self, shares: Sequence[float]) -> tuple[float, float] | None:
-        """Least and most that a mean row took in a round, as a fraction of the plain MainNet's time in that round;
-        `None` where there are fewer than two.
+        """Return the range over the rounds of the mean time per row, as a fraction of the MainNet's in each round.
+
+        `None` if there are fewer than two rounds.
 
         Args:
             shares (`Sequence[float]`): fraction of the rows that each exit answers.
@@ -101,14 +104,14 @@ class ExitCosts:
         return (min(means), max(means)) if len(means) > 1 else None
 
     def average(self, exit_index: torch.Tensor, currency: str) -> float:
-        """Mean cost per row, as a fraction of the plain MainNet's.
+        """Return the mean cost per row, as a fraction of the plain MainNet's.
 
         Args:
-            exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answered each row.
+            exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answered each row.
             currency (`str`): `"params"`, `"flops"` or `"milliseconds"`.
 
         Raises:
-            ValueError: `currency` is none of these, there are no rows, or an index is no exit.
+            ValueError: `currency` is another one, there are no rows, or an index is not an exit.
         """
         fractions = torch.tensor(self.fractions(currency), dtype=torch.float64)
         if exit_index.numel() == 0:
@@ -122,12 +125,12 @@ class ExitCosts:
 
 
 def answered_at(records: ExitRecords, costs: ExitCosts, exit_index: torch.Tensor) -> dict[str, Any]:
-    """Accuracy, share of the rows at each exit and mean costs of answering rows at given exits.
+    """Compute accuracy, share of rows per exit and mean costs when rows are answered at given exits.
 
     Args:
-        records ([`ExitRecords`]): the rows.
-        costs ([`ExitCosts`]): of the same model.
-        exit_index (`torch.LongTensor` of shape `(num_rows,)`): which exit answers each row.
+        records ([`ExitRecords`]): records of the rows.
+        costs ([`ExitCosts`]): costs of the model.
+        exit_index (`torch.LongTensor` of shape `(num_rows,)`): index of the exit that answers each row.
     """
     return {
         "accuracy": records.accuracy(answers(records.exit_logits, exit_index)),
@@ -144,21 +147,21 @@ def measure_costs(
     timed_batches: int = 8,
     progress: bool = False,
 ) -> ExitCosts:
-    """Measure what an answer at each exit costs, per row of a data set.
+    """Measure the cost of an answer at each exit, per row of a data set.
 
-    The data set is gone through once. FLOPs are counted on one batch of each shape, at every exit, and weighted by how
-    often that shape came, which is exact. Milliseconds are those of a few batches that stand for all: in the order of
-    their FLOPs the batches are cut into `timed_batches` equal parts, and of each the one nearest to its mean is timed.
+    The data set is read once. FLOPs are counted on one batch of each shape, at every exit, and weighted by the
+    frequency of that shape, which is exact. Milliseconds are measured on a few representative batches: sorted by
+    FLOPs, the batches are split into `timed_batches` equal parts, and the one closest to each part's mean is timed.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is put back afterward.
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode is restored afterward.
         batches (`Iterable[Mapping[str, Any]]`):
-            Inputs as they will come, of the batch size and lengths to measure: a list, a `DataLoader`, a generator.
-            Targets are ignored. At most `4 * timed_batches` batches, of different shapes, are held at a time.
+            Realistic inputs, of the batch size and lengths to measure: a list, a `DataLoader`, a generator. Targets
+            are ignored. At most `4 * timed_batches` batches, of different shapes, are held at a time.
         repeats (`int`, *optional*, defaults to 5):
-            Timed passes over the timed batches per exit, of which the median counts. Exits take turns, so that a slow
-            moment of the machine hits all of them.
-        timed_batches (`int`, *optional*, defaults to 8): how many batches are timed, all where there are no more.
+            Timed passes over the batches per exit, whose median is used. Exits alternate, so that a slow moment of the
+            machine affects all of them.
+        timed_batches (`int`, *optional*, defaults to 8): maximum number of batches to time.
         progress (`bool`, *optional*, defaults to `False`): show progress bars over the batches and the repeats.
 
     Raises:
@@ -175,7 +178,7 @@ def measure_costs(
         shapes = count_shapes(calls, batches, model.device, model.dtype, num_timed=timed_batches, progress=progress)
         num_rows = sum(shape.times * shape.rows for shape in shapes)
         if num_rows == 0:
-            raise ArgumentError("batches", "must hold at least one row, got none")
+            raise ArgumentError("batches", "must contain at least one row, got none")
         totals = [[shape.times * flops for flops in shape.flops] for shape in shapes]
         flops = [sum(column) / num_rows for column in zip(*totals, strict=True)]
         sample = [model_inputs(batch, model.device, model.dtype) for batch in typical_batches(shapes, timed_batches)]
@@ -199,7 +202,7 @@ def measure_costs(
 
 
 def _thresholds_of_exits(num_sidenets: int) -> list[list[float]]:
-    """For each exit, the θ at which every row is answered there: any confidence is > 0, none is > 1."""
+    """Return, for each exit, θ such that every row is answered there: any confidence is > 0, none is > 1."""
     return [[0.0 if i == exit_index else 1.0 for i in range(num_sidenets)] for exit_index in range(num_sidenets + 1)]
 
 
@@ -207,20 +210,20 @@ def _thresholds_of_exits(num_sidenets: int) -> list[list[float]]:
 def _count_parameters(module: torch.nn.Module, inputs: dict[str, Any], output: str) -> int:
     params = detached_parameters(module)
     result = torch.func.functional_call(module, params, kwargs=inputs)
-    # Exits that were not reached are NaN without a gradient.
+    # Unreached exits are NaN, without a gradient.
     return used_parameters(getattr(result, output), params)
 
 
 def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progress: bool) -> list[list[float]]:
-    """Seconds that each call takes for all batches, in each of `repeats` rounds. Calls take turns.
+    """Measure the seconds that each call takes for all batches, in each of `repeats` rounds. Calls alternate.
 
     Args:
-        calls (`list[Callable]`): take the inputs of a batch by name.
-        batches (`list[dict]`): inputs, where the calls want them.
-        repeats (`int`): how often each is timed; each timing starts with the Timer's warm-up.
+        calls (`list[Callable]`): functions of the inputs of a batch, by name.
+        batches (`list[dict]`): inputs, on the right device.
+        repeats (`int`): number of rounds; each timing starts with the Timer's warm-up.
         progress (`bool`): show a progress bar.
     """
-    # Here, since it imports PyTorch's C++ build tools, which look for CUDA and warn.
+    # Imported here because it imports PyTorch's C++ build tools, which look for CUDA and warn.
     from torch.utils.benchmark import Timer
 
     threads = torch.get_num_threads()
@@ -232,12 +235,12 @@ def time_calls(calls: list[Callable], batches: list[dict], repeats: int, progres
 
 
 def per_row(rounds: list[list[float]], num_rows: int) -> list[list[float]]:
-    """Seconds of [`time_calls`] in milliseconds per row."""
+    """Convert the seconds of [`time_calls`] to milliseconds per row."""
     return [[1e3 * seconds / num_rows for seconds in times] for times in rounds]
 
 
 def medians(rounds: list[list[float]]) -> list[float]:
-    """Of each call over the rounds."""
+    """Return the median of each call over the rounds."""
     return [median(times) for times in zip(*rounds, strict=True)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs to measure a model on, where the model is."""
+"""Move model inputs to the model's device and dtype."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from ..models.tasks import LABEL_INPUTS
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
-    """The inputs of a batch on `device`, without targets, floating-point ones (images) as `dtype`."""
+    """Return the inputs of a batch on `device`, without targets, with floating-point ones (images) as `dtype`."""
     return {name: _moved(value, device, dtype) for name, value in batch.items() if name not in LABEL_INPUTS}
 
 

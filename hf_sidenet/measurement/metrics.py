@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy and calibration of recorded answers. Tensors only: nothing here holds a model.
 
-A row whose logits hold a NaN is answered wrongly, whatever the largest of them is. Calibration compares each row's
-confidence with whether it was right: the expected calibration error (ECE, Guo et al., arXiv 1706.04599, eq. 3) is
-`Σ count_b / Σ count · |accuracy_b - confidence_b|` over bins of equal width, closed on the right.
+A row with a NaN logit counts as wrong. Calibration compares each row's confidence with whether it is right: the
+expected calibration error (ECE, Guo et al., arXiv 1706.04599, eq. 3) is `Σ count_b / Σ count ·
+|accuracy_b - confidence_b|` over bins of equal width, closed on the right.
 """
 
 import math
@@ -20,7 +20,7 @@ from ..models.tasks import SINGLE_LABEL, Task
 
 
 class Bins(TypedDict):
-    """How confidences are cut into bins of equal width."""
+    """Bins of equal width for confidences."""
 
     num_bins: int
     low: float
@@ -38,7 +38,7 @@ def replay(
     temperatures: list[float] | None = None,
     task: Task = SINGLE_LABEL,
 ) -> torch.Tensor:
-    """Which exit answers each row.
+    """Return which exit answers each row.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`):
@@ -46,19 +46,19 @@ def replay(
         thresholds (`float` or `list[float]`, *optional*, defaults to 1.0):
             θ, one for all SideNets or one each; 1 is exits off.
         temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
-        task ([`Task`], *optional*, defaults to single-label classification): says how sure an answer is.
+        task ([`Task`], *optional*, defaults to single-label classification): defines the confidence.
 
     Returns:
-        `torch.LongTensor` of shape `(num_rows,)`: the exit index, `num_exits - 1` for the MainNet.
+        `torch.LongTensor` of shape `(num_rows,)`: exit indices, `num_exits - 1` for the MainNet.
 
     Raises:
-        ValueError: θ or a temperature is impossible, or their number is wrong.
+        ValueError: θ or a temperature is invalid, or their number is wrong.
     """
     return route(exit_logits, thresholds, check_temperatures(temperatures, exit_logits.shape[1]), task)
 
 
 def check_temperatures(temperatures: list[float] | None, num_exits: int) -> list[float]:
-    """One temperature per exit, 1 each for `None`.
+    """Check temperatures and return one per exit, 1 each for `None`.
 
     Raises:
         ValueError: their number is wrong, or one is not a finite number > 0.
@@ -69,20 +69,20 @@ def check_temperatures(temperatures: list[float] | None, num_exits: int) -> list
         raise ArgumentError("temperatures", f"must have one value per exit ({num_exits})", temperatures)
     for value in temperatures:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
-            raise ArgumentError("temperatures", "must hold finite numbers > 0", value)
+            raise ArgumentError("temperatures", "must contain finite numbers > 0", value)
     return [float(value) for value in temperatures]
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose confidence lies in `(low, high]`; the first bin holds its lower edge too.
+    """Rows whose confidence is in `(low, high]`; the first bin also includes its lower edge.
 
     Args:
         low (`float`): lower edge.
         high (`float`): upper edge.
-        count (`int`): rows inside.
-        accuracy (`float`): fraction of them that is right; NaN when there are none.
-        confidence (`float`): their mean confidence; NaN when there are none.
+        count (`int`): number of rows.
+        accuracy (`float`): fraction of rows that are right; NaN if there are none.
+        confidence (`float`): mean confidence; NaN if there are none.
     """
 
     low: float
@@ -93,44 +93,44 @@ class ReliabilityBin:
 
 
 def correct_rows(logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> torch.Tensor:
-    """Which rows are answered rightly.
+    """Return which rows are answered correctly.
 
     Args:
         logits (`torch.Tensor` of shape `(num_rows, num_labels)`): raw logits.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
-        task ([`Task`], *optional*, defaults to single-label classification): what is right.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
 
     Returns:
         `torch.BoolTensor` of shape `(num_rows,)`.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match.
     """
     return task.correct(logits, labels)
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor, task: Task = SINGLE_LABEL) -> float:
-    """Fraction of rows answered rightly, NaN when there are no rows. Arguments as in [`correct_rows`]."""
+    """Return the fraction of rows answered correctly, NaN if there are none. Arguments as in [`correct_rows`]."""
     return task.correct(logits, labels).double().mean().item()
 
 
 def reliability_bins(
     confidences: torch.Tensor, correct: torch.Tensor, num_bins: int = 15, low: float = 0.0, high: float = 1.0
 ) -> tuple[list[ReliabilityBin], int]:
-    """Accuracy and mean confidence in bins of equal width: a reliability diagram.
+    """Compute accuracy and mean confidence in bins of equal width: a reliability diagram.
 
     Args:
         confidences (`torch.Tensor` of shape `(num_rows,)`): confidence of each answer, in [0, 1].
-        correct (`torch.BoolTensor` of shape `(num_rows,)`): whether it was right.
+        correct (`torch.BoolTensor` of shape `(num_rows,)`): whether it is right.
         num_bins (`int`, *optional*, defaults to 15): number of bins between `low` and `high`.
         low (`float`, *optional*, defaults to 0.0): lower edge of the first bin.
         high (`float`, *optional*, defaults to 1.0): upper edge of the last bin.
 
     Returns:
-        `tuple[list[ReliabilityBin], int]`: the bins, and the number of rows below `low`, which are in none.
+        `tuple[list[ReliabilityBin], int]`: the bins, and the number of rows below `low`, which are in no bin.
 
     Raises:
-        ValueError: shapes or edges do not fit, or a confidence is NaN or above `high`.
+        ValueError: shapes do not match, edges are invalid, or a confidence is NaN or above `high`.
     """
     _check_bins(confidences, correct, num_bins, low, high)
     # Edges in the confidences' dtype: 0.6 in float32 is > 0.6 in float64, but belongs to the bin that ends there.
@@ -152,13 +152,13 @@ def reliability_bins(
 def expected_calibration_error(
     confidences: torch.Tensor, correct: torch.Tensor, num_bins: int = 15, low: float = 0.0, high: float = 1.0
 ) -> float:
-    """ECE in [0, 1] over the rows in the bins, NaN when there are none.
+    """Return the ECE in [0, 1] over the rows in the bins, NaN if there are none.
 
-    Rows below `low` do not enter; [`reliability_bins`], which has the same arguments, counts them. The paper's table 1
-    has 8 bins over 0.2-1: `expected_calibration_error(confidences, correct, **PAPER_BINS)`.
+    Rows below `low` are ignored; [`reliability_bins`], with the same arguments, counts them. The paper's table 1 uses
+    8 bins over 0.2-1: `expected_calibration_error(confidences, correct, **PAPER_BINS)`.
 
     Raises:
-        ValueError: as [`reliability_bins`].
+        ValueError: see [`reliability_bins`].
 
     Example:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logits of every exit on a data set, collected once. Calibration and evaluation read these and hold no model."""
+"""Logits of every exit on a data set, collected once. Calibration and evaluation need only these, not the model."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,19 +28,18 @@ TENSORS = ("exit_logits", "labels", "mainnet_logits")
 
 @dataclass(frozen=True, eq=False)
 class ExitRecords:
-    """What every exit says about every row of a data set, on the CPU.
+    """Logits of every exit for every row of a data set, on the CPU.
 
     Args:
         exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`):
             Raw logits (no temperature) of every exit, the MainNet's last.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`):
-            Logits of the classifier to compare with, in its own precision.
-
-        task ([`Task`], *optional*, defaults to single-label classification): what an answer is.
+            Logits of the reference classifier, in its own precision.
+        task ([`Task`], *optional*, defaults to single-label classification): the task.
 
     Raises:
-        ValueError: shapes, dtypes or label values do not fit.
+        ValueError: shapes, dtypes or labels are invalid.
     """
 
     exit_logits: torch.Tensor
@@ -53,24 +52,24 @@ class ExitRecords:
         if exit_logits.dim() != 3 or exit_logits.shape[1] < 2 or not exit_logits.is_floating_point():
             raise ArgumentError(
                 "exit_logits",
-                "must be floating point of shape (num_rows, num_exits ≥ 2, num_labels), got "
+                "must be floating-point with shape (num_rows, num_exits ≥ 2, num_labels), got "
                 f"{exit_logits.dtype} of shape {tuple(exit_logits.shape)}",
             )
         num_rows, _, num_outputs = exit_logits.shape
         if mainnet_logits.shape != (num_rows, num_outputs) or not mainnet_logits.is_floating_point():
             raise ArgumentError(
                 "mainnet_logits",
-                f"must be floating point of shape ({num_rows}, {num_outputs}), got "
+                f"must be floating-point with shape ({num_rows}, {num_outputs}), got "
                 f"{mainnet_logits.dtype} of shape {tuple(mainnet_logits.shape)}",
             )
         self.task.check_recorded(labels, num_rows, num_outputs)
 
     @classmethod
     def from_predictions(cls, predictions: PredictionOutput) -> "ExitRecords":
-        """What `Trainer.predict` returned, with exits off; rows labeled -100 are left out.
+        """Make records from the output of `Trainer.predict`, with exits off; rows labeled -100 are left out.
 
         Raises:
-            ValueError: there are no labels or no `exit_logits`, or rows left early (columns are missing).
+            ValueError: there are no labels or no `exit_logits`, or rows exited early (columns are missing).
         """
         if predictions.label_ids is None:
             raise ArgumentError("predictions", "must have `label_ids`, got None: the rows had no labels")
@@ -88,31 +87,31 @@ class ExitRecords:
         return self.exit_logits.shape[1]
 
     def correct(self, logits: torch.Tensor) -> torch.Tensor:
-        """Which rows these logits answer rightly, bools of shape `(num_rows,)`."""
+        """Return which rows these logits answer correctly, bools of shape `(num_rows,)`."""
         return self.task.correct(logits, self.labels)
 
     def accuracy(self, logits: torch.Tensor) -> float:
-        """Fraction of rows that these logits answer rightly, NaN when there are no rows."""
+        """Return the fraction of rows that these logits answer correctly, NaN if there are none."""
         return self.correct(logits).double().mean().item()
 
     def route(
         self, thresholds: float | Sequence[float] = 1.0, temperatures: list[float] | None = None
     ) -> torch.Tensor:
-        """Which exit answers each row; see [`replay`]."""
+        """Return which exit answers each row; see [`replay`]."""
         return replay(self.exit_logits, thresholds, temperatures, self.task)
 
     def select(self, indices: torch.Tensor | list[int]) -> "ExitRecords":
-        """Some of the rows, in the order given.
+        """Return records of some of the rows, in the given order.
 
         Args:
-            indices (`list[int]` or `torch.Tensor`): row numbers, or one bool per row.
+            indices (`list[int]` or `torch.Tensor`): row indices, or one bool per row.
         """
         indices = torch.as_tensor(indices, dtype=None if len(indices) > 0 else torch.long)
         return replace(self, **{name: tensor[indices] for name, tensor in self._tensors().items()})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file; a file of that name is replaced only when the new one is complete."""
-        # Cloned, since safetensors refuses tensors that share memory.
+        """Write a safetensors file, atomically."""
+        # Cloned because safetensors rejects tensors that share memory.
         tensors = {
             name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._tensors().items()
         }
@@ -121,10 +120,10 @@ class ExitRecords:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ExitRecords":
-        """Read a file that [`~ExitRecords.save`] wrote.
+        """Read a file written by [`~ExitRecords.save`].
 
         Raises:
-            ValueError: the file is damaged, is of another kind or version, or its tensors do not fit.
+            ValueError: the file is damaged, has another format or version, or has invalid tensors.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -137,9 +136,9 @@ class ExitRecords:
             raise ValueError(f"{str(path)!r} must have the metadata {FORMAT}, got {found}.")
         expected = set(TENSORS)
         if set(tensors) != expected:
-            raise ValueError(f"{str(path)!r} must hold {sorted(expected)}, got {sorted(tensors)}.")
+            raise ValueError(f"{str(path)!r} must contain {sorted(expected)}, got {sorted(tensors)}.")
         try:
-            # Files of before there were several tasks name none.
+            # Files from before there were several tasks name none.
             return cls(**tensors, task=named_task(metadata.get("task", SINGLE_LABEL.name)))
         except ValueError as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
@@ -149,10 +148,10 @@ class ExitRecords:
 
 
 def full_exit_logits(predictions: Any) -> torch.Tensor:
-    """The `exit_logits` of shape `(num_rows, num_exits, num_labels)` among what the `Trainer` gathered from a model.
+    """Find the `exit_logits` of shape `(num_rows, num_exits, num_labels)` in a `Trainer`'s predictions.
 
     Raises:
-        ValueError: there are none, or rows left early.
+        ValueError: there are none, or rows exited early.
     """
     arrays = predictions if isinstance(predictions, tuple | list) else [predictions]
     found = [array for array in arrays if getattr(array, "ndim", 0) == 3]
@@ -160,23 +159,23 @@ def full_exit_logits(predictions: Any) -> torch.Tensor:
         shapes = [getattr(array, "shape", type(array).__name__) for array in arrays]
         raise ArgumentError(
             "predictions",
-            "must hold `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
-            f"{shapes}. `compute_metrics=compute_exit_metrics(model)` asks the Trainer for "
-            "them, and so does `model.config.keep_exits_at_inference()` before "
-            "`trainer.predict`",
+            "must contain `exit_logits` of shape (num_rows, num_exits, num_labels), got shapes "
+            f"{shapes}. Make the Trainer gather them with "
+            "`compute_metrics=compute_exit_metrics(model)`, or with "
+            "`model.config.keep_exits_at_inference()` before `trainer.predict`",
         )
     exit_logits = torch.as_tensor(found[0])
-    # A row that left has no logits from some exit on to the end; an exit with broken numbers leaves a gap instead.
+    # A row that exited early has no logits from some exit on; an exit that computed NaN leaves a gap instead.
     missing = exit_logits.isnan().all(-1)  # (num_rows, num_exits)
     incomplete = missing[:, -1] | missing.all(0).any()
     if incomplete.any():
         raise ArgumentError(
             "exit_logits",
             f"must have every exit for every row, but {int(incomplete.sum())} of "
-            f"{len(incomplete)} rows lack some, because they left early (or because their "
-            "numbers are NaN). Evaluate with exits off: set `model.config.thresholds = [1.0] "
-            "* len(model.sidenets)`, and give θ to `compute_exit_metrics(thresholds=...)`, "
-            "which replays it. Or take `routed_exit_metrics`",
+            f"{len(incomplete)} rows lack some, because they exited early (or their logits are "
+            "NaN). Evaluate with exits off: set `model.config.thresholds = [1.0] * "
+            "len(model.sidenets)`, and pass θ to `compute_exit_metrics(thresholds=...)`, which "
+            "replays it. Or use `routed_exit_metrics`",
         )
     return exit_logits
 
@@ -190,25 +189,25 @@ def collect(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> ExitRecords:
-    """Run a model over a data set with exits off and record what every exit says.
+    """Run a model over a data set with exits off and record the logits of every exit.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode (training or not) is put back afterward.
+        model ([`SideNetPreTrainedModel`]): a MainNet with SideNets; its mode (training or not) is restored afterward.
         dataloader (`Iterable[Mapping[str, Any]]`):
             Batches of the model's inputs with `labels` of shape `(batch,)`. Rows labeled -100 are left out.
-            Floating-point inputs take the model's dtype.
+            Floating-point inputs are cast to the model's dtype.
         reference (`PreTrainedModel`, *optional*):
-            Classifier whose logits become `mainnet_logits`, on its own device and in its own precision; by default
-            the MainNet inside the model.
+            Classifier for `mainnet_logits`, on its own device and in its own precision; by default the MainNet inside
+            the model.
         device (`torch.device` or `str`, *optional*):
-            Where batches go, by default the model's device. The model itself is not moved.
+            Device of the batches, by default the model's. The model itself is not moved.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
-        [`ExitRecords`]: on the CPU, in the order of the batches.
+        [`ExitRecords`]: records on the CPU, in the order of the batches.
 
     Raises:
-        ValueError: a batch has no `labels`, a label is no class index, or there are no rows.
+        ValueError: a batch has no `labels`, a label is not a class index, or there are no rows.
     """
     device = model.device if device is None else device
     models = [model] if reference is None else [model, reference]
@@ -228,7 +227,7 @@ def collect(
                 inputs = model_inputs(batch, reference.device, reference.dtype)
                 mainnet_logits.append(reference(**inputs).logits.cpu()[keep])
     if sum(len(batch_labels) for batch_labels in labels) == 0:
-        raise ArgumentError("dataloader", "must give at least one row, got none")
+        raise ArgumentError("dataloader", "must yield at least one row, got none")
     exit_logits = torch.cat(exit_logits)
     return ExitRecords(
         exit_logits=exit_logits,

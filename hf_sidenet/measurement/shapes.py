@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes in which a data set comes: how often each comes, the FLOPs of each, and batches that stand for all.
+"""Batch shapes of a data set: their frequencies, their FLOPs, and representative batches.
 
-FLOPs depend on the shapes of a batch alone, so each shape is counted once, however often it comes. The number of rows
-is a part of the shape: not all work is per row (DeBERTa projects its relative positions once per batch).
+FLOPs depend only on the shapes of a batch, so each shape is counted once, however often it occurs. The number of rows
+is part of the shape: not all work is per row (DeBERTa projects its relative positions once per batch).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ from ..models.tasks import LABEL_INPUTS
 from .inputs import model_inputs
 
 
-# Examples kept per batch to be timed: enough to find one near every part's mean.
+# Examples kept per timed batch: enough to find one near every part's mean.
 KEPT_PER_TIMED = 4
 
 
@@ -29,9 +29,9 @@ class ShapeCount:
 
     Args:
         rows (`int`): rows of one such batch.
-        flops (`list[int]`): what each call costs on one such batch; the last is the plain MainNet.
-        times (`int`): how many batches of this shape came.
-        example (`dict[str, Any]`, *optional*): the inputs of one of them, as they came; `None` when let go.
+        flops (`list[int]`): FLOPs of each call on one such batch; the last is the plain MainNet.
+        times (`int`): number of batches of this shape.
+        example (`dict[str, Any]`, *optional*): original inputs of one of them; `None` if not kept.
     """
 
     rows: int
@@ -49,18 +49,18 @@ def count_shapes(
     num_timed: int,
     progress: bool,
 ) -> list[ShapeCount]:
-    """Go through a data set once, and count the FLOPs of every call on every shape that comes.
+    """Read a data set once, and count the FLOPs of every call on every shape.
 
     Args:
-        calls (`list[Callable]`): take the inputs of a batch; the last is the plain MainNet.
+        calls (`list[Callable]`): functions of the inputs of a batch; the last is the plain MainNet.
         batches (`Iterable[Mapping[str, Any]]`): the data set; batches without rows are left out.
-        device (`torch.device`): where the calls want their inputs.
-        dtype (`torch.dtype`): of floating-point inputs.
-        num_timed (`int`): how many batches are going to be timed; at most `4 * num_timed` examples are held at a time.
+        device (`torch.device`): device of the inputs.
+        dtype (`torch.dtype`): dtype of floating-point inputs.
+        num_timed (`int`): number of batches to be timed; at most `4 * num_timed` examples are held at a time.
         progress (`bool`): show a progress bar.
 
     Returns:
-        `list[ShapeCount]`: the cheapest first.
+        `list[ShapeCount]`: shapes, cheapest first.
     """
     found: dict[tuple, ShapeCount] = {}
     for batch in logging.tqdm(batches, desc="Counting FLOPs", disable=not progress):
@@ -79,14 +79,14 @@ def count_shapes(
 
 
 def typical_batches(shapes: list[ShapeCount], count: int) -> list[dict[str, Any]]:
-    """Batches whose mean work is near the data set's, and as spread out.
+    """Choose batches whose work has about the mean and spread of the data set's.
 
-    The data set, in the order of the work per batch, is cut into `count` equal parts; for each the example nearest to
-    the part's mean FLOPs is taken, and repeated where it is the nearest to several.
+    The data set, sorted by work per batch, is split into `count` equal parts; for each, the example closest to the
+    part's mean FLOPs is chosen, possibly several times.
 
     Args:
-        shapes (`list[ShapeCount]`): as [`count_shapes`] returns them.
-        count (`int`): how many batches to take, all where there are no more.
+        shapes (`list[ShapeCount]`): shapes from [`count_shapes`].
+        count (`int`): maximum number of batches.
     """
     works = [_work(shape) for shape in shapes for _ in range(shape.times)]
     held = [(_work(shape), shape.example) for shape in shapes if shape.example is not None]
@@ -110,7 +110,7 @@ def _count_flops(call: Callable, inputs: dict[str, Any]) -> int:
 
 
 def _let_go(found: dict[tuple, ShapeCount], limit: int) -> None:
-    """Above the limit, forget every other example in the order of their work: the rest still spans the data set."""
+    """Beyond the limit, drop every other example in order of work, so that the rest still spans the data set."""
     held = sorted((shape for shape in found.values() if shape.example is not None), key=_work)
     if len(held) > limit:
         for shape in held[1::2]:

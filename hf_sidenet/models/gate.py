@@ -141,7 +141,7 @@ def install(mainnet: nn.Module, blocks: Blocks) -> None:
     if gated:
         raise ArgumentError(
             "blocks",
-            f"must be those where this MainNet is already split, {gated}, got {blocks.names}",
+            f"must match the blocks at which this MainNet is already split, {gated}, got {blocks.names}",
         )
     for i, block in enumerate(blocks.modules):
         names = tuple(inspect.signature(block.forward).parameters)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watching a model in production: does what was certified still hold?"""
+"""Monitor in production whether the guarantee still holds."""
 
 from .anytime import ChangeDetector, anytime_interval, log_wealth
 from .shadow import MonitorReport, ShadowMonitor, Ticket

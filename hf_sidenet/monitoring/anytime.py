@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often something happens, known well enough to look at any time.
+"""Anytime-valid intervals and alarms for the rate of an event.
 
-Counts are compared with a rate by a bet against it that nobody can win on average: wealth that begins at 1 exceeds
-1 / α ever with probability at most α (Ville). The bet is a Beta mixture of likelihood ratios (Robbins, 1970; Howard et
-al., arXiv 1810.08240). So the interval holds at all times together, and the alarm may be looked at after every row.
+Counts are tested against a rate by a fair bet: wealth that starts at 1 ever exceeds 1 / α with probability at most α
+(Ville). The bet is a Beta mixture of likelihood ratios (Robbins, 1970; Howard et al., arXiv 1810.08240). So intervals
+hold at all times simultaneously, and the alarm may be checked after every row.
 """
 
 import math
@@ -17,37 +17,38 @@ from ..models.errors import ArgumentError
 from ..optional import require
 
 
-# Jeffreys' prior: no rate is preferred.
+# Jeffreys' prior.
 PRIOR = 0.5
 TINY = 1e-300
-# That run at a time. Giving up the oldest costs a chance to notice, never a false alarm.
+# Concurrent bets. Dropping the oldest reduces power but never causes a false alarm.
 MAX_BETS = 1000
 
 
 def log_wealth(num_rows: int, num_hits: int, rate: float) -> float:
-    """Logarithm of the wealth of a bet that hits are more frequent than `rate`. Where they are not, it stays under
-    log(1 / α) forever with probability ≥ 1 − α.
+    """Return the log-wealth of a bet that hits are more frequent than `rate`.
+
+    If they are not, it stays below log(1 / α) forever with probability ≥ 1 − α.
 
     Args:
-        num_rows (`int`): rows seen.
-        num_hits (`int`): of these, rows where it happened.
-        rate (`float`): in (0, 1).
+        num_rows (`int`): number of rows.
+        num_hits (`int`): number of rows with a hit.
+        rate (`float`): rate in (0, 1).
 
     Raises:
-        ValueError: a count or the rate is impossible.
+        ValueError: a count or the rate is invalid.
     """
     if not 0 <= num_hits <= num_rows:
-        raise ArgumentError("num_hits", f"must be from 0 to `num_rows`, {num_rows}, got {num_hits}")
+        raise ArgumentError("num_hits", f"must be between 0 and `num_rows`, {num_rows}, got {num_hits}")
     if not 0 < rate < 1:
         raise ArgumentError("rate", "must be in (0, 1)", rate)
     return float(_log_wealth(num_rows, num_hits, rate))
 
 
 def _log_wealth(num_rows: Any, num_hits: Any, rate: float) -> Any:
-    """Of one bet, or of many at once, as arrays."""
+    """Return the log-wealth of one bet, or of an array of bets."""
     special, stats = require("scipy.special", "attach"), require("scipy.stats", "attach")
     a, b = PRIOR + num_hits, PRIOR + num_rows - num_hits
-    # Of the prior only what is above the rate bets: the wealth is fair at the rate, and shrinks below it.
+    # Only the part of the prior above the rate bets: the bet is fair at the rate, and unfavorable below it.
     after = special.betaln(a, b) + stats.beta.logsf(rate, a, b)
     before = special.betaln(PRIOR, PRIOR) + stats.beta.logsf(rate, PRIOR, PRIOR)
     against = num_hits * math.log(rate) + (num_rows - num_hits) * math.log1p(-rate)
@@ -55,15 +56,15 @@ def _log_wealth(num_rows: Any, num_hits: Any, rate: float) -> Any:
 
 
 def anytime_interval(num_rows: int, num_hits: int, level: float = 0.05) -> tuple[float, float]:
-    """Bounds of a rate that hold at all times together, with probability ≥ 1 − `level`.
+    """Return bounds of a rate that hold at all times simultaneously, with probability ≥ 1 − `level`.
 
     Args:
-        num_rows (`int`): rows seen so far.
-        num_hits (`int`): of these, rows where it happened.
-        level (`float`, *optional*, defaults to 0.05): half of it for each end.
+        num_rows (`int`): number of rows so far.
+        num_hits (`int`): number of rows with a hit.
+        level (`float`, *optional*, defaults to 0.05): error probability, half for each bound.
 
     Raises:
-        ValueError: a count or the level is impossible.
+        ValueError: a count or the level is invalid.
     """
     check_level(level)
     low = _lower_bound(num_rows, num_hits, level / 2)
@@ -71,19 +72,21 @@ def anytime_interval(num_rows: int, num_hits: int, level: float = 0.05) -> tuple
 
 
 def check_level(level: float) -> None:
-    """Raises:
-    ValueError: it is no probability between 0 and 1.
+    """Reject a level that is not in (0, 1).
+
+    Raises:
+        ValueError: it is not.
     """
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
         raise ArgumentError("level", "must be in (0, 1)", level)
 
 
 def _lower_bound(num_rows: int, num_hits: int, level: float) -> float:
-    """The largest rate that is refuted together with all below it; 0 where none is."""
+    """Return the largest rate that is rejected along with all smaller ones; 0 if none is."""
     if num_hits == 0:
         log_wealth(num_rows, num_hits, 0.5)
         return 0.0
-    # Below the observed rate the wealth falls as the rate rises; there it is at most 1.
+    # Below the observed rate, wealth decreases as the rate increases; at that rate it is at most 1.
     optimize = require("scipy.optimize", "attach")
     highest = min(num_hits / num_rows, 1 - 1e-12)
     return optimize.brentq(
@@ -93,19 +96,19 @@ def _lower_bound(num_rows: int, num_hits: int, level: float) -> float:
 
 @dataclass
 class ChangeDetector:
-    """Alarm when hits have become more frequent than a rate, at whatever row that began.
+    """Alarm when hits become more frequent than a rate, at any row.
 
-    A bet that began at the first row has much to win back after a long good time. So new bets begin again and again,
-    each with its share of the stake: the i-th with 6 / (π² i²). Their sum is one bet, and the alarm is false with
-    probability at most `level`, however long it runs.
+    A bet started at the first row loses wealth during a long good period. So new bets start regularly, the i-th with
+    a share of 6 / (π² i²) of the stake. Their sum is one bet, and the probability of a false alarm is at most `level`,
+    however long it runs.
 
     Args:
-        rate (`float`): that is allowed, in (0, 1).
-        level (`float`, *optional*, defaults to 0.05): probability of a false alarm, ever.
-        epoch (`int`, *optional*, defaults to 100): rows after which another bet begins.
+        rate (`float`): allowed rate, in (0, 1).
+        level (`float`, *optional*, defaults to 0.05): probability of ever raising a false alarm.
+        epoch (`int`, *optional*, defaults to 100): number of rows after which a new bet starts.
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is invalid.
     """
 
     rate: float
@@ -116,23 +119,23 @@ class ChangeDetector:
         log_wealth(0, 0, self.rate)
         check_level(self.level)
         if isinstance(self.epoch, bool) or not isinstance(self.epoch, int) or self.epoch < 1:
-            raise ArgumentError("epoch", "must be a whole number ≥ 1", self.epoch)
+            raise ArgumentError("epoch", "must be an integer ≥ 1", self.epoch)
         self.num_rows = self.num_hits = 0
         self.alarm_at: int | None = None
-        # Per bet: rows and hits before it began.
+        # For each bet, the rows and hits before it started.
         self._begun: deque[tuple[int, int]] = deque([(0, 0)], maxlen=MAX_BETS)
         self._num_bets, self._staked = 1, _stakes(1, 1).item()
 
     @property
     def alarm(self) -> bool:
-        """Whether it was ever raised."""
+        """Whether the alarm was ever raised."""
         return self.alarm_at is not None
 
     def add(self, hit: bool) -> bool:
-        """One more row.
+        """Add a row.
 
         Args:
-            hit (`bool`): whether it happened.
+            hit (`bool`): whether it is a hit.
 
         Returns:
             `bool`: [`alarm`].
@@ -143,21 +146,21 @@ class ChangeDetector:
             self._staked += _stakes(self._num_bets, self._num_bets).item()
         self.num_rows += 1
         self.num_hits += bool(hit)
-        # Wealth rises with hits only.
+        # Only hits increase wealth.
         if hit and self.alarm_at is None and self.wealth >= 1 / self.level:
             self.alarm_at = self.num_rows
         return self.alarm
 
     @property
     def wealth(self) -> float:
-        """Of all bets together; stakes of those that have not begun count as they are."""
+        """Total wealth of all bets, including the stakes of bets not yet started."""
         begun = np.array(self._begun)
         stakes = _stakes(self._num_bets - len(begun) + 1, self._num_bets)
         wealth = _log_wealth(self.num_rows - begun[:, 0], self.num_hits - begun[:, 1], self.rate)
-        # 500 is far above what raises the alarm.
+        # 500 is far above the alarm threshold.
         return float(stakes @ np.exp(np.minimum(wealth, 500)) + 1 - self._staked)
 
 
 def _stakes(first: int, last: int) -> np.ndarray:
-    """Of the bets with these numbers, from 1 on; all together stake 1."""
+    """Return the stakes of bets `first` to `last`, counted from 1; the stakes of all bets sum to 1."""
     return 6 / (math.pi * np.arange(first, last + 1)) ** 2

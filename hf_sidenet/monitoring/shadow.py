@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does what was certified still hold? A share of the rows also goes through the MainNet."""
+"""Check whether the guarantee still holds by also running a share of the rows through the MainNet."""
 
 import os
 import random
@@ -17,28 +17,28 @@ from ..models.errors import ArgumentError
 from .anytime import ChangeDetector, anytime_interval, check_level
 
 
-# Chosen rows that may be under way; of more the oldest is given up.
+# Maximum number of pending sampled rows; beyond that, the oldest is dropped.
 MAX_OPEN = 10_000
 
 
 @dataclass(frozen=True)
 class MonitorReport:
-    """What a monitor has seen so far.
+    """Current state of a monitor.
 
     Args:
-        num_rows (`int`): rows that were answered.
-        num_chosen (`int`): of these, rows that were looked at.
-        num_early (`int`): of the chosen ones, those that a SideNet answered: the MainNet ran for these as well.
-        num_disagreements (`int`): of these, rows to which the MainNet gives another class.
+        num_rows (`int`): number of rows answered.
+        num_chosen (`int`): number of sampled rows.
+        num_early (`int`): number of sampled rows answered by a SideNet, for which the MainNet also ran.
+        num_disagreements (`int`): number of sampled rows with another class from the MainNet.
         num_failed (`int`):
-            Chosen rows without an answer, or without the MainNet's; they are not counted as chosen. Only rows that a
-            SideNet answered need the MainNet once more, so where many fail, the rate is too low.
-        rate (`float`, *optional*): disagreements per chosen row; `None` before the first.
-        interval (`tuple[float, float]`): around it; all intervals ever read hold together.
-        level (`float`): of the interval and of a false alarm, ever.
-        limit (`float`): that was certified.
-        alarm (`bool`): the limit no longer holds.
-        alarm_at (`int`, *optional*): the chosen row at which it was raised.
+            Number of sampled rows without an answer or without the MainNet's; not counted in `num_chosen`. Only rows
+            answered by a SideNet need another MainNet run, so if many fail, the rate is too low.
+        rate (`float`, *optional*): disagreements per sampled row; `None` before the first.
+        interval (`tuple[float, float]`): interval for the rate; all intervals ever read hold simultaneously.
+        level (`float`): error probability of the interval, and of ever raising a false alarm.
+        limit (`float`): certified limit.
+        alarm (`bool`): whether the limit no longer holds.
+        alarm_at (`int`, *optional*): sampled row at which the alarm was raised.
     """
 
     num_rows: int
@@ -54,35 +54,34 @@ class MonitorReport:
     alarm_at: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to a dict for JSON."""
         return asdict(self)
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A chosen row, until it is known what became of it."""
+    """Sampled row whose result is pending."""
 
     closed: bool = False
     found: tuple[Any, str | int, bool, bool] | None = None
 
 
 class ShadowMonitor:
-    """Counts how often the answer that was given is not the MainNet's.
+    """Counts how often answers differ from the MainNet's.
 
-    Rows are chosen before anybody knows who answers them, so that the rate is that of all rows, which is what a
-    `disagreement` target limits. A chosen row that the MainNet answered agrees by itself and costs nothing more. It
-    may be used from several threads.
+    Rows are sampled before it is known which exit answers, so that the rate refers to all rows, as a `disagreement`
+    target does. Sampled rows that the MainNet answers agree automatically, at no extra cost. Thread-safe.
 
     Args:
-        limit (`float`): rate that is allowed, in (0, 1).
-        share (`float`, *optional*, defaults to 0.05): of the rows that are chosen, in (0, 1].
+        limit (`float`): allowed rate, in (0, 1).
+        share (`float`, *optional*, defaults to 0.05): share of rows to sample, in (0, 1].
         level (`float`, *optional*, defaults to 0.05):
-            Probability of a false alarm, however long it runs, while the rate is at most `limit`.
-        keep (`int`, *optional*, defaults to 10000): chosen rows that are kept, the newest, to calibrate on them.
-        seed (`int`, *optional*): of the choice. By default another each time, so that nobody can foresee it.
+            Probability of ever raising a false alarm while the rate is at most `limit`.
+        keep (`int`, *optional*, defaults to 10000): number of most recent sampled rows to keep, for calibration.
+        seed (`int`, *optional*): seed of the sampling. Random by default, so that it is unpredictable.
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class ShadowMonitor:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ArgumentError("share", "must be in (0, 1]", share)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-            raise ArgumentError("keep", "must be a whole number ≥ 0", keep)
+            raise ArgumentError("keep", "must be an integer ≥ 0", keep)
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < 1:
             raise ArgumentError("limit", "must be in (0, 1)", limit)
         check_level(level)
@@ -99,20 +98,20 @@ class ShadowMonitor:
         self._detector = ChangeDetector(limit, level)
         self._open: deque[Ticket] = deque()
         self._kept: deque[tuple[Any, str | int]] = deque(maxlen=keep)
-        # A task that is thrown away drops its ticket wherever the garbage is collected, also in here.
+        # Reentrant: a garbage-collected task drops its ticket, possibly while this lock is held.
         self._random, self._lock = random.Random(seed), RLock()
         if hasattr(os, "register_at_fork"):
-            # A thread that is not in the forked process may have held it.
+            # A thread that a fork does not copy may hold the lock.
             os.register_at_fork(after_in_child=partial(_renew_lock, weakref.ref(self)))
         self._num_rows = self._num_early = self._num_failed = 0
 
     @classmethod
     def from_config(cls, config: SideNetConfig, **kwargs: Any) -> "ShadowMonitor":
-        """A monitor of the `disagreement` target that θ was certified for.
+        """Make a monitor for the `disagreement` target for which θ was certified.
 
         Args:
-            config ([`SideNetConfig`]): of the checkpoint.
-            kwargs (`Any`): of [`ShadowMonitor`].
+            config ([`SideNetConfig`]): config of the checkpoint.
+            kwargs (`Any`): arguments of [`ShadowMonitor`].
 
         Raises:
             ValueError: θ was not certified for such a target.
@@ -122,16 +121,16 @@ class ShadowMonitor:
         limits = [target.limit for target in targets if isinstance(target, Disagreement)]
         if not limits:
             raise ValueError(
-                f"`config.calibration` must have a target `{Disagreement.name}<=...`, got {named or None}: give "
+                f"`config.calibration` must have a target `{Disagreement.name}<=...`, got {named or None}: pass "
                 "`limit`, or recalibrate for such a target, which needs no labels."
             )
         return cls(limits[0], **kwargs)
 
     def choose(self) -> Ticket | None:
-        """Whether the next row is looked at; call it once per row, before it is answered.
+        """Decide whether to sample the next row; call once per row, before it is answered.
 
         Returns:
-            [`Ticket`], *optional*: of a chosen row, for [`settle`] or [`drop`]. `None` for the others.
+            [`Ticket`], *optional*: ticket of a sampled row, for [`settle`] or [`drop`]; `None` for other rows.
         """
         with self._lock:
             self._num_rows += 1
@@ -144,21 +143,23 @@ class ShadowMonitor:
             return ticket
 
     def settle(self, ticket: Ticket, row: Any, mainnet_label: str | int, *, early: bool, disagrees: bool) -> bool:
-        """What became of a chosen row. Rows count in the order in which they were chosen, however long the MainNet
-        took for them: in any other order the alarm would be false more often than it says.
+        """Record the result of a sampled row.
+
+        Rows are counted in the order of sampling, however long the MainNet takes: in any other order, false alarms
+        could exceed `level`.
 
         Args:
-            ticket ([`Ticket`]): of [`choose`].
-            row (`Any`): as it came; it is kept.
-            mainnet_label (`str` or `int`): class that the MainNet gives it.
-            early (`bool`): whether a SideNet answered it.
+            ticket ([`Ticket`]): ticket from [`choose`].
+            row (`Any`): the row; kept as it is.
+            mainnet_label (`str` or `int`): class from the MainNet.
+            early (`bool`): whether a SideNet answered.
             disagrees (`bool`): whether that answer is another class.
 
         Returns:
             `bool`: whether there is an alarm.
 
         Raises:
-            ValueError: a row that the MainNet answered cannot disagree with it.
+            ValueError: the MainNet answered the row, but `disagrees` is `True`.
         """
         if disagrees and not early:
             raise ArgumentError("disagrees", "must be False for a row that the MainNet answered, got True")
@@ -167,10 +168,10 @@ class ShadowMonitor:
             return self._detector.alarm
 
     def drop(self, ticket: Ticket) -> None:
-        """A chosen row that got no answer, or of which the MainNet gave none.
+        """Record a sampled row without an answer, or without the MainNet's.
 
         Args:
-            ticket ([`Ticket`]): of [`choose`].
+            ticket ([`Ticket`]): ticket from [`choose`].
         """
         with self._lock:
             self._close(ticket, None)
@@ -197,7 +198,7 @@ class ShadowMonitor:
         return self._detector.alarm
 
     def report(self) -> MonitorReport:
-        """What was seen so far; it may be looked at at any time."""
+        """Return the current state; may be called at any time."""
         with self._lock:
             rows, hits = self._detector.num_rows, self._detector.num_hits
             return MonitorReport(
@@ -215,11 +216,11 @@ class ShadowMonitor:
             )
 
     def rows(self, names: Sequence[str] = ("text",)) -> list[dict[str, Any]]:
-        """The kept rows as a data set to recalibrate on: `label` is the class that the MainNet gives.
+        """Return the kept rows as a data set for recalibration, with the MainNet's class as `label`.
 
         Args:
             names (`Sequence[str]`, *optional*, defaults to `("text",)`):
-                Of the column, or of the two of a pair. Rows that are dicts have names of their own.
+                Name of the text column, or of the two columns of a pair. Ignored for dict rows.
         """
         with self._lock:
             kept = list(self._kept)

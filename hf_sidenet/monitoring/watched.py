@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner whose answers are watched."""
+"""Runner with monitored answers."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,14 @@ from .shadow import ShadowMonitor, Ticket
 
 
 class WatchedRunner:
-    """A [`SideNetRunner`] that sends a share of the rows through the MainNet as well. Answers are the runner's own;
-    they do not wait for that, but share the machine with it. Rows with a θ of their own are not looked at: nothing was
-    certified for them.
+    """[`SideNetRunner`] that also runs a share of the rows through the MainNet.
+
+    Answers are the runner's own and do not wait for the MainNet, but share the machine with it. Rows with their own θ
+    are not sampled, because nothing is certified for them.
 
     Args:
-        runner ([`SideNetRunner`]): that answers.
-        monitor ([`ShadowMonitor`]): that counts.
+        runner ([`SideNetRunner`]): the runner.
+        monitor ([`ShadowMonitor`]): the monitor.
     """
 
     def __init__(self, runner: SideNetRunner, monitor: ShadowMonitor):
@@ -28,19 +29,20 @@ class WatchedRunner:
         self._shadows: dict[asyncio.Task, Ticket] = {}
 
     def predict(self, rows: Iterable[Any], **kwargs: Any) -> Iterator[Prediction]:
-        """See [`SideNetRunner.predict`], with the runner's own θ. The MainNet gets its rows in batches of the runner's
-        size, and the last ones at the end.
+        """See [`SideNetRunner.predict`], with the runner's own θ.
+
+        The MainNet gets sampled rows in batches of the runner's size, and the last ones at the end.
 
         Args:
             rows (`Iterable`): as for the runner.
             kwargs (`Any`): `on_error`, `progress`.
 
         Raises:
-            ValueError: `thresholds` is given, or `rows` are no iterable of rows.
+            ValueError: `thresholds` is given, or `rows` is not an iterable of rows.
         """
         check_rows(rows)
         if "thresholds" in kwargs:
-            raise ArgumentError("thresholds", "must not be given where the certified ones are watched")
+            raise ArgumentError("thresholds", "must not be given, because only the certified θ is monitored")
         return self._predict(rows, kwargs)
 
     def _predict(self, rows: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[Prediction]:
@@ -63,14 +65,13 @@ class WatchedRunner:
                 if len(early) >= self.runner.batch_size:
                     self._compare(early)
         finally:
-            # Also where nobody wants the rest: what was answered counts, whoever answered it.
+            # Even if the caller stops early: every answered row counts, regardless of its exit.
             self._compare(early)
             for ticket, _ in chosen.values():
                 self.monitor.drop(ticket)
 
     async def submit(self, row: Any, thresholds: Any = None) -> Prediction:
-        """See [`SideNetRunner.submit`]. While as many rows are on their way through the MainNet as the runner may
-        hold, more are answered, but not looked at."""
+        """See [`SideNetRunner.submit`]. Sampled rows beyond the runner's `max_waiting_rows` are dropped."""
         ticket = self.monitor.choose() if thresholds is None else None
         if ticket is None:
             return await self.runner.submit(row, thresholds)
@@ -84,13 +85,13 @@ class WatchedRunner:
         return prediction
 
     async def drain(self) -> None:
-        """Wait for the rows of this event loop that are on their way through the MainNet."""
+        """Wait for this event loop's rows that are pending in the MainNet."""
         loop = asyncio.get_running_loop()
-        # Those of another event loop are for its callers to wait for.
+        # Tasks of another event loop cannot be awaited here.
         await asyncio.gather(*(task for task in tuple(self._shadows) if task.get_loop() is loop))
 
     def _settled(self, ticket: Ticket, row: Any, prediction: Prediction) -> bool:
-        """Whether there is nothing to compare: the MainNet answered, or nobody did."""
+        """Settle a row with nothing to compare (answered by the MainNet, or failed); return whether it was one."""
         if prediction.error is not None:
             self.monitor.drop(ticket)
             return True
@@ -107,13 +108,13 @@ class WatchedRunner:
 
     def _start_shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
         if len(self._shadows) >= self.runner.max_waiting_rows:
-            # Of a closed event loop none comes to its end.
+            # Tasks of a closed event loop never finish.
             for old in [old for old in tuple(self._shadows) if old.get_loop().is_closed()]:
                 self.monitor.drop(self._shadows.pop(old))
         if len(self._shadows) >= self.runner.max_waiting_rows:
             self.monitor.drop(ticket)
             return
-        # Kept here: the event loop holds tasks weakly.
+        # Kept because the event loop holds tasks weakly.
         task = asyncio.create_task(self._shadow(ticket, row, prediction))
         self._shadows[task] = ticket
         task.add_done_callback(lambda done: self._shadows.pop(done, None))
@@ -121,12 +122,12 @@ class WatchedRunner:
     async def _shadow(self, ticket: Ticket, row: Any, prediction: Prediction) -> None:
         try:
             mainnet = await self.runner.submit(row, 1.0)
-        # The caller has its answer; a runner that is closed meanwhile answers nobody.
+        # The caller already has its answer; the runner may have been closed meanwhile.
         except (RowError, RuntimeError):
             self.monitor.drop(ticket)
             return
         except BaseException:
-            # An open ticket would hold up all that were chosen later.
+            # An open ticket would block all later ones.
             self.monitor.drop(ticket)
             raise
         self._close(ticket, row, prediction, mainnet)

@@ -47,7 +47,7 @@ def test_beside_its_source(source, config, tmp_path):
     assert listed(tmp_path / "new") == OURS
     assert json.loads((tmp_path / "new" / "config.json").read_text())["thresholds"] == [0.25, 0.75]
     (tmp_path / "new" / "LICENSE").write_text("theirs")
-    with pytest.raises(ValueError, match="where LICENSE is somebody else's"):
+    with pytest.raises(ValueError, match="where LICENSE was not written by this package"):
         save_recalibrated(tmp_path / "new", source, config, overwrite=True)
 
 

@@ -51,7 +51,7 @@ def test_a_clone_in_place(result, tmp_path):
     os.utime(clone / "config.json")
     with (clone / "config.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(ValueError, match=r"where config.json is somebody else's or was changed since"):
+    with pytest.raises(ValueError, match=r"where config.json was not written by this package or has changed since"):
         write_again(result, clone)
     write_again(result, clone, source=clone)
     assert has(clone, theirs)
@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_checkpoint(result, tmp_path):
     put(project, {**THEIRS, "config.json": "{}"})
     before = contents(project)
     for write in (lambda: check_free(project, CHECKPOINT, overwrite=True), lambda: write_again(result, project)):
-        with pytest.raises(ValueError, match=r"where config.json is somebody else's"):
+        with pytest.raises(ValueError, match=r"where config.json was not written by this package"):
             write()
     assert contents(project) == before
     (project / "config.json").unlink()
@@ -80,7 +80,7 @@ def test_filled_meanwhile(tmp_path):
             put(new, {"report.json": "{}"})
             put(tmp_path / "out", THEIRS)
 
-    with pytest.raises(ValueError, match="What was written is in "):
+    with pytest.raises(ValueError, match="The new folder was saved as "):
         write()
     assert has(tmp_path / "out", THEIRS)
     assert len(contents(tmp_path / "out")) == len(THEIRS)

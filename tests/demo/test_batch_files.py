@@ -45,11 +45,11 @@ def test_pairs(tmp_path):
     path = write(tmp_path, "text,text_pair,label\na,b,0\n")
     assert read_table(path, is_pair=True).rows == [("a", "b")]
     # Half of a pair is no text.
-    with pytest.raises(UploadError, match="a column called one of: text, sentence"):
+    with pytest.raises(UploadError, match="a column named one of: text, sentence"):
         read_table(path)
     path = write(tmp_path, "premise,hypothesis,label\na,b,0\n")
     assert read_table(path, is_pair=True).rows == [("a", "b")]
-    with pytest.raises(UploadError, match="two columns called one of: text and text_pair, sentence1 and"):
+    with pytest.raises(UploadError, match="two columns named one of: text and text_pair, sentence1 and"):
         read_table(write(tmp_path, "text\na\n"), is_pair=True)
 
 
@@ -59,15 +59,15 @@ def test_pairs(tmp_path):
         ("text\na\n", "rows.xlsx", "must be one of .csv, .tsv, got rows.xlsx"),
         ("", "rows.csv", "must have a header line and at least one row"),
         ("text\n", "rows.csv", "must have a header line and at least one row"),
-        (b"text\n\xff\xfe\n", "rows.csv", "must be text in UTF-8: invalid start byte at byte 5"),
-        (b"\x89PNG\r\n\x1a\n", "rows.csv", "must be text in UTF-8"),
-        ('text\n"never closed\n', "rows.csv", "is no csv file: unexpected end of data"),
+        (b"text\n\xff\xfe\n", "rows.csv", "must be UTF-8 text: invalid start byte at byte 5"),
+        (b"\x89PNG\r\n\x1a\n", "rows.csv", "must be UTF-8 text"),
+        ('text\n"never closed\n', "rows.csv", "is not a valid csv file: unexpected end of data"),
         ("text,x\na\n", "rows.csv", "a cell for each of the 2 columns, got 1 in row 1"),
-        ("words\na\n", "rows.csv", r"a column called one of: text, sentence, review, content; got 'words'"),
+        ("words\na\n", "rows.csv", r"a column named one of: text, sentence, review, content; got 'words'"),
         ("text" + ",x" * 100 + "\na" + "," * 100 + "\n", "rows.csv", "at most 100 columns, got 101"),
         ("text\na\n \n", "rows.csv", "must have a text in every row, got none in row 2"),
         ("text\n" + "x" * 20_001 + "\n", "rows.csv", "at most 20,000 characters, got 20,001 in row 1"),
-        ("text\n" + "x" * 200_000 + "\n", "rows.csv", "is no csv file: field larger than field limit"),
+        ("text\n" + "x" * 200_000 + "\n", "rows.csv", "is not a valid csv file: field larger than field limit"),
         ("text\n" + "a\n" * 10_001, "rows.csv", "at most 10,000 rows, got more"),
     ],
 )
@@ -89,7 +89,7 @@ def test_nothing_given():
     for text in (None, "", " \n"):
         with pytest.raises(UploadError, match="Type something first: the text is empty"):
             check_text(text)
-    with pytest.raises(UploadError, match="the text has half of a character"):
+    with pytest.raises(UploadError, match="the text has half of a surrogate pair"):
         check_text("\ud800 x")
     with pytest.raises(UploadError, match="at most 20,000 characters: the text has 20,001"):
         check_text("x" * 20_001)

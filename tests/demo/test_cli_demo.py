@@ -24,12 +24,12 @@ from .browser import serving
     ("arguments", "message"),
     [
         (["nowhere"], "Error: DIRECTORY: "),
-        (["{image}", "--pair"], "reads pictures, so that --pair must be False, got True."),
+        (["{image}", "--pair"], "--pair must be False for"),
         (["{text}", "--pair", "--example", "one"], "Error: --example: must be given twice per pair, got 1."),
         (["{text}", "--port", "0"], "Error: --port: "),
         (
             ["{image}", "--example", "nowhere.png"],
-            "--example: must be pictures that are there, got 'nowhere.png'.",
+            "--example: must be existing pictures, got 'nowhere.png'.",
         ),
         (["{exported}"], "Error: DIRECTORY: must be a checkpoint, got the folder"),
     ],

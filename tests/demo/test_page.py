@@ -153,7 +153,7 @@ def test_a_bad_file(page, tmp_path):
     page.locator("#table input[type=file]").set_input_files(tmp_path / "words.csv")
     expect(page.locator("#table").get_by_role("cell", name="words.csv")).to_be_visible()
     page.get_by_role("button", name="Answer all").click()
-    expect(page.get_by_text("words.csv must have a header line with a column called one of")).to_be_visible()
+    expect(page.get_by_text("words.csv must have a header line with a column named one of")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [360, 768])

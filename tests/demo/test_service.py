@@ -33,7 +33,7 @@ def test_rows_are_counted_by_their_own_classes(answer, names):
 def test_names_that_are_not_known_are_said(answer):
     text = answer(["no", "yes"])
     assert " right (" not in text
-    assert "The file&#x27;s own classes are not compared: " in text
+    assert "Not compared with the classes in the file: " in text
     assert "of 80 right (" in answer(["no", "yes"], labels=["no", "yes"])
 
 

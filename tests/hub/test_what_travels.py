@@ -35,7 +35,7 @@ def test_a_token_is_found_wherever_it_stands(where, size, folder, monkeypatch):
     path = folder / "long.txt"
     shortest = "hf_" + "x" * 30
     path.write_text(" " * where + shortest + " " * 200)
-    assert [error for error in check_shareable(folder).errors if "long.txt holds" in error]
+    assert [error for error in check_shareable(folder).errors if "long.txt contains" in error]
     # A longer word that ends so is none.
     path.write_text(" " * where + "x" + shortest + " " * 200)
     assert check_shareable(folder).errors == []
@@ -51,7 +51,7 @@ def test_places_are_found_in_blocks(folder, monkeypatch):
 
 def test_a_large_file_is_looked_at(folder):
     (folder / "long.csv").write_bytes(b"1,2,3\n" * 9_000_000 + TOKEN.encode())
-    assert [error for error in check_shareable(folder).errors if "long.csv holds" in error]
+    assert [error for error in check_shareable(folder).errors if "long.csv contains" in error]
 
 
 def test_numbers_are_not_looked_at(folder):

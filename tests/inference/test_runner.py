@@ -66,9 +66,9 @@ def test_thresholds_of_a_call_and_of_each_row(model):
     assert {p.exit_index for p in runner.predict(raw, thresholds=[1.0, 0.0])} == {1}
     per_row = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]).repeat(3, 1)
     assert [p.exit_index for p in runner.predict(raw, thresholds=per_row)] == [0, 1, 2] * 3
-    with pytest.raises(ValueError, match=r"`thresholds` must have one row per row, 9, got 3"):
+    with pytest.raises(ValueError, match=r"`thresholds` must have one row per input row, 9, got 3"):
         runner.predict(raw, thresholds=per_row[:3])
-    with pytest.raises(ValueError, match=r"`thresholds` must have one row per row, got 3 for 9"):
+    with pytest.raises(ValueError, match=r"`thresholds` must have one row per input row, got 3 for 9"):
         list(runner.predict(iter(raw), thresholds=per_row[:3]))
     with pytest.raises(ValueError, match=r"one value per SideNet \(2\), got 3"):
         runner.predict(raw, thresholds=[0.1, 0.2, 0.3])

@@ -106,8 +106,8 @@ def test_values_of_every_kind_keep_apart():
         (Dataset.from_dict({"a": [1]}), ["b"], "`columns` must name columns"),
         (Dataset.from_dict({"label": [1]}), None, "`columns` must name columns"),
         ([(1, 2)], None, "dicts as rows"),
-        (iter([{"a": 1}]), None, "rows by number"),
-        ([{"a": object()}], None, "holds a object"),
+        (iter([{"a": 1}]), None, "must be a map-style data set"),
+        ([{"a": object()}], None, "contains a object"),
     ],
 )
 def test_what_cannot_be_hashed_is_refused(dataset, columns, message):

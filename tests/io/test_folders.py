@@ -89,7 +89,7 @@ def test_a_card_in_which_somebody_wrote_stays(out, caplog):
     expected = {**whole("new", KEPT), "README.md": "by hand", "README.new.md": "new"}
     assert contents(out) == expected
     assert "README.md in" in caplog.text
-    assert "it stays" in caplog.text
+    assert "keeping it" in caplog.text
     # Somebody takes the new one.
     (out / "README.md").write_text("new")
     write(out, "new")
@@ -100,7 +100,10 @@ def test_a_card_in_which_somebody_wrote_stays(out, caplog):
     write(out, "newer")
     assert contents(out)["README.new.md"] == "newer"
     (out / "README.new.md").write_text("mine")
-    with pytest.raises(ValueError, match=r"where README.new.md is somebody else's or was changed since.* What was wr"):
+    with pytest.raises(
+        ValueError,
+        match=r"where README.new.md was not written by .* since.* The new folder was saved as",
+    ):
         write(out)
     assert contents(out) == {**expected, "report.json": "newer", "weights.bin": "newer", "README.new.md": "mine"}
 
@@ -109,9 +112,11 @@ def test_a_card_in_which_somebody_wrote_stays(out, caplog):
 def test_what_was_changed_or_is_in_the_way_is_refused_before_the_work(files, out):
     put(out, files)
     before = contents(out)
-    with pytest.raises(ValueError, match=f"where {next(iter(files))} is somebody else's or was changed since"):
+    with pytest.raises(
+        ValueError, match=f"where {next(iter(files))} was not written by this package or has changed since"
+    ):
         check_free(out, KIND, overwrite=True)
-    with pytest.raises(ValueError, match="`output_dir` must hold nothing of a name"):
+    with pytest.raises(ValueError, match="`output_dir` must not have other files of the names"):
         write(out)
     assert contents(out) == before
     # What was read is in the new folder.
@@ -125,7 +130,7 @@ def test_a_document_that_was_changed(out):
     (out / "report.json").write_text(json.dumps(document, sort_keys=True))
     check_free(out, KIND, overwrite=True)
     (out / "report.json").write_text(json.dumps({**document, "notes": "mine"}))
-    with pytest.raises(ValueError, match=r"where report.json is somebody else's or was changed since"):
+    with pytest.raises(ValueError, match=r"where report.json was not written by this package or has changed since"):
         check_free(out, KIND, overwrite=True)
     write(out, read=("report.json",))
 
@@ -139,7 +144,7 @@ def test_what_turns_out_to_be_in_the_way_costs_nothing(name, out):
     put(out, {name: "by hand"})
     before = contents(out)
     written = {"notes.txt": "notes.txt", "figures": "figures/b.png", "figures/mine.png": "figures"}[name]
-    with pytest.raises(ValueError, match="What was written is in ") as error:
+    with pytest.raises(ValueError, match="The new folder was saved as ") as error:
         write(out, files=[written])
     assert contents(out) == before
     (kept,) = [path for path in out.parent.iterdir() if path != out]
@@ -159,7 +164,10 @@ def test_a_folder_without_a_list(marked, tmp_path):
     out = tmp_path / "out"
     put(out, {"report.json": '{"kind": "old"}' if marked else "{}", "weights.bin": "old", "README.md": "?", **FOREIGN})
     if not marked:
-        with pytest.raises(ValueError, match=r"where (report.json|weights.bin) is somebody else's.* \(2 files"):
+        with pytest.raises(
+            ValueError,
+            match=r"where (report.json|weights.bin) was not written by this package.* \(the first of 2 files",
+        ):
             write(out)
         return
     write(out)
@@ -194,7 +202,7 @@ def test_filled_meanwhile(overwrite, tmp_path):
         late()
         assert contents(out) == {"report.json": "new", "notes.txt": "mine"}
         return
-    with pytest.raises(ValueError, match=r"must be new or empty unless `overwrite`.* What was written is in "):
+    with pytest.raises(ValueError, match=r"must be new or empty unless `overwrite`.* The new folder was saved as "):
         late()
     assert contents(out) == {"notes.txt": "mine"}
     (kept,) = [path for path in tmp_path.iterdir() if path != out]
@@ -222,7 +230,7 @@ def test_where_a_disk_is_mounted(tmp_path):
     (mounted,) = [place for place in ("/proc", "/System/Volumes/Data") if os.path.ismount(place)][:1] or [None]
     if mounted is None:
         pytest.skip("nothing is mounted")
-    with pytest.raises(ValueError, match="where a disk is mounted"):
+    with pytest.raises(ValueError, match="got the mount point"):
         check_free(mounted, KIND, overwrite=True)
 
 
@@ -305,7 +313,7 @@ def test_nothing_of_others_is_ever_lost(old, changed, foreign, new, tmp_path_fac
     theirs = {name: text for name, text in contents(out).items() if text in ("theirs", "changed")}
     before = contents(out)
     if set(theirs) & new:
-        with pytest.raises(ValueError, match="must hold nothing of a name"):
+        with pytest.raises(ValueError, match="must not have other files of the names"):
             write(out, files=sorted(new))
         assert contents(out) == before
     else:

@@ -162,7 +162,7 @@ def test_times_keep_what_they_are_medians_of(monkeypatch):
     # A quarter leaves at the first exit, a half at the second: 0.625, 0.46875 and 0.625 of the MainNet's time.
     assert costs.spread([0.25, 0.5, 0.25]) == pytest.approx((0.46875, 0.625))
     assert replace(costs, rounds=costs.rounds[:1]).spread([1.0, 0.0, 0.0]) is None
-    with pytest.raises(ValueError, match="`rounds` must have a time per exit and the MainNet's"):
+    with pytest.raises(ValueError, match="`rounds` must have a time for each exit and for the plain MainNet"):
         replace(costs, rounds=[[1.0, 2.0]])
 
 
@@ -201,7 +201,7 @@ def test_the_model_is_left_as_it_was():
 
 @pytest.mark.parametrize("batches", [[], [texts(0)], [{}]])
 def test_no_rows_are_refused(batches):
-    with pytest.raises(ValueError, match="`batches` must hold at least one row"):
+    with pytest.raises(ValueError, match="`batches` must contain at least one row"):
         measure_costs(tiny_bert(), batches)
 
 

@@ -97,7 +97,7 @@ def test_collect_leaves_rows_labeled_minus_100_out():
 
 @pytest.mark.parametrize("batches", [[], [texts(0)]])
 def test_collect_needs_rows(batches):
-    with pytest.raises(ValueError, match="`dataloader` must give at least one row"):
+    with pytest.raises(ValueError, match="`dataloader` must yield at least one row"):
         collect(tiny_bert(), batches, progress=False)
 
 
@@ -186,8 +186,8 @@ def test_load_refuses_what_is_damaged(tmp_path):
     [
         ({}, None, "metadata"),
         ({}, {**FORMAT, "version": "999"}, "999"),
-        ({"labels": None}, FORMAT, r"must hold .*'labels'"),
-        ({"more": torch.zeros(1)}, FORMAT, "must hold"),
+        ({"labels": None}, FORMAT, r"must contain .*'labels'"),
+        ({"more": torch.zeros(1)}, FORMAT, "must contain"),
         ({"labels": torch.zeros(1, dtype=torch.long)}, FORMAT, "val.safetensors.*`labels` must"),
     ],
 )
@@ -246,8 +246,8 @@ def test_from_predictions_of_other_things_is_refused():
     with pytest.raises(ValueError, match="`predictions` must have `label_ids`, got None"):
         ExitRecords.from_predictions(predictions(exit_logits, None))
     plain = PredictionOutput(exit_logits[:, -1], np.zeros(3, dtype=np.int64), {})
-    with pytest.raises(ValueError, match=r"`predictions` must hold `exit_logits` .* got shapes \[\(3, 4\)\]"):
+    with pytest.raises(ValueError, match=r"`predictions` must contain `exit_logits` .* got shapes \[\(3, 4\)\]"):
         ExitRecords.from_predictions(plain)
     exit_logits[1, 1] = np.nan
-    with pytest.raises(ValueError, match=r"1 of 3 rows lack some, because they left early .* exits off"):
+    with pytest.raises(ValueError, match=r"1 of 3 rows lack some, because they exited early .* exits off"):
         ExitRecords.from_predictions(predictions(exit_logits, np.zeros(3, dtype=np.int64)))

@@ -185,7 +185,7 @@ def test_gates_on_other_blocks():
     mainnet = tiny.bert()
     SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
     mainnet.other = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match="must be those where this MainNet is already split"):
+    with pytest.raises(ValueError, match="must match the blocks at which this MainNet is already split"):
         SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], blocks="other")
 
 

@@ -151,14 +151,14 @@ def test_stakes_are_one(hits, epoch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: log_wealth(3, 4, 0.5), "`num_hits` must be from 0 to `num_rows`, 3, got 4"),
+        (lambda: log_wealth(3, 4, 0.5), "`num_hits` must be between 0 and `num_rows`, 3, got 4"),
         (lambda: log_wealth(3, 1, 0.0), r"`rate` must be in \(0, 1\), got 0.0"),
         (lambda: log_wealth(3, 1, float("nan")), r"`rate` must be in \(0, 1\), got nan"),
         (lambda: anytime_interval(3, 1, 1.0), r"`level` must be in \(0, 1\), got 1.0"),
-        (lambda: anytime_interval(-1, 0), "`num_hits` must be from 0"),
+        (lambda: anytime_interval(-1, 0), "`num_hits` must be between 0"),
         (lambda: ChangeDetector(1.0), r"`rate` must be in \(0, 1\)"),
         (lambda: ChangeDetector(0.1, level=True), r"`level` must be in \(0, 1\), got True"),
-        (lambda: ChangeDetector(0.1, epoch=0), "`epoch` must be a whole number ≥ 1, got 0"),
+        (lambda: ChangeDetector(0.1, epoch=0), "`epoch` must be an integer ≥ 1, got 0"),
     ],
 )
 def test_impossible_arguments(call, message):

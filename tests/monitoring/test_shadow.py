@@ -67,7 +67,7 @@ def test_the_limit_that_was_certified():
 
     assert ShadowMonitor.from_config(config("flops<=0.5", "disagreement<=0.02"), share=0.5).limit == 0.02
     for found in (config("accuracy_drop<=0.01"), SimpleNamespace(calibration=None)):
-        with pytest.raises(ValueError, match=r"must have a target `disagreement<=\.\.\.`, got .*: give `limit`"):
+        with pytest.raises(ValueError, match=r"must have a target `disagreement<=\.\.\.`, got .*: pass `limit`"):
             ShadowMonitor.from_config(found)
 
 
@@ -79,7 +79,7 @@ def test_the_limit_that_was_certified():
         ({"limit": 0.1, "share": 0}, r"`share` must be in \(0, 1\], got 0"),
         ({"limit": 0.1, "share": 1.5}, r"`share` must be in \(0, 1\], got 1.5"),
         ({"limit": 0.1, "level": 0}, r"`level` must be in \(0, 1\), got 0"),
-        ({"limit": 0.1, "keep": -1}, "`keep` must be a whole number ≥ 0, got -1"),
+        ({"limit": 0.1, "keep": -1}, "`keep` must be an integer ≥ 0, got -1"),
     ],
 )
 def test_impossible_arguments(kwargs, message):

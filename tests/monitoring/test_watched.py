@@ -117,7 +117,7 @@ def test_a_stream_that_nobody_reads_to_its_end(watched, texts):
 def test_rows_with_their_own_theta_are_not_looked_at(watched, texts):
     asyncio.run(watched.submit(texts[0], thresholds=0.0))
     assert watched.monitor.report().num_rows == 0
-    with pytest.raises(ValueError, match="`thresholds` must not be given where the certified ones are watched"):
+    with pytest.raises(ValueError, match="`thresholds` must not be given, because only the certified θ is monitored"):
         watched.predict(texts, thresholds=0.5)
 
 
