@@ -201,7 +201,7 @@ def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):
         ),
         (
             ["--checkpoint", "twin"],
-            "--checkpoint: must be what DIRECTORY was exported from: must have the same weights, got those of another",
+            "--checkpoint: must be what DIRECTORY was exported from: must have the same weights as `model`, got",
         ),
     ],
 )

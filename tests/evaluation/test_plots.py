@@ -216,12 +216,12 @@ def test_shares_are_stacked_to_all_rows(figures):
 
 def test_confidences_of_right_answers_go_up_and_of_wrong_ones_down(figures):
     panels, legend = figures(plot_confidences, evaluation(), FIVE)
-    assert legend == ["θ: surer rows leave", "right answers", "wrong answers"]
+    assert legend == ["θ: rows above it exit", "right answers", "wrong answers"]
     right, wrong = ([bar.get_height() for bar in container] for container in panels[0].containers)
     # SideNet 0 of 5 rows: right at 0.6 and 0.9, wrong at 0.6 twice and at 0.9.
     assert sorted(right)[-3:] == pytest.approx([0, 20, 20])
     assert sorted(wrong)[:3] == pytest.approx([-40, -20, 0])
-    assert [lines_of(axes, "θ: surer rows leave").get_xdata()[0] for axes in panels[:2]] == [0.8, 0.8]
+    assert [lines_of(axes, "θ: rows above it exit").get_xdata()[0] for axes in panels[:2]] == [0.8, 0.8]
     assert "θ" not in panels[2].get_title()
     assert len([line for line in panels[2].lines if line.get_label().startswith("θ")]) == 0
 

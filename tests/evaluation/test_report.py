@@ -115,7 +115,7 @@ def test_without_validation_rows_nothing_is_chosen():
     made = report(None)
     assert (made.chosen, made.singles, made.num_validation_rows) == (None, [], 0)
     assert len(made.points) == 3
-    assert made.summary() == "5 rows, none beside them to choose θ on."
+    assert made.summary() == "5 rows, no others to choose θ on."
 
 
 def test_summary_and_text_by_hand():
@@ -182,5 +182,5 @@ def test_no_good_threshold_is_refused():
         cheapest(rows, COSTS, [0.0, 0.5], 0.05)
     # The classifier to compare with may be better than the MainNet inside.
     better = ExitRecords(TEST.exit_logits, TEST.labels, torch.tensor([[1.0, 0.0]] * 5))
-    with pytest.raises(ValueError, match=r"as 1\.0 mostly is, got at most 0\.8"):
+    with pytest.raises(ValueError, match=r"usually 1\.0, got at most 0\.8"):
         report(better, max_accuracy_drop=0.1)
