@@ -212,7 +212,7 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
     model.save_pretrained(tmp_path / "three")
     processor.save_pretrained(tmp_path / "three")
     with pytest.raises(
-        ValueError, match=r"`also` must name what has SideNets at \[1, 3\], as the checkpoint, got .* \[1, 2, 3\]"
+        ValueError, match=r"`also` must have SideNets at \[1, 3\], like the checkpoint, got .* \[1, 2, 3\]"
     ):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "three"),)))
 

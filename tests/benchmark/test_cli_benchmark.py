@@ -107,7 +107,7 @@ def test_pictures(image_checkpoint, tmp_path):
         (["--device", "tpu0"], "Error: --device: must be a device that PyTorch can use here, got 'tpu0'"),
         (["--max-accuracy-drop", "nan"], "Error: --max-accuracy-drop: "),
         (["--batch-size", "0"], "Error: --batch-size: "),
-        (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be different whole numbers ≥ 1, got "),
+        (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be distinct integers ≥ 1, got "),
     ],
 )
 def test_what_cannot_be_is_one_line(typed, arguments, line):

@@ -38,7 +38,7 @@ def test_one_checkpoint_per_precision(text_checkpoint, tmp_path):
 
 def test_the_same_classes(text_checkpoint, tmp_path):
     also = stored(text_checkpoint, tmp_path / "swapped", names=["good", "bad"])
-    message = r"`also` must name what has the classes \['bad', 'good'\], as the checkpoint, got .* \['good', 'bad'\]"
+    message = r"`also` must have the classes \['bad', 'good'\], like the checkpoint, got .* \['good', 'bad'\]"
     with pytest.raises(ValueError, match=message):
         Catalog(Settings(text_checkpoint, also=(also,)))
 
@@ -48,7 +48,7 @@ def test_the_same_vocabulary(text_checkpoint, tmp_path):
     mainnet = bert(vocab_size=size, num_labels=2, **NAMES)
     model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1, 3])
     model.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"`also` must name what has a vocabulary of size 30522, .* with 30523"):
+    with pytest.raises(ValueError, match=r"`also` must have a vocabulary of size 30522, .* with 30523"):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "other"),)))
 
 
@@ -74,11 +74,11 @@ def test_a_checkpoint_that_no_chosen_engine_runs(text_checkpoint, tmp_path):
 def test_what_some_engines_leave_out_is_said_once(text_checkpoint):
     settings = Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, COMPILED, ONNX_RUNTIME))
     methods = Catalog(settings).methods()
-    assert [each.name for each in methods if each.note == "bfloat16 is not run by ONNX Runtime"] == [
+    assert [each.name for each in methods if each.note == "bfloat16 does not run in ONNX Runtime"] == [
         "plain MainNet, bfloat16, eager, mixed"
     ]
     settings = Settings(text_checkpoint, precisions=("float32", "bfloat16"), engines=(EAGER, COMPILED))
-    assert not [each for each in Catalog(settings).methods() if "is not run by" in each.note]
+    assert not [each for each in Catalog(settings).methods() if "does not run in" in each.note]
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
