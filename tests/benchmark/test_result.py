@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written: a document, a page, a picture, and a CSV file named by hardware and versions."""
+"""Written files: a document, a page, a figure, and a CSV file named after hardware and versions."""
 
 import csv
 import json

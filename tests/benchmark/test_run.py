@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole benchmark asks of its methods and of its caller."""
+"""What a benchmark requires of its methods and its caller."""
 
 from dataclasses import replace
 

@@ -53,7 +53,7 @@ def test_method_table():
     assert "| 512 |" in method_table([result(memory_mb=512.3)]).replace("    ", " ").replace("   ", " ").replace(
         "  ", " "
     )
-    # Nobody has these.
+    # No method has these.
     assert not {"exits %", "× twin", "other"} & set(cells(method_table([result()]).splitlines()[0]))
 
 

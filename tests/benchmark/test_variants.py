@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which precisions and engines are compared, and what takes the place of what."""
+"""Which precisions and engines are compared, and which checkpoint is used in each."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from .test_catalog import answers_of, image_rows, text_rows
 
 
 def stored(directory, folder, precision="bfloat16", names=None):
-    """The same checkpoint in a precision, with other names of its classes or not."""
+    """The checkpoint in a precision, optionally with other class names."""
     model, processor = load_checkpoint(directory, dtype=getattr(torch, precision))
     if names is not None:
         for config in (model.config, model.config.mainnet_config):
@@ -99,5 +99,5 @@ def test_float32_is_held_to_float32_however_the_checkpoint_is_stored(kind, reque
         if (method.group, method.precision) == (OURS, "float32"):
             labels, exits = method.expected(rows)
             assert answers_of(method, rows) == (labels.tolist(), exits.tolist())
-    # Where nobody asks for it, no second model is loaded.
+    # No second model is loaded unless needed.
     assert Catalog(Settings(base, precisions=("bfloat16",))).choice.for_reference().precision == "bfloat16"
