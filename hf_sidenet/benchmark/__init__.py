@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: every way to answer the same real rows, timed in turns, batch by batch."""
+"""The benchmark: several methods timed on the same real rows, interleaved batch by batch."""
 
 from .methods import Answerer, Method
 from .run import BenchmarkResult, run_benchmark

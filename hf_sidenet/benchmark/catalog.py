@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods of a checkpoint: its plain MainNet, rivals that need nothing else, and ours."""
+"""Methods of a checkpoint: its plain MainNet, rivals that need nothing else, and ours."""
 
 import copy
 import os
@@ -40,14 +40,15 @@ Variant = TorchVariant | OnnxVariant
 
 
 class Catalog:
-    """The methods for some settings. Models are loaded when a method is made. Methods of your own can be passed to
-    [`run_benchmark`] beside them.
+    """Methods to compare. Models are loaded when a method is made. Your own methods can also be passed to
+    [`run_benchmark`].
 
     Args:
-        settings ([`Settings`]): what is compared.
+        settings ([`Settings`]): what to compare.
 
     Raises:
-        ValueError: `also` names what cannot be compared with the checkpoint, or `thresholds` are not one per SideNet.
+        ValueError: `also` names something that cannot be compared with the checkpoint, or `thresholds` does not have
+            one value per SideNet.
     """
 
     def __init__(self, settings: Settings):
@@ -62,13 +63,15 @@ class Catalog:
         self.variants = self.choice.variants()
 
     def methods(self) -> list[Method]:
-        """All of them, in the order of the table: plain, rivals, ours.
+        """Return all methods in the order of the table: plain, rivals, ours.
 
         Raises:
-            ValueError: ONNX Runtime is to be compared, and nothing was exported for it.
+            ValueError: ONNX Runtime is to be compared, but nothing was exported for it.
         """
         if self.choice.for_onnx() and not self.settings.onnx:
-            raise ArgumentError("engines", "has ONNX Runtime, for which nothing was exported: call `with_onnx` first")
+            raise ArgumentError(
+                "engines", "includes ONNX Runtime, but nothing was exported for it: call `with_onnx` first"
+            )
         orders = (False, True) if self.modality.has_tokens else (False,)
         eager = [each for each in self.variants if isinstance(each, TorchVariant) and each.engine == EAGER]
         found = [self._plain(variant, bucketed) for variant in self.variants for bucketed in orders]
@@ -82,25 +85,24 @@ class Catalog:
         return [replace(each, recipe=(recipe, {"settings": asked, "name": each.name})) for each in found]
 
     def with_onnx(self, folder: str | os.PathLike, rows: Sequence[Row]) -> "Catalog":
-        """The same, with what ONNX Runtime needs, exported into a folder; see [`export_variants`]. Nothing changes
-        where it is not compared.
+        """Return a catalog with the exports that ONNX Runtime needs, if it is compared; see [`export_variants`].
 
         Args:
-            folder (`str` or `os.PathLike`): it has to stay until the methods have run.
-            rows (`Sequence[Row]`): real ones.
+            folder (`str` or `os.PathLike`): output folder, needed until the methods have run.
+            rows (`Sequence[Row]`): real rows.
         """
         return self._with(onnx=self.choice.export(folder, rows))
 
     def _with(self, **changed: Any) -> "Catalog":
         found = copy.copy(self)
         found.settings = replace(self.settings, **changed)
-        # Models that are loaded stay.
+        # Keep loaded models.
         torch_variants = [variant for variant in self.variants if variant.engine != ONNX_RUNTIME]
         found.variants = [*torch_variants, *onnx_variants(found.settings)]
         return found
 
     def _plain(self, variant: Variant, bucketed: bool) -> Method:
-        # Once per precision.
+        # The note is shown once per precision.
         first = next(each for each in self.variants if each.precision == variant.precision)
         return Method(
             PLAIN_MAINNET,
@@ -146,7 +148,7 @@ class Catalog:
         found = []
         if variant.engine == EAGER:
             found.append(method(OWN_FORWARD, _own_forward(variant), orders[-1]))
-        # In mixed order, one engine shows what the order costs.
+        # One engine in mixed order is enough to show what the order costs.
         for bucketed in orders if variant.engine == EAGER else orders[-1:]:
             found.append(method(PER_BATCH, _per_batch(variant), bucketed))
         found.append(method(RUNNER, _runner(variant), orders[-1]))
@@ -163,11 +165,11 @@ def _own_forward(variant: Variant) -> Make:
 
 
 def method_named(settings: dict[str, Any], name: str) -> Method:
-    """One method of a catalog, for another process.
+    """Return one method of a catalog, for another process.
 
     Args:
-        settings (`dict[str, Any]`): of [`Settings`].
-        name (`str`): of the method.
+        settings (`dict[str, Any]`): arguments of [`Settings`].
+        name (`str`): name of the method.
     """
     return next(method for method in Catalog(Settings(**settings)).methods() if method.name == name)
 

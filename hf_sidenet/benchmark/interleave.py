@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times of many methods on one machine that drifts: they take turns batch by batch, each on its own clock.
+"""Timing of many methods on a machine that drifts: they are interleaved batch by batch, each on its own clock.
 
-A machine may be 30 % slower from one second to the next, so that methods that run one after the other cannot be
-compared. Here every method gets the same batch before any method gets the next one. The order of the turns changes
-with every batch, so that no method always runs on the caches that the same other one left behind.
+A machine may become 30 % slower from one second to the next, so methods that run one after the other cannot be
+compared. Here every method gets the same batch before any method gets the next one. The order changes with every
+batch, so no method always runs with the caches left by the same other method.
 """
 
 import gc
@@ -21,30 +21,30 @@ from .methods import Answerer, Method
 
 
 class TurnClock(Protocol):
-    """Something that is timed. A round is a `start` and all steps in turn."""
+    """Something to time. A round is a `start` followed by all steps in order."""
 
     def start(self, counts: bool) -> None:
-        """A new round begins; the first, a warm-up, does not count."""
+        """Begin a new round; the first is a warm-up and does not count."""
 
     def step(self, number: int) -> None:
-        """Take one batch; the step after the last batch is for rows that still wait."""
+        """Process one batch; the step after the last batch is for rows still waiting."""
 
 
 class MethodClock:
-    """The clock of a method: it runs only while the method does.
+    """Clock of a method, which runs only while the method does.
 
     Args:
-        method ([`Method`]): that is timed.
-        batches (`list[list[Row]]`): in its order.
-        answerer ([`Answerer`]): what it made for this batch size.
-        device (`torch.device`): that is waited for before the clock stops.
+        method ([`Method`]): method to time.
+        batches (`list[list[Row]]`): batches in the order of the method.
+        answerer ([`Answerer`]): what the method made for this batch size.
+        device (`torch.device`): device to synchronize before the clock stops.
 
     Attributes:
-        rounds (`list[list[float]]`): of each round that counts the seconds of each step.
+        rounds (`list[list[float]]`): seconds of each step in each counted round.
         latencies (`list[float]`):
-            Of every row in every round that counts: seconds on this clock from the start of the `put` that brought it
-            to its answer.
-        answers (`dict[int, Prediction]`): the last answer to each row, by its place.
+            For every row in every counted round, seconds on this clock from the start of the `put` that brought the
+            row to its answer.
+        answers (`dict[int, Prediction]`): the last answer to each row, by place.
     """
 
     def __init__(self, method: Method, batches: list[list[Row]], answerer: Answerer, device: torch.device):
@@ -69,7 +69,7 @@ class MethodClock:
         """See [`TurnClock`].
 
         Raises:
-            RuntimeError: a row has no answer.
+            RuntimeError: a row failed or has no answer.
         """
         last = number == len(self.batches)
         rows = [] if last else self.method.rows(self.batches[number])
@@ -95,21 +95,21 @@ class MethodClock:
 
 
 class StageClock:
-    """Times of each stage alone, for all rows of a batch: what a method would need if splitting batches were free.
+    """Clock of each stage alone, for all rows of a batch: the time a method would need if splitting batches were free.
 
     Args:
-        method ([`Method`]): one that runs these stages, in this order of rows.
-        batches (`list[list[Row]]`): in that order; padded as they come.
-        device (`torch.device`): that is waited for before the clock stops.
+        method ([`Method`]): a method that runs these stages, in this order of rows.
+        batches (`list[list[Row]]`): batches in that order, padded as they are.
+        device (`torch.device`): device to synchronize before the clock stops.
 
     Attributes:
-        rounds (`list[list[list[float]]]`): of each round that counts, of each batch, the seconds of each stage.
+        rounds (`list[list[list[float]]]`): seconds of each stage on each batch in each counted round.
     """
 
     def __init__(self, method: Method, batches: list[list[Row]], device: torch.device):
         self.method = method
         self.batches = batches
-        assert method.stages is not None  # Others have no ideal.
+        assert method.stages is not None  # Methods without stages have no ideal.
         self.stages = method.stages()
         self.device = device
         self.pad = padding_of(self.stages)
@@ -135,7 +135,7 @@ class StageClock:
                 (hidden, _), seconds = timed(lambda: self.stages(k, hidden, inputs), self.device)  # noqa: B023
                 totals[k] += seconds
                 if not batch.has_tokens:
-                    # After stage 0 one image stands for the size of all, as where rows leave.
+                    # After stage 0 only the size of the images matters, so one is enough, as when rows exit.
                     inputs = {name: value[:1] for name, value in inputs.items()}
         self._seconds.append(totals)
 
@@ -150,15 +150,15 @@ def interleave(
     progress: bool = True,
     desc: str = "",
 ) -> None:
-    """Let all clocks take turns, batch by batch, in a warm-up round and `repeats` rounds that count.
+    """Interleave all clocks batch by batch, in a warm-up round and `repeats` counted rounds.
 
     Args:
-        clocks (`Sequence[TurnClock]`): they hold what was measured afterward.
-        num_batches (`int`): batches that each of them has.
-        repeats (`int`): rounds that count.
-        seed (`int`, *optional*, defaults to 0): of the order of the turns.
+        clocks (`Sequence[TurnClock]`): clocks, which hold the measurements afterward.
+        num_batches (`int`): number of batches of each clock.
+        repeats (`int`): number of counted rounds.
+        seed (`int`, *optional*, defaults to 0): seed of the order within a step.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
-        desc (`str`, *optional*): at its left.
+        desc (`str`, *optional*): text left of the progress bar.
     """
     chance, order = random.Random(seed), list(clocks)
     total = (repeats + 1) * (num_batches + 1)
@@ -181,7 +181,7 @@ def interleave(
 
 
 def timed(work: Callable, device: torch.device) -> tuple:
-    """What some work returns, and its seconds, those of the device included."""
+    """Return the result of `work` and its seconds, including time on the device."""
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)

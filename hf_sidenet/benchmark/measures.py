@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From clocks to numbers: throughput, latency, accuracy, and the ideal that a method could reach."""
+"""From clocks to numbers: throughput, latency, accuracy, and the ideal speed of a method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,26 +18,26 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What was measured of a method at a batch size.
+    """Measurements of a method at a batch size.
 
     Args:
-        name (`str`): see [`Method`], as `kind`, `group`, `precision`, `engine` and `bucketed`.
-        seconds (`float`): for all rows: of each batch the median over the rounds, summed.
+        name (`str`): see [`Method`], as for `kind`, `group`, `precision`, `engine` and `bucketed`.
+        seconds (`float`): time for all rows: the median over the rounds, summed over the batches.
         rows_per_second (`float`): throughput.
-        milliseconds (`float`): per row.
+        milliseconds (`float`): time per row.
         spread (`float`): slowest minus fastest round, as a fraction of the median round.
         latency_ms (`list[float]`): 50th, 95th and 99th percentile over rows and rounds.
-        accuracy (`float`): fraction of right answers.
-        shares (`list[float]`): fraction of the rows that each exit answered, up to the last that answered any.
-        ideal_milliseconds (`float`, *optional*): per row, see [`ideal_seconds`].
+        accuracy (`float`): fraction of correct answers.
+        shares (`list[float]`): fraction of rows answered at each exit, up to the last exit that answered any.
+        ideal_milliseconds (`float`, *optional*): ideal time per row, see [`ideal_seconds`].
         efficiency (`float`, *optional*): the ideal time as a fraction of the time.
-        twin (`str`, *optional*): name of the method that it has to beat.
-        ratio (`float`, *optional*): its throughput as a multiple of the twin's at this batch size.
-        best_ratio (`float`, *optional*): the same, of the twin's at the twin's best batch size.
-        other_labels (`int`, *optional*): rows with another class than they have to get.
-        other_exits (`int`, *optional*): rows answered at another exit than they have to be.
-        memory_mb (`float`, *optional*): peak memory in MB of a process that does only this.
-        notes (`list[str]`): what a reader has to know.
+        twin (`str`, *optional*): name of the method to beat.
+        ratio (`float`, *optional*): throughput as a multiple of the twin's at this batch size.
+        best_ratio (`float`, *optional*): throughput as a multiple of the twin's at the twin's best batch size.
+        other_labels (`int`, *optional*): number of rows with another class than expected.
+        other_exits (`int`, *optional*): number of rows answered at another exit than expected.
+        memory_mb (`float`, *optional*): peak memory in MB of a process that runs only this method.
+        notes (`list[str]`): notes for the reader.
     """
 
     name: str
@@ -69,12 +69,13 @@ class StageResult:
     """Times of the stages of a chain alone, at a batch size and in an order.
 
     Args:
-        precision (`str`): of the chain, as `engine`.
+        precision (`str`): precision of the chain.
+        engine (`str`): engine of the chain.
         bucketed (`bool`): order of the rows.
-        milliseconds (`list[float]`): of each stage, per row, with all rows in it.
+        milliseconds (`list[float]`): time of each stage per row, with all rows in it.
         sum_ratio (`float`, *optional*):
-            Their sum as a multiple of the plain MainNet's time. It must be near 1, a little above where a second call
-            and the SideNets weigh; a value that is not says that this run cannot be trusted.
+            Their sum as a multiple of the plain MainNet's time. It must be near 1, or a little above where a second
+            call and the SideNets matter; otherwise this run cannot be trusted.
     """
 
     precision: str
@@ -90,9 +91,9 @@ class SizeResult:
 
     Args:
         batch_size (`int`): rows per batch.
-        num_rows (`int`): rows in all.
-        methods (`list[MethodResult]`): in the order of the table.
-        stages (`list[StageResult]`): of each chain and order.
+        num_rows (`int`): total number of rows.
+        methods (`list[MethodResult]`): results in the order of the table.
+        stages (`list[StageResult]`): results of each chain and order.
     """
 
     batch_size: int
@@ -109,15 +110,15 @@ def summarize(
     expected: dict[str, tuple[torch.Tensor, torch.Tensor]],
     memory: dict[str, float | None],
 ) -> SizeResult:
-    """The numbers of one batch size.
+    """Compute the results at one batch size.
 
     Args:
         batch_size (`int`): rows per batch.
-        clocks (`Sequence[MethodClock]`): after all rounds.
-        stage_clocks (`Sequence[StageClock]`): of their chains.
+        clocks (`Sequence[MethodClock]`): clocks of the methods, after all rounds.
+        stage_clocks (`Sequence[StageClock]`): clocks of their chains.
         labels (`Sequence[int]`): classes by place.
-        expected (`dict[str, tuple[torch.LongTensor, torch.LongTensor]]`): class and exit by place, by name of method.
-        memory (`dict[str, float | None]`): peak memory in MB by name of method.
+        expected (`dict[str, tuple[torch.LongTensor, torch.LongTensor]]`): class and exit by place, by method name.
+        memory (`dict[str, float | None]`): peak memory in MB by method name.
     """
     methods = [clock.method for clock in clocks]
     results = []
@@ -136,7 +137,7 @@ def summarize(
 
 
 def with_best_ratios(sizes: Sequence[SizeResult]) -> list[SizeResult]:
-    """The same, with the ratio to the twin at the batch size that suits the twin best."""
+    """Return the results with the ratios to each twin at its best batch size."""
     best: dict[str, float] = {}
     for size in sizes:
         for result in size.methods:
@@ -158,16 +159,16 @@ def with_best_ratios(sizes: Sequence[SizeResult]) -> list[SizeResult]:
 def ideal_seconds(
     stage_seconds: Sequence[Sequence[float]], batches: Sequence[Sequence[Row]], exit_index: dict[int, int]
 ) -> float:
-    """Time of all rows if splitting batches were free: of every batch, the time of each stage alone for all of its
-    rows, times the fraction of its rows that reached the stage.
+    """Return the time of all rows if splitting batches were free: for every batch, the time of each stage alone for
+    all of its rows, times the fraction of its rows that reached the stage.
 
-    With batches that are all alike this is rows · t_0 + Σ survivors · t_k. Taking the batches one by one counts that
-    long rows, which cost more, stay more often.
+    If all batches were alike, this would be rows · t_0 + Σ survivors · t_k. Summing over batches accounts for long
+    rows, which cost more, exiting later.
 
     Args:
-        stage_seconds (`Sequence[Sequence[float]]`): of each batch, of each stage.
+        stage_seconds (`Sequence[Sequence[float]]`): seconds per batch and stage.
         batches (`Sequence[Sequence[Row]]`): the rows.
-        exit_index (`dict[int, int]`): which exit answered each row, by its place.
+        exit_index (`dict[int, int]`): exit that answered each row, by place.
     """
     total = 0.0
     for seconds, batch in zip(stage_seconds, batches, strict=True):
@@ -177,19 +178,19 @@ def ideal_seconds(
 
 
 def stage_medians(clock: StageClock) -> list[list[float]]:
-    """Seconds of each stage on each batch, the median over the rounds."""
+    """Return the seconds of each stage on each batch, as medians over the rounds."""
     return [[median(times) for times in zip(*rounds, strict=True)] for rounds in zip(*clock.rounds, strict=True)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least `percent` % of them do not exceed.
+    """Return the smallest value that at least `percent` % of the values do not exceed.
 
     Args:
-        values (`Sequence[float]`): at least one.
+        values (`Sequence[float]`): at least one value.
         percent (`float`): in (0, 100].
     """
     ordered = sorted(values)
-    # Whole numbers: a fraction may round up past a row.
+    # Integer arithmetic: a float may round up past a row.
     return ordered[max(0, -int(-percent * len(ordered) // 100) - 1)]
 
 
@@ -205,10 +206,10 @@ def _of_method(
 ) -> MethodResult:
     method, answers = clock.method, clock.answers
     num_rows = len(answers)
-    # A slow moment of the machine hits one batch of one round, and so no median.
+    # The median ignores slow moments of the machine, which hit one batch in one round.
     seconds = sum(median(times) for times in zip(*clock.rounds, strict=True))
     passes = [sum(times) for times in clock.rounds]
-    # A row without an answer has ended the benchmark.
+    # Rows without an answer have raised an error before.
     exits = {place: cast(int, answer.exit_index) for place, answer in answers.items()}
     ideal = None if stages is None else ideal_seconds(stage_medians(stages), clock.batches, exits)
     found = MethodResult(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of a method: of a fresh process that loads only what the method needs and answers some batches.
+"""Peak memory of a method, measured in a fresh process that loads only what it needs and answers some batches.
 
-On a GPU it is what PyTorch has allocated there at most, else the process's resident memory, Python and PyTorch
-included.
+On a GPU it is the peak memory allocated by PyTorch, otherwise the peak resident memory of the process, including
+Python and PyTorch.
 """
 
 import importlib
@@ -27,12 +27,12 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.device) -> float | None:
-    """MB that a method needs at most, `None` where it has no recipe.
+    """Return the peak memory of a method in MB, `None` if it has no recipe.
 
     Args:
-        method ([`Method`]): with a `recipe`.
+        method ([`Method`]): method with a `recipe`.
         batches (`Sequence[Sequence[Row]]`): real rows.
-        device (`torch.device`): where it runs.
+        device (`torch.device`): device it runs on.
 
     Raises:
         RuntimeError: the process failed.
@@ -42,7 +42,7 @@ def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.
     with TemporaryDirectory() as folder:
         path = Path(folder) / "inputs.safetensors"
         rows = [row for batch in batches for row in batch]
-        # Cloned, since safetensors refuses tensors that share memory.
+        # safetensors rejects tensors that share memory.
         inputs = {_key(i, name): value.clone() for i, row in enumerate(rows) for name, value in row.inputs.items()}
         save_file(inputs, path)
         order = {
@@ -53,7 +53,7 @@ def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.
             "device": str(device),
             "num_threads": torch.get_num_threads(),
         }
-        # Not `-m`: the package imports this module before it would run.
+        # Not `-m`: the package has already imported this module.
         command = [sys.executable, "-c", f"from {__name__} import {answer_order.__name__} as run; run()"]
         done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True)
     if done.returncode:
@@ -62,10 +62,10 @@ def peak_memory(method: Method, batches: Sequence[Sequence[Row]], device: torch.
 
 
 def measure_here(order: dict[str, Any]) -> float:
-    """Answer some batches in this process, and say how many MB it took at most.
+    """Answer some batches in this process and return its peak memory in MB.
 
     Args:
-        order (`dict[str, Any]`): what [`peak_memory`] hands over.
+        order (`dict[str, Any]`): order of [`peak_memory`].
     """
     torch.set_num_threads(order["num_threads"])
     where, arguments = order["recipe"]
@@ -96,7 +96,7 @@ def _key(number: int, name: str) -> str:
 
 
 def _peak_resident() -> float:
-    """Bytes. Linux's `getrusage` counts the parent's memory from before the process had its own."""
+    """Return the peak resident memory in bytes. On Linux, `getrusage` would include the parent's from the fork."""
     if STATUS.exists():
         return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if "VmHWM" in line)
     import resource
@@ -106,5 +106,5 @@ def _peak_resident() -> float:
 
 
 def answer_order() -> None:
-    """What the other process does: an order on standard input, MB on standard output."""
+    """Run in the other process: read an order from standard input, write MB to standard output."""
     print(measure_here(json.load(sys.stdin)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark compares: ways to answer rows, each with the way it has to beat."""
+"""What a benchmark compares: methods to answer rows, each with the method it has to beat."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,22 +14,22 @@ from ..models.errors import ArgumentError
 
 GROUPS = PLAIN, RIVAL, OURS = ("plain", "rival", "ours")
 EAGER, COMPILED, ONNX_RUNTIME = "eager", "compiled", "ONNX Runtime"
-# Held to exactly the answers of the model's own forward: other precisions may round a row across θ.
+# Answers must equal those of the model's own forward; in other precisions rounding may move a row across θ.
 FLOAT32 = "float32"
 PLAIN_MAINNET, RUNNER, PER_BATCH, OWN_FORWARD = "plain MainNet", "runner", "per batch", "own forward"
 SIDENET_ALONE, WHOLE_BATCH = "SideNet 0 alone", "whole-batch router"
 
 
 class Answerer(Protocol):
-    """Takes batches of rows and gives answers, in any order, as [`Engine`] and [`WholeEngine`] do. It may have a
+    """Takes batches of rows and returns answers in any order, like [`Engine`] and [`WholeEngine`]. It may have a
     `note` (`str`) for the table about its batch size."""
 
     def put(self, rows: Sequence[Row]) -> Sequence[Prediction]:
-        """Take a batch, and return all answers that are ready, also those of earlier rows."""
+        """Take a batch and return all answers that are ready, including answers to earlier rows."""
         ...
 
     def flush(self) -> Sequence[Prediction]:
-        """Return the answers of all rows that are still waiting."""
+        """Return the answers to all rows still waiting."""
         ...
 
 
@@ -38,27 +38,27 @@ class Method:
     """One way to answer rows.
 
     Args:
-        kind (`str`): what it does, as `"plain MainNet"` or `"runner"`.
+        kind (`str`): kind of method, e.g. `"plain MainNet"` or `"runner"`.
         group (`str`): `"plain"`, `"rival"` or `"ours"`.
         precision (`str`): `"float32"`, `"bfloat16"`, `"int8"`, ...
         engine (`str`): `"eager"`, `"compiled"`, `"ONNX Runtime"`, ...
-        bucketed (`bool`): rows come sorted by length within a window; else in mixed order.
+        bucketed (`bool`): whether rows are sorted by length within a window, or in mixed order.
         make (`Callable[[int, list[list[Row]]], Answerer]`):
-            From a batch size, and some batches as they will come to prepare on, makes what answers. It is called once
-            per batch size, not on the clock; what it made runs in inference mode, and after a `flush` again.
-        twin (`str`, *optional*): name of the method that it has to beat; by default the plain one of the same
-            precision, engine and order.
-        thresholds (`tuple[float, ...]`, *optional*): θ that its rows carry.
-        dtype (`torch.dtype`, *optional*): of its floating-point inputs (images); by default as the rows come.
+            Makes an answerer for a batch size, given sample batches to prepare on. Called once per batch size, outside
+            the timing; the answerer runs in inference mode and is reused after a `flush`.
+        twin (`str`, *optional*): name of the method to beat; defaults to the plain one of the same precision, engine
+            and order.
+        thresholds (`tuple[float, ...]`, *optional*): θ of its rows.
+        dtype (`torch.dtype`, *optional*): dtype of its floating-point inputs (images); defaults to the rows' own.
         stages (`Callable[[], StageChain]`, *optional*):
-            Gives the chain of stages that it runs, whose times alone make its ideal. Methods that share a chain give
-            the same callable.
+            Returns the chain of stages that it runs, whose times alone give its ideal. Methods that share a chain must
+            have the same callable.
         expected (`Callable[[Sequence[Row]], tuple[torch.LongTensor, torch.LongTensor]]`, *optional*):
-            Gives the class and the exit that each row has to get, each of shape `(num_rows,)`; exit -1: any.
+            Returns the expected class and exit of each row, each of shape `(num_rows,)`; exit -1 means any.
         recipe (`tuple[str, dict[str, Any]]`, *optional*):
-            An importable function as `"package.module:function"` and its arguments, for JSON, which gives this method
-            in another process: there its memory is measured.
-        note (`str`, *optional*): what a reader of the table has to know.
+            An importable function as `"package.module:function"` and its JSON arguments, which makes this method in
+            another process to measure its memory.
+        note (`str`, *optional*): note for the reader of the table.
 
     Raises:
         ValueError: `group` is not one of the three.
@@ -88,20 +88,20 @@ class Method:
         return ", ".join([self.kind, self.precision, self.engine, order_name(self.bucketed)])
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows as this method takes them: with its θ and its dtype."""
+        """Return rows with the θ and dtype of this method."""
         return [replace(row, inputs=_cast(row.inputs, self.dtype), thresholds=self.thresholds) for row in rows]
 
 
 def order_name(bucketed: bool) -> str:
-    """How an order is called in tables."""
+    """Return the name of an order in tables."""
     return "by length" if bucketed else "mixed"
 
 
 def check_methods(methods: Sequence[Method]) -> None:
-    """Refuse what cannot be compared.
+    """Check that methods can be compared.
 
     Raises:
-        ValueError: there are no methods, two have one name, or a `twin` is none of them.
+        ValueError: there are no methods, two have the same name, or a `twin` is not another method.
     """
     if not methods:
         raise ArgumentError("methods", "must hold at least one method, got none")
@@ -115,12 +115,12 @@ def check_methods(methods: Sequence[Method]) -> None:
 
 
 def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
-    """The method that another has to beat: the one it names, else the plain one of the same precision, engine and
-    order; of a plain one none.
+    """Return the method that another has to beat: the one it names, else the plain one of the same precision, engine
+    and order; `None` for a plain method.
 
     Args:
-        method ([`Method`]): one of them.
-        methods (`Sequence[Method]`): all that are compared.
+        method ([`Method`]): one of the methods.
+        methods (`Sequence[Method]`): all compared methods.
     """
     if method.twin is not None:
         return next(other for other in methods if other.name == method.twin)

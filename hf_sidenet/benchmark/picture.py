@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A benchmark as a picture: throughput and share of the ideal over the batch size. Readable in gray."""
+"""Figure of a benchmark: throughput and fraction of the ideal over batch size. Readable in grayscale."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ STYLES: dict[str, dict[str, object]] = {
     OWN_FORWARD: {"color": "0.35", "linestyle": "-.", "marker": "v", "markerfacecolor": "white"},
     WHOLE_BATCH: {"color": "0.55", "linestyle": "-.", "marker": "x"},
 }
-# In turn, for kinds that are not in the table.
+# Cycled through for other kinds.
 OTHER_STYLES: tuple[dict[str, object], ...] = (
     {"color": "0.7", "linestyle": "-", "marker": "D", "markerfacecolor": "white"},
     {"color": "0.7", "linestyle": ":", "marker": "P"},
@@ -27,11 +27,11 @@ OTHER_STYLES: tuple[dict[str, object], ...] = (
 
 
 def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str) -> None:
-    """Draw a column of panels per precision and engine: throughput above, share of the ideal below. Of a method
-    measured in both orders, the one by length is drawn; SideNet 0 alone, which is another classifier, is left out.
+    """Draw a column of panels per precision and engine: throughput above, fraction of the ideal below. For methods
+    measured in both orders, only the order by length is drawn; SideNet 0 alone, a different classifier, is left out.
 
     Args:
-        sizes (`Sequence[SizeResult]`): what was measured.
+        sizes (`Sequence[SizeResult]`): the measurements.
         path (`str` or `os.PathLike`): PNG file to write.
         title (`str`): model, data and hardware.
 
@@ -65,10 +65,10 @@ def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: 
 
 
 def styles_of(kinds: Iterable[str]) -> dict[str, dict[str, object]]:
-    """How matplotlib draws each kind of method.
+    """Return the matplotlib style of each kind of method.
 
     Args:
-        kinds (`Iterable[str]`): in the order of the table.
+        kinds (`Iterable[str]`): kinds in the order of the table.
     """
     others = [kind for kind in kinds if kind not in STYLES]
     return STYLES | {kind: OTHER_STYLES[i % len(OTHER_STYLES)] for i, kind in enumerate(others)}

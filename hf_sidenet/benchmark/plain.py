@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier without SideNets as a chain of one stage, so that the engines of a checkpoint's stages run it too: in
-PyTorch and in ONNX Runtime."""
+"""A classifier without SideNets as a chain of one stage, so that the same engines can run it, in PyTorch and ONNX
+Runtime."""
 
 import copy
 import inspect
@@ -29,18 +29,18 @@ from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import task_of
 
 
-# Rows that show ranges at a time.
+# Batch size for calibrating the ranges of convolutions.
 BATCH_SIZE = 32
 
 
 @dataclass
 class PlainConfig:
-    """The part of a chain's config that engines read.
+    """Part of a chain's config that engines read.
 
     Args:
-        mainnet_config (`PretrainedConfig`): of the classifier.
-        temperatures (`list[float]`, *optional*): of its one exit.
-        input_size (`list[int]`, *optional*): `[channels, height, width]` of images to export it with.
+        mainnet_config (`PretrainedConfig`): config of the classifier.
+        temperatures (`list[float]`, *optional*): temperature of its only exit.
+        input_size (`list[int]`, *optional*): `[channels, height, width]` of the images for export.
     """
 
     mainnet_config: PretrainedConfig
@@ -59,12 +59,12 @@ class PlainConfig:
 
 
 class PlainStage(nn.Module):
-    """Inputs in, logits out.
+    """Module from inputs to logits.
 
     Args:
-        classifier (`PreTrainedModel`): any.
-        names (`tuple[str, ...]`): inputs that it takes; others are left out.
-        fixed (`dict[str, Any]`): arguments of every call.
+        classifier (`PreTrainedModel`): any classifier.
+        names (`tuple[str, ...]`): inputs that it takes; others are ignored.
+        fixed (`dict[str, Any]`): fixed arguments of every call.
     """
 
     def __init__(self, classifier: PreTrainedModel, names: tuple[str, ...], fixed: dict[str, Any]):
@@ -74,16 +74,16 @@ class PlainStage(nn.Module):
         self.fixed = fixed
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of shape `(rows, num_labels)`."""
+        """Return logits of shape `(rows, num_labels)`."""
         known = {name: value for name, value in inputs.items() if name in self.names}
         return self.classifier(**known, **self.fixed, return_dict=True).logits
 
 
 class PlainChain:
-    """As [`Stages`], of one stage.
+    """Like [`Stages`], with a single stage.
 
     Args:
-        classifier (`PreTrainedModel`): in evaluation mode.
+        classifier (`PreTrainedModel`): classifier in evaluation mode.
         input_size (`list[int]`, *optional*): see [`PlainConfig`].
     """
 
@@ -100,7 +100,7 @@ class PlainChain:
         self.modules = [PlainStage(classifier, self.input_names, fixed).eval()]
 
     def check_mode(self) -> None:
-        """See [`StageChain`]: a classifier that is timed is not trained meanwhile."""
+        """See [`StageChain`]. Does nothing: a classifier is not trained while it is timed."""
 
     def __len__(self) -> int:
         return 1
@@ -113,10 +113,10 @@ class PlainChain:
 
 
 def plain_mainnet(model: SideNetPreTrainedModel) -> PreTrainedModel:
-    """The MainNet as it was before SideNets were attached, sharing its weights: an idle gate costs time too.
+    """Return the MainNet without the gates, sharing its weights: even an idle gate costs time.
 
     Args:
-        model ([`SideNetPreTrainedModel`]): stays as it is.
+        model ([`SideNetPreTrainedModel`]): the model, not changed.
     """
     shared = {id(tensor): tensor for tensor in (*model.mainnet.parameters(), *model.mainnet.buffers())}
     mainnet = copy.deepcopy(model.mainnet, memo=shared)
@@ -128,20 +128,20 @@ def plain_mainnet(model: SideNetPreTrainedModel) -> PreTrainedModel:
 
 
 def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows: Sequence[Row] = ()) -> None:
-    """Write a classifier as one ONNX file, by the same steps as [`export_onnx`] takes for its stages.
+    """Export a classifier to one ONNX file, with the same steps as [`export_onnx`].
 
     Args:
-        chain ([`PlainChain`]): in float32 or float16, on the CPU.
-        path (`str` or `os.PathLike`): the file.
-        int8 (`bool`): turn linear layers to int8, or convolutions where there are none.
-        rows (`Sequence[Row]`, *optional*): that show the ranges of what goes into convolutions.
+        chain ([`PlainChain`]): classifier in float32 or float16, on the CPU.
+        path (`str` or `os.PathLike`): output file.
+        int8 (`bool`): quantize linear layers to int8, or convolutions if there are none.
+        rows (`Sequence[Row]`, *optional*): rows to calibrate the input ranges of convolutions.
 
     Raises:
-        ExportError: it cannot be exported.
+        ExportError: the classifier cannot be exported.
         ImportError: onnx or onnxscript is not installed.
     """
     path = Path(path)
-    # As far as an export looks at it, it is one.
+    # A PlainChain has all attributes of Stages that an export reads.
     program = export_stage(cast(Stages, chain), 0)
     names = user_inputs(program)
     save(to_onnx(program, names, ["logits"], chain.modality.axes, None), path)
@@ -155,12 +155,12 @@ def export_plain(chain: PlainChain, path: str | os.PathLike, *, int8: bool, rows
 
 
 class PlainOnnx:
-    """As [`PlainChain`], run by ONNX Runtime with the options of [`OnnxStages`].
+    """Like [`PlainChain`], run by ONNX Runtime with the options of [`OnnxStages`].
 
     Args:
-        path (`str` or `os.PathLike`): of [`export_plain`].
-        config ([`PlainConfig`]): of the classifier.
-        dtype (`torch.dtype`): of its images and logits.
+        path (`str` or `os.PathLike`): file of [`export_plain`].
+        config ([`PlainConfig`]): config of the classifier.
+        dtype (`torch.dtype`): dtype of its images and logits.
     """
 
     def __init__(self, path: str | os.PathLike, config: PlainConfig, dtype: torch.dtype):
@@ -174,7 +174,7 @@ class PlainOnnx:
         self.task, self.modality = task_of(config.mainnet_config)
 
     def check_mode(self) -> None:
-        """See [`StageChain`]: a file has no mode."""
+        """See [`StageChain`]. Does nothing: a file has no mode."""
 
     def __len__(self) -> int:
         return 1

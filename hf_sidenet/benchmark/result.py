@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark found, as a document, a table, a picture and a verdict."""
+"""Result of a benchmark: document, tables, figure and verdict."""
 
 import json
 import os
@@ -24,26 +24,26 @@ from .verdict import Verdict, verdict_of
 
 logger = logging.get_logger(__name__)
 
-# Of benchmark.json; it rises when a field changes its meaning.
+# Version of benchmark.json, incremented when a field changes its meaning.
 BENCHMARK_VERSION = 1
 BENCHMARK = FolderKind(
     document="benchmark.json",
     marks=("schema_version", "verdict", "sizes"),
     names=("benchmark.md", "benchmark.png"),
 )
-# What the CSV file is named by, beside the hardware.
+# Packages whose versions are in the name of the CSV file, after the hardware.
 NAMED = ("torch", "transformers", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What a benchmark found.
+    """Result of a benchmark.
 
     Args:
-        sizes (`list[SizeResult]`): one per batch size.
-        settings (`dict[str, Any]`): what was asked of [`run_benchmark`], and the threads.
+        sizes (`list[SizeResult]`): results per batch size.
+        settings (`dict[str, Any]`): arguments of [`run_benchmark`], and the number of threads.
         environment (`dict[str, Any]`): hardware and versions.
-        about (`dict[str, Any]`): model and data.
+        about (`dict[str, Any]`): description of model and data.
     """
 
     sizes: list[SizeResult]
@@ -52,11 +52,11 @@ class BenchmarkResult:
     about: dict[str, Any]
 
     def text(self) -> str:
-        """The verdict and a Markdown table per batch size, for people."""
+        """Return the verdict and a Markdown table per batch size."""
         return text_of(self.sizes, self.verdict, self.settings, self.about)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as a dict for JSON."""
         return {
             "schema_version": BENCHMARK_VERSION,
             "about": self.about,
@@ -67,18 +67,18 @@ class BenchmarkResult:
         }
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> list[Path]:
-        """Write `benchmark.json`, `benchmark.md`, `benchmark.png`, and a CSV file named by hardware and versions.
-        Without matplotlib there is no picture, but everything else is written.
+        """Write `benchmark.json`, `benchmark.md`, `benchmark.png`, and a CSV file named after hardware and
+        versions. Without matplotlib there is no figure, but everything else is written.
 
         Args:
-            directory (`str` or `os.PathLike`): made where it does not exist.
-            overwrite (`bool`, *optional*, defaults to `False`): the folder may hold something, see [`writing_folder`].
+            directory (`str` or `os.PathLike`): created if it does not exist.
+            overwrite (`bool`, *optional*, defaults to `False`): the folder may have content, see [`writing_folder`].
 
         Returns:
             `list[Path]`: the files.
 
         Raises:
-            ValueError: there is a folder that holds something.
+            ValueError: the folder exists and is not empty.
         """
         names = [BENCHMARK.document, "benchmark.md", "benchmark.png", f"{file_name(self.environment)}.csv"]
         with writing_folder(directory, BENCHMARK, overwrite=overwrite) as folder:
@@ -90,7 +90,7 @@ class BenchmarkResult:
             try:
                 plot_benchmark(self.sizes, folder / names[2], self.title)
             except ImportError as error:
-                logger.warning("The benchmark has no picture: %s", error)
+                logger.warning("The benchmark has no figure: %s", error)
                 del names[2]
         return [Path(directory) / name for name in names]
 
@@ -107,7 +107,7 @@ class BenchmarkResult:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, threads, versions, date, and how this process was started, without secrets."""
+    """Return hardware, threads, versions, date, and the command line of this process, without secrets."""
     found = versions()
     with suppress(PackageNotFoundError):
         found["onnxruntime"] = version("onnxruntime")
@@ -120,10 +120,10 @@ def environment() -> dict[str, Any]:
 
 
 def file_name(environment: dict[str, Any]) -> str:
-    """A name that says hardware and versions, as `"cpu-xeon-2-threads-gpu-none-torch-2.15.0-transformers-5.23.0"`.
+    """Return a name from hardware and versions, e.g. `"cpu-xeon-2-threads-gpu-none-torch-2.15.0-transformers-5.23.0"`.
 
     Args:
-        environment (`dict[str, Any]`): of [`environment`].
+        environment (`dict[str, Any]`): output of [`environment`].
     """
     versions = [f"{name}-{environment['versions'][name]}" for name in NAMED if name in environment["versions"]]
     words = "-".join([environment["hardware"], *versions])

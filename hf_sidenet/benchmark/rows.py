@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a benchmark: real ones, in the two orders in which they come, and the answer that each has to get."""
+"""Rows of a benchmark: real rows in two orders, and the expected answer to each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from ..models.exit_rule import answers, route
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
-# With fewer rows per batch, fewer rows are enough for a median, and more would take most of the time.
+# Small batches need fewer rows for a stable median, and would otherwise take most of the time.
 MAX_BATCHES = 128
-# Of the model whose answers all methods are compared with.
+# Batch size of the model whose answers all methods are compared with.
 BATCH_SIZE = 32
 ANY_EXIT = -1
 
 
 def read_rows(stages: StageChain, rows: Rows, count: int, seed: int) -> tuple[list[Row], list[int]]:
-    """Some rows of a data set, in random order, and their classes.
+    """Return some rows of a data set, in random order, and their classes.
 
     Args:
-        stages ([`StageChain`]): that they are for.
-        rows ([`Rows`]): with labels.
-        count (`int`): how many, all where there are no more.
-        seed (`int`): of the choice and the order.
+        stages ([`StageChain`]): stages that will read the rows.
+        rows ([`Rows`]): rows with labels.
+        count (`int`): number of rows, at most all.
+        seed (`int`): seed of the choice and the order.
 
     Raises:
         ValueError: a row cannot be answered or has no label.
@@ -56,25 +56,25 @@ class OrderedBatches:
     """The same rows in two orders.
 
     Args:
-        mixed (`list[list[Row]]`): as they came.
-        bucketed (`list[list[Row]]`): sorted by length within a window.
+        mixed (`list[list[Row]]`): batches in the original order.
+        bucketed (`list[list[Row]]`): batches sorted by length within a window.
     """
 
     mixed: list[list[Row]]
     bucketed: list[list[Row]]
 
     def of(self, bucketed: bool) -> list[list[Row]]:
-        """Those of one order."""
+        """Return the batches in one order."""
         return self.bucketed if bucketed else self.mixed
 
 
 def cut(rows: Sequence[Row], batch_size: int, max_batches: int = MAX_BATCHES) -> OrderedBatches:
-    """Batches of the first rows, in both orders.
+    """Cut the first rows into batches, in both orders.
 
     Args:
-        rows (`Sequence[Row]`): in mixed order.
+        rows (`Sequence[Row]`): rows in mixed order.
         batch_size (`int`): rows per batch; the last may be smaller.
-        max_batches (`int`, *optional*, defaults to 128): rows beyond these batches are left out.
+        max_batches (`int`, *optional*, defaults to 128): rows beyond these batches are dropped.
     """
     rows = list(rows[: max_batches * batch_size])
     ordered = by_length(rows, LOOKAHEAD * batch_size)
@@ -84,11 +84,11 @@ def cut(rows: Sequence[Row], batch_size: int, max_batches: int = MAX_BATCHES) ->
 
 
 def by_length(rows: Sequence[Row], window: int) -> list[Row]:
-    """Rows as the runner orders them: sorted by length within each window, up and down by turns.
+    """Order rows like the runner: sorted by length within each window, alternating between ascending and descending.
 
     Args:
-        rows (`Sequence[Row]`): in mixed order.
-        window (`int`): rows that are read ahead.
+        rows (`Sequence[Row]`): rows in mixed order.
+        window (`int`): number of rows read ahead.
     """
     ordered = []
     for number, start in enumerate(range(0, len(rows), window)):
@@ -98,11 +98,11 @@ def by_length(rows: Sequence[Row], window: int) -> list[Row]:
 
 
 class Reference:
-    """The answers that methods are compared with: of every exit to every row, by the model's own forward with exits
-    off. They are computed once.
+    """Answers that methods are compared with: of every exit to every row, by the model's own forward with exits off,
+    computed once.
 
     Args:
-        model (`Callable[[], SideNetPreTrainedModel]`): gives the model, in the precision that answers are compared in.
+        model (`Callable[[], SideNetPreTrainedModel]`): returns the model, in the precision of the comparison.
     """
 
     def __init__(self, model: Callable[[], SideNetPreTrainedModel]):
@@ -111,10 +111,10 @@ class Reference:
         self._logits: torch.Tensor | None = None
 
     def exit_logits(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Logits of shape `(num_rows, num_exits, num_labels)`, by place.
+        """Return logits of shape `(num_rows, num_exits, num_labels)`, by place.
 
         Args:
-            rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
+            rows (`Sequence[Row]`): rows with `place` 0, 1, 2, ...
         """
         if self._logits is None or self._rows is not rows:
             self._rows, self._logits = rows, self._collect(rows)
@@ -123,7 +123,7 @@ class Reference:
     def routed(
         self, thresholds: Sequence[float], temperatures: Sequence[float]
     ) -> Callable[[Sequence[Row]], tuple[torch.Tensor, torch.Tensor]]:
-        """A function that gives the class and exit of each row at this θ; see `expected` of [`Method`]."""
+        """Return a function that returns class and exit of each row at this θ; see `expected` of [`Method`]."""
 
         def expected(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
             logits = self.exit_logits(rows)
@@ -133,7 +133,7 @@ class Reference:
         return expected
 
     def mainnet(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The MainNet's class of each row, at any exit."""
+        """Return the MainNet's class of each row, with any exit."""
         labels = self.model().task.answer(self.exit_logits(rows)[:, -1])
         return labels, torch.full_like(labels, ANY_EXIT)
 
@@ -147,18 +147,18 @@ class Reference:
 def logits_by_place(
     call: Callable[[dict[str, torch.Tensor]], torch.Tensor], stages: StageChain, rows: Sequence[Row]
 ) -> torch.Tensor:
-    """Logits of a model for rows, in float32 on the host, by place.
+    """Return logits of a model for rows, in float32 on the CPU, by place.
 
     Args:
         call (`Callable[[dict[str, torch.Tensor]], torch.Tensor]`): inputs of a batch → logits `(rows, ...)`.
-        stages ([`StageChain`]): says where inputs go, how they are padded and in which precision.
-        rows (`Sequence[Row]`): with `place` 0, 1, 2, ...
+        stages ([`StageChain`]): device, padding and precision of the inputs.
+        rows (`Sequence[Row]`): rows with `place` 0, 1, 2, ...
     """
     found: dict[int, torch.Tensor] = {}
     for alike in by_kind(sorted(rows, key=lambda row: row.length)):
         for i in range(0, len(alike), BATCH_SIZE):
             batch = collate(alike[i : i + BATCH_SIZE], padding_of(stages), stages.device)
-            # Images come in the precision of the checkpoint.
+            # Images must have the precision of the checkpoint.
             inputs = {k: v.to(stages.dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
             logits = call(inputs).float().cpu()
             found |= {row.place: each for row, each in zip(batch.rows, logits, strict=True)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole benchmark: every method at every batch size."""
+"""Run a benchmark: every method at every batch size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from .rows import MAX_BATCHES, OrderedBatches, cut
 
 
 BATCH_SIZES = (1, 8, 32, 128)
-# To prepare on, such as a runner that measures its ways: rows, and batches at least.
+# Minimum rows and batches to prepare on, e.g. for a runner that measures its routings.
 SAMPLE_ROWS, SAMPLE_BATCHES = 64, 2
-# Where it is among the batch sizes, memory is measured there.
+# Memory is measured at this batch size if it is among the batch sizes.
 MEMORY_BATCH_SIZE = 32
 
 
@@ -44,36 +44,36 @@ def run_benchmark(
 
     Args:
         methods (`Sequence[Method]`):
-            In the order of the table. Accuracies are held against the first plain one's.
+            Methods in the order of the table. Accuracies are compared with the first plain method's.
         rows (`Sequence[Row]`): real rows in mixed order, with `place` 0, 1, 2, ...
         labels (`Sequence[int]`): their classes.
         batch_sizes (`Sequence[int]`, *optional*, defaults to 1, 8, 32, 128): rows per batch.
-        repeats (`int`, *optional*, defaults to 3): rounds that count, after one that does not.
-        max_batches (`int`, *optional*, defaults to 128): at small batch sizes only the first rows are taken.
+        repeats (`int`, *optional*, defaults to 3): timed rounds, after a warm-up round.
+        max_batches (`int`, *optional*, defaults to 128): limits the rows at small batch sizes.
         max_accuracy_drop (`float`, *optional*, defaults to 0.01):
-            A method that is less accurate than the first plain one by more is left out of the verdict.
-        memory (`bool`, *optional*, defaults to `False`): measure peak memory at one batch size, each method in a
-            process of its own.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): where the methods run.
-        seed (`int`, *optional*, defaults to 0): of the order of the turns.
-        about (`Mapping[str, Any]`, *optional*): what the report says about model and data, in values for JSON.
+            Methods whose accuracy is lower than the first plain method's by more are left out of the verdict.
+        memory (`bool`, *optional*, defaults to `False`): measure peak memory at one batch size, each method in its
+            own process.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): device of the methods.
+        seed (`int`, *optional*, defaults to 0): seed of the order in which methods run.
+        about (`Mapping[str, Any]`, *optional*): description of model and data for the report, with JSON values.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Raises:
-        ValueError: an argument has an impossible value.
-        RuntimeError: a method leaves a row without an answer, or its process to measure memory failed.
+        ValueError: an argument is invalid.
+        RuntimeError: a method does not answer a row, or the process that measures its memory failed.
     """
     _check(methods, rows, labels, batch_sizes)
     for name, value in (("repeats", repeats), ("max_batches", max_batches)):
         if value < 1:
             raise ArgumentError(name, "must be ≥ 1", value)
-    # So that NaN is refused too.
+    # Also rejects NaN.
     if not 0 <= max_accuracy_drop <= 1:
         raise ArgumentError("max_accuracy_drop", "must be in [0, 1]", max_accuracy_drop)
     rounds = _Rounds(methods, labels, repeats, torch.device(device), seed, progress)
     expected = {method.name: method.expected(rows) for method in methods if method.expected is not None}
     memory_size = MEMORY_BATCH_SIZE if MEMORY_BATCH_SIZE in batch_sizes else max(batch_sizes)
-    # First, since its processes may fail, and times take long.
+    # First, since its processes may fail and timing takes long.
     peaks = rounds.memory(cut(rows, memory_size, max_batches), memory_size) if memory else {}
     sizes = []
     for batch_size in batch_sizes:
@@ -94,7 +94,7 @@ def run_benchmark(
 
 @dataclass(frozen=True)
 class _Rounds:
-    """What stays the same at every batch size."""
+    """Settings that are the same at every batch size."""
 
     methods: Sequence[Method]
     labels: Sequence[int]
@@ -110,7 +110,7 @@ class _Rounds:
         expected: dict[str, tuple[torch.Tensor, torch.Tensor]],
         memory: dict[str, float | None],
     ) -> SizeResult:
-        """Everything at one batch size."""
+        """Time all methods at one batch size."""
         clocks, stage_clocks = [], []
         bar = logging.tqdm(self.methods, desc=f"Preparing for batch size {batch_size}", disable=not self.progress)
         for method in bar:
@@ -131,7 +131,7 @@ class _Rounds:
         return summarize(batch_size, clocks, stage_clocks, self.labels, expected, memory)
 
     def memory(self, batches: OrderedBatches, batch_size: int) -> dict[str, float | None]:
-        """Peak memory of each method, in MB."""
+        """Measure the peak memory of each method, in MB."""
         bar = logging.tqdm(self.methods, desc="Measuring memory", disable=not self.progress)
         return {
             method.name: peak_memory(method, _with_largest(batches.of(method.bucketed), batch_size), self.device)
@@ -140,12 +140,12 @@ class _Rounds:
 
 
 def _sample(batches: list[list[Row]], batch_size: int) -> list[list[Row]]:
-    """Batches that stand for all."""
+    """Return representative batches."""
     return [batches[i] for i in _places(batches, batch_size)]
 
 
 def _with_largest(batches: list[list[Row]], batch_size: int) -> list[list[Row]]:
-    """The same, and the batch with the most padded tokens, which sets the peak."""
+    """Return representative batches and the one with the most padded tokens, which determines the peak."""
     largest = max(range(len(batches)), key=lambda i: len(batches[i]) * max(max(row.length, 1) for row in batches[i]))
     return [batches[i] for i in sorted({*_places(batches, batch_size), largest})]
 
@@ -157,8 +157,10 @@ def _places(batches: list[list[Row]], batch_size: int) -> list[int]:
 def _check(methods: Sequence[Method], rows: Sequence[Row], labels: Sequence[int], batch_sizes: Sequence[int]) -> None:
     check_methods(methods)
     if not rows or [row.place for row in rows] != list(range(len(rows))):
-        raise ArgumentError("rows", f"must be at least one, with `place` 0, 1, 2, ..., got {len(rows)} with others")
+        raise ArgumentError(
+            "rows", f"must be at least one, with `place` 0, 1, 2, ..., got {len(rows)} with other places"
+        )
     if len(labels) != len(rows):
         raise ArgumentError("labels", f"must be as many as rows, {len(rows)}, got {len(labels)}")
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) < len(batch_sizes):
-        raise ArgumentError("batch_sizes", f"must be different whole numbers ≥ 1, got {list(batch_sizes)}")
+        raise ArgumentError("batch_sizes", f"must be distinct integers ≥ 1, got {list(batch_sizes)}")

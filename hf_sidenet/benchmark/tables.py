@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements as tables: Markdown for people, readable in a terminal, and CSV for programs."""
+"""Measurements as tables: Markdown, readable in a terminal, and CSV."""
 
 import csv
 import os
@@ -13,27 +13,26 @@ from .methods import order_name
 from .verdict import Verdict
 
 
-# Fields with several values, which have columns of their own in CSV.
+# Fields with several values, each of which gets its own column in CSV.
 SEVERAL = ("latency_ms", "shares", "notes")
 LEGEND = """\
-Each method's twin is the plain MainNet in the same precision, engine and order. All methods took turns batch by \
-batch on the same rows, in {repeats} rounds after a warm-up; times are sums over batches of the median over rounds. \
-{num_threads} CPU threads, device {device}. The largest difference between rounds of one method is {spread:.0f} % of \
-its median.
-- order: mixed, as rows come, or by length, sorted within a window of 32 batches.
-- p50, p95, p99: milliseconds from the start of the call that brought a row to its answer, while rows come without a \
-pause. It includes waiting for other rows, but not the time to collect a batch or a window.
-- exits %: share of the rows that each exit answered, SideNets first.
+Each method's twin is the plain MainNet in the same precision, engine and order. All methods were interleaved batch \
+by batch on the same rows, in {repeats} rounds after a warm-up; times are sums over batches of the median over \
+rounds. {num_threads} CPU threads, device {device}. The largest difference between rounds of one method is \
+{spread:.0f} % of its median.
+- order: mixed (original order) or by length (sorted within a window of 32 batches).
+- p50, p95, p99: milliseconds from the start of the call that brought a row to its answer, while rows arrive without \
+a pause. Includes waiting for other rows, but not the time to collect a batch or a window.
+- exits %: share of rows answered at each exit, SideNets first.
 - ideal: time if splitting batches were free, Σ over batches of t0 + Σ (fraction that reached stage k) · tk, with the \
-times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1, rows of \
-several batches went on together in a better batch size.
-- (t0 + t1 + …) / plain: all stages one after the other against the plain MainNet. It should be near 1, at batch \
-size 1 up to a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
+times of each stage alone on the same padded batches in this run. of ideal: ideal time / time. Above 1: rows of \
+several batches continued together at a better batch size.
+- (t0 + t1 + …) / plain: all stages in sequence, relative to the plain MainNet. It should be near 1, at batch size 1 \
+up to a tenth more per SideNet; otherwise the machine was too busy: run the benchmark again.
 - × twin: throughput as a multiple of the twin's at this batch size; × its best: at the batch size that suits the \
 twin best.
-- other: rows that got another class than from the checkpoint's own forward (of a plain one: than from its MainNet), \
-in float32 where that is compared, and after the slash rows that left at another exit. In float32, ours should have \
-0/0."""
+- other: rows with another class than in the checkpoint's own forward (for plain methods: than in its MainNet), in \
+float32 if that is compared, and after the slash rows that exited elsewhere. In float32, ours should have 0/0."""
 
 
 def text_of(
@@ -42,13 +41,13 @@ def text_of(
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> str:
-    """The whole text.
+    """Return the text of a result.
 
     Args:
-        sizes (`Sequence[SizeResult]`): what was measured.
-        verdict ([`Verdict`]): of them.
-        settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
-        about (`Mapping[str, Any]`): of [`BenchmarkResult`].
+        sizes (`Sequence[SizeResult]`): the measurements.
+        verdict ([`Verdict`]): their verdict.
+        settings (`Mapping[str, Any]`): settings of [`BenchmarkResult`].
+        about (`Mapping[str, Any]`): description of model and data.
     """
     parts = []
     if about:
@@ -58,7 +57,7 @@ def text_of(
     if verdict.left_out:
         drop = f"{100 * settings['max_accuracy_drop']:g} % of the rows"
         names = [f"{name} (batch size {', '.join(map(str, at))})" for name, at in verdict.left_out.items()]
-        parts.append(f"Not counted, since they are right on more than {drop} less: {'; '.join(names)}.")
+        parts.append(f"Not counted, since their accuracy is lower by more than {drop}: {'; '.join(names)}.")
     for size in sizes:
         parts.append(f"## Batch size {size.batch_size}, {size.num_rows:,} rows")
         parts.append(method_table(size.methods))
@@ -73,7 +72,7 @@ def text_of(
 
 
 def method_table(methods: Sequence[MethodResult]) -> str:
-    """One line per method; columns of which nothing is known are left out."""
+    """Return a table with one line per method; empty columns are left out."""
     columns: list[tuple[str, Callable[[MethodResult], str | None]]] = [
         ("method", lambda r: r.name),
         ("rows/s", lambda r: f"{r.rows_per_second:,.0f}"),
@@ -97,7 +96,7 @@ def method_table(methods: Sequence[MethodResult]) -> str:
 
 
 def stage_table(stages: Sequence[StageResult]) -> str:
-    """One line per chain of stages and order."""
+    """Return a table with one line per chain of stages and order."""
     count = max(len(each.milliseconds) for each in stages)
     header = ["stages alone, ms/row", *(f"t{k}" for k in range(count)), "(t0 + t1 + …) / plain"]
     lines = [
@@ -121,10 +120,10 @@ def write_results_csv(
     """Write one line per batch size and method.
 
     Args:
-        sizes (`Sequence[SizeResult]`): what was measured.
-        settings (`Mapping[str, Any]`): of [`BenchmarkResult`].
-        environment (`Mapping[str, Any]`): of [`BenchmarkResult`].
-        path (`str` or `os.PathLike`): the file.
+        sizes (`Sequence[SizeResult]`): the measurements.
+        settings (`Mapping[str, Any]`): settings of [`BenchmarkResult`].
+        environment (`Mapping[str, Any]`): environment of [`BenchmarkResult`].
+        path (`str` or `os.PathLike`): output file.
     """
     num_exits = max(len(result.shares) for size in sizes for result in size.methods)
     lines = [
@@ -162,7 +161,7 @@ def _capital(text: str) -> str:
 
 
 def _notes(sizes: Sequence[SizeResult]) -> list[str]:
-    """What is said of methods, each once."""
+    """Return the notes on methods, without repetition."""
     found: dict[str, dict[str, list[int]]] = {}
     for size in sizes:
         for result in size.methods:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a checkpoint is compared: its stages, and its MainNet without SideNets, in each precision and engine.
+"""Variants of a checkpoint to compare: its stages, and its MainNet without SideNets, in each precision and engine.
 
-Nothing is loaded before it is needed, so that a process which measures one method holds only what that one needs.
+Loading is lazy, so a process that measures one method holds only what this method needs.
 """
 
 import os
@@ -32,26 +32,26 @@ from .plain import PlainChain, PlainConfig, PlainOnnx, export_plain, plain_mainn
 
 
 INT8 = "int8"
-# What ONNX Runtime runs, and in which precision the checkpoint is exported for it.
+# Precisions in ONNX Runtime → precision of the checkpoint to export.
 ONNX_PRECISIONS = {"float32": "float32", "float16": "float16", INT8: "float32"}
 CALIBRATION_ROWS = 128
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared, in values for JSON, so that another process can make the same methods.
+    """What to compare, as JSON values, so that another process can make the same methods.
 
     Args:
         directory (`str`): checkpoint with SideNets.
         precisions (`Sequence[str]`): `"float32"`, `"bfloat16"`, `"float16"`.
         engines (`Sequence[str]`): `"eager"`, `"compiled"`, `"ONNX Runtime"`.
         also (`Sequence[str]`, *optional*):
-            Checkpoints that were calibrated again in another precision and exported folders, which take the place of
-            `directory` there; their precisions are compared too.
-        onnx (`Mapping[str, Sequence[str]]`, *optional*): exported folder and file of the plain MainNet, by precision;
-            of [`Catalog.with_onnx`].
-        thresholds (`Sequence[float]`, *optional*): θ instead of the checkpoints' own.
-        device (`str`, *optional*, defaults to `"cpu"`): where all of them run.
+            Checkpoints recalibrated in another precision and exported folders, which replace `directory` in their
+            precisions; these precisions are compared too.
+        onnx (`Mapping[str, Sequence[str]]`, *optional*): exported folder and file of the plain MainNet, by precision,
+            from [`Catalog.with_onnx`].
+        thresholds (`Sequence[float]`, *optional*): θ, instead of the checkpoints' own.
+        device (`str`, *optional*, defaults to `"cpu"`): device of all methods.
     """
 
     directory: str
@@ -64,15 +64,15 @@ class Settings:
 
 
 class Checkpoint:
-    """A checkpoint with SideNets, loaded in one precision.
+    """Checkpoint with SideNets, loaded in one precision.
 
     Args:
         directory (`str`): folder or Hub id.
-        precision (`str`, *optional*): name of a dtype; by default as it is stored.
-        device (`torch.device`): where it goes.
+        precision (`str`, *optional*): name of a dtype; defaults to the stored one.
+        device (`torch.device`): device of the model.
 
     Raises:
-        ValueError: its weights are quantized, which its dtype does not say.
+        ValueError: its weights are quantized, which its dtype does not show.
     """
 
     def __init__(self, directory: str, precision: str | None, device: torch.device):
@@ -90,7 +90,7 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> SideNetPreTrainedModel:
-        """The model with its SideNets."""
+        """Model with its SideNets."""
         model, _ = load_checkpoint(self.directory, check=False, dtype=self.dtype)
         return model.to(self.device)  # pyright: ignore[reportArgumentType]  the types of its wrapper lack `self`
 
@@ -101,12 +101,12 @@ class Checkpoint:
 
 
 class TorchVariant:
-    """A checkpoint, run by PyTorch.
+    """Checkpoint run by PyTorch.
 
     Args:
-        checkpoint ([`Checkpoint`]): in its precision.
+        checkpoint ([`Checkpoint`]): checkpoint in its precision.
         engine (`str`): `"eager"` or `"compiled"`.
-        thresholds (`Sequence[float]`, *optional*): θ instead of the checkpoint's.
+        thresholds (`Sequence[float]`, *optional*): θ, instead of the checkpoint's.
     """
 
     def __init__(self, checkpoint: Checkpoint, engine: str, thresholds: Sequence[float] | None = None):
@@ -119,15 +119,15 @@ class TorchVariant:
         self.note = note_on_thresholds(checkpoint.config, self.precision, thresholds is not None)
 
     def stages(self) -> StageChain:
-        """The chain of stages."""
+        """Return the chain of stages."""
         return self._stages
 
     def plain(self) -> Any:
-        """The MainNet alone, as a chain of one stage."""
+        """Return the MainNet alone, as a chain of one stage."""
         return self._plain
 
     def model(self) -> SideNetPreTrainedModel | None:
-        """The model, where its own forward runs in this engine."""
+        """Return the model if its own forward runs in this engine."""
         return self.checkpoint.model if self.engine == EAGER else None
 
     @cached_property
@@ -140,12 +140,12 @@ class TorchVariant:
 
 
 class OnnxVariant:
-    """An exported folder; see [`TorchVariant`].
+    """Exported folder; see [`TorchVariant`].
 
     Args:
-        folder (`str`): of `hf-sidenet export`.
+        folder (`str`): folder made by `hf-sidenet export`.
         plain (`str`): file of [`export_plain`].
-        thresholds (`Sequence[float]`, *optional*): θ instead of the folder's.
+        thresholds (`Sequence[float]`, *optional*): θ, instead of the folder's.
     """
 
     engine = ONNX_RUNTIME
@@ -162,15 +162,15 @@ class OnnxVariant:
         self.note = note_on_thresholds(self.config, self.precision, thresholds is not None)
 
     def stages(self) -> StageChain:
-        """The chain of stages."""
+        """Return the chain of stages."""
         return self._stages
 
     def plain(self) -> Any:
-        """The MainNet alone, as a chain of one stage."""
+        """Return the MainNet alone, as a chain of one stage."""
         return self._plain
 
     def model(self) -> None:
-        """`None`: ONNX Runtime runs stages only, not a model with its own forward."""
+        """Return `None`: ONNX Runtime runs only stages, not the model's own forward."""
         return None
 
     @cached_property
@@ -183,16 +183,16 @@ class OnnxVariant:
 
 
 class Choice:
-    """Which variants the settings ask for. A checkpoint or folder that was calibrated in a precision takes the place
-    of the base checkpoint there.
+    """Variants that the settings ask for. A checkpoint or folder calibrated in a precision replaces the base
+    checkpoint in that precision.
 
     Args:
-        settings ([`Settings`]): what is compared.
-        base ([`Checkpoint`]): of `settings.directory`, as it is stored.
+        settings ([`Settings`]): what to compare.
+        base ([`Checkpoint`]): checkpoint of `settings.directory`, as stored.
 
     Raises:
-        ValueError: `also` names something with other SideNets, classes or MainNet, or two of one precision, or
-            `precisions` one that no chosen engine runs.
+        ValueError: `also` names something with other SideNets, classes or MainNet, or two items of the same precision,
+            or `precisions` contains one that no chosen engine runs.
     """
 
     def __init__(self, settings: Settings, base: Checkpoint):
@@ -218,7 +218,7 @@ class Choice:
                 self._check_engines(name, precision)
 
     def variants(self) -> list[TorchVariant | OnnxVariant]:
-        """Everything that runs here, PyTorch first."""
+        """Return all variants, PyTorch first."""
         engines = [engine for engine in self.settings.engines if engine != ONNX_RUNTIME]
         found: list[TorchVariant | OnnxVariant] = [
             TorchVariant(self._checkpoint(precision), engine, self.settings.thresholds)
@@ -229,19 +229,19 @@ class Choice:
         return [*found, *onnx_variants(self.settings)]
 
     def for_onnx(self) -> dict[str, Checkpoint]:
-        """What ONNX Runtime has to run, by precision: exported folders, and the requested precisions it supports."""
+        """Return the checkpoints for ONNX Runtime by precision: exported ones, and supported requested ones."""
         asked = self.settings.precisions if self._onnx_wanted() else ()
         precisions = dict.fromkeys([*(each for each in asked if each in ONNX_PRECISIONS), *self.exported])
         return {precision: self._checkpoint(ONNX_PRECISIONS[precision]) for precision in precisions}
 
     def for_reference(self) -> Checkpoint:
-        """Its own forward gives the expected answers: in float32 if that is compared, else as stored."""
+        """Return the checkpoint whose forward gives the expected answers: in float32 if compared, else as stored."""
         return self._checkpoint(FLOAT32) if FLOAT32 in {*self.precisions, *self.exported} else self.base
 
     def left_out(self, precision: str) -> str:
-        """Which chosen engines do not run a precision that is compared; empty if all of them do."""
+        """Return a note on the chosen engines that do not run a compared precision; empty if all do."""
         without = [engine for engine in self.settings.engines if engine not in _engines_of(precision)]
-        return f"{precision} is not run by {', '.join(without)}" if without and precision in self.precisions else ""
+        return f"{precision} does not run in {', '.join(without)}" if without and precision in self.precisions else ""
 
     def export(self, folder: str | os.PathLike, rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
         """Export what is missing; see [`export_variants`]."""
@@ -264,7 +264,7 @@ class Choice:
             if other[what] != expected:
                 raise ArgumentError(
                     "also",
-                    f"must name what has {what} {expected}, as the checkpoint, got {path!r} with {other[what]}",
+                    f"must have {what} {expected}, like the checkpoint, got {path!r} with {other[what]}",
                 )
 
     def _check_engines(self, name: str, precision: str) -> None:
@@ -278,12 +278,12 @@ class Choice:
 
 
 def onnx_variants(settings: Settings) -> list[OnnxVariant]:
-    """What was exported for ONNX Runtime."""
+    """Return the variants exported for ONNX Runtime."""
     return [OnnxVariant(folder, plain, settings.thresholds) for folder, plain in settings.onnx.values()]
 
 
 def exported_by_precision(paths: Sequence[str]) -> dict[str, str]:
-    """Exported folders, by the precision in which they compute.
+    """Return exported folders by the precision in which they compute.
 
     Raises:
         ValueError: a folder is damaged, not for ONNX Runtime, or two have the same precision.
@@ -309,17 +309,17 @@ def export_variants(
     """Export what is missing.
 
     Args:
-        checkpoints (`Mapping[str, Checkpoint]`): what to export, by the precision in which it will compute.
-        exported (`Mapping[str, str]`): folders that exist already.
-        folder (`str` or `os.PathLike`): where the others are written.
-        rows (`Sequence[Row]`): that show a plain MainNet the ranges of its convolutions in int8. They are those of the
-            benchmark, which is in its favor.
+        checkpoints (`Mapping[str, Checkpoint]`): checkpoints to export, by the precision in which they will compute.
+        exported (`Mapping[str, str]`): existing exported folders.
+        folder (`str` or `os.PathLike`): output folder.
+        rows (`Sequence[Row]`): rows to calibrate the convolutions of a plain MainNet in int8. They are the benchmark's
+            own rows, which favors the plain MainNet.
 
     Returns:
         `dict[str, tuple[str, str]]`: exported folder and file of the plain MainNet, by precision.
 
     Raises:
-        ValueError: int8 of convolutions needs rows that are not those of the benchmark.
+        ValueError: convolutions in int8 need calibration rows other than the benchmark's.
     """
     found = {}
     for precision, checkpoint in checkpoints.items():
@@ -337,29 +337,29 @@ def export_variants(
 
 
 def in_engine(chain: Stages | PlainChain, engine: str) -> Any:
-    """A chain as it is, or compiled.
+    """Return a chain as is, or compiled.
 
     Args:
-        chain ([`Stages`] or [`PlainChain`]): of torch modules.
+        chain ([`Stages`] or [`PlainChain`]): chain of torch modules.
         engine (`str`): `"eager"` or `"compiled"`.
     """
-    # All that is read of it, both have.
+    # Both have all attributes that CompiledStages reads.
     return CompiledStages(cast(Stages, chain), {}) if engine == COMPILED else chain
 
 
 def note_on_thresholds(config: SideNetConfig, precision: str, by_hand: bool) -> str:
-    """What the reader has to know about θ if it was not calibrated in this precision; else empty.
+    """Return a note on θ if it was not calibrated in this precision, else an empty string.
 
     Args:
-        config ([`SideNetConfig`]): with the evidence.
-        precision (`str`): of the variant.
+        config ([`SideNetConfig`]): config with the evidence.
+        precision (`str`): precision of the variant.
         by_hand (`bool`): whether θ was given to the benchmark.
     """
     if by_hand:
         return "θ given by hand"
     if config.calibration is None:
         return "θ without evidence"
-    # Of "int8 (ONNX Runtime)" the number format counts.
+    # In "int8 (ONNX Runtime)" only the number format matters.
     calibrated = config.calibration.get("precision", "unknown precision").partition(" ")[0]
     return "" if calibrated == precision else f"θ certified in {calibrated}"
 
@@ -371,18 +371,18 @@ def _export(checkpoint: Checkpoint, folder: str, int8: bool) -> None:
         raise ArgumentError(
             "also",
             "must name a folder of `hf-sidenet export --int8` for a MainNet of convolutions, "
-            "since training rows show their ranges, got none",
+            "whose ranges are calibrated on training rows, got none",
         ) from error
 
 
 def _engines_of(precision: str) -> list[str]:
-    """The engines that run a precision."""
+    """Return the engines that run a precision."""
     in_torch = [EAGER, COMPILED] if precision in DTYPES else []
     return [*in_torch, ONNX_RUNTIME] if precision in ONNX_PRECISIONS else in_torch
 
 
 def _described(config: SideNetConfig) -> dict[str, Any]:
-    """What has to be equal so that both can answer the same rows."""
+    """Return what must be equal for two checkpoints to answer the same rows."""
     mainnet = config.mainnet_config
     return {
         "SideNets at": config.exit_layers,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is it worth it here? One answer for every batch size, and one for all of them."""
+"""Verdict on whether early exits pay off here, for every batch size and overall."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from .measures import MethodResult, SizeResult
 from .methods import OURS, PLAIN, RIVAL
 
 
-# A smaller lead may be noise: one round differs from the next by as much.
+# A smaller lead may be noise: rounds differ by this much.
 MARGIN = 1.05
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether early exits pay.
+    """Whether early exits pay off.
 
     Args:
-        worth (`bool`, *optional*): `None` where no plain MainNet or nothing of ours was measured.
-        text (`str`): why, in a sentence.
-        left_out (`dict[str, list[int]]`): methods that are not accurate enough to count, and at which batch sizes.
-        sizes (`list[Verdict]`): the same for each batch size alone.
+        worth (`bool`, *optional*): `None` if no plain MainNet or none of our methods was measured.
+        text (`str`): verdict and reason, as a sentence.
+        left_out (`dict[str, list[int]]`): methods that are not accurate enough to count, with their batch sizes.
+        sizes (`list[Verdict]`): verdicts for each batch size.
     """
 
     worth: bool | None
@@ -46,30 +46,30 @@ class _Place:
 
 
 def verdict_of(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> Verdict:
-    """The verdict: "worth it here" where a method of ours is faster than its twin and than every plain MainNet, at any
-    batch size that was measured, by more than noise.
+    """Return the verdict: "worth it here" if one of our methods is faster than its twin and than every plain MainNet
+    at any measured batch size, by more than noise.
 
     Args:
-        sizes (`Sequence[SizeResult]`): what was measured.
-        max_accuracy_drop (`float`): a method that is less accurate than the first plain one by more does not count,
-            neither ours nor a plain one.
+        sizes (`Sequence[SizeResult]`): the measurements.
+        max_accuracy_drop (`float`): methods, ours or plain, whose accuracy is lower than the first plain one's by more
+            do not count.
     """
     each = [_verdict([size], max_accuracy_drop, f"batch size {size.batch_size}: ") for size in sizes]
     return _verdict(sizes, max_accuracy_drop, "", each)
 
 
 def accurate(size: SizeResult, max_accuracy_drop: float) -> list[MethodResult]:
-    """Methods that are not less accurate than the first plain one by more than this, all where there is no plain one.
+    """Return the methods within `max_accuracy_drop` of the first plain one, all if there is no plain one.
 
     Args:
-        size ([`SizeResult`]): a batch size.
+        size ([`SizeResult`]): results at a batch size.
         max_accuracy_drop (`float`): fraction of the rows.
     """
     reference = next((result for result in size.methods if result.group == PLAIN), None)
     if reference is None:
         return size.methods
     lowest = reference.accuracy - max_accuracy_drop
-    # One row more or less is no rounding error.
+    # The tolerance covers rounding, and is far below one row.
     return [result for result in size.methods if result.accuracy >= lowest - 1e-9]
 
 
@@ -105,7 +105,7 @@ def _verdict(
 
 
 def _rivals(good: Sequence[_Place], best: _Place) -> str:
-    """The fastest rival that is accurate enough, where it is faster than the best of ours."""
+    """Return a text on the fastest accurate rival if it is faster than the best of ours, else an empty string."""
     rivals = [place for place in good if place.result.group == RIVAL and place.speed > best.speed]
     if not rivals:
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to answer batches: by one stage, by the whole batch together, and as a [`SideNetRunner`] does."""
+"""Ways to answer batches: by one stage, with the whole batch together, and like [`SideNetRunner`]."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ Answer = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def by_first_stage(stages: StageChain) -> Answer:
-    """Stage 0 answers every row: a plain classifier, or the first SideNet alone.
+    """Return a function that answers every row at stage 0: a plain classifier, or the first SideNet alone.
 
     Args:
         stages ([`StageChain`]): the chain.
@@ -31,8 +31,8 @@ def by_first_stage(stages: StageChain) -> Answer:
 
 
 def by_whole_batch(stages: StageChain) -> Answer:
-    """All rows of a batch continue until every one of them is confident enough: the policy of PABEE's and earlyon's
-    batched inference. All are answered at the exit where the batch stops.
+    """Return a function that runs all rows of a batch until every row is confident enough, the policy of PABEE's and
+    earlyon's batched inference. All rows are answered at the exit where the batch stops.
 
     Args:
         stages ([`StageChain`]): the chain.
@@ -57,12 +57,12 @@ def by_whole_batch(stages: StageChain) -> Answer:
 
 
 class AsRunner:
-    """An engine in which no row waits longer than a window after its own.
+    """Engine in which no row waits longer than one window after its own.
 
     Args:
-        engine ([`Engine`]): of the way that was chosen.
-        note (`str`): which.
-        window (`int`): batches that the runner reads ahead.
+        engine ([`Engine`]): engine of the chosen routing.
+        note (`str`): name of the routing.
+        window (`int`): number of batches that the runner reads ahead.
     """
 
     def __init__(self, engine: Engine, note: str, window: int):
@@ -107,14 +107,14 @@ def as_runner(
     batch_size: int,
     batches: Sequence[Sequence[Row]],
 ) -> AsRunner:
-    """What a runner with `routing="auto"` would be here: it measures its ways first, not on the clock.
+    """Return an engine like a runner with `routing="auto"`: it measures its routings first, outside the timing.
 
     Args:
         stages ([`StageChain`]): the chain.
-        model ([`SideNetPreTrainedModel`], *optional*): the model, where its own forward runs as well.
+        model ([`SideNetPreTrainedModel`], *optional*): the model, if its own forward can be used too.
         num_in_flight (`int`): see [`PoolingEngine`].
-        batch_size (`int`): rows of stage 0.
-        batches (`Sequence[Sequence[Row]]`): to measure on.
+        batch_size (`int`): rows per batch of stage 0.
+        batches (`Sequence[Sequence[Row]]`): batches to measure on.
     """
     makers = engines_of(stages, model, pool_size=full_batch(batch_size), num_in_flight=num_in_flight)
     times = measure_routings(makers, batches)

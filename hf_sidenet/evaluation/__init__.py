@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy against compute, as tables, figures and a report."""
+"""Accuracy against compute: tables, figures and a report."""
 
 from .bootstrap import Interval, bootstrap_intervals
 from .curves import DEFAULT_THRESHOLDS, CurvePoint, fixed_points, format_thresholds, sweep, table, write_csv

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Percentile bootstrap over rows: how far would a number move on other rows of the same kind?
+"""Percentile bootstrap over rows: how much would a number vary on other rows of the same kind?
 
-A resample draws as many rows as there are, with replacement, which is the same as giving every row a weight: how often
-it was drawn. A statistic is therefore a function of weights, and its own value is what it says when all weights are 1.
-The same seed gives the same resamples, so that statistics taken together are paired.
+A resample draws as many rows as there are, with replacement, which amounts to weighting every row by how often it was
+drawn. A statistic is therefore a function of weights; its value on the data has all weights 1. The same seed gives the
+same resamples, so statistics computed together are paired.
 
 Limits: the interval covers the choice of test rows only, not another training run. It is a plain percentile interval:
-a statistic that is biased upwards on few rows, as the calibration error is, has an interval that lies too high.
+for a statistic that is biased upward on few rows, such as the calibration error, the interval is too high.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ from ..models.errors import ArgumentError
 # Weights of shape (num_resamples, num_rows) in, values of shape (num_resamples, num_values) out.
 Statistic = Callable[[torch.Tensor], torch.Tensor]
 Key = TypeVar("Key", bound=Hashable)
-# Of weights held at a time: 16 MiB.
+# Weights held in memory at a time: 16 MiB.
 CHUNK_ELEMENTS = 2**21
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its interval, by default of the percentile bootstrap. NaN where it is not defined.
+    """Number with its interval, by default from the percentile bootstrap. NaN if undefined.
 
     Args:
-        value (`float`): on the rows as they are.
+        value (`float`): value on the rows themselves.
         low (`float`): lower end.
         high (`float`): upper end.
     """
@@ -50,16 +50,16 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[Key, list[Interval]]:
-    """Intervals of several statistics, all on the same resamples.
+    """Return intervals of several statistics, all on the same resamples.
 
     Args:
         statistics (`Mapping[Hashable, Callable]`):
             Each takes weights of shape `(num_resamples, num_rows)` and returns values of shape
-            `(num_resamples, num_values)`. Resamples in which a value is NaN do not count for it.
+            `(num_resamples, num_values)`. NaN values are ignored.
         num_rows (`int`): rows to draw from.
-        num_resamples (`int`, *optional*, defaults to 1000): how many times they are drawn.
+        num_resamples (`int`, *optional*, defaults to 1000): number of resamples.
         level (`float`, *optional*, defaults to 0.95): fraction of the resamples inside the interval.
-        seed (`int`, *optional*, defaults to 0): of the draws.
+        seed (`int`, *optional*, defaults to 0): seed of the draws.
 
     Returns:
         `dict[Hashable, list[Interval]]`: for each statistic, one interval per value.
@@ -83,7 +83,7 @@ def bootstrap_intervals(
 
 
 def resample_weights(num_rows: int, num_resamples: int, seed: int) -> Iterator[torch.Tensor]:
-    """How often each row is drawn in each resample: float64 of shape `(some resamples, num_rows)`, in chunks."""
+    """Yield how often each row is drawn in each resample, in chunks: float64 of shape `(chunk_size, num_rows)`."""
     generator = torch.Generator().manual_seed(seed)
     for size in chunk_sizes(num_rows, num_resamples):
         drawn = torch.randint(num_rows, (size, num_rows), generator=generator)
@@ -92,21 +92,21 @@ def resample_weights(num_rows: int, num_resamples: int, seed: int) -> Iterator[t
 
 
 def chunk_sizes(num_rows: int, total: int) -> Iterator[int]:
-    """Cut `total` vectors of `num_rows` into chunks of bounded memory."""
+    """Yield sizes of chunks of `total` vectors of length `num_rows`, such that chunks have bounded memory."""
     size = max(1, CHUNK_ELEMENTS // num_rows)
     for start in range(0, total, size):
         yield min(size, total - start)
 
 
 def percentiles(samples: torch.Tensor, level: float) -> tuple[float, float]:
-    """The ends of the middle `level` of `samples` of shape `(num_samples,)`; NaNs do not count."""
+    """Return the ends of the middle `level` of `samples` of shape `(num_samples,)`, ignoring NaNs."""
     tail = (1 - level) / 2
     low, high = torch.nanquantile(samples, torch.tensor([tail, 1 - tail], dtype=samples.dtype)).tolist()
     return low, high
 
 
 def _intervals(values: torch.Tensor, resampled: torch.Tensor, level: float) -> list[Interval]:
-    # Column by column, since PyTorch's quantile refuses tensors of more than 16 million elements.
+    # Column by column: torch.quantile rejects tensors of more than 16 million elements.
     columns = resampled.T.contiguous()
     return [
         Interval(value, *percentiles(column, level)) for value, column in zip(values.tolist(), columns, strict=True)
@@ -114,7 +114,7 @@ def _intervals(values: torch.Tensor, resampled: torch.Tensor, level: float) -> l
 
 
 def weighted_means(columns: torch.Tensor) -> Statistic:
-    """Mean of each column.
+    """Return a statistic: the mean of each column.
 
     Args:
         columns (`torch.Tensor` of shape `(num_rows, num_columns)`): bools or numbers.
@@ -124,11 +124,11 @@ def weighted_means(columns: torch.Tensor) -> Statistic:
 
 
 def weighted_mean_among(column: torch.Tensor, chosen: torch.Tensor) -> Statistic:
-    """Mean of a column over some of the rows, NaN where none of them has a weight.
+    """Return a statistic: the mean of a column over some rows, NaN if all their weights are 0.
 
     Args:
         column (`torch.Tensor` of shape `(num_rows,)`): bools or numbers.
-        chosen (`torch.BoolTensor` of shape `(num_rows,)`): the rows that count.
+        chosen (`torch.BoolTensor` of shape `(num_rows,)`): rows to average over.
     """
     both = torch.stack([column.double() * chosen, chosen.double()], 1)
 
@@ -142,7 +142,7 @@ def weighted_mean_among(column: torch.Tensor, chosen: torch.Tensor) -> Statistic
 def weighted_calibration_error(
     confidences: torch.Tensor, correct: torch.Tensor, num_bins: int, low: float, high: float
 ) -> Statistic:
-    """The expected calibration error, as [`~metrics.expected_calibration_error`], whose arguments these are."""
+    """Return a statistic: the expected calibration error, see [`~metrics.expected_calibration_error`]."""
     member = _membership(confidences, correct, num_bins, low, high)
     gaps = member * (correct.double() - confidences.double())[:, None]
     inside = member.sum(1)
@@ -154,12 +154,12 @@ def weighted_calibration_error(
 
 
 def weighted_auroc(confidences: torch.Tensor, correct: torch.Tensor) -> Statistic:
-    """How well confidence ranks right answers above wrong ones: the probability that a right row is surer than a wrong
-    one, ties counting half. NaN where all rows are right, or all wrong.
+    """Return a statistic: the AUROC of confidence, the probability that a correct row has a higher confidence than a
+    wrong one, with ties counting half. NaN if all rows are correct or all are wrong.
 
     Args:
         confidences (`torch.Tensor` of shape `(num_rows,)`): confidence of each answer.
-        correct (`torch.BoolTensor` of shape `(num_rows,)`): whether it was right.
+        correct (`torch.BoolTensor` of shape `(num_rows,)`): whether it is correct.
     """
     order = confidences.argsort()
     ranked, correct = confidences[order].contiguous(), correct[order]
@@ -181,17 +181,17 @@ def weighted_auroc(confidences: torch.Tensor, correct: torch.Tensor) -> Statisti
 def calibrated_errors(
     confidences: torch.Tensor, all_bins: Sequence[Bins], num_samples: int, seed: int
 ) -> torch.Tensor:
-    """Calibration errors that a perfectly calibrated model with these confidences would show: of rows with confidence
-    c a share of c is right only in the mean, so its error on few rows is not 0.
+    """Simulate the calibration errors of a perfectly calibrated model with these confidences. They are not 0 on few
+    rows: the fraction of correct rows among those with confidence c is c only in expectation.
 
     Args:
         confidences (`torch.Tensor` of shape `(num_rows,)`): in [0, 1].
         all_bins (`Sequence[Bins]`): arguments of [`~metrics.reliability_bins`], such as `PAPER_BINS`.
-        num_samples (`int`): how many times right and wrong are drawn.
-        seed (`int`): of the draws.
+        num_samples (`int`): number of simulations.
+        seed (`int`): seed of the draws.
 
     Returns:
-        `torch.Tensor` of shape `(num_samples, len(all_bins))`: float64, NaN where no row lies in the bins.
+        `torch.Tensor` of shape `(num_samples, len(all_bins))`: float64, NaN if no row lies in the bins.
     """
     confidences = confidences.double()
     nobody = torch.zeros(len(confidences), dtype=torch.bool)
@@ -208,9 +208,9 @@ def calibrated_errors(
 def _membership(
     confidences: torch.Tensor, correct: torch.Tensor, num_bins: int, low: float, high: float
 ) -> torch.Tensor:
-    """Which row lies in which bin: 0 or 1, of shape `(num_rows, num_bins)`."""
+    """Return which row lies in which bin: 0 or 1, of shape `(num_rows, num_bins)`."""
     bins, num_below = reliability_bins(confidences, correct, num_bins, low, high)
-    # In the order of confidence the bins are runs of rows, so that their counts say where they are.
+    # Sorted by confidence, the rows of a bin are consecutive, so the counts locate them.
     counts = torch.tensor([num_below, *(b.count for b in bins)])
     member = torch.zeros(len(confidences), num_bins + 1, dtype=torch.float64)
     member[confidences.argsort(), torch.arange(num_bins + 1).repeat_interleave(counts)] = 1

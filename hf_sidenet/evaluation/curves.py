@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy against compute as θ moves (Morisot, arXiv 2007.13512, figures 2 and 4), from records and costs alone."""
+"""Accuracy against compute as θ moves (Morisot, arXiv 2007.13512, figures 2 and 4), from records and costs."""
 
 import csv
 import os
@@ -24,16 +24,16 @@ DEFAULT_THRESHOLDS = (
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy and mean cost of one setting. All values are fractions, costs those of the plain MainNet.
+    """Accuracy and mean cost at one θ. All values are fractions; costs are fractions of the plain MainNet's.
 
     Args:
         thresholds (`list[float]`): θ of each SideNet.
-        accuracy (`float`): fraction of rows answered rightly.
+        accuracy (`float`): fraction of rows answered correctly.
         shares (`list[float]`): fraction of rows answered at each exit.
         params (`float`): mean number of parameters used per row.
         flops (`float`): mean floating-point operations per row.
         milliseconds (`float`): mean time per row.
-        name (`str`, *optional*): what a fixed point is; empty on a curve.
+        name (`str`, *optional*): name of a fixed point; empty on a curve.
     """
 
     thresholds: list[float]
@@ -54,15 +54,15 @@ def sweep(
     """Route the records at each θ.
 
     Args:
-        records ([`ExitRecords`]): what every exit says.
-        costs ([`ExitCosts`]): of the same model.
+        records ([`ExitRecords`]): answers of every exit.
+        costs ([`ExitCosts`]): costs of the same model.
         thresholds (`Sequence`, *optional*):
-            Values of θ, each one for all SideNets or a list with one per SideNet; by default 19 from 0 to 1, dense
-            near 1, for all SideNets.
-        temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+            Values of θ, each a number for all SideNets or a list with one per SideNet. Defaults to 19 numbers from 0
+            to 1, dense near 1.
+        temperatures (`list[float]`, *optional*): one per exit; defaults to 1 each.
 
     Raises:
-        ValueError: an argument is impossible, or records and costs have different numbers of exits.
+        ValueError: an argument is invalid, or records and costs have different numbers of exits.
     """
     _check_same_exits(records, costs)
     points = []
@@ -74,7 +74,7 @@ def sweep(
 
 
 def fixed_points(records: ExitRecords, costs: ExitCosts) -> list[CurvePoint]:
-    """The plain MainNet alone (cost 1, no heads), then each SideNet answering every row.
+    """Return the plain MainNet alone (cost 1, no heads), then each SideNet answering every row.
 
     Raises:
         ValueError: records and costs have different numbers of exits.
@@ -102,7 +102,7 @@ def fixed_points(records: ExitRecords, costs: ExitCosts) -> list[CurvePoint]:
 
 
 def table(points: Sequence[CurvePoint]) -> str:
-    """The points as a Markdown table: accuracy and shares in percent, costs as fractions of the plain MainNet.
+    """Return a Markdown table: accuracy and shares in percent, costs as fractions of the plain MainNet's.
 
     Raises:
         ValueError: there are no points.
@@ -125,13 +125,13 @@ def table(points: Sequence[CurvePoint]) -> str:
 
 
 def format_thresholds(thresholds: Sequence[float]) -> str:
-    """`"0.9"` when all SideNets have the same θ, else `"0.9/0.95"`."""
+    """Return `"0.9"` if all SideNets have the same θ, else `"0.9/0.95"`."""
     texts = [f"{threshold:.10g}" for threshold in thresholds]
     return texts[0] if len(set(texts)) == 1 else "/".join(texts)
 
 
 def write_csv(points: Sequence[CurvePoint], path: str | os.PathLike) -> None:
-    """Write the points, one line each, all values as fractions and in full precision.
+    """Write one line per point, with all values as fractions in full precision.
 
     Raises:
         ValueError: there are no points.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the exits: reliability diagrams, shares along the path, confidences. Readable in gray."""
+"""Figures of the exits: reliability diagrams, shares along the path, confidences. Readable in grayscale."""
 
 import math
 import os
@@ -19,13 +19,13 @@ from .quality import ExitQuality, exit_confidences
 
 
 FIGURES = ("accuracy_cost.png", "reliability.png", "exit_shares.png", "confidences.png")
-# The folder of `hf-sidenet evaluate`: the figures, and what they are of.
+# Output folder of `hf-sidenet evaluate`: the figures and their data.
 EVALUATION = FolderKind("evaluation.json", marks=("checkpoint", "evaluation"), names=FIGURES)
 MAX_COLUMNS = 4
 PANEL_WIDTH = 3.3  # inches
 MAX_TICKS = 24
 NUM_CONFIDENCE_BINS = 20
-# Neighbors differ in both, so that shares are told apart without color.
+# Neighbors differ in both, so shares can be distinguished without color.
 FILLS = ("0.92", "0.72", "0.5", "0.82", "0.62")
 HATCHES = ("", "////", "", "....", "xxxx", "\\\\\\\\", "---")
 LINES = (("-", "o"), ("--", "^"), (":", "s"))
@@ -37,9 +37,9 @@ def save_figures(
     """Write `accuracy_cost.png`, `reliability.png`, `exit_shares.png` and `confidences.png`.
 
     Args:
-        evaluation ([`ExitEvaluation`]): of these records.
+        evaluation ([`ExitEvaluation`]): evaluation of these records.
         records ([`ExitRecords`]): the test rows.
-        directory (`str` or `os.PathLike`): made where it does not exist.
+        directory (`str` or `os.PathLike`): created if it does not exist.
         title (`str`): model and data.
 
     Returns:
@@ -47,7 +47,7 @@ def save_figures(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the records are not those of the evaluation.
+        ValueError: the records do not match the evaluation.
     """
     _check_same_rows(evaluation, records)
     directory = Path(directory)
@@ -62,7 +62,7 @@ def save_figures(
 
 def plot_reliability(evaluation: ExitEvaluation, path: str | os.PathLike, title: str) -> None:
     """Draw a reliability diagram of each exit, with the number of rows per bin below it (Morisot, arXiv 2007.13512,
-    figure 3; here with 15 bins, and the ECE written for the paper's 8 bins too).
+    figure 3; here with 15 bins, and also showing the ECE with the paper's 8 bins).
 
     Args:
         evaluation ([`ExitEvaluation`]): its 15 bins are drawn.
@@ -94,8 +94,8 @@ def plot_reliability(evaluation: ExitEvaluation, path: str | os.PathLike, title:
 
 
 def plot_exit_shares(evaluation: ExitEvaluation, path: str | os.PathLike, title: str) -> None:
-    """Draw which share of the rows each exit answers, and below it the mean cost in the three currencies, at each
-    point of the path; then, set apart, at the chosen θ and for the oracle.
+    """Draw the share of rows answered at each exit and, below, the mean cost in the three currencies, at each point of
+    the path and, set apart, at the chosen θ and for the oracle.
 
     Args:
         evaluation ([`ExitEvaluation`]): its path, θ and oracle.
@@ -106,7 +106,7 @@ def plot_exit_shares(evaluation: ExitEvaluation, path: str | os.PathLike, title:
         ImportError: matplotlib is not installed.
     """
     curve = evaluation.curve
-    # The two that stand apart stay as wide on paper however many points the path has.
+    # The width on paper of the two bars that are set apart does not depend on the number of points.
     apart = max(1.0, len(curve) / 20)
     places = [*range(len(curve)), len(curve) - 1 + 2 * apart, len(curve) - 1 + 3.2 * apart]
     widths = [1.0] * len(curve) + [apart] * 2
@@ -120,7 +120,7 @@ def plot_exit_shares(evaluation: ExitEvaluation, path: str | os.PathLike, title:
         for number, ((currency, name), (linestyle, marker)) in enumerate(zip(PANELS.items(), LINES, strict=True)):
             values = [getattr(point, currency).value for point in points]
             style = {"color": "0.1", "marker": marker, "markersize": 5, "markerfacecolor": "white"}
-            # In turns, so that lines near each other do not hide their markers.
+            # Markers alternate, so that close lines do not hide each other's.
             turns = (number * step // 3, step)
             costs.plot(places[:-2], values[:-2], linestyle=linestyle, markevery=turns, label=name, **style)
             costs.plot(places[-2:], values[-2:], linestyle="none", **style)
@@ -134,8 +134,8 @@ def plot_exit_shares(evaluation: ExitEvaluation, path: str | os.PathLike, title:
 
 
 def plot_confidences(evaluation: ExitEvaluation, records: ExitRecords, path: str | os.PathLike, title: str) -> None:
-    """Draw how sure each exit is of its right answers (upwards) and of its wrong ones (downwards), over all rows, and
-    its θ. Rows whose logits are NaN are not drawn.
+    """Draw histograms of each exit's confidence, for correct (upward) and wrong (downward) answers over all rows, and
+    its θ. Rows whose logits are NaN are left out.
 
     Args:
         evaluation ([`ExitEvaluation`]): its θ and temperatures.
@@ -145,7 +145,7 @@ def plot_confidences(evaluation: ExitEvaluation, records: ExitRecords, path: str
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the records are not those of the evaluation.
+        ValueError: the records do not match the evaluation.
     """
     _check_same_rows(evaluation, records)
     num_columns, num_lines = _grid(records.num_exits)
@@ -158,7 +158,7 @@ def plot_confidences(evaluation: ExitEvaluation, records: ExitRecords, path: str
             _draw_confidences(axes, evaluation, records, number)
         for axes in panels[:, 0]:
             axes.set_ylabel("rows (%), logarithmic above 1\n← wrong      right →")
-        # Of all panels, since they share it. Wrong answers are few, and would not be seen beside the right ones.
+        # All panels share this axis. On a linear scale the few wrong answers would be invisible.
         panels[0, 0].set_yscale("symlog", linthresh=1)
         panels[0, 0].set_ylim(-110, 110)
         panels[0, 0].set_yticks([-100, -10, -1, 0, 1, 10, 100])
@@ -177,7 +177,7 @@ def _check_same_rows(evaluation: ExitEvaluation, records: ExitRecords) -> None:
 
 
 def _grid(number: int) -> tuple[int, int]:
-    """Columns and lines for a number of panels."""
+    """Return the numbers of columns and lines for a number of panels."""
     num_columns = min(number, MAX_COLUMNS)
     return num_columns, math.ceil(number / num_columns)
 
@@ -197,7 +197,7 @@ def _draw_reliability(axes, exit: ExitQuality) -> None:
         f"ECE, 8 bins over 0.2-1: {_short(exit.paper_ece.error)}",
         f"   {exit.paper_ece.num_below:,} rows below 0.2",
     ]
-    # Above the panel: inside, it would hide bars of one exit or the other.
+    # Above the panel: inside, it would hide bars of some exits.
     axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, va="bottom", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 102))
     axes.set_title(exit.name, pad=54)
@@ -263,7 +263,7 @@ def _draw_confidences(axes, evaluation: ExitEvaluation, records: ExitRecords, nu
     title = evaluation.exits[number].name
     if number < len(evaluation.thresholds):
         theta = evaluation.thresholds[number]
-        axes.axvline(min(theta, 1.0), color="black", linestyle="--", linewidth=1.5, label="θ: surer rows leave")
+        axes.axvline(min(theta, 1.0), color="black", linestyle="--", linewidth=1.5, label="θ: rows above it exit")
         title += f", θ = {theta:.10g}"
     axes.set_title(title)
     axes.set_xlabel("confidence")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that records and costs say about a model with SideNets at its θ, each number with its interval."""
+"""Evaluation of a model with SideNets at its θ, from records and costs, each number with its interval."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from .quality import ExitQuality, ensemble_correct, exit_quality, exit_statistic
 from .recalls import ClassRecall, class_recalls, recall_introduction, recall_rows, recall_warnings
 
 
-# With fewer a resample of them says nothing about the machine.
+# Fewer rounds are too few to resample.
 MIN_ROUNDS = 3
 
 
@@ -33,18 +33,18 @@ def time_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """Mean time per row of several ways to answer the same rows, as a fraction of the plain MainNet's.
+    """Return the mean time per row of several ways to answer the same rows, as a fraction of the plain MainNet's.
 
     Args:
-        costs ([`ExitCosts`]): with the rounds of timing.
-        indices (`Sequence[torch.LongTensor]`, each of shape `(num_rows,)`): which exit answers each row.
-        num_exits (`int`): SideNets and MainNet.
-        num_resamples (`int`, *optional*, defaults to 1000): of rows and rounds.
+        costs ([`ExitCosts`]): costs with their rounds of timing.
+        indices (`Sequence[torch.LongTensor]`, each of shape `(num_rows,)`): exit that answers each row.
+        num_exits (`int`): number of exits, including the MainNet.
+        num_resamples (`int`, *optional*, defaults to 1000): number of resamples of rows and rounds.
         level (`float`, *optional*, defaults to 0.95): fraction of the resamples inside an interval.
-        seed (`int`, *optional*, defaults to 0): of the draws.
+        seed (`int`, *optional*, defaults to 0): seed of the draws.
 
     Returns:
-        `list[Interval]`: one for each of `indices`; the ends are NaN with fewer than [`MIN_ROUNDS`] rounds.
+        `list[Interval]`: one per item of `indices`; the ends are NaN with fewer than [`MIN_ROUNDS`] rounds.
     """
     at_exits = torch.stack(list(indices), 1)[..., None] == torch.arange(num_exits)  # (num_rows, num_points, num_exits)
     shares = weighted_means(at_exits.flatten(1))
@@ -59,7 +59,7 @@ def time_intervals(
     found = []
     for weights in resample_weights(num_rows, num_resamples, seed):
         drawn = torch.randint(len(rounds), (len(weights), len(rounds)), generator=generator)
-        times = rounds[drawn].quantile(0.5, dim=1)  # (resamples, num_exits + 1), medians as they are reported
+        times = rounds[drawn].quantile(0.5, dim=1)  # (resamples, num_exits + 1), medians, as reported
         of_exits = times[:, :-1] / times[:, -1:]
         found.append((shares(weights).unflatten(1, at_exits.shape[1:]) * of_exits[:, None]).sum(-1))
     columns = torch.cat(found).T.contiguous()
@@ -72,18 +72,18 @@ COUNTED = ("params", "flops")
 
 @dataclass(frozen=True)
 class EvaluatedPoint:
-    """One way to answer the rows, with intervals. All values are fractions, costs those of the plain MainNet.
+    """One way to answer the rows, with intervals. All values are fractions; costs are relative to the plain MainNet.
 
     Args:
-        thresholds (`list[float]`, *optional*): θ of each SideNet; `None` for the oracle, which has none.
-        accuracy (`Interval`): fraction of rows answered rightly.
+        thresholds (`list[float]`, *optional*): θ of each SideNet; `None` for the oracle.
+        accuracy (`Interval`): fraction of rows answered correctly.
         accuracy_drop (`Interval`): the reference's accuracy minus this one, on the same resamples.
         shares (`list[Interval]`): fraction of rows answered at each exit.
         params (`Interval`): mean number of parameters used per row.
         flops (`Interval`): mean floating-point operations per row.
         milliseconds (`Interval`):
-            Mean time per row. Its interval covers other rows and other rounds of timing; none where there were fewer
-            than [`MIN_ROUNDS`].
+            Mean time per row. Its interval covers other rows and other rounds of timing; NaN with fewer than
+            [`MIN_ROUNDS`] rounds.
     """
 
     thresholds: list[float] | None
@@ -97,28 +97,28 @@ class EvaluatedPoint:
 
 @dataclass(frozen=True)
 class ExitEvaluation:
-    """A model with SideNets on test rows: routed at θ, exit by exit, and along a path of θ.
+    """Evaluation of a model with SideNets on test rows: routed at θ, exit by exit, and along a path of θ.
 
-    Intervals are percentile bootstrap intervals over the rows: they say how the numbers would move on other rows of
-    the same kind, not with another training run. They are no guarantee for θ.
+    Intervals are percentile bootstrap intervals over the rows: they show how the numbers would vary on other rows of
+    the same kind, not with another training run. They do not guarantee anything about θ.
 
     Args:
         thresholds (`list[float]`): θ of each SideNet.
         temperatures (`list[float]`): one per exit.
-        num_rows (`int`): test rows.
-        num_resamples (`int`): bootstrap resamples.
-        level (`float`): of the intervals.
-        seed (`int`): of the resamples.
-        costs ([`ExitCosts`]): what an answer at each exit costs.
-        reference_accuracy (`Interval`): of the classifier to compare with, `records.mainnet_logits`.
-        routed (`EvaluatedPoint`): at `thresholds`.
+        num_rows (`int`): number of test rows.
+        num_resamples (`int`): number of bootstrap resamples.
+        level (`float`): level of the intervals.
+        seed (`int`): seed of the resamples.
+        costs ([`ExitCosts`]): cost of an answer at each exit.
+        reference_accuracy (`Interval`): accuracy of the classifier to compare with, `records.mainnet_logits`.
+        routed (`EvaluatedPoint`): routed at `thresholds`.
         oracle (`EvaluatedPoint`):
-            Each row leaves at the first exit that is right, or at the first exit where none is: what a perfect
-            confidence would give.
+            Each row exits at the first exit whose answer is correct, or at the first exit if there is none, as with a
+            perfect confidence.
         exits (`list[ExitQuality]`): the SideNets, then the MainNet.
-        ensemble_accuracy (`Interval`): of the mean of all exits' probabilities.
-        curve (`list[EvaluatedPoint]`): along the path.
-        recalls (`list[ClassRecall]`): of each class that has rows, at `thresholds`.
+        ensemble_accuracy (`Interval`): accuracy of the mean of all exits' probabilities.
+        curve (`list[EvaluatedPoint]`): points along the path.
+        recalls (`list[ClassRecall]`): recall of each class that has rows, at `thresholds`.
     """
 
     thresholds: list[float]
@@ -150,29 +150,30 @@ class ExitEvaluation:
         level: float = 0.95,
         seed: int = 0,
     ) -> "ExitEvaluation":
-        """Evaluate recorded answers. About a second for 3,000 rows, 4 exits and 100 points.
+        """Evaluate recorded answers. Takes about a second for 3,000 rows, 4 exits and 100 points.
 
         Args:
             records ([`ExitRecords`]): the test rows.
-            costs ([`ExitCosts`]): of the same model.
+            costs ([`ExitCosts`]): costs of the same model.
             thresholds (`list[float]`): θ of each SideNet, chosen on other rows.
-            temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+            temperatures (`list[float]`, *optional*): one per exit; defaults to 1 each.
             path (`Sequence[Sequence[float]]`, *optional*):
-                The points of the curve, θ of each SideNet; by default 19 values from 0 to 1, one for all SideNets.
-            names (`Sequence[str]`, *optional*): of the classes, by index; by default their numbers.
-            num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap, and of the calibrated model.
+                Points of the curve, θ of each SideNet; defaults to 19 values from 0 to 1, the same for all SideNets.
+            names (`Sequence[str]`, *optional*): names of the classes; defaults to their indices.
+            num_resamples (`int`, *optional*, defaults to 1000):
+                Number of bootstrap resamples, and of simulations of a calibrated model.
             level (`float`, *optional*, defaults to 0.95): fraction of the resamples inside an interval.
             seed (`int`, *optional*, defaults to 0): the same seed gives the same intervals.
 
         Raises:
-            ValueError: there are no rows, an argument is impossible, or records and costs do not fit together.
+            ValueError: there are no rows, an argument is invalid, or records and costs do not match.
         """
         if len(records) == 0:
             raise ArgumentError("records", "must hold at least one row, got none")
         temperatures = check_temperatures(temperatures, records.num_exits)
         if path is None:
             path = [[threshold] * (records.num_exits - 1) for threshold in DEFAULT_THRESHOLDS]
-        # Before anything is drawn: `sweep` checks θ and that the costs are of this model.
+        # Before any resampling: `sweep` checks θ and the costs.
         settings = [point.thresholds for point in sweep(records, costs, [thresholds, *path], temperatures)]
         indices = [records.route(setting, temperatures) for setting in settings]
         answered_at = indices[0]
@@ -221,18 +222,18 @@ class ExitEvaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain dicts, lists and numbers for JSON, fractions throughout; `None` for NaN."""
+        """Return everything as plain dicts, lists and numbers for JSON; fractions throughout, `None` for NaN."""
         return strict(asdict(self))
 
     def text(self) -> str:
-        """Markdown tables, in percent with intervals, without a title."""
+        """Return Markdown tables, in percent with intervals, without a title."""
         return evaluation_text(self)
 
 
 def oracle_index(records: ExitRecords) -> torch.Tensor:
-    """The first exit that is right in each row, 0 where none is: int64 of shape `(num_rows,)`."""
+    """Return the first correct exit of each row, 0 if there is none: int64 of shape `(num_rows,)`."""
     right = torch.stack([records.correct(logits) for logits in records.exit_logits.unbind(1)], 1)
-    # Which of equal values `max` finds is open: falling weights make the first right exit the largest.
+    # `max` may return any of several equal values: falling weights make the first correct exit the largest.
     first = (right * torch.arange(records.num_exits, 0, -1)).max(1).indices
     return torch.where(right.any(1), first, 0)
 
@@ -240,7 +241,7 @@ def oracle_index(records: ExitRecords) -> torch.Tensor:
 def _point_statistic(
     records: ExitRecords, costs: ExitCosts, indices: list[torch.Tensor], reference: torch.Tensor
 ) -> Statistic:
-    """For each way to answer: accuracy, accuracy drop, share of each exit, mean parameters and FLOPs."""
+    """Return a statistic: accuracy, accuracy drop, share of each exit, mean parameters and FLOPs of each way."""
     num_exits = records.num_exits
     right = [records.correct(answers(records.exit_logits, index)) for index in indices]
     at_exits = torch.stack(indices, 1)[..., None] == torch.arange(num_exits)  # (num_rows, num_points, num_exits)
@@ -270,7 +271,7 @@ def _points(
 
 
 def evaluation_text(evaluation: "ExitEvaluation") -> str:
-    """Five tables with a sentence each: routed, classes, exits, calibration, curve."""
+    """Return five tables, each with an introduction: routed, classes, exits, calibration, curve."""
     costs = evaluation.costs
     recalls = [asdict(each) for each in evaluation.recalls]
     recall_header, *recall_lines = recall_rows(recalls)
@@ -300,7 +301,7 @@ def evaluation_text(evaluation: "ExitEvaluation") -> str:
 
 
 def rounds_text(rounds: Sequence[Sequence[float]]) -> str:
-    """How far the MainNet's time moved while it was measured, in words that follow others in brackets."""
+    """Return the range of the MainNet's time over the rounds, to be appended to text in brackets."""
     if len(rounds) < 2:
         return ""
     times = [each[-1] for each in rounds]
@@ -308,7 +309,7 @@ def rounds_text(rounds: Sequence[Sequence[float]]) -> str:
 
 
 def percent(interval: Interval | None, digits: int = 2) -> str:
-    """`"84.00 [82.10, 86.00]"`, or a dash."""
+    """Return `"84.00 [82.10, 86.00]"`, or a dash."""
     return _shown(interval, 100, digits)
 
 
@@ -374,7 +375,7 @@ def _curve_table(evaluation: "ExitEvaluation") -> str:
     header = ["θ", "accuracy %", "drop, points", "params", "FLOPs", "ms", *(f"{name} %" for name in names)]
     rows = [
         [
-            # Only the oracle has none.
+            # Only the oracle has no thresholds.
             format_thresholds(cast("list[float]", point.thresholds)),
             *_accuracy_and_costs(point),
             *(f"{100 * share.value:.1f}" for share in point.shares),

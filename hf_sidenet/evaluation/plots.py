@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures. The only file that imports matplotlib, inside functions, so that the package works without it.
+"""Figures. The only module that imports matplotlib, inside functions, so the package works without it.
 
-Figures are built without pyplot: no window, no backend choice, no state shared with the caller's own plots.
+Figures are built without pyplot: no window, no choice of backend, no state shared with the caller's plots.
 """
 
 import os
@@ -17,14 +17,14 @@ from .curves import CurvePoint, format_thresholds
 from .exits import EvaluatedPoint, ExitEvaluation
 
 
-# currency → how its axis is called
+# Currency → label of its axis.
 PANELS = {"params": "parameters", "flops": "FLOPs", "milliseconds": "time"}
 SIDENET_MARKERS = "^vDPX<>"
 MARKERS = "os" + SIDENET_MARKERS
-X_ROOM = 1.18  # right of the dearest point, for its θ
+X_ROOM = 1.18  # room right of the most expensive point, for its θ
 MAX_MARKED = 8
-MIN_DISTANCE = 0.11  # between marked points, as a fraction of the panel
-LETTER_WIDTH, TEXT_HEIGHT = 0.016, 0.05  # of the text at a point, as fractions of the panel
+MIN_DISTANCE = 0.11  # between labeled points, as a fraction of the panel
+LETTER_WIDTH, TEXT_HEIGHT = 0.016, 0.05  # of the label at a point, as fractions of the panel
 MAX_LEGEND = 6  # entries in a row
 
 
@@ -34,7 +34,7 @@ def plot_accuracy_cost(
     """Draw accuracy against mean cost per row in three panels: parameters, FLOPs, milliseconds.
 
     Args:
-        curve (`Sequence[CurvePoint]`): points of [`~curves.sweep`], in the order of θ; some get their θ written on.
+        curve (`Sequence[CurvePoint]`): points of [`~curves.sweep`], ordered by θ; some are labeled with θ.
         fixed (`Sequence[CurvePoint]`): points of [`~curves.fixed_points`], the MainNet's first.
         path (`str` or `os.PathLike`): PNG file to write.
         title (`str`): model and data.
@@ -48,7 +48,7 @@ def plot_accuracy_cost(
     with _three_panels(path, title, [*curve, *fixed]) as panels:
         for axes, currency in zip(panels, PANELS, strict=True):
             _draw_panel(axes, curve, fixed, currency)
-        # When all three are drawn, since they share their axes, which end where the data of all of them end.
+        # After drawing all panels: they share their axes, whose limits depend on all data.
         for axes, currency in zip(panels, PANELS, strict=True):
             _write_thresholds(axes, curve, currency)
 
@@ -58,7 +58,7 @@ def plot_accuracy_cost_bands(evaluation: ExitEvaluation, path: str | os.PathLike
     MainNet alone and the oracle (Morisot, arXiv 2007.13512, figures 2 and 4).
 
     Args:
-        evaluation ([`ExitEvaluation`]): some points of its curve get their θ written on.
+        evaluation ([`ExitEvaluation`]): some points of its curve are labeled with θ.
         path (`str` or `os.PathLike`): PNG file to write.
         title (`str`): model and data.
 
@@ -77,17 +77,17 @@ def plot_accuracy_cost_bands(evaluation: ExitEvaluation, path: str | os.PathLike
             _draw_mark(axes, getattr(oracle, currency), oracle.accuracy, marker="D", label="oracle")
             _draw_mark(axes, getattr(routed, currency), routed.accuracy, marker="*", label=chosen, markersize=15)
             tidy(axes)
-        # When all three are drawn, since they share their axes, which end where the data of all of them end.
+        # After drawing all panels: they share their axes, whose limits depend on all data.
         for axes, currency in zip(panels, PANELS, strict=True):
             marks = [(mainnet, reference), *((getattr(p, currency), p.accuracy) for p in (routed, oracle))]
             _write_thresholds(axes, evaluation.curve, currency, marks)
 
 
 def plot_comparison(curves: Mapping[str, Sequence[CurvePoint]], path: str | os.PathLike, title: str) -> None:
-    """Draw several models or ways to train, a line each, in the same three panels; a point's `name` is written on.
+    """Draw several models or training methods, a line each, in the same three panels; points are labeled with `name`.
 
     Args:
-        curves (`Mapping[str, Sequence[CurvePoint]]`): name in the legend, and points in the order to be joined.
+        curves (`Mapping[str, Sequence[CurvePoint]]`): name in the legend → points in plotting order.
         path (`str` or `os.PathLike`): PNG file to write.
         title (`str`): what is compared, on which data.
 
@@ -111,7 +111,7 @@ def plot_comparison(curves: Mapping[str, Sequence[CurvePoint]], path: str | os.P
 
 @contextmanager
 def _three_panels(path: str | os.PathLike, title: str, points: Sequence[CurvePoint | EvaluatedPoint]) -> Iterator[Any]:
-    """Three axes to draw on; afterward they get labels and a legend, and the figure is written."""
+    """Yield three axes to draw on; on exit add labels and a legend and write the figure."""
     with new_figure(path, title, 13, 4.6) as figure:
         panels = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
         panels[0].set_xlim(0, X_ROOM * max(_value(getattr(point, name)) for point in points for name in PANELS))
@@ -124,13 +124,13 @@ def _three_panels(path: str | os.PathLike, title: str, points: Sequence[CurvePoi
 
 @contextmanager
 def new_figure(path: str | os.PathLike, title: str, width: float, height: float) -> Iterator[Any]:
-    """A figure to draw on; afterward it is written.
+    """Yield a figure to draw on; write it on exit.
 
     Args:
         path (`str` or `os.PathLike`): PNG file to write.
-        title (`str`): over all panels.
-        width (`float`): inches.
-        height (`float`): inches.
+        title (`str`): title over all panels.
+        width (`float`): width in inches.
+        height (`float`): height in inches.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -148,7 +148,7 @@ def new_figure(path: str | os.PathLike, title: str, width: float, height: float)
 
 
 def add_legend(figure, axes) -> None:
-    """One legend for all panels, below them, of what is drawn in one."""
+    """Add one legend below all panels, with the entries of `axes`."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), MAX_LEGEND), frameon=False)
 
@@ -178,7 +178,7 @@ def _draw_panel(axes, curve: Sequence[CurvePoint], fixed: Sequence[CurvePoint], 
 
 
 def _draw_band(axes, evaluation: ExitEvaluation, currency: str) -> None:
-    # A path may go to and fro in cost, and a band cannot.
+    # Costs along a path may go up and down; a band needs them sorted.
     curve = sorted(evaluation.curve, key=lambda point: getattr(point, currency).value)
     x = [getattr(point, currency).value for point in curve]
     value, low, high = ([100 * getattr(point.accuracy, end) for point in curve] for end in ("value", "low", "high"))
@@ -188,7 +188,7 @@ def _draw_band(axes, evaluation: ExitEvaluation, currency: str) -> None:
 
 
 def _draw_mark(axes, x: Interval, y: Interval, label: str, **style) -> None:
-    """A point with error bars. A percentile interval may lie beside its own value: a bar has no negative length."""
+    """Draw a point with error bars, clipped at 0: a percentile interval may not contain its own value."""
     bars = [
         [[max(0.0, scale * (end.value - end.low))], [max(0.0, scale * (end.high - end.value))]]
         for end, scale in ((x, 1), (y, 100))
@@ -200,7 +200,7 @@ def _draw_mark(axes, x: Interval, y: Interval, label: str, **style) -> None:
 
 
 def tidy(axes) -> None:
-    """A grid behind the data, and room above and below them."""
+    """Add a grid behind the data, and room above and below."""
     axes.margins(y=0.12)
     axes.grid(color="0.88")
     axes.set_axisbelow(True)
@@ -212,7 +212,7 @@ def _write_thresholds(
     currency: str,
     marks: Sequence[tuple[Interval, Interval]] = (),
 ) -> None:
-    """Write θ on points of the curve, where there is room beside each other and beside the marks (cost, accuracy)."""
+    """Label points of the curve with θ where labels overlap neither each other nor the marks (cost, accuracy)."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     places = [(_value(getattr(point, currency)), 100 * _value(point.accuracy)) for point in curve]
     inside = [((x - left) / (right - left), (y - bottom) / (top - bottom)) for x, y in places]
@@ -222,7 +222,7 @@ def _write_thresholds(
         taken.append((min(low, middle - 0.02), (100 * y.low - bottom) / (top - bottom)))
         taken[-1] += (max(high, middle + 0.02), (100 * y.high - bottom) / (top - bottom))
     for i in spread_indices(inside):
-        # Only the oracle has none.
+        # Only the oracle has no thresholds.
         text = short_thresholds(cast("list[float]", curve[i].thresholds))
         box = text_box(inside[i], text)
         if is_free(box, taken):
@@ -232,7 +232,7 @@ def _write_thresholds(
 
 
 def short_thresholds(thresholds: Sequence[float]) -> str:
-    """θ in four digits, in more where it would look like 1, which it is not."""
+    """Format θ with four digits, or more if a θ < 1 would round to 1."""
     rounded = [float(f"{threshold:.4g}") for threshold in thresholds]
     return format_thresholds([t if r >= 1 > t else r for t, r in zip(thresholds, rounded, strict=True)])
 
@@ -241,13 +241,13 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def text_box(place: tuple[float, float], text: str) -> Box:
-    """Where a text takes room right below a point, as fractions of the panel."""
+    """Return the area of a label below and right of a point, as fractions of the panel."""
     left, top = place[0] + 0.015, place[1] - 0.005
     return left, top - TEXT_HEIGHT, left + LETTER_WIDTH * len(text), top
 
 
 def is_free(box: Box, taken: Sequence[Box]) -> bool:
-    """Whether a box lies in the panel and over none of the others."""
+    """Return whether a box lies inside the panel and overlaps no other."""
     left, bottom, right, top = box
     if left < 0 or right > 1 or bottom < 0 or top > 1:
         return False
@@ -255,7 +255,7 @@ def is_free(box: Box, taken: Sequence[Box]) -> bool:
 
 
 def spread_indices(places: Sequence[tuple[float, float]]) -> list[int]:
-    """Points far enough apart to be written on, at most `MAX_MARKED`; `places` are fractions of the panel."""
+    """Return points far enough apart for labels, at most `MAX_MARKED`; `places` are fractions of the panel."""
     chosen: list[int] = []
     for i, (x, y) in enumerate(places):
         far = all(((x - places[j][0]) ** 2 + (y - places[j][1]) ** 2) ** 0.5 >= MIN_DISTANCE for j in chosen)

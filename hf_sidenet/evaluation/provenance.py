@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a number comes from: command, date, versions, hardware."""
+"""Provenance of results: command, date, versions, hardware."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ import torch
 
 
 def provenance() -> str:
-    """A Markdown list for the top of a result: this process's command, the commit, versions and hardware."""
+    """Return a Markdown list for the top of a result: command of this process, date, commit, versions and hardware."""
     return "\n".join(
         [
             f"- command: `{command()}`",
@@ -27,12 +27,12 @@ def provenance() -> str:
 
 
 def hardware() -> str:
-    """`"CPU: ..., 8 threads; GPU: none"`."""
+    """Return `"CPU: ..., 8 threads; GPU: none"`."""
     return f"CPU: {_cpu()}, {torch.get_num_threads()} threads; GPU: {_gpu()}"
 
 
 def command() -> str:
-    """As it was typed, without secrets: results are shared."""
+    """Return the command line of this process without secrets, since results are shared."""
     words = ["python", *sys.argv]
     for i, word in enumerate(words):
         name, equals, _ = word.partition("=")
@@ -41,12 +41,12 @@ def command() -> str:
                 words[i] = f"{name}=***"
             elif i + 1 < len(words):
                 words[i + 1] = "***"
-    # The Hub's tokens begin so, wherever they stand.
+    # Tokens of the Hub, wherever they occur.
     return re.sub(r"hf_[A-Za-z0-9]{16,}", "***", shlex.join(words))
 
 
 def commit() -> str:
-    """`git describe` of the checkout that this package runs from; installed packages have none."""
+    """Return `git describe` of the checkout that this package runs from, `"none"` for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return "none"
@@ -71,10 +71,10 @@ def _gpu() -> str:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Of everything that answers may depend on, as far as it is installed.
+    """Return the versions of Python and of the installed packages that answers may depend on.
 
     Args:
-        more (`str`): packages beside those that every model depends on.
+        more (`str`): packages beyond those that every model depends on.
     """
     found = {"python": platform.python_version()}
     for package in ("hf_sidenet", "torch", "transformers", "timm", *more):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good each exit is by itself: accuracy, calibration, and whether its confidence knows right from wrong."""
+"""Quality of each exit by itself: accuracy, calibration, and how well its confidence separates right from wrong."""
 
 from dataclasses import dataclass
 
@@ -28,11 +28,11 @@ class CalibrationError:
     """Expected calibration error of one exit.
 
     Args:
-        error (`Interval`): over the rows in the bins, a fraction; NaN when there are none.
+        error (`Interval`): error over the rows in the bins, a fraction; NaN if there are none.
         calibrated (`Interval`):
-            What a perfectly calibrated model with the same confidences would show: mean, and the band around it.
+            Error of a perfectly calibrated model with the same confidences: mean, and the band around it.
             An error inside the band is no evidence of miscalibration.
-        num_below (`int`): rows whose confidence is below the first bin, which do not enter.
+        num_below (`int`): number of rows with a confidence below the first bin, which are ignored.
         bins (`list[ReliabilityBin]`): the reliability diagram.
     """
 
@@ -44,21 +44,22 @@ class CalibrationError:
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit on the test rows; fractions, each with its bootstrap interval.
+    """Quality of one exit on the test rows: fractions, each with its bootstrap interval.
 
     Args:
         name (`str`): `"SideNet 0"`, ..., `"MainNet"`.
-        accuracy (`Interval`): over all rows.
-        answered_accuracy (`Interval`): over the rows that are answered there; NaN when there are none.
-        num_answered (`int`): how many these are.
-        paper_ece (`CalibrationError`): with the paper's 8 bins over 0.2-1.
-        standard_ece (`CalibrationError`): with 15 bins over 0-1.
+        accuracy (`Interval`): accuracy over all rows.
+        answered_accuracy (`Interval`): accuracy over the rows answered at this exit; NaN if there are none.
+        num_answered (`int`): number of rows answered at this exit.
+        paper_ece (`CalibrationError`): ECE with the paper's 8 bins over 0.2-1.
+        standard_ece (`CalibrationError`): ECE with 15 bins over 0-1.
         auroc (`Interval`):
-            Probability that a right row is surer than a wrong one, ties half; NaN when all are right or all wrong.
+            Probability that a correct row has a higher confidence than a wrong one, ties counting half; NaN if all are
+            correct or all are wrong.
         overthinking (`Interval`, *optional*):
-            Of all rows, those that this SideNet gets right and the MainNet wrong; `None` for the MainNet.
+            Fraction of all rows that this SideNet gets right and the MainNet wrong; `None` for the MainNet.
         ensemble_accuracy (`Interval`, *optional*):
-            Of the mean of this SideNet's and the MainNet's probabilities; `None` for the MainNet.
+            Accuracy of the mean of this SideNet's and the MainNet's probabilities; `None` for the MainNet.
     """
 
     name: str
@@ -73,12 +74,12 @@ class ExitQuality:
 
 
 def exit_confidences(records: ExitRecords, exit_index: int, temperature: float) -> torch.Tensor:
-    """Confidence of one exit in every row, of shape `(num_rows,)`; 0 where its logits are NaN."""
+    """Return the confidence of one exit in every row, of shape `(num_rows,)`; 0 where its logits are NaN."""
     return records.task.confidence(records.exit_logits[:, exit_index], temperature).nan_to_num(0.0)
 
 
 def ensemble_correct(records: ExitRecords, exits: list[int], temperatures: list[float]) -> torch.Tensor:
-    """Which rows the mean of the probabilities of some exits gets right, bools of shape `(num_rows,)`."""
+    """Return which rows the mean probabilities of some exits get right: bools of shape `(num_rows,)`."""
     at = torch.tensor([[temperatures[i]] for i in exits]).double()
     return records.correct(records.task.probabilities(records.exit_logits[:, exits].double(), at).mean(1))
 
@@ -86,11 +87,11 @@ def ensemble_correct(records: ExitRecords, exits: list[int], temperatures: list[
 def exit_statistics(
     records: ExitRecords, exit_index: int, temperatures: list[float], answered_at: torch.Tensor
 ) -> dict[str, Statistic]:
-    """What is bootstrapped of one exit, by the names of [`ExitQuality`]'s fields.
+    """Return the statistics of one exit to bootstrap, by field of [`ExitQuality`].
 
     Args:
         records ([`ExitRecords`]): the test rows.
-        exit_index (`int`): which exit.
+        exit_index (`int`): index of the exit.
         temperatures (`list[float]`): one per exit.
         answered_at (`torch.LongTensor` of shape `(num_rows,)`): the exit that answers each row.
     """
@@ -122,17 +123,17 @@ def exit_quality(
     level: float,
     seed: int,
 ) -> ExitQuality:
-    """Put the intervals of [`exit_statistics`] together with the diagrams and the bands of a calibrated model.
+    """Combine the intervals of [`exit_statistics`] with the diagrams and the bands of a calibrated model.
 
     Args:
         records ([`ExitRecords`]): the test rows.
-        exit_index (`int`): which exit.
-        temperature (`float`): its temperature.
+        exit_index (`int`): index of the exit.
+        temperature (`float`): temperature of the exit.
         answered_at (`torch.LongTensor` of shape `(num_rows,)`): the exit that answers each row.
-        intervals (`dict[str, Interval]`): by the same names.
-        num_samples (`int`): how many times a calibrated model is simulated.
+        intervals (`dict[str, Interval]`): interval of each statistic.
+        num_samples (`int`): number of simulations of a calibrated model.
         level (`float`): fraction of the simulations inside the band.
-        seed (`int`): of the simulations.
+        seed (`int`): seed of the simulations.
     """
     confidences = exit_confidences(records, exit_index, temperature)
     correct = records.correct(records.exit_logits[:, exit_index])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recall of every class: a mean over all rows hides what a rare class loses."""
+"""Recall of every class: a mean over all rows hides the losses of rare classes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,25 +15,25 @@ from ..models.exit_rule import answers
 from .bootstrap import Interval
 
 
-# That no class is said to lose where none does.
+# Bounds the probability of reporting a losing class when none loses.
 LOSS_LEVEL = 0.05
 SHOWN = 10
 
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """Of the rows of one class, how many are answered rightly.
+    """Recall of one class: the fraction of its rows answered correctly.
 
     Args:
         label_id (`int`): index of the class.
-        name (`str`): of the class.
-        num_rows (`int`): rows of it.
-        reference (`Interval`): recall of the classifier to compare with; the interval is Wilson's.
-        routed (`Interval`): recall with exits; as the former.
-        num_harmed (`int`): rows that the reference answers rightly and the routed model wrongly.
-        num_helped (`int`): the other way round.
-        p_value (`float`): of "the class loses nothing": McNemar's exact test, one-sided.
-        loses (`bool`): whether that is refuted at 0.05, corrected for the number of classes.
+        name (`str`): name of the class.
+        num_rows (`int`): number of its rows.
+        reference (`Interval`): recall of the classifier to compare with, with Wilson's interval.
+        routed (`Interval`): recall with exits, with Wilson's interval.
+        num_harmed (`int`): rows that the reference gets right and the routed model wrong.
+        num_helped (`int`): rows that the reference gets wrong and the routed model right.
+        p_value (`float`): p-value of "the class loses nothing", by McNemar's exact test, one-sided.
+        loses (`bool`): whether that is rejected at 0.05, corrected for the number of classes.
     """
 
     label_id: int
@@ -55,14 +55,14 @@ def class_recalls(
     *,
     level: float = 0.95,
 ) -> list[ClassRecall]:
-    """Recall of each class that has rows, by index.
+    """Return the recall of each class that has rows, ordered by index.
 
     Args:
-        records ([`ExitRecords`]): with the reference's logits.
+        records ([`ExitRecords`]): records with the reference's logits.
         thresholds (`list[float]`): θ of each SideNet.
         temperatures (`list[float]`): one per exit.
-        names (`Sequence[str]`, *optional*): of the classes, by index; by default their numbers.
-        level (`float`, *optional*, defaults to 0.95): of each interval.
+        names (`Sequence[str]`, *optional*): names of the classes; defaults to their indices.
+        level (`float`, *optional*, defaults to 0.95): level of each interval.
     """
     exit_index = records.route(thresholds, temperatures)
     reference = records.correct(records.mainnet_logits)
@@ -90,7 +90,7 @@ def class_recalls(
 
 
 def losing_most(recalls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """All classes by index, or, of more than ten, the ten that lose most, the greatest loss first.
+    """Return all classes by index or, if there are more than ten, the ten that lose most, largest loss first.
 
     Args:
         recalls (`Sequence[Mapping]`): [`ClassRecall`] as dicts, as in a report.
@@ -101,7 +101,7 @@ def losing_most(recalls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def recall_rows(recalls: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and rows of a table, in percent, of the classes of [`losing_most`]."""
+    """Return header and rows of a table, in percent, of the classes of [`losing_most`]."""
     header = ["class", "rows", "MainNet's recall %", "routed %", "harmed", "helped", "p"]
     rows = [
         [
@@ -119,7 +119,7 @@ def recall_rows(recalls: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def recall_introduction(recalls: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
-    """What the table shows; `level` is that of the intervals."""
+    """Return an introduction to the table; `level` is the level of the intervals."""
     which = f"The {SHOWN} of {len(recalls):,} classes that lose most" if len(recalls) > SHOWN else "Recall per class"
     return (
         f"{which}, with {100 * level:g} % intervals (Wilson). p: McNemar's exact test of rows that are "
@@ -128,7 +128,7 @@ def recall_introduction(recalls: Sequence[Mapping[str, Any]], level: float = 0.9
 
 
 def recall_warnings(recalls: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every class that loses significantly."""
+    """Return a warning for every class that loses significantly."""
     return [
         f"Warning: the class {_one_line(each['name'])!r} loses: its recall is {_percent(each['routed'])} % instead of "
         f"{_percent(each['reference'])} % ({each['num_harmed']:,} rows harmed, {each['num_helped']:,} helped, "
@@ -146,15 +146,15 @@ def certified_rows(
     *,
     has_labels: bool = True,
 ) -> dict[str, Any]:
-    """What the certification rows say beside the evidence, for a report.
+    """Return the results on certification rows other than the evidence, for a report.
 
     Args:
-        records ([`ExitRecords`]): of these rows.
-        names (`Sequence[str]`): of the classes, by index.
-        chosen (`tuple[list[float], list[float]]`, *optional*): θ and temperatures, where some were chosen.
-        repeated_rows (`Mapping[str, Any]`): of [`Repeats`].
-        has_labels (`bool`, *optional*, defaults to `True`):
-            Whether labels are those of the data; else there is no recall to speak of.
+        records ([`ExitRecords`]): records of these rows.
+        names (`Sequence[str]`): names of the classes, by index.
+        chosen (`tuple[list[float], list[float]]`, *optional*): θ and temperatures, if chosen.
+        repeated_rows (`Mapping[str, Any]`): from [`Repeats`].
+        has_labels (`bool`, *optional*, defaults to `True`): whether the data have labels; without them, recall is
+            meaningless.
     """
     recalls = [] if chosen is None or not has_labels else class_recalls(records, *chosen, names)
     return {
@@ -166,8 +166,8 @@ def certified_rows(
 
 
 def mcnemar(num_harmed: int, num_helped: int) -> float:
-    """P(that few helped rows, or fewer) if a row that changes were harmed or helped with equal probability. Exact."""
-    # In whole numbers, since evaluation works without scipy, which has the binomial distribution.
+    """Return the exact P(≤ `num_helped` helped rows) if changed rows are harmed or helped with equal probability."""
+    # Integer arithmetic: scipy, which has the binomial distribution, is optional here.
     changed = num_harmed + num_helped
     ways = total = 1
     for i in range(num_helped):
@@ -177,7 +177,7 @@ def mcnemar(num_harmed: int, num_helped: int) -> float:
 
 
 def _share(right: torch.Tensor, level: float) -> Interval:
-    """With Wilson's interval, which is of use on few rows and where all are right."""
+    """Return the share of correct rows with Wilson's interval, which also works for few rows and shares of 1."""
     count, value = len(right), right.double().mean().item()
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (value + z**2 / (2 * count)) / (1 + z**2 / count)

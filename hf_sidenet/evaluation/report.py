@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy and the three costs over a sweep of θ, as text, table and picture; θ chosen on other rows."""
+"""Accuracy and the three costs over a sweep of θ, as text, table and figure; θ is chosen on other rows."""
 
 import os
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from .provenance import provenance
 
 @dataclass(frozen=True)
 class ExitReport:
-    """What a model with SideNets achieves on test rows, and for how much.
+    """Accuracy and costs of a model with SideNets on test rows.
 
     Args:
         records ([`ExitRecords`]): the test rows.
-        costs ([`ExitCosts`]): of an answer at each exit, on the test rows' shapes.
+        costs ([`ExitCosts`]): costs of an answer at each exit, for the shapes of the test rows.
         fixed (`list[CurvePoint]`): the MainNet alone, and each SideNet alone.
         points (`list[CurvePoint]`): the sweep of θ, one θ for all SideNets.
-        chosen (`CurvePoint`, *optional*): the point of the sweep that validation rows chose.
-        singles (`list[CurvePoint]`): with several SideNets, each in use alone, at the θ that validation rows chose.
-        num_validation_rows (`int`): rows that chose θ, 0 for none.
-        max_accuracy_drop (`float`): what θ might cost on them.
+        chosen (`CurvePoint`, *optional*): the point of the sweep chosen on validation rows.
+        singles (`list[CurvePoint]`): with several SideNets, each used alone, at θ chosen on validation rows.
+        num_validation_rows (`int`): number of rows used to choose θ, 0 for none.
+        max_accuracy_drop (`float`): allowed accuracy drop on these rows.
     """
 
     records: ExitRecords
@@ -50,18 +50,18 @@ class ExitReport:
         max_accuracy_drop: float = 0.005,
     ) -> "ExitReport":
         """Sweep θ over test rows. θ is chosen on `validation` only: the cheapest in FLOPs whose accuracy there is at
-        most `max_accuracy_drop` under the MainNet's. That is a choice, and guarantees nothing about other rows.
+        most `max_accuracy_drop` below the MainNet's. This guarantees nothing about other rows.
 
         Args:
             records ([`ExitRecords`]): the test rows.
-            costs ([`ExitCosts`]): of the same model.
+            costs ([`ExitCosts`]): costs of the same model.
             validation ([`ExitRecords`], *optional*): other rows, to choose θ on.
             thresholds (`Sequence[float]`, *optional*):
-                Values of θ; by default 19 from 0 to 1. 1 is always among them.
+                Values of θ; defaults to 19 from 0 to 1. 1 is always added.
             max_accuracy_drop (`float`, *optional*, defaults to 0.005): a fraction.
 
         Raises:
-            ValueError: `max_accuracy_drop` is negative or NaN, or a θ is impossible.
+            ValueError: `max_accuracy_drop` is negative or NaN, or a θ is invalid.
         """
         if not max_accuracy_drop >= 0:
             raise ArgumentError("max_accuracy_drop", "must be ≥ 0", max_accuracy_drop)
@@ -90,9 +90,9 @@ class ExitReport:
         )
 
     def summary(self) -> str:
-        """The chosen point in one sentence."""
+        """Return the chosen point as a sentence."""
         if self.chosen is None:
-            return f"{len(self.records):,} rows, none beside them to choose θ on."
+            return f"{len(self.records):,} rows, no others to choose θ on."
         point, mainnet = self.chosen, self.fixed[0]
         return (
             f"θ = {format_thresholds(point.thresholds)}, chosen on {self.num_validation_rows:,} validation rows for "
@@ -103,7 +103,7 @@ class ExitReport:
         )
 
     def text(self) -> str:
-        """The report as Markdown, without a title."""
+        """Return the report as Markdown, without a title."""
         costs = self.costs
         parts = [
             self.summary(),
@@ -122,7 +122,7 @@ class ExitReport:
         """Write `report.md`, `sweep.csv`, `accuracy_cost.png` and `test_records.safetensors`.
 
         Args:
-            directory (`str` or `os.PathLike`): made where it does not exist.
+            directory (`str` or `os.PathLike`): created if it does not exist.
             title (`str`): model and data.
 
         Raises:
@@ -145,19 +145,19 @@ def cheapest(
     max_accuracy_drop: float,
     temperatures: list[float] | None = None,
 ) -> float | list[float]:
-    """The candidate θ with the fewest FLOPs among those within `max_accuracy_drop` of the MainNet on these rows.
+    """Return the candidate θ with the fewest FLOPs that is within `max_accuracy_drop` of the MainNet on these rows.
 
     Args:
-        records ([`ExitRecords`]): rows that choose.
-        costs ([`ExitCosts`]): of the same model.
+        records ([`ExitRecords`]): rows to choose on.
+        costs ([`ExitCosts`]): costs of the same model.
         candidates (`Sequence[float]` or `Sequence[list[float]]`): θ, one for all SideNets or a list with one each.
         max_accuracy_drop (`float`): a fraction.
-        temperatures (`list[float]`, *optional*): one per exit; by default 1 each.
+        temperatures (`list[float]`, *optional*): one per exit; defaults to 1 each.
 
     Raises:
-        ValueError: no candidate is. θ = 1 always is, unless `mainnet_logits` are those of a better classifier.
+        ValueError: no candidate is. θ = 1 always is, unless `mainnet_logits` come from a better classifier.
     """
-    # Less rounding than one row of ten million: 0.8 - 0.1 > 7 / 10 in floating point.
+    # A tolerance below one row in ten million: 0.8 - 0.1 > 7 / 10 in floating point.
     floor = fixed_points(records, costs)[0].accuracy - max_accuracy_drop - 1e-7
     points = list(zip(candidates, sweep(records, costs, candidates, temperatures), strict=True))
     good = [(point.flops, theta) for theta, point in points if point.accuracy >= floor]
@@ -165,6 +165,6 @@ def cheapest(
         best = max((point.accuracy for _, point in points), default=None)
         raise ArgumentError(
             "candidates",
-            f"must hold a θ with an accuracy ≥ {floor:.4f} on these rows, as 1.0 mostly is, got at most {best}",
+            f"must hold a θ with an accuracy ≥ {floor:.4f} on these rows, usually 1.0, got at most {best}",
         )
     return min(good, key=lambda pair: pair[0])[1]

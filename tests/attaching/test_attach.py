@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`attach` from Python: what each row is used for, and what comes back. The folder is tested in
-test_checkpoint_folder.py, the report in tests/cards, the command in test_cli.py."""
+test_checkpoint_folder.py, the report in tests/report, the command in test_cli.py."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def run(mainnet, splits, cache):
 
 
 def relabeled(rows, which):
-    """The same rows, some of them with the other class."""
+    """The same rows, some with the other class."""
     flipped = set(which)
     labels = [1 - label if i in flipped else label for i, label in enumerate(rows["label"][:])]
     return rows.remove_columns("label").add_column("label", labels).cast_column("label", rows.features["label"])
@@ -79,7 +79,7 @@ def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
     shared = min(map(len, vectors))
     assert vectors[0][:shared] == vectors[1][:shared]
     assert first.report["path"][0]["accuracy"] != other.report["path"][0]["accuracy"]
-    # Design rows do move it.
+    # Design rows do change it.
     moved = run(validation=relabeled(splits["validation"], split.design[:30].tolist()))
     assert first.model.config.temperatures != moved.model.config.temperatures
 

@@ -33,7 +33,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def mainnet(tmp_path_factory, splits):
-    """It names nothing."""
+    """A MainNet without class names."""
     folder = tmp_path_factory.mktemp("mainnet") / "classifier"
     save_text_mainnet(folder, splits["train"])
     config = json.loads((folder / "config.json").read_text())
@@ -44,7 +44,7 @@ def mainnet(tmp_path_factory, splits):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A MainNet of twelve classes, and texts with its own answers as labels: `(folder, texts, labels)`."""
+    """A MainNet with twelve classes, and texts labeled with its answers: `(folder, texts, labels)`."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("many") / "classifier"
     save_random_mainnet(folder, num_labels=12)
@@ -122,7 +122,7 @@ def test_the_order_of_a_class_label_is_held_against_the_mainnet(mainnet, splits,
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_every_split_is_held_against_the_mainnet(mainnet, splits, tmp_path, split):
-    """Indices the other way round, in one of three files."""
+    """Swapped indices in one of three files."""
     made = dict(splits)
     made[split] = named(splits[split], [1, 0], Value("int64"))
     called = "design" if split == "validation" else split
@@ -131,7 +131,7 @@ def test_every_split_is_held_against_the_mainnet(mainnet, splits, tmp_path, spli
 
 
 def test_a_name_of_the_mainnet_that_is_wrong(mainnet, splits, tmp_path):
-    """The MainNet calls its outputs the other way round: the option says how they are called."""
+    """The MainNet's class names are swapped: the option corrects them."""
     folder = shutil.copytree(mainnet, tmp_path / "wrong")
     config = json.loads((folder / "config.json").read_text())
     config |= {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
@@ -152,7 +152,7 @@ def test_a_mainnet_that_knows_nothing(mainnet, splits, tmp_path):
     with pytest.raises(ClassOrderError, match=r"accuracy on the train and design rows is not (clearly )?above the"):
         call(mainnet, made, tmp_path)
     assert call(mainnet, made, tmp_path, trust_labels=True).report["classes"]["trusted"] is True
-    # What needs no labels does not depend on them.
+    # Targets without labels do not depend on them.
     call(mainnet, made, tmp_path, target="disagreement<=0.2")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What serves is what is certified: other precisions and other runtimes, against the classifier that was given."""
+"""The model that serves is the one certified: other precisions and runtimes, against the given classifier."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def rows():
 
 @pytest.fixture
 def made(runs):
-    """Model and tokenizer; what a test does to the model stays in the test."""
+    """A fresh model and tokenizer per test."""
     result = runs.text()
     return copy.deepcopy(result.model).eval(), result.processor
 
@@ -55,7 +55,7 @@ def again(made, rows):
 
 
 class Named:
-    """A chain that says its precision, as the stages of an exported folder do, and may be slow."""
+    """A chain with a precision, like the stages of an exported folder, and optionally slow."""
 
     def __init__(self, model, precision="int8 (ONNX Runtime)", seconds=0.0):
         stages = Stages(model)
@@ -100,11 +100,11 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
     assert (evidence["precision"], evidence["reference"], evidence["reference_precision"]) == (
         name, "stored", "float32",
     )  # fmt: skip
-    # The given model stays as it was.
+    # The given model is unchanged.
     assert model.dtype == torch.float32
     assert model.config.to_dict() == before
     assert found.config is found.model.config
-    # What the evidence says is what the cast model does, beside the given MainNet.
+    # The evidence describes the cast model, compared with the given MainNet.
     records = collect(
         found.model, certified_rows(found.model, processor, rows), reference=model.mainnet, progress=False
     )
@@ -116,7 +116,7 @@ def test_a_cast_checkpoint_is_calibrated_as_it_will_serve(made, again, rows, tmp
         expected.num_bad, expected.num_helped, expected.num_rows,
     )  # fmt: skip
     assert found.costs.flops == again(target="flops<=0.95").costs.flops
-    # The folder: in that precision, and saying so.
+    # The folder has and records that precision.
     found.save(tmp_path / "out", report=runs.text().report)
     loaded, _ = load_checkpoint(tmp_path / "out")
     assert loaded.dtype == found.model.dtype
@@ -147,14 +147,14 @@ def test_risks_are_measured_against_the_classifier_as_it_was(made, again):
     model = shifted(made[0])
     assert again(model, target="accuracy_drop<=0.1").verdict == "attach"
     evidence = copy.deepcopy(model.config.calibration)
-    # In bfloat16 the MainNet knows one answer, so that nobody may go to it.
+    # In bfloat16 the MainNet gives a single answer, so no row may reach it.
     refused = again(model, target="accuracy_drop<=0.1", dtype="bfloat16", trust_labels=True)
     assert (refused.verdict, refused.precision) == ("do not attach", "bfloat16")
     assert refused.reason.startswith("no threshold is certified")
     assert refused.model is model
     assert refused.config is model.config
     assert model.config.calibration == evidence
-    # Beside itself it does well.
+    # Compared with itself it does well.
     cast = cast_copy(model, "bfloat16")
     found = again(model, target="accuracy_drop<=0.1", dtype="bfloat16", reference=cast.mainnet, trust_labels=True)
     assert found.verdict == "attach"
@@ -184,7 +184,7 @@ def test_a_reference_that_would_be_lost_is_told(again, made, told):
     evidence = again(cast).model.config.calibration
     assert (evidence["reference"], evidence["reference_precision"]) == ("inside", "bfloat16")
     assert [line for line in told() if "against a classifier in float32; now" in line]
-    # Whoever names one knows.
+    # No warning if the user names a reference.
     told_before = len(told())
     again(again(dtype="bfloat16").model, reference=cast.mainnet)
     assert not any("calibrated against" in line for line in told()[told_before:])
@@ -204,7 +204,7 @@ def test_stages_are_calibrated_instead_of_the_model(made, again):
     assert (evidence["precision"], evidence["reference"], evidence["reference_precision"]) == (
         "int8 (ONNX Runtime)", "stored", "float32",
     )  # fmt: skip
-    # The same as for the model that the chain was made of.
+    # The same as for the model behind the chain.
     cast = again(dtype="bfloat16", target="accuracy_drop<=0.1")
     assert stages.config.temperatures == pytest.approx(cast.config.temperatures, rel=1e-2)
     assert evidence["targets"][0]["num_bad"] == pytest.approx(cast.config.calibration["targets"][0]["num_bad"], abs=2)
@@ -252,10 +252,10 @@ def test_an_exported_folder(name, exported, made, again, rows):
         f"{name} (ONNX Runtime)", "stored", "float32",
     )  # fmt: skip
     assert "onnxruntime" in evidence["versions"]
-    # What the checkpoint says of the rows counts, although an int8 folder had no evidence.
+    # The checkpoint's record of the rows counts, although the int8 folder had no evidence.
     assert evidence["num_calibrations"] == 2
     assert evidence["validation_fingerprint"] == model.config.calibration["validation_fingerprint"]
-    # Held against the float32 MainNet, by hand.
+    # Checked by hand against the float32 MainNet.
     loader = certified_rows(SimpleNamespace(config=stages.config), processor, rows)
     records = collect_stages(stages, loader, reference=model.mainnet)
     (target,) = parse_targets("accuracy_drop<=0.1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported folder with another θ: its own files anew, somebody else's as they were."""
+"""An exported folder with new θ: its own files are rewritten, other files are kept."""
 
 import json
 
@@ -16,7 +16,7 @@ THEIRS = {"LICENSE": "mine", "README.md": "mine", ".git/HEAD": "main", "data.bin
 
 @pytest.fixture
 def source(tmp_path):
-    """As an earlier version wrote it, without a list."""
+    """A folder written by an earlier version, without a list of files."""
     folder = tmp_path / "source"
     ours = {"config.json": "{}", "tokenizer.json": "{}", "stage_0_model.onnx": "0", "stage_1_model.onnx": "1"}
     (folder / ".git").mkdir(parents=True)
@@ -42,7 +42,7 @@ def test_beside_its_source(source, config, tmp_path):
     before = {name: (source / name).read_text() for name in walk_files(source)}
     save_recalibrated(tmp_path / "new", source, config)
     assert {name: (source / name).read_text() for name in walk_files(source)} == before
-    # What could be shared goes along, and stays somebody else's.
+    # Shareable files are copied, and still count as the user's own.
     assert sorted(walk_files(tmp_path / "new")) == sorted([*OURS, "LICENSE", "README.md"])
     assert listed(tmp_path / "new") == OURS
     assert json.loads((tmp_path / "new" / "config.json").read_text())["thresholds"] == [0.25, 0.75]

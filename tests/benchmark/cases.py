@@ -42,7 +42,7 @@ class Echo:
 
 
 def echo_method(kind="echo", group=PLAIN, bucketed=False, answerer=None, **kwargs):
-    """A method that gives this [`Echo`]."""
+    """A method that makes this [`Echo`]."""
     return Method(
         kind,
         group,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny checkpoints on disk, whose rows leave at every exit."""
+"""Tiny checkpoints on disk, with rows at every exit."""
 
 import torch
 from transformers import AutoTokenizer, ConvNextImageProcessor
@@ -29,7 +29,7 @@ def _save(model, processor, rows, folder):
     inputs = processor(rows, return_tensors="pt", padding=True)
     with torch.no_grad():
         logits = model(**inputs, thresholds=1.0).exit_logits
-    # Half of those that come leave at each exit, and nobody is as sure as θ.
+    # Half of the rows that reach an exit are answered there, and no confidence equals θ.
     sure = SINGLE_LABEL.confidence(logits)[:, :-1].sort(0).values
     middle = len(sure) // 2
     model.config.thresholds = ((sure[middle - 1] + sure[middle]) / 2).tolist()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every method of a checkpoint, and that each gives the answers it has to."""
+"""Every method of a checkpoint gives the expected answers."""
 
 import json
 from dataclasses import asdict
@@ -70,7 +70,7 @@ def own_answers(model, rows, thresholds):
 
 
 def stop_of(model, rows):
-    """The first exit at which each of these rows is sure enough there, looked at alone."""
+    """The first exit at which each of these rows is confident enough, by itself."""
     config = model.config
     with torch.no_grad():
         every = [
@@ -97,7 +97,7 @@ def test_what_a_text_checkpoint_is_compared_by(text_checkpoint):
                 expected |= {(OWN_FORWARD, True)}
             assert here == expected
     assert [each.group for each in methods] == sorted((each.group for each in methods), key=[PLAIN, RIVAL, OURS].index)
-    # Every row of ours, and every rival, has something to beat.
+    # Each of our methods and each rival has a twin.
     assert all(twin_of(each, methods) is not None for each in methods if each.group != PLAIN)
 
 
@@ -166,7 +166,7 @@ def test_bfloat16_is_the_checkpoint_loaded_in_it(kind, request):
     method = next(each for each in methods if each.kind == OWN_FORWARD)
     labels, exits = own_answers(model, method.rows(rows), model.config.thresholds)
     found = answers_of(method, rows)
-    # Another batch may round a row over θ.
+    # In another batch, rounding may move a row across θ.
     assert sum(a != b for a, b in zip(found[1], exits, strict=True)) <= 2
     assert sum(a != b for a, b in zip(found[0], labels, strict=True)) <= 2
 
@@ -181,7 +181,7 @@ def test_theta_by_hand(text_checkpoint):
 
 
 def calibrated(directory, folder, precision, **kwargs):
-    """The same checkpoint with evidence behind θ, stored in a precision."""
+    """The checkpoint with evidence behind θ, stored in a precision."""
     model, processor = load_checkpoint(directory, dtype=getattr(torch, precision))
     model.config.thresholds = [0.6, 0.7]
     model.config.calibration = {"precision": precision}
@@ -212,7 +212,7 @@ def test_what_cannot_be_compared_is_refused(text_checkpoint, tmp_path):
     model.save_pretrained(tmp_path / "three")
     processor.save_pretrained(tmp_path / "three")
     with pytest.raises(
-        ValueError, match=r"`also` must name what has SideNets at \[1, 3\], as the checkpoint, got .* \[1, 2, 3\]"
+        ValueError, match=r"`also` must have SideNets at \[1, 3\], like the checkpoint, got .* \[1, 2, 3\]"
     ):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "three"),)))
 
@@ -229,7 +229,7 @@ def test_another_process_makes_the_same_method(text_checkpoint):
 
 @pytest.mark.medium
 def test_a_whole_run(text_checkpoint):
-    """Every method on the clock: the answers are right, and each of ours has an ideal and a twin."""
+    """Every method is timed: the answers are right, and each of ours has an ideal and a twin."""
     rows = text_rows()
     catalog = Catalog(Settings(text_checkpoint))
     model, _ = load_checkpoint(text_checkpoint)

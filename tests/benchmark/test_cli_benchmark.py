@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet benchmark` as it is typed, on a tiny checkpoint."""
+"""`hf-sidenet benchmark` on a tiny checkpoint."""
 
 import inspect
 import json
@@ -41,7 +41,7 @@ def test_tables_files_and_a_verdict(typed, tmp_path):
     assert "## Batch size 1, 24 rows" in lines
     assert "## Batch size 8, 24 rows" in lines
     assert any(line.startswith("| runner, float32, eager, by length") for line in lines)
-    # The aims of the package's developers are not the user's.
+    # The goals of the developers are not shown to users.
     assert not [line for line in lines if "MISSED" in line or line.startswith("- met")]
     assert lines[-1] == f"Written to {tmp_path / 'out'}"
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -56,7 +56,7 @@ def test_tables_files_and_a_verdict(typed, tmp_path):
 
 @pytest.mark.medium
 def test_json(typed, text_checkpoint):
-    # Half of the rows leave at the first, nobody at the second.
+    # Half of the rows exit at the first SideNet, none at the second.
     theta = SideNetConfig.from_pretrained(text_checkpoint).thresholds[0]
     before = torch.get_num_threads()
     try:
@@ -107,7 +107,7 @@ def test_pictures(image_checkpoint, tmp_path):
         (["--device", "tpu0"], "Error: --device: must be a device that PyTorch can use here, got 'tpu0'"),
         (["--max-accuracy-drop", "nan"], "Error: --max-accuracy-drop: "),
         (["--batch-size", "0"], "Error: --batch-size: "),
-        (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be different whole numbers ≥ 1, got "),
+        (["--batch-size", "8", "--batch-size", "8"], "Error: --batch-size: must be distinct integers ≥ 1, got "),
     ],
 )
 def test_what_cannot_be_is_one_line(typed, arguments, line):

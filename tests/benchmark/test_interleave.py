@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns and clocks: who gets which batch when, and what counts."""
+"""Interleaving and clocks: which method gets which batch when, and what counts."""
 
 import gc
 from types import SimpleNamespace
@@ -53,7 +53,7 @@ def test_the_order_of_turns_follows_the_seed():
 
 
 class FakeTime:
-    """A clock that only work moves."""
+    """A clock that advances only with work."""
 
     def __init__(self):
         self.now = 0.0
@@ -63,7 +63,7 @@ class FakeTime:
 
 
 class Slow(Echo):
-    """Takes so many seconds per call; the warm-up much more."""
+    """Takes a given number of seconds per call, and much more in the warm-up."""
 
     def __init__(self, time, seconds, waits=False):
         super().__init__(waits=waits)
@@ -91,7 +91,7 @@ def fake_time(monkeypatch):
 
 
 def test_each_method_is_on_its_own_clock(fake_time):
-    """One takes 1 s per call, the other 10 s, which the first does not feel; its odd rows wait for the flush."""
+    """One method takes 1 s per call, the other 10 s without affecting the first; odd rows wait for the flush."""
     quick, slow = clock_of(Slow(fake_time, 1.0, waits=True)), clock_of(Slow(fake_time, 10.0))
     interleave([quick, slow], 3, repeats=2, progress=False)
     assert quick.rounds == [[1.0] * 4] * 2

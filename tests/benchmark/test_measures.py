@@ -62,7 +62,7 @@ def found():
 def test_times_are_sums_of_medians(found):
     plain, mine = found.methods
     assert (found.batch_size, found.num_rows) == (8, 5)
-    # Medians 1.5 and 3: neither any round's.
+    # Medians 1.5 and 3: not from a single round.
     assert plain.seconds == 4.5
     assert plain.rows_per_second == pytest.approx(5 / 4.5)
     assert plain.milliseconds == pytest.approx(900)
@@ -83,7 +83,7 @@ def test_latency_accuracy_and_shares(found):
 
 def test_the_ideal_counts_who_was_there(found):
     plain, mine = found.methods
-    # Batch 0: nobody stays; batch 1: two of three do.
+    # Batch 0: no row continues; batch 1: two of three do.
     ideal = 0.2 + 0.5 + 2 / 3 * 1.2
     assert mine.ideal_milliseconds == pytest.approx(1e3 * ideal / 5)
     assert mine.efficiency == pytest.approx(ideal / 2)
@@ -97,7 +97,7 @@ def test_the_twin_and_the_answers_that_were_due(found):
     plain, mine = found.methods
     assert (mine.twin, mine.ratio) == (PLAIN.name, 4.5 / 2)
     assert (plain.twin, plain.ratio) == (None, None)
-    # Any exit is right for a plain one; mine gives another class once, and leaves elsewhere twice.
+    # Any exit is right for a plain one; mine gives another class once and exits elsewhere twice.
     assert (plain.other_labels, plain.other_exits) == (1, 0)
     assert (mine.other_labels, mine.other_exits) == (1, 2)
     assert (plain.memory_mb, mine.memory_mb) == (None, 321.0)
@@ -136,7 +136,7 @@ def test_percentile(values, percent):
 
 @given(st.data(), st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_ideal_of_alike_batches_is_rows_t0_plus_survivors_tk(data, num_stages, counts):
-    """Where every row costs the same, it is the plain formula."""
+    """If every row costs the same, the simple formula holds."""
     rows = rows_of([3] * sum(counts))
     batches, start = [], 0
     for count in counts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory, in a process of its own."""
+"""Peak memory in a separate process."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ BATCHES = [rows_of([3, 4]), rows_of([5])]
 
 class Greedy(Echo):
     def put(self, rows):
-        # Written, since a page that nobody touches takes no memory.
+        # Written to: untouched pages take no memory.
         torch.ones(MEGABYTES * 250_000)
         return super().put(rows)
 
@@ -64,7 +64,7 @@ def measured(function, **arguments):
 
 @pytest.mark.slow
 def test_it_is_the_peak_of_that_process_alone():
-    # Not the memory of this one.
+    # Not the memory of this process.
     held = torch.ones(2 * MEGABYTES * 250_000)
     least, most = measured(modest), measured(greedy, kind="a")
     assert held.sum() > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods: their names, their twins, and the rows as they take them."""
+"""Methods: names, twins, and their rows."""
 
 from dataclasses import replace
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture, from made-up measurements."""
+"""The figure, from made-up measurements."""
 
 from hf_sidenet.benchmark.methods import PLAIN_MAINNET, RUNNER
 from hf_sidenet.benchmark.picture import plot_benchmark, styles_of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MainNet without SideNets: the same answers, the same weights, and no gate in the way."""
+"""The MainNet without SideNets: same answers, same weights, no gates."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_plain_mainnet(make, inputs):
     own, theirs = dict(plain.named_parameters()), dict(model.mainnet.named_parameters())
     assert list(own) == list(theirs)
     assert all(own[name] is theirs[name] for name in own)
-    # The model still lets rows leave.
+    # In the model, rows still exit early.
     assert model(**inputs, thresholds=0.0).exit_index.eq(0).all()
 
 

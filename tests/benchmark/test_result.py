@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written: a document, a page, a picture, and a CSV file named by hardware and versions."""
+"""Written files: a document, a page, a figure, and a CSV file named after hardware and versions."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def test_without_matplotlib_only_the_picture_is_missing(found, tmp_path, monkeyp
         paths = found.save(tmp_path / "out")
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     assert [path.name for path in paths] == ["benchmark.json", "benchmark.md", f"{NAME}.csv"]
-    assert 'The benchmark has no picture: This needs matplotlib: pip install "hf_sidenet[plots]"' in caplog.text
+    assert 'The benchmark has no figure: This needs matplotlib: pip install "hf_sidenet[plots]"' in caplog.text
 
 
 def test_csv(found, tmp_path):

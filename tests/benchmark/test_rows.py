@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a data set, chosen at random, and the two orders in which they come."""
+"""Rows of a data set, chosen at random, in two orders."""
 
 import pytest
 from hypothesis import given

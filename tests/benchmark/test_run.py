@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole benchmark asks of its methods and of its caller."""
+"""What a benchmark requires of its methods and its caller."""
 
 from dataclasses import replace
 
@@ -85,12 +85,12 @@ def test_memory_is_measured_on_the_batch_with_the_most_padded_tokens(monkeypatch
         ({"max_accuracy_drop": float("nan")}, r"`max_accuracy_drop` must be in \[0, 1\], got nan"),
         ({"max_accuracy_drop": -0.1}, r"`max_accuracy_drop` must be in \[0, 1\], got -0.1"),
         ({"max_accuracy_drop": 1.1}, r"`max_accuracy_drop` must be in \[0, 1\], got 1.1"),
-        ({"batch_sizes": ()}, r"`batch_sizes` must be different whole numbers ≥ 1, got \[\]"),
+        ({"batch_sizes": ()}, r"`batch_sizes` must be distinct integers ≥ 1, got \[\]"),
         ({"batch_sizes": (8, 8)}, r"`batch_sizes` must be .* got \[8, 8\]"),
         ({"batch_sizes": (0,)}, r"`batch_sizes` must be .* got \[0\]"),
         ({"labels": [0]}, "`labels` must be as many as rows, 3, got 1"),
         ({"rows": []}, "`rows` must be at least one"),
-        ({"rows": rows_of([1, 2, 3])[1:]}, "with `place` 0, 1, 2, ..., got 2 with others"),
+        ({"rows": rows_of([1, 2, 3])[1:]}, "with `place` 0, 1, 2, ..., got 2 with other places"),
     ],
 )
 def test_impossible_arguments(kwargs, message):

@@ -53,7 +53,7 @@ def test_method_table():
     assert "| 512 |" in method_table([result(memory_mb=512.3)]).replace("    ", " ").replace("   ", " ").replace(
         "  ", " "
     )
-    # Nobody has these.
+    # No method has these.
     assert not {"exits %", "× twin", "other"} & set(cells(method_table([result()]).splitlines()[0]))
 
 
@@ -80,7 +80,7 @@ def test_text():
     assert lines[5].startswith("- Batch size 8: worth it here: ")
     assert lines[6].startswith("- Batch size 32: worth it here: ")
     assert (
-        "Not counted, since they are right on more than 1 % of the rows less: cascade, float32, eager, by length "
+        "Not counted, since their accuracy is lower by more than 1 % of the rows: cascade, float32, eager, by length "
         "(batch size 8)."
     ) in lines
     assert [line for line in lines if line.startswith("## ")] == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which precisions and engines are compared, and what takes the place of what."""
+"""Which precisions and engines are compared, and which checkpoint is used in each."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from .test_catalog import answers_of, image_rows, text_rows
 
 
 def stored(directory, folder, precision="bfloat16", names=None):
-    """The same checkpoint in a precision, with other names of its classes or not."""
+    """The checkpoint in a precision, optionally with other class names."""
     model, processor = load_checkpoint(directory, dtype=getattr(torch, precision))
     if names is not None:
         for config in (model.config, model.config.mainnet_config):
@@ -38,7 +38,7 @@ def test_one_checkpoint_per_precision(text_checkpoint, tmp_path):
 
 def test_the_same_classes(text_checkpoint, tmp_path):
     also = stored(text_checkpoint, tmp_path / "swapped", names=["good", "bad"])
-    message = r"`also` must name what has the classes \['bad', 'good'\], as the checkpoint, got .* \['good', 'bad'\]"
+    message = r"`also` must have the classes \['bad', 'good'\], like the checkpoint, got .* \['good', 'bad'\]"
     with pytest.raises(ValueError, match=message):
         Catalog(Settings(text_checkpoint, also=(also,)))
 
@@ -48,7 +48,7 @@ def test_the_same_vocabulary(text_checkpoint, tmp_path):
     mainnet = bert(vocab_size=size, num_labels=2, **NAMES)
     model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1, 3])
     model.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"`also` must name what has a vocabulary of size 30522, .* with 30523"):
+    with pytest.raises(ValueError, match=r"`also` must have a vocabulary of size 30522, .* with 30523"):
         Catalog(Settings(text_checkpoint, also=(str(tmp_path / "other"),)))
 
 
@@ -74,11 +74,11 @@ def test_a_checkpoint_that_no_chosen_engine_runs(text_checkpoint, tmp_path):
 def test_what_some_engines_leave_out_is_said_once(text_checkpoint):
     settings = Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, COMPILED, ONNX_RUNTIME))
     methods = Catalog(settings).methods()
-    assert [each.name for each in methods if each.note == "bfloat16 is not run by ONNX Runtime"] == [
+    assert [each.name for each in methods if each.note == "bfloat16 does not run in ONNX Runtime"] == [
         "plain MainNet, bfloat16, eager, mixed"
     ]
     settings = Settings(text_checkpoint, precisions=("float32", "bfloat16"), engines=(EAGER, COMPILED))
-    assert not [each for each in Catalog(settings).methods() if "is not run by" in each.note]
+    assert not [each for each in Catalog(settings).methods() if "does not run in" in each.note]
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -99,5 +99,5 @@ def test_float32_is_held_to_float32_however_the_checkpoint_is_stored(kind, reque
         if (method.group, method.precision) == (OURS, "float32"):
             labels, exits = method.expected(rows)
             assert answers_of(method, rows) == (labels.tolist(), exits.tolist())
-    # Where nobody asks for it, no second model is loaded.
+    # No second model is loaded unless needed.
     assert Catalog(Settings(base, precisions=("bfloat16",))).choice.for_reference().precision == "bfloat16"

@@ -33,9 +33,9 @@ def exported(text_checkpoint, tmp_path_factory):
 
 def test_what_was_not_exported_is_not_compared(text_checkpoint):
     catalog = Catalog(Settings(text_checkpoint, engines=(EAGER, ONNX_RUNTIME)))
-    with pytest.raises(ValueError, match="nothing was exported: call `with_onnx` first"):
+    with pytest.raises(ValueError, match="nothing was exported for it: call `with_onnx` first"):
         catalog.methods()
-    # It has no bfloat16, and nothing is exported where nobody asks.
+    # ONNX Runtime has no bfloat16, and nothing is exported unless requested.
     for settings in (
         Settings(text_checkpoint, precisions=("bfloat16",), engines=(EAGER, ONNX_RUNTIME)),
         Settings(text_checkpoint),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is it worth it here? From made-up measurements."""
+"""The verdict, from made-up measurements."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ def test_do_not_use_where_the_twin_is_faster():
     found = verdict_of([size(8, result(speed=100), half, mine)], 0.01)
     assert not found.worth
     assert "0.97× its twin" in found.text
-    # Also where the twin itself is too inaccurate to count.
+    # Even if the twin itself is too inaccurate to count.
     half = result(speed=400, precision="int8", accuracy=0.5)
     mine = result(RUNNER, OURS, 390, precision="int8", ratio=390 / 400, twin=half.name)
     assert not verdict_of([size(8, result(speed=100), half, mine)], 0.01).worth
@@ -106,5 +106,5 @@ def test_worth_it_means_faster_than_everything_plain(speeds):
     assert bool(found.worth) == expected
     assert (found.worth is None) == all(a < 0.85 for _, _, a in speeds)
     assert len(found.sizes) == len(sizes)
-    # What wins overall wins at its own batch size.
+    # The overall winner also wins at its own batch size.
     assert not found.worth or any(each.worth for each in found.sizes)

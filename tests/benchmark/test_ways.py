@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of each way, row by row, and which rows wait in the runner's."""
+"""Answers of each way, row by row, and which rows wait in a runner."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_the_whole_batch_stops_where_its_least_sure_row_does(make):
     answer = by_whole_batch(Stages(model))
     num_sidenets = len(model.sidenets)
     for stop in range(num_sidenets + 1):
-        # Nobody may leave before, everybody may there.
+        # No row may exit before; all may exit here.
         theta = torch.ones(12, num_sidenets)
         if stop < num_sidenets:
             theta[:, stop] = sure[stop] - 1e-4
@@ -59,7 +59,7 @@ def test_the_whole_batch_stops_where_its_least_sure_row_does(make):
         assert exit_index.tolist() == [stop] * 12
         torch.testing.assert_close(logits, every[:, stop], rtol=1e-4, atol=1e-5)
         if stop < num_sidenets:
-            # One row that is not sure enough takes all others on.
+            # One row that is not confident enough keeps all others going.
             theta[3, stop] = 1.0
             assert answer(batch, theta)[1].tolist() == [num_sidenets] * 12
 
@@ -72,7 +72,7 @@ def test_the_whole_batch_reads_temperatures():
     theta = torch.full((12, 2), sure.min().item() - 1e-4)
     assert by_whole_batch(Stages(model))(batch, theta)[1].tolist() == [0] * 12
     theta[:, 0] = 1.0
-    # At temperature 100 nobody is surer than a third and a little.
+    # At temperature 100 all confidences are just above a third.
     assert by_whole_batch(Stages(model))(batch, theta)[1].tolist() == [2] * 12
 
 
@@ -91,7 +91,7 @@ def test_a_runner_answers_rows_of_an_earlier_window_at_the_end_of_the_next():
     done = [sorted(each.place for each in runner.put(rows[i : i + 2])) for i in range(0, 12, 2)]
     assert done == [[0], [2], [4], [1, 3, 5, 6, 7], [8], [10]]
     assert sorted(each.place for each in runner.flush()) == [9, 11]
-    # Again from the start: nobody is of an earlier window.
+    # After a restart no row belongs to an earlier window.
     assert [[each.place for each in runner.put(rows[i : i + 2])] for i in (0, 2)] == [[0], [2]]
     assert runner.note == "took 'echo'"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as it is typed: what is printed where, what is written, and the exit codes."""
+"""The command line: printed output, written files and exit codes."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FIGURES = ["accuracy_cost.png", "confidences.png", "exit_shares.png", "reliabili
 
 
 def run(*arguments):
-    """Exit code, standard output and the last line of standard error."""
+    """Run a command; return exit code, standard output, standard error and its last line."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = cli.main([str(argument) for argument in arguments])
@@ -32,7 +32,7 @@ def run(*arguments):
 
 
 def run_json(*arguments, code=0):
-    """The one strict JSON document on standard output."""
+    """Run a command; return the strict JSON document on standard output."""
     done = run(*arguments, "--json")
     assert done.code == code, done.err[-2000:]
     return json.loads(done.out, parse_constant=lambda name: pytest.fail(name))
@@ -44,7 +44,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A MainNet whose own answers are the labels, and three tsv files without equal rows."""
+    """A MainNet whose answers are the labels, and three tsv files without repeated rows."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("world")
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
@@ -106,7 +106,7 @@ def test_attach_writes_the_folder(attached):
 
 @pytest.mark.medium
 def test_attach_says_what_it_found(world, tmp_path):
-    """With a file without a header line, other settings, and no test rows."""
+    """A file without a header, other settings, and no test rows."""
     arguments = ["--target", "disagreement<=0.05", "--confidence-level", 0.9, "--exit-layers", "1,3"]
     bare = ["attach", world / "mainnet", "--train-file", world / "bare-train.tsv", "--cache-dir", world / "cache"]
     lines = (world / "train.tsv").read_text().splitlines()[1:]
@@ -231,7 +231,7 @@ def test_recalibrate_in_place(world, attached, tmp_path, caplog):
     done = run(*arguments, "--overwrite")
     assert done.code == 0, done.err[-2000:]
     assert {name: (folder / name).read_text() for name in theirs} == theirs
-    # Shown on standard error where nobody else listens.
+    # Shown on standard error if there is no other handler.
     assert "README.md in" in caplog.text
     assert "With probability" in (folder / "README.new.md").read_text()
     assert done.out.startswith("Verdict: new θ (the cheapest certified threshold).")
@@ -277,7 +277,7 @@ def test_info_without_evidence(tmp_path):
 
 @pytest.mark.medium
 def test_images(tmp_path):
-    """A MainNet that knows nothing, which has to be said, so SideNets that learn the shades correct its errors."""
+    """An untrained MainNet: SideNets that learn the shades correct its errors, and the text must say so."""
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     tiny.resnet(num_labels=2, **names).save_pretrained(tmp_path / "mainnet")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "mainnet")
@@ -369,7 +369,7 @@ def test_traceback(world, monkeypatch):
 
 
 def test_attach_says_what_rows_and_labels_were_taken_for(world, attached):
-    """Also how often the MainNet is right where θ was certified, and what each class loses, with test rows or not."""
+    """The MainNet's accuracy on certification rows and losses per class, with and without test rows."""
     from hf_sidenet.cli.texts import attach_text
 
     found = attached[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line before it does anything: help, defaults, words, missing parts."""
+"""The command line before it does anything: help, defaults, wording, missing dependencies."""
 
 import inspect
 import pickle
@@ -82,7 +82,7 @@ def test_choices_and_defaults_are_the_librarys(monkeypatch):
         assert here[name].default == there[name].default, name
     assert here["target"].default == [there["target"].default]
     assert here["hidden_size"].default == HeadTraining().hidden_size
-    # Where the default depends, the help says it.
+    # The help shows defaults that depend on other options.
     said = " ".join(run("attach", "--help").out.replace("│", " ").split())
     heads, joint = HeadTraining(), JointTraining()
     for text in (
@@ -114,7 +114,7 @@ def test_nothing_heavy_is_imported_before_a_command_works(arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     wrong = arguments[-1:] in (["--nope"], ["attach"])
     assert done.returncode == (2 if wrong else 0), done.stderr
-    # Nothing but what was asked for.
+    # Nothing else is imported.
     assert len(done.stderr.splitlines()) == wrong
     assert bool(done.stdout) != wrong
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One syntax for every option with several values, as it is typed."""
+"""One syntax for all options with several values."""
 
 import inspect
 
@@ -11,7 +11,7 @@ from .test_cli import run
 
 
 def typed(name, *arguments):
-    """What a command is called with."""
+    """The arguments a command is called with."""
     context = command().commands[name].make_context(name, list(arguments))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in context.params.items()}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet recalibrate --dtype`, as it is typed, and what the other commands say of such a checkpoint."""
+"""`hf-sidenet recalibrate --dtype`, and what other commands print about such a checkpoint."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def recalibrating(world, *more, directory="checkpoint"):
 
 @pytest.fixture(scope="module")
 def cast(world):
-    """The same in bfloat16, and what `--json` printed."""
+    """The checkpoint in bfloat16, and what `--json` printed."""
     before = contents(world / "checkpoint")
     found = run_json(*recalibrating(world, "--dtype", "bfloat16", "--output-dir", world / "cast"))
     assert contents(world / "checkpoint") == before
@@ -67,7 +67,7 @@ def test_the_former_classifier_is_named_for_comparing(world, cast):
     arguments = ["evaluate", world / "cast", "--test-file", world / "test.jsonl"]
     alone = run(*arguments)
     assert "θ was chosen against the float32 MainNet that this one was made from: use --reference to" in alone.out
-    # Of a checkpoint with SideNets its MainNet is meant, as it is stored.
+    # For a checkpoint with SideNets, the reference is its MainNet as stored.
     found = run_json(*arguments, "--reference", world / "checkpoint")
     expected = run_json("evaluate", world / "checkpoint", "--test-file", world / "test.jsonl")
     accuracies = [each["evaluation"]["reference_accuracy"]["value"] for each in (found, expected)]
@@ -134,7 +134,7 @@ def test_an_exported_folder(world, exported, tmp_path):
     config = OnnxStages.load(tmp_path / "out").config
     assert (config.thresholds, config.temperatures) == (found["thresholds"], found["temperatures"])
     assert config.calibration == found["calibration"]
-    # Nothing else in it moved.
+    # Nothing else changed.
     old, new = (json.loads((folder / "config.json").read_text()) for folder in (exported, tmp_path / "out"))
     assert {name for name in old | new if old.get(name) != new.get(name)} == {
         "thresholds", "temperatures", "calibration",
@@ -173,7 +173,7 @@ def test_info_of_an_exported_folder(world, exported, tmp_path):
 
 @pytest.mark.slow
 def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):
-    """Of a folder for torch.export, whose programs need not be trusted to be looked at."""
+    """`info` works on a torch.export folder without loading its programs, which may be untrusted."""
     from hf_sidenet.export.torch_export import export_torch
 
     model, tokenizer = load_checkpoint(world / "checkpoint")
@@ -201,7 +201,7 @@ def test_info_of_programs_runs_nothing(world, tmp_path, monkeypatch):
         ),
         (
             ["--checkpoint", "twin"],
-            "--checkpoint: must be what DIRECTORY was exported from: must have the same weights, got those of another",
+            "--checkpoint: must be what DIRECTORY was exported from: must have the same weights as `model`, got",
         ),
     ],
 )

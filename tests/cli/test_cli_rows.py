@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as people have them, on the command line: some are bad, and libraries say much about them."""
+"""Realistic rows on the command line: some are bad, and libraries emit many warnings."""
 
 import csv
 import logging

@@ -21,7 +21,7 @@ from hf_sidenet.evaluation.bootstrap import (
 from hf_sidenet.measurement import PAPER_BINS, STANDARD_BINS, expected_calibration_error
 
 
-# A few confidences, so that there are ties and edges of bins.
+# Few distinct confidences, to get ties and edges of bins.
 ROWS = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.6, 0.85, 1.0]), st.booleans()), min_size=1, max_size=30)
 WEIGHTS = st.lists(st.integers(0, 3), min_size=30, max_size=30)
 
@@ -43,7 +43,7 @@ def test_a_resample_draws_as_many_rows_as_there_are():
     assert weights.shape == (50, 7)
     assert weights.sum(1).tolist() == [7] * 50
     assert (weights == weights.round()).all()
-    # A row is left out with probability (6/7)^7 = 0.34, and drawn twice or more with 0.26.
+    # A row is omitted with probability (6/7)^7 = 0.34, and drawn twice or more with 0.26.
     assert (weights == 0).any()
     assert (weights > 1).any()
 
@@ -100,7 +100,7 @@ def test_the_seed_decides():
 
 
 def test_resamples_without_a_value_do_not_count():
-    # Of two rows one is chosen: a quarter of the resamples lacks it.
+    # One of two rows is chosen: a quarter of the resamples lacks it.
     chosen = torch.tensor([True, False])
     mean = weighted_mean_among(torch.tensor([0.5, 9.0]), chosen)
     assert math.isnan(weighted(mean, [0, 2]))
@@ -129,7 +129,7 @@ def test_impossible_arguments_are_refused(arguments, name):
 
 
 def test_auroc_by_hand():
-    # Wrong at 0.5: two of three right rows are surer, one is as sure. Wrong at 0.9: one is as sure, two are less.
+    # Wrong at 0.5: two of three right rows are above, one ties. Wrong at 0.9: one ties, two are below.
     confidences = torch.tensor([0.5, 0.9, 0.5, 0.9, 0.7])
     correct = torch.tensor([False, False, True, True, True])
     assert weighted(weighted_auroc(confidences, correct), [1] * 5) == pytest.approx((2.5 + 0.5) / 6)

@@ -11,18 +11,18 @@ from hf_sidenet.measurement import PAPER_BINS, expected_calibration_error
 
 
 FOLDER = Path(hf_sidenet.evaluation.__file__).parent / "ece"
-# Sure by 0.9 and right, by 0.9 and wrong, by 0.6 and right.
+# Confidence 0.9 and right, 0.9 and wrong, 0.6 and right.
 PREDICTIONS = [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]
 REFERENCES = [0, 1, 1]
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """`evaluate.load` with caches of its own; tests run with HF_HUB_OFFLINE=1."""
+    """`evaluate.load` with its own caches; tests run with HF_HUB_OFFLINE=1."""
     evaluate = pytest.importorskip("evaluate")
     modules, cache = (str(tmp_path_factory.mktemp(name)) for name in ("modules", "cache"))
     with pytest.MonkeyPatch.context() as patch:
-        # `evaluate` puts the folder on the path itself.
+        # `evaluate` adds the folder to the path.
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", modules)
         yield lambda path=FOLDER: evaluate.load(str(path), cache_dir=cache)
@@ -66,7 +66,7 @@ def test_impossible_bins_are_refused(load):
 
 @pytest.mark.medium
 def test_the_package_imports_without_evaluate():
-    # The folder is a package, so that it is installed with the others; nothing in it may need `evaluate`.
+    # The folder is a package so that it gets installed; importing it must not need `evaluate`.
     code = "import sys; sys.modules['evaluate'] = sys.modules['datasets'] = None; import hf_sidenet.evaluation.ece"
     result = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parents[2], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

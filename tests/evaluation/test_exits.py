@@ -31,7 +31,7 @@ COSTS = ExitCosts(
     mainnet_milliseconds=1.0,
     num_threads=1,
     device="cpu",
-    # A machine that is always equally fast: intervals are over rows alone.
+    # A machine of constant speed: intervals are over rows alone.
     rounds=[[0.5, 0.75, 1.25, 1.0]] * 3,
 )
 TWO = replace(COSTS, params=[10, 44], flops=[1.0, 4.4], milliseconds=[0.5, 1.25], rounds=[[0.5, 1.25, 1.0]] * 3)
@@ -84,7 +84,7 @@ def test_routed_and_oracle_by_hand():
     assert made.routed.params.value == pytest.approx((2 * 0.25 + 0.75 + 2 * 1.1) / 5)
     assert made.routed.flops.value == pytest.approx((2 * 0.25 + 0.5 + 2 * 1.1) / 5)
     assert made.routed.milliseconds.value == pytest.approx((2 * 0.5 + 0.75 + 2 * 1.25) / 5)
-    # The rows leave at 0, 1, 0, 1, and the last, which nobody gets right, at 0.
+    # The rows exit at 0, 1, 0, 1, and the last, which no exit gets right, at 0.
     assert oracle_index(FIVE).tolist() == [0, 1, 0, 1, 0]
     assert made.oracle.thresholds is None
     assert made.oracle.accuracy.value == pytest.approx(0.8)
@@ -104,7 +104,7 @@ def test_exits_by_hand():
     assert mainnet.overthinking is None
     # Right 0.9 and 0.6, wrong 0.9, 0.6, 0.6: 0.5 + 1 + 1 for the first, 0 + 0.5 + 0.5 for the second, of 6.
     assert first.auroc.value == pytest.approx(3.5 / 6)
-    # All as sure: no ranking.
+    # Equal confidences: no ranking.
     assert mainnet.auroc.value == pytest.approx(0.5)
     # 15 bins: at 0.9 1 of 2 is right, at 0.6 1 of 3.
     assert first.standard_ece.error.value == pytest.approx((2 * 0.4 + 3 * (0.6 - 1 / 3)) / 5, abs=1e-6)
@@ -120,7 +120,7 @@ def test_ensembles_by_hand():
     assert values(e.ensemble_accuracy for e in made.exits[:2]) == pytest.approx([0.4, 0.4])
     assert made.exits[2].ensemble_accuracy is None
     assert made.ensemble_accuracy.value == pytest.approx(0.6)
-    # A MainNet so hot that it says nothing leaves the word to the SideNet.
+    # A MainNet with a huge temperature is uniform, so the SideNet decides.
     hot = evaluate(temperatures=[1.0, 1.0, 1000.0])
     assert values(e.ensemble_accuracy for e in hot.exits[:2]) == pytest.approx([0.4, 0.8])
 
@@ -165,7 +165,7 @@ def test_values_equal_the_other_ways_to_compute_them(seed, thresholds):
             overthought = sum(a and not b for a, b in zip(right.tolist(), mainnet_right.tolist(), strict=True))
             assert found.overthinking.value == pytest.approx(overthought / 40)
         assert found.answered_accuracy.value == pytest.approx(right[answered_at == i].double().mean(), nan_ok=True)
-    # No way to choose among the exits beats the oracle.
+    # No choice of exits beats the oracle.
     assert made.oracle.accuracy.value >= max(point.accuracy.value for point in [*made.curve, *made.exits])
 
 
@@ -280,7 +280,7 @@ def test_text_by_hand():
     assert by_name["oracle"][0][:2] == ["80.00", "-20.00"]
     assert by_name["SideNet 1"][0] == ["20.0", "100.00", "80.00", "0.500", "40.00", "40.00"]
     assert by_name["MainNet"][0] == ["40.0", "0.00", "40.00", "0.500", "–", "–"]
-    # Sure by 0.95, right by 0.4; calibrated, 0 to 2 of 5 rows would be wrong.
+    # Confidence 0.95, accuracy 0.4; if calibrated, 0 to 2 of 5 rows would be wrong.
     ece, calibrated, below, standard, _ = by_name["MainNet"][1]
     assert (ece, below, standard) == ("55.00", "0", "55.00")
     assert 5 <= float(calibrated) < 15

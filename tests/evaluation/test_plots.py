@@ -123,7 +123,7 @@ def test_thresholds_are_short_but_never_look_like_one():
 
 @pytest.fixture
 def figures(tmp_path, monkeypatch):
-    """The axes of a figure, by what is drawn: `figures(plot, ...)` draws into a file and returns them."""
+    """`figures(plot, ...)` draws into a file and returns the axes of the figure."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
@@ -162,7 +162,7 @@ def test_bands_show_path_reference_oracle_and_choice(figures):
     panels, legend = figures(plot_accuracy_cost_bands, made)
     assert legend == ["95 % interval", "routed, θ as written", "MainNet alone", "oracle", "chosen θ = 0.8"]
     for axes, currency in zip(panels, ("params", "flops", "milliseconds"), strict=True):
-        # In the order of cost, though the path goes to and fro.
+        # Sorted by cost, although costs along the path go up and down.
         x, y = lines_of(axes, "routed, θ as written").get_data()
         assert list(x) == sorted(getattr(point, currency).value for point in made.curve)
         assert list(y) == pytest.approx([40, 40, 40])
@@ -206,7 +206,7 @@ def test_shares_are_stacked_to_all_rows(figures):
         pytest.approx([100, 40, 0, 40, 0]),
     ]
     assert [bar.get_y() + bar.get_height() for bar in shares.containers[-1]] == pytest.approx([100] * 5)
-    # Told apart without color.
+    # Distinguishable without color.
     looks = {(bars[0].get_hatch(), bars[0].get_facecolor()) for bars in shares.containers}
     assert len(looks) == 3
     assert [text.get_text() for text in costs.get_xticklabels()] == ["1", "0.8", "0", "chosen: 0.8", "oracle"]
@@ -216,12 +216,12 @@ def test_shares_are_stacked_to_all_rows(figures):
 
 def test_confidences_of_right_answers_go_up_and_of_wrong_ones_down(figures):
     panels, legend = figures(plot_confidences, evaluation(), FIVE)
-    assert legend == ["θ: surer rows leave", "right answers", "wrong answers"]
+    assert legend == ["θ: rows above it exit", "right answers", "wrong answers"]
     right, wrong = ([bar.get_height() for bar in container] for container in panels[0].containers)
     # SideNet 0 of 5 rows: right at 0.6 and 0.9, wrong at 0.6 twice and at 0.9.
     assert sorted(right)[-3:] == pytest.approx([0, 20, 20])
     assert sorted(wrong)[:3] == pytest.approx([-40, -20, 0])
-    assert [lines_of(axes, "θ: surer rows leave").get_xdata()[0] for axes in panels[:2]] == [0.8, 0.8]
+    assert [lines_of(axes, "θ: rows above it exit").get_xdata()[0] for axes in panels[:2]] == [0.8, 0.8]
     assert "θ" not in panels[2].get_title()
     assert len([line for line in panels[2].lines if line.get_label().startswith("θ")]) == 0
 

@@ -66,7 +66,7 @@ def git(folder, *words):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A repository with `lib/hf_sidenet/evaluation/provenance.py` in it; gives the folder `lib`."""
+    """A repository with `lib/hf_sidenet/evaluation/provenance.py` in it; returns the folder `lib`."""
     file = tmp_path / "lib" / "hf_sidenet" / "evaluation" / "provenance.py"
     file.parent.mkdir(parents=True)
     file.touch()
@@ -82,7 +82,7 @@ def commit():
 
 
 def test_the_commit_is_of_this_packages_own_checkout(installed):
-    # In the repository of somebody's project, in its virtual environment.
+    # In the virtual environment inside the repository of another project.
     assert commit() == "none"
     (installed.parent / ".git").rename(installed / ".git")
     done = subprocess.run(

@@ -25,7 +25,7 @@ def recalls(*columns, **kwargs):
 
 
 def rare():
-    """95/5: with exits more rows are right, and the rare class is lost."""
+    """95/5: with exits, more rows are correct but the rare class is lost."""
     labels = [0] * 950 + [1] * 50
     reference = [0] * 900 + [1] * 50 + [1] * 37 + [0] * 13
     routed = [0] * 950 + [1] * 6 + [0] * 44
@@ -51,7 +51,7 @@ def test_mcnemar_is_exact(harmed, helped):
 
 
 def test_many_classes_are_corrected_for():
-    # One class of 100 loses 6 rows of 6: 1/64, which is nothing among a hundred.
+    # One class of 100 loses 6 rows of 6: p = 1/64, not significant among a hundred.
     labels = [label for label in range(100) for _ in range(6)]
     routed = [0 if label == 99 else label for label in labels]
     found = recalls(labels, labels, routed)

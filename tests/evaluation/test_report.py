@@ -32,9 +32,9 @@ def records(*rows):
 
 SURE, UNSURE, WRONG = (0.95, True), (0.65, True), (0.65, False)
 MAIN, FAIL = (0.99, True), (0.99, False)
-# The SideNet is right where it is sure (0.95) and wrong where it is not (0.65). MainNet: 3 of 4.
+# The SideNet is right at confidence 0.95 and wrong at 0.65. MainNet: 3 of 4.
 VALIDATION = records([SURE, MAIN], [SURE, MAIN], [WRONG, MAIN], [SURE, FAIL])
-# Here it is the other way round: θ = 0.5 would be best.
+# Here it is the reverse: θ = 0.5 would be best.
 TEST = records([(0.95, False), MAIN], [UNSURE, MAIN], [UNSURE, MAIN], [UNSURE, MAIN], [UNSURE, FAIL])
 THETAS = [0.5, 0.8]
 
@@ -46,7 +46,7 @@ def report(validation=VALIDATION, **kwargs):
 def test_by_hand():
     made = report()
     assert [point.thresholds for point in made.points] == [[0.5], [0.8], [1.0]]
-    # MainNet 4/5; alone the SideNet is right on all but the first; at 0.8 only that first row leaves.
+    # MainNet 4/5; alone, the SideNet is right on all but the first; at 0.8 only that first row exits early.
     assert [point.accuracy for point in made.fixed] == pytest.approx([0.8, 0.8])
     assert [point.accuracy for point in made.points] == pytest.approx([0.8, 0.6, 0.8])
     assert [point.shares for point in made.points] == [[1.0, 0.0], pytest.approx([0.2, 0.8]), [0.0, 1.0]]
@@ -55,15 +55,15 @@ def test_by_hand():
 
 
 def test_the_threshold_is_chosen_on_validation_rows_alone():
-    # Validation: θ = 0.5 gives 3/4 as the MainNet does, for all rows: it is the cheapest there.
+    # Validation: θ = 0.5 gives 3/4 like the MainNet, with all rows exiting: it is the cheapest there.
     made = report()
     assert made.chosen == made.points[0]
-    # With one more row that only the MainNet gets right, θ = 0.5 is too bad and 0.8 is chosen, the worst on test.
+    # With one more row that only the MainNet gets right, θ = 0.5 loses too much and 0.8 is chosen, the worst on test.
     harder = records([SURE, MAIN], [SURE, MAIN], [WRONG, MAIN], [WRONG, MAIN], [SURE, FAIL])
     made = report(harder)
     assert made.chosen == made.points[1]
     assert made.chosen.accuracy == pytest.approx(0.6)
-    # All test rows turned round: the numbers are others, the choice is not.
+    # All test answers flipped: the numbers change, the choice does not.
     turned = ExitRecords(-TEST.exit_logits, TEST.labels, -TEST.mainnet_logits)
     again = ExitReport.from_records(turned, COSTS, harder, thresholds=THETAS)
     assert again.chosen.thresholds == made.chosen.thresholds
@@ -99,7 +99,7 @@ def test_each_of_several_sidenets_alone():
         pytest.approx([2 / 3, 0, 1 / 3]),
         pytest.approx([0, 2 / 3, 1 / 3]),
     ]
-    # One θ for all: two rows leave at SideNet 0, one at SideNet 1.
+    # One θ for all: two rows exit at SideNet 0, one at SideNet 1.
     assert made.chosen.thresholds == [0.8, 0.8]
     assert made.chosen.flops == pytest.approx((0.25 + 0.25 + 0.5) / 3)
     assert made.text().endswith(
@@ -115,7 +115,7 @@ def test_without_validation_rows_nothing_is_chosen():
     made = report(None)
     assert (made.chosen, made.singles, made.num_validation_rows) == (None, [], 0)
     assert len(made.points) == 3
-    assert made.summary() == "5 rows, none beside them to choose θ on."
+    assert made.summary() == "5 rows, no others to choose θ on."
 
 
 def test_summary_and_text_by_hand():
@@ -157,7 +157,7 @@ def test_saved_files(tmp_path):
 def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     (tmp_path / "report.md").write_text("old")
-    # Not to be encoded: a lone surrogate.
+    # A lone surrogate cannot be encoded.
     monkeypatch.setattr("hf_sidenet.evaluation.report.provenance", lambda: "\ud800")
     with pytest.raises(UnicodeEncodeError):
         report().save(tmp_path, "A title")
@@ -182,5 +182,5 @@ def test_no_good_threshold_is_refused():
         cheapest(rows, COSTS, [0.0, 0.5], 0.05)
     # The classifier to compare with may be better than the MainNet inside.
     better = ExitRecords(TEST.exit_logits, TEST.labels, torch.tensor([[1.0, 0.0]] * 5))
-    with pytest.raises(ValueError, match=r"as 1\.0 mostly is, got at most 0\.8"):
+    with pytest.raises(ValueError, match=r"usually 1\.0, got at most 0\.8"):
         report(better, max_accuracy_drop=0.1)

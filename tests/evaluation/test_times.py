@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of times cover what happens where a machine is asked again."""
+"""Intervals of times cover what repeated measurements on a machine give."""
 
 import math
 from dataclasses import replace
@@ -46,12 +46,12 @@ def test_a_machine_that_is_always_equally_fast_leaves_the_rows():
 
 
 def test_rounds_that_differ_widen_it():
-    """Intervals over rows alone would tell such rounds apart."""
+    """Intervals over rows alone would make such rounds look different."""
     ratios = [0.34, 0.41, 0.48, 0.55, 0.7, 0.86]
     found = interval([[ratio, 1.0, 1.0, 1.0] for ratio in ratios], ALL_AT_0)
     assert found.low < 0.42
     assert found.high > 0.69
-    # What slows exit and MainNet alike is no difference.
+    # Slowing exit and MainNet alike makes no difference.
     same = interval([[0.5 * slow, slow, slow, slow] for slow in (1.0, 2.0, 7.0)], ALL_AT_0)
     assert (same.low, same.high) == pytest.approx((0.5, 0.5))
 

@@ -86,7 +86,7 @@ def test_timm_jointly(tmp_path):
         "--freeze_mainnet", "none", "--distillation_weight", 0.5, "--num_train_epochs", 1, *settings(out),
     )  # fmt: skip
     # Without a test split, validation rows are reported, and nothing is chosen on them.
-    assert "none beside them to choose θ on" in stdout
+    assert "no others to choose θ on" in stdout
     assert json.loads((out / "config.json").read_text())["thresholds"] == [1.0]
 
 

@@ -9,11 +9,11 @@ from .folder import save_folder
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder that can be shared; not to be changed."""
+    """A shareable folder; do not change it."""
     return save_folder(tmp_path_factory.mktemp("whole") / "mine")
 
 
 @pytest.fixture
 def folder(whole, tmp_path):
-    """A copy of it."""
+    """A copy of the shareable folder."""
     return Path(shutil.copytree(whole, tmp_path / "mine"))

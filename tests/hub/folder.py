@@ -16,7 +16,7 @@ from hf_sidenet.inference.certificate import certificate
 from ..models import tiny
 
 
-# As long as a real one.
+# Realistic length.
 TOKEN = "hf_" + "aB3" * 12
 WORDS = ("a", "good", "bad", "film", "one", "very", "not", "so")
 CARD = """---
@@ -99,7 +99,7 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def change_json(path: Path, **changes) -> None:
-    """Set keys of a JSON file; `None` takes one away."""
+    """Set keys of a JSON file; `None` removes a key."""
     document = json.loads(path.read_text(encoding="utf-8"))
     document = {key: value for key, value in {**document, **changes}.items() if value is not None}
     path.write_text(json.dumps(document), encoding="utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_checkpoint_folder.py in a process of its own, where hf_sidenet cannot be imported.
+"""Run by test_checkpoint_folder.py in a separate process, where hf_sidenet cannot be imported.
 
 usage: load_folder.py FOLDER
 

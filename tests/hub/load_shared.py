@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_hub_round_trip.py in a process of its own, where hf_sidenet cannot be imported and nothing is cached:
+"""Run by test_hub_round_trip.py in a separate process, where hf_sidenet cannot be imported and nothing is cached:
 what somebody does who finds a checkpoint on the Hub.
 
 usage: load_shared.py OUTPUT.safetensors use REPO FIRST_COMMIT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a folder before it is pushed."""
+"""Checks of a folder before it is pushed."""
 
 import hashlib
 import json
@@ -279,7 +279,7 @@ def test_classes_that_look_like_paths(folder, tmp_path, monkeypatch):
     labels = {"0": "/m/04rlf", "1": "/", "2": "~"}
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = config["mainnet_config"]["id2label"] = labels
-    # With other classes it is another model.
+    # Other classes make it a different model.
     config["calibration"] = None
     config["label2id"] = config["mainnet_config"]["label2id"] = {label: int(i) for i, label in labels.items()}
     (folder / "config.json").write_text(json.dumps(config))
@@ -341,7 +341,7 @@ def test_evidence_of_another_model_is_not_shared(folder, change):
     (error,) = check_shareable(folder).errors
     assert error.startswith(f"config.json has evidence that does not cover this folder: {reason}")
     assert "hf-sidenet recalibrate" in error
-    # What promises nothing may be anything.
+    # Without evidence nothing is promised, so nothing is checked.
     change_json(folder / "config.json", calibration=None)
     assert check_shareable(folder).errors == []
 

@@ -83,7 +83,7 @@ def test_same_answers_and_the_code_of_the_card_without_the_package(name, runs, s
 
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_the_cards_code_asks_nothing(name, saved):
-    """A server has no terminal to answer on."""
+    """A server has no terminal for prompts."""
     pictures()["test"]["image"][0].save(saved / "image.png")
     card = (saved / name / "README.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
@@ -132,7 +132,7 @@ def test_nothing_speaks_against_sharing_it(name, saved):
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_no_path_of_this_machine(name, runs, saved):
     assert str(runs.folder) in getattr(runs, name)().report["mainnet"]["name"]
-    # The folder of the runs has a name that nothing else has.
+    # The folder of the runs has a unique name.
     words = [runs.folder.name, str(runs.folder.parent), str(HERE.parent), "mainnet-text", "mainnet-image"]
     for file, data in contents(saved / name).items():
         assert not [word for word in words if word.encode() in data], file

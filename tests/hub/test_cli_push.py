@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-sidenet push`, by the real client over HTTP, to a Hub on this machine."""
+"""`hf-sidenet push` with the real client over HTTP, to a Hub on this machine."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def contents(folder):
 
 
 def refused(done, start, *parts, code=2):
-    """One line, which says what to do."""
+    """Errors are one line that says what to do."""
     assert (done.code, done.out) == (code, ""), done.err[-2000:]
     assert done.last.startswith(f"Error: {start}"), done.last
     assert "Traceback" not in done.err
@@ -116,7 +116,7 @@ def test_weights_of_an_earlier_push_go(hub, folder):
     for name in ("model-00001-of-00001.safetensors", "adapter.safetensors"):
         (folder / name).unlink()
     assert run("push", folder, REPO).code == 0
-    # What is not of the weights may be of somebody else.
+    # Files other than the weights may belong to somebody else.
     assert set(hub.files(REPO)) == {*contents(folder), "adapter.safetensors"}
 
 
@@ -228,7 +228,7 @@ def test_an_interrupted_upload_is_completed_by_the_next(cut, hub, folder):
         code=1,
     )
     assert contents(folder) == before
-    # No half of it is there.
+    # No partial upload.
     assert hub.files(REPO) == {}
     arrived = len(hub.large)
     assert (arrived > 0) == ("commit" in cut)

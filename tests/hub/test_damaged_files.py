@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config.json, report.json and manifest.json with something wrong in them: a clear error that names the file or the
-field, or what the file says; never another answer, never a raw error of another kind."""
+"""Damaged config.json, report.json and manifest.json: either a clear error that names the file or field, or no effect;
+never a different answer or a raw error."""
 
 import copy
 import json
@@ -93,7 +93,7 @@ def places(document, path=()):
 
 @st.composite
 def damages(draw, document):
-    """A document with one thing wrong, and where: a key is gone, a value is odd, or two values have changed places."""
+    """A document with one defect and its place: a missing key, an odd value, or two values swapped."""
     document = copy.deepcopy(document)
     path = draw(st.sampled_from(sorted(places(document), key=str)))
     parent = document
@@ -112,8 +112,8 @@ def damages(draw, document):
 
 
 def told(message, file, path):
-    """Whether an error says where to look."""
-    # Fields depend on each other: the one that is named may be another.
+    """Return whether an error says where to look."""
+    # Fields depend on each other: the error may name another one.
     return file in message or any(str(key) in message for key in path) or re.search("`[a-z_0-9.]+`", message)
 
 
@@ -128,7 +128,7 @@ def config_of(folder):
 
 @pytest.fixture(scope="module")
 def place(folder, tmp_path_factory):
-    """A folder with the same files but for one."""
+    """A folder with the same files except one."""
     place = tmp_path_factory.mktemp("place") / "mine"
     place.mkdir()
     for path in folder.iterdir():
@@ -147,7 +147,7 @@ def answers(model):
 
 
 def run_once(model):
-    """Its answers, or what the error says: some fields transformers reads only now."""
+    """Return the model's answers or the error message: transformers reads some fields only now."""
     try:
         return answers(model), None
     except (ValueError, TypeError, RuntimeError) as error:
@@ -160,7 +160,7 @@ def put(place, name, text):
 
 
 def tried(function, *arguments):
-    """What a function gives, or what its error says."""
+    """Return the result of a function or its error message."""
     try:
         return function(*arguments), None
     except (ValueError, OSError) as error:
@@ -177,7 +177,7 @@ def loaded(place):
 @given(data=st.data())
 def test_a_config_is_right_or_refused(folder, place, expected, data):
     whole = config_of(folder)
-    # Of the MainNet's own fields only types can be known; the next test is for these.
+    # Only the types of the MainNet's own fields are known; the next test covers those fields.
     damaged, path = data.draw(damages({key: value for key, value in whole.items() if key != "mainnet_config"}))
     damaged["mainnet_config"] = whole["mainnet_config"]
     put(place, "config.json", json.dumps(damaged))
@@ -203,7 +203,7 @@ def test_a_config_of_the_mainnet_is_whole_or_refused(folder, place, expected, da
     put(place, "config.json", json.dumps({**whole, "mainnet_config": mainnet}))
     model, message = loaded(place)
     if model is None:
-        # In the words of transformers or torch.
+        # The message comes from transformers or torch.
         assert message
     elif not set(path) & set(MAINNET_ANSWERS):
         found, message = run_once(model)
@@ -257,7 +257,7 @@ def test_evidence_is_right_or_refused(data):
     if message is not None:
         assert told(message, "config.json", path)
         return
-    # What it takes can be put into words, in the terminal and in the card.
+    # Accepted evidence can be shown in the terminal and in the card.
     assert "nan" not in " ".join(guarantee_summary(damaged))
 
 
@@ -276,7 +276,7 @@ def test_info_says_what_the_evidence_says_or_refuses_it(folder, place, data):
 
 @pytest.fixture(scope="module")
 def calibrated(folder):
-    """A config with evidence, as a model has it."""
+    """A config with evidence, as in a model."""
     return load_checkpoint(folder)[0].config
 
 

@@ -108,7 +108,7 @@ def test_written_again_the_section_and_the_results_are_replaced(tmp_path):
     assert card.text.count("## Early exits\n") == 1
     assert card.text.count("at most 10.0% less accuracy") == 1
     assert "at most 0.5% less" not in card.text
-    # What stands after the section is not of it.
+    # Text after the section does not belong to it.
     assert "Mine too.\n\n## Early exits\n" in card.text
     assert len(card.data.eval_results) == 5
 
@@ -151,7 +151,7 @@ def test_another_input_is_refused(tmp_path):
 
 def test_a_failed_write_keeps_the_old_card(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(OLD)
-    # Not to be encoded: a lone surrogate.
+    # A lone surrogate cannot be encoded.
     monkeypatch.setattr(ExitReport, "text", lambda self: "\ud800")
     with pytest.raises(UnicodeEncodeError):
         write(tmp_path)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pushed, found by a stranger, used, fine-tuned, pushed again, loaded again: by the real client over HTTP, to a Hub on
-this machine."""
+"""Push, use by a stranger, fine-tuning, second push, second load: with the real client over HTTP, to a Hub on this
+machine."""
 
 import os
 import subprocess
@@ -26,13 +26,13 @@ from .folder import CARD, change_json, save_folder
 pytestmark = pytest.mark.slow
 
 REPO = "me/mine"
-# The script that strangers run has the same.
+# Same as in the script that strangers run.
 TEXTS = ["a good film", "a very bad one", "not so good", "bad"]
 CODE = {path.name for path in (ROOT / "hf_sidenet" / "models").glob("*.py")} - {"__init__.py"}
 
 
 def stranger(hub, folder, name, *arguments):
-    """What a process found that has nothing of ours: the tensors that it wrote."""
+    """Return the tensors written by a process without hf_sidenet."""
     output = folder / f"{name}.safetensors"
     online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "x"}
     env = {**os.environ, **online, "HF_HOME": str(folder / f"home-{name}")}
@@ -45,10 +45,10 @@ def stranger(hub, folder, name, *arguments):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """All that happens, once: three pushes of ours, a stranger who uses and changes it, another who loads that."""
+    """The whole story, once: three pushes, a stranger who uses and changes the model, another who loads the result."""
     folder = tmp_path_factory.mktemp("round-trip")
     mine = save_folder(folder / "mine")
-    # Two of the four texts leave at the first SideNet, the others at the second.
+    # Two of the four texts exit at the first SideNet, the others at the second.
     sure = ours(mine, [1.0, 1.0]).exit_logits[:, 0].softmax(-1).max(-1).values.sort().values
     chosen = [sure[1:3].mean().item(), 0.0]
     change_json(mine / "config.json", thresholds=chosen, calibration=None)
@@ -108,7 +108,7 @@ def test_fine_tuned_and_pushed_by_a_stranger(repo, world):
     files = world.hub.files(repo)
     assert {name for name in files if name.endswith(".py")} == CODE
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(files)
-    # The code went round unchanged.
+    # The code is unchanged after the round trip.
     for name in CODE:
         assert files[name] == (ROOT / "hf_sidenet" / "models" / name).read_bytes()
 

@@ -11,7 +11,7 @@ BLOB = "a" * 40
 
 @pytest.fixture
 def folder(tmp_path):
-    """Beside what is nobody's business, in the Hub's cache or not."""
+    """A checkpoint next to private files, inside or outside the Hub's cache."""
     (tmp_path / "secret").write_text("x")
     (tmp_path / "mine" / "sub").mkdir(parents=True)
     (tmp_path / "mine" / "file").write_text("x")
@@ -40,7 +40,7 @@ def test_where_a_link_leads(link, target, expected, absolute, folder):
         target = os.path.join(os.path.dirname(folder / link), target)
     (folder / link).symlink_to(target)
     assert behind_link(folder, link) == expected
-    # The folder itself may be named by a link.
+    # The folder itself may be a link.
     (folder.parent / "named").symlink_to(folder)
     assert behind_link(folder.parent / "named", link) == expected
 
@@ -80,7 +80,7 @@ def test_the_hubs_cache(repo, tmp_path):
     assert all(behind_link(snapshot, name) == name for name in kept)
     if kept:
         assert behind_link(snapshot / "sub", "a.json") == "a.json"
-    # A cache whose blobs are a link to other files.
+    # A cache whose blobs folder is a link to other files.
     (repo / "blobs").rename(repo / "real")
     (repo / "blobs").symlink_to("real")
     assert [name for name in links if behind_link(snapshot, name) is not None] == []

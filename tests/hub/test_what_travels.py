@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No pickle and no token leaves, whatever the file is called and however large; nor one in an exported folder."""
+"""Pickles and tokens are never uploaded, whatever the file's name or size, including those in exported folders."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def test_a_token_is_found_wherever_it_stands(where, size, folder, monkeypatch):
     shortest = "hf_" + "x" * 30
     path.write_text(" " * where + shortest + " " * 200)
     assert [error for error in check_shareable(folder).errors if "long.txt contains" in error]
-    # A longer word that ends so is none.
+    # A longer word with this ending is not a token.
     path.write_text(" " * where + "x" + shortest + " " * 200)
     assert check_shareable(folder).errors == []
 
@@ -83,7 +83,7 @@ def test_exported_folders(format, tmp_path):
 
 
 def sign(folder, file):
-    """Let the manifest say that a file is as it was written."""
+    """Update the hash of a file in the manifest."""
     document = json.loads((folder / "manifest.json").read_text())
     document["sha256"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(document))
@@ -114,7 +114,7 @@ def test_programs_that_are_pickled(tmp_path):
         damage(folder / "stage_1.pt2")
         sign(folder, "stage_1.pt2")
         assert [error for error in check_shareable(folder).errors if message in error], check_shareable(folder).errors
-    # Called otherwise, it is a program all the same.
+    # It is a program under any name.
     document = json.loads((folder / "manifest.json").read_text())
     (folder / "stage_1.pt2").rename(folder / "stage_1.onnx")
     pickled(folder / "stage_1.onnx")

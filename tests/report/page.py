@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/report.md as a schema: its tables, and a report held against them."""
+"""docs/report.md as a schema: its tables, and a report checked against them."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PLAIN = {"string": (str,), "integer": (int,), "number": (int, float), "boolean":
 
 
 def tables() -> dict[str, dict[str, tuple[str, bool]]]:
-    """For each type, its keys: their type, and whether they must be there."""
+    """Return for each type its keys: their type, and whether they are required."""
     found = {}
     for section in re.split(r"^## Type ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         name, body = section[1:].split("`", 1)
@@ -24,7 +24,7 @@ def tables() -> dict[str, dict[str, tuple[str, bool]]]:
 
 
 def problems(report: dict, known: dict, seen: set[tuple[str, str]]) -> list[str]:
-    """Where a report and the page differ; `seen` takes the keys that are there."""
+    """Return differences between a report and the page; `seen` collects the keys present."""
     return _object(report, "report", "report", known, seen)
 
 

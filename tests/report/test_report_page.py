@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/report.md says what report.json holds: every key of real reports, and none that no report has."""
+"""docs/report.md lists every key of real reports, and no others."""
 
 import json
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that `evaluate.load` takes. Nothing is imported here: `evaluate` is optional."""
+"""Folder for `evaluate.load`. Imports nothing, since `evaluate` is optional."""

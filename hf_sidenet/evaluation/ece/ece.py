@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expected calibration error as a module of the `evaluate` library, which copies this file and runs the copy."""
+"""Expected calibration error as a metric for `evaluate`, which copies this file and runs the copy."""
 
-# Absolute names, nothing indented: `evaluate` reads these lines to see what must be installed.
+# Absolute and not indented: `evaluate` parses these lines to check the requirements.
 import datasets
 import evaluate
 import torch
@@ -11,8 +11,8 @@ from ...models.errors import ArgumentError
 
 
 DESCRIPTION = """
-Expected calibration error (ECE): the mean distance, over bins of confidence, between how sure a classifier is and how
-often it is right, weighted by the number of rows in the bin. A fraction; 0 is perfectly calibrated.
+Expected calibration error (ECE): the mean absolute difference between confidence and accuracy over bins of confidence,
+weighted by the number of rows in the bin. A fraction; 0 is perfectly calibrated.
 """
 
 INPUTS = """
@@ -20,11 +20,11 @@ Args:
     predictions (`list[list[float]]` of shape `(num_rows, num_labels)`): class probabilities.
     references (`list[int]` of shape `(num_rows,)`): class indices.
     num_bins (`int`, *optional*, defaults to 15): bins of equal width, closed on the right.
-    low (`float`, *optional*, defaults to 0.0): lower edge of the first bin. Rows below it do not enter.
+    low (`float`, *optional*, defaults to 0.0): lower edge of the first bin. Rows below it are ignored.
     high (`float`, *optional*, defaults to 1.0): upper edge of the last bin.
 
 Returns:
-    `dict`: `ece` (`float`), NaN when no row lies in the bins, and `num_below` (`int`), the rows below `low`.
+    `dict`: `ece` (`float`), NaN if no row lies in the bins, and `num_below` (`int`), the number of rows below `low`.
 
 Example:
 
@@ -45,12 +45,12 @@ CITATION = """
 }
 """
 
-# Of the sum of a row's probabilities: what half precision and rounded files are off by.
+# Tolerance for the sum of a row's probabilities: half precision and rounded files are off by this much.
 SUM_TOLERANCE = 1e-2
 
 
 class ECE(evaluate.Metric):
-    """Expected calibration error, computed as everywhere else in `hf_sidenet`."""
+    """Expected calibration error, computed as in the rest of `hf_sidenet`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -67,10 +67,10 @@ class ECE(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, num_bins: int = 15, low: float = 0.0, high: float = 1.0) -> dict:
-        """The result as in `INPUTS`.
+        """Compute the result described in `INPUTS`.
 
         Raises:
-            ValueError: `predictions` are no probabilities, or the bins are impossible.
+            ValueError: `predictions` are not probabilities, or the bins are invalid.
         """
         probabilities = torch.as_tensor(predictions, dtype=torch.float32)
         labels = torch.as_tensor(references)
@@ -80,7 +80,7 @@ class ECE(evaluate.Metric):
             row = int(wrong.nonzero()[0])
             raise ArgumentError(
                 "predictions",
-                "must hold class probabilities, ≥ 0 and 1 in sum, got "
+                "must hold class probabilities, ≥ 0 and with sum 1, got "
                 f"{probabilities[row].tolist()} in row {row}. Apply a softmax to logits",
             )
         confidences, correct = probabilities.amax(-1), correct_rows(probabilities, labels)
