@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
 from hf_sidenet.benchmark.catalog import Catalog, method_named
 from hf_sidenet.benchmark.methods import EAGER, ONNX_RUNTIME, OURS, PLAIN, twin_of
-from hf_sidenet.benchmark.plain import PlainChain, PlainOnnx, export_plain, plain_mainnet
+from hf_sidenet.benchmark.plain import PlainChain, PlainConfig, PlainOnnx, export_plain, plain_mainnet
 from hf_sidenet.benchmark.variants import Settings, exported_by_precision
 from hf_sidenet.export.onnx import ENTRIES, open_session
 
@@ -47,7 +48,9 @@ def test_the_plain_one_has_the_options_of_the_stages(tmp_path):
     weights = {"w": np.ones((2, 2), np.float32)}
     model = model_of([("MatMul", ["x", "w"], ["y"], {})], {"x": [1, 2], "y": [1, 2]}, weights)
     onnx.save(model, tmp_path / "plain.onnx")
-    options = PlainOnnx(tmp_path / "plain.onnx", None, torch.float32).session.get_session_options()
+    options = PlainOnnx(
+        tmp_path / "plain.onnx", PlainConfig(BertConfig()), torch.float32
+    ).session.get_session_options()
     same = open_session(tmp_path / "plain.onnx").get_session_options()
     assert options.log_severity_level == same.log_severity_level == 4
     assert options.intra_op_num_threads == same.intra_op_num_threads == torch.get_num_threads()

@@ -6,8 +6,8 @@ import datasets
 import evaluate
 import torch
 
-from ...measurement.metrics import correct_rows, expected_calibration_error, reliability_bins
-from ...models.errors import ArgumentError
+from hf_sidenet.measurement.metrics import correct_rows, expected_calibration_error, reliability_bins
+from hf_sidenet.models.errors import ArgumentError
 
 
 DESCRIPTION = """
