@@ -25,12 +25,12 @@ INTRODUCTION = """\
 <!-- Written by the command below from the outcomes of the tests. Do not edit. -->
 
 Each row is one test class with a tiny random MainNet of that kind; it says nothing about how accurate a SideNet is.
-Any other classifier of transformers or timm may work too: attaching runs a self-test, and refuses what fails it.
+Any other classifier of transformers or timm may work too: attaching runs a self-test, and rejects a model that fails it.
 
 - **exits off = plain MainNet**: with θ ≥ 1 the logits are equal, bit for bit, to those of the MainNet without hooks, \
 in this process and in another one that loaded the plain checkpoint.
 - **θ = 0**: only the blocks before the first SideNet run.
-- **row alone = row in its batch**: two of six rows leave at the first SideNet and at least two stay to the end; each \
+- **row alone = row in its batch**: two of six rows exit at the first SideNet, and at least two reach the end; each \
 is also run alone. The number is the largest difference of logits, relative to the row's largest logit; 1e-05 is \
 the limit.
 - **save, load**: the same answers and exits through `AutoModel`, the task's Auto class and the class itself.
