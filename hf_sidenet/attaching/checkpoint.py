@@ -110,6 +110,16 @@ class Recalibration:
         """Costs measured on these rows and this machine."""
         return self.found.costs
 
+    @property
+    def rows(self) -> Rows:
+        """The validation rows."""
+        return self.found.validation
+
+    @property
+    def certification(self) -> dict[str, Any]:
+        """Results on the certification rows, as in the report."""
+        return self.found.certification
+
     def save(
         self,
         directory: str | os.PathLike,

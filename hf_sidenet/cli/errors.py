@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -77,17 +77,19 @@ def explained(error: Exception) -> str:
 
 
 @contextmanager
-def attribute_errors_to(what: str, argument: str | None = None) -> Iterator[None]:
+def attribute_errors_to(what: str, argument: str | None = None, *, besides: Collection[str] = ()) -> Iterator[None]:
     """Attribute a `ValueError` or `OSError` to one argument.
 
     Args:
         what (`str`): the argument as it appears on the command line.
         argument (`str`, *optional*): only errors about this argument of the library.
+        besides (`Collection[str]`, *optional*): arguments whose errors are reported under their own options.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if argument not in (None, getattr(error, "argument", None)):
+        about = getattr(error, "argument", None)
+        if argument not in (None, about) or about in besides:
             raise
         raise CommandError(f"{what}: {explained(error)}") from error
 

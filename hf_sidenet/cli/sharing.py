@@ -191,7 +191,7 @@ def demo(
     from ..demo import build_demo, launch
 
     given = list(zip(examples[::2], examples[1::2], strict=True)) if pair else examples
-    with attribute_errors_to("DIRECTORY", argument="model_name_or_path"), attribute_errors_to("DIRECTORY"):
+    with attribute_errors_to("DIRECTORY", besides=("examples", "labels")):
         page = build_demo(directory, is_pair=pair, title=title, examples=given, labels=labels or None)
     address = launch(page, host=host, port=port)
     return Outcome({"checkpoint": directory, "address": address}, f"{address} was stopped.")

@@ -137,7 +137,7 @@ def test_a_name_of_the_mainnet_that_is_wrong(mainnet, splits, tmp_path):
     config |= {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
     (folder / "config.json").write_text(json.dumps(config))
     made = {name: named(rows, ["bad", "good"]) for name, rows in splits.items()}
-    with pytest.raises(ClassOrderError, match=r"taken by name: .* labels=\['bad', 'good'\]"):
+    with pytest.raises(ClassOrderError, match=r"mapped by name: .* labels=\['bad', 'good'\]"):
         call(folder, made, tmp_path / "cache")
     result = call(folder, made, tmp_path / "cache", labels=["bad", "good"])
     assert result.model.config.id2label == {0: "bad", 1: "good"}

@@ -183,7 +183,7 @@ def test_a_reference_that_would_be_lost_is_told(again, made, told):
     assert not any("calibrated against" in line for line in told())
     evidence = again(cast).model.config.calibration
     assert (evidence["reference"], evidence["reference_precision"]) == ("inside", "bfloat16")
-    assert [line for line in told() if "against a classifier in float32; now" in line]
+    assert [line for line in told() if "against a classifier in float32; it is now" in line]
     # No warning if the user names a reference.
     told_before = len(told())
     again(again(dtype="bfloat16").model, reference=cast.mainnet)

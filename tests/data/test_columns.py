@@ -108,7 +108,11 @@ def test_given_names_win():
             "`image_column` must contain images or their paths",
         ),
         ({"text": STRING, "label": INT}, {"text_columns": []}, "`text_columns` must be one column, or two"),
-        ({"text": STRING, "label": INT}, {"text_columns": ["text"], "label_column": "text"}, "must not also be an input"),
+        (
+            {"text": STRING, "label": INT},
+            {"text_columns": ["text"], "label_column": "text"},
+            "must not also be an input",
+        ),
         (
             {"text": STRING, "label": INT},
             {"text_columns": ["text"], "image_column": "i"},

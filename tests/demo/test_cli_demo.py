@@ -31,7 +31,7 @@ from .browser import serving
             ["{image}", "--example", "nowhere.png"],
             "--example: must be existing pictures, got 'nowhere.png'.",
         ),
-        (["{exported}"], "Error: DIRECTORY: must be a checkpoint, got the folder"),
+        (["{exported}"], "Error: DIRECTORY: must be a checkpoint, got the exported folder"),
     ],
 )
 def test_impossible_arguments(checkpoint, image_checkpoint, tmp_path, arguments, message):
@@ -49,7 +49,7 @@ def test_a_port_that_is_taken(checkpoint):
         port = taken.getsockname()[1]
         done = run("demo", checkpoint, "--port", port)
     assert done.code == 1
-    assert done.last.startswith(f"Error: --port: must be free on 127.0.0.1, got {port}: ")
+    assert done.last.startswith(f"Error: --port must be free on 127.0.0.1, got {port}: ")
 
 
 def test_without_gradio(checkpoint, monkeypatch):

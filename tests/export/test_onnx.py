@@ -386,7 +386,7 @@ DAMAGES = {
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "must be an exported folder, with manifest.json"),
     "garbage": (lambda f: (f / MANIFEST).write_text("{"), "is damaged: manifest.json cannot be read"),
     "no text": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "is damaged: manifest.json cannot be read"),
-    "a list": (lambda f: (f / MANIFEST).write_text("[]"), "is damaged: manifest.json cannot be read .must be a JSON object, got a list"),
+    "a list": (lambda f: (f / MANIFEST).write_text("[]"), "is damaged: manifest.json .* a JSON object, got a list"),
     "version": (changed(MANIFEST, lambda d: d.update(format_version=2)), "version 1, got 'onnx', version 2"),
     "format": (changed(MANIFEST, lambda d: d.update(format="torch")), "format 'onnx', version 1, got 'torch'"),
     "no stages": (changed(MANIFEST, lambda d: d.update(stages=[])), "an invalid stages"),

@@ -25,7 +25,8 @@ INTRODUCTION = """\
 <!-- Written by the command below from the outcomes of the tests. Do not edit. -->
 
 Each row is one test class with a tiny random MainNet of that kind; it says nothing about how accurate a SideNet is.
-Any other classifier of transformers or timm may work too: attaching runs a self-test, and rejects a model that fails it.
+Any other classifier of transformers or timm may work too: attaching runs a self-test, and rejects a model that \
+fails it.
 
 - **exits off = plain MainNet**: with θ ≥ 1 the logits are equal, bit for bit, to those of the MainNet without hooks, \
 in this process and in another one that loaded the plain checkpoint.
