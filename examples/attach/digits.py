@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hf_sidenet.data import collator, find_columns, prepare_splits
+from hf_sidenet.models.tasks import modality_of
 
 
 SIZE = 32
@@ -69,7 +70,7 @@ def train_mainnet(folder: Path) -> None:
         ResNetForImageClassification(config),
         args,
         train_dataset=rows["train"],
-        data_collator=collator(processor, False),
+        data_collator=collator(processor, modality_of(config)),
     )
     trainer.train()
     trainer.model.save_pretrained(folder / "mainnet")

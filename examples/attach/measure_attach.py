@@ -222,9 +222,11 @@ def _one(split, features, beside, logits, cost, target, test) -> dict:
 
 
 def _joined(*parts: ExitRecords) -> ExitRecords:
-    return ExitRecords(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("exit_logits", "labels", "mainnet_logits"))
-    )
+    tensors = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("exit_logits", "labels", "mainnet_logits")
+    }
+    return ExitRecords(**tensors, task=parts[0].task)
 
 
 def table(report: dict) -> str:

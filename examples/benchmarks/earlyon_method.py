@@ -21,6 +21,7 @@ from torch import nn
 from hf_sidenet.benchmark.methods import EAGER, RIVAL, Method
 from hf_sidenet.inference.engine import by_kind, predictions
 from hf_sidenet.inference.rows import Prediction, Row, collate
+from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
 BACKBONE, PEER = "earlyon's backbone", "earlyon"
@@ -43,7 +44,8 @@ class _Answerer:
         for alike in by_kind(rows):
             pixels = collate(alike, {}, torch.device("cpu")).inputs["pixel_values"]
             logits, sure, exit_index = self.answer(pixels)
-            done += predictions(self.names, alike, range(len(alike)), [exit_index] * len(alike), logits, sure)
+            which, exits = range(len(alike)), [exit_index] * len(alike)
+            done += predictions(SINGLE_LABEL, self.names, alike, which, exits, logits, sure)
         return done
 
     def flush(self) -> list[Prediction]:

@@ -130,7 +130,7 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     for name in args.models:
         if is_complete(args.output_dir, name):
-            print(f"{name}: {args.output_dir / name}.csv  exists already")
+            print(f"{name}: {args.output_dir / name}.csv exists already")
             continue
         if not measure_model(name, {**SHAPES, **TINY_SHAPES}[name], args, deadline):
             sys.exit(f"{name} is not complete: run the script again with --models {name}")

@@ -45,7 +45,7 @@ INT8_SUFFIX = "_model_quantized.onnx"
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
-class MissingCalibrationRows(ValueError):
+class MissingCalibrationRows(ArgumentError):
     """Calibration rows, which determine the int8 ranges of convolutions, are missing."""
 
 
@@ -151,7 +151,7 @@ def _write_int8(
         raise ArgumentError("int8", "must find linear layers on tokens or convolutions in the MainNet, got none")
     if count == 0 and not batches:
         raise MissingCalibrationRows(
-            f"`calibration_rows` must be given for int8 of the {convolutions} convolutions, got none."
+            "calibration_rows", f"must be given for int8 of the {convolutions} convolutions, got none"
         )
     if count == 0:
         for index in logging.tqdm(range(len(files)), desc="Calibrating stages", disable=not progress):

@@ -20,6 +20,8 @@ from ..optional import require
 # Jeffreys' prior.
 PRIOR = 0.5
 TINY = 1e-300
+FAR_TAIL = -600.0  # log; the smallest normal double is exp(-708)
+NUM_TERMS = 5000
 # Concurrent bets. Dropping the oldest reduces power but never causes a false alarm.
 MAX_BETS = 1000
 
@@ -46,13 +48,29 @@ def log_wealth(num_rows: int, num_hits: int, rate: float) -> float:
 
 def _log_wealth(num_rows: Any, num_hits: Any, rate: float) -> Any:
     """Return the log-wealth of one bet, or of an array of bets."""
-    special, stats = require("scipy.special", "attach"), require("scipy.stats", "attach")
-    a, b = PRIOR + num_hits, PRIOR + num_rows - num_hits
     # Only the part of the prior above the rate bets: the bet is fair at the rate, and unfavorable below it.
-    after = special.betaln(a, b) + stats.beta.logsf(rate, a, b)
-    before = special.betaln(PRIOR, PRIOR) + stats.beta.logsf(rate, PRIOR, PRIOR)
+    after = _log_mass_above(rate, PRIOR + num_hits, PRIOR + num_rows - num_hits)
+    before = _log_mass_above(rate, PRIOR, PRIOR)
     against = num_hits * math.log(rate) + (num_rows - num_hits) * math.log1p(-rate)
     return after - before - against
+
+
+def _log_mass_above(rate: float, a: Any, b: Any) -> Any:
+    """Return the log of the integral of x^(a − 1) (1 − x)^(b − 1) from `rate` to 1."""
+    special, stats = require("scipy.special", "attach"), require("scipy.stats", "attach")
+    a, b = np.broadcast_arrays(a, b)
+    share = np.asarray(stats.beta.logsf(rate, a, b))
+    found = special.betaln(a, b) + share
+    far = share < FAR_TAIL
+    if far.any():
+        # Here the share is not a normal floating-point number, but the series (DLMF 8.17.8) converges quickly. Not
+        # `scipy.special.hyp2f1`, which overflows for thousands of rows.
+        a, b = a[far], b[far]
+        k = np.arange(NUM_TERMS)[:, None]
+        series = 1 + np.cumprod((1 - rate) * (a + b + k) / (b + 1 + k), axis=0).sum(0)
+        found = np.array(found)
+        found[far] = a * math.log(rate) + b * math.log1p(-rate) - np.log(b) + np.log(series)
+    return found
 
 
 def anytime_interval(num_rows: int, num_hits: int, level: float = 0.05) -> tuple[float, float]:

@@ -255,7 +255,7 @@ def test_errors_before_anything_starts(message, checkpoint, table, tmp_path):
     pq.write_table(pa.table({"text": ["fine"], "more": [1]}), two / "b.parquet")
     for arguments, words in (
         ((checkpoint, tmp_path / "none", out, *text), "INPUT: must be a parquet file, or a folder with *.parquet"),
-        ((checkpoint, csv, out, *text), f"INPUT: must hold parquet files, but {str(csv)!r} is none"),
+        ((checkpoint, csv, out, *text), f"INPUT: must hold parquet files, but {str(csv)!r} is not one"),
         ((checkpoint, empty, out, *text), "INPUT: must hold rows, got 0 in 1 files"),
         ((checkpoint, two, out, *text), "'b.parquet' has text (string), more (int64)"),
         ((checkpoint, table[0], out, "--column", "texts"), "--column: must be one column of INPUT, id (int64), text"),

@@ -51,7 +51,7 @@ def write(path, content):
 
 
 def contents(folder):
-    found = {name: (folder / name).read_text() for name in kinds.leaves(folder) if (folder / name).is_file()}
+    found = {name: (folder / name).read_text() for name in kinds.walk_files(folder) if (folder / name).is_file()}
     return {**found, "report.json": json.loads(found["report.json"])["kind"]}
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sidenet.io.folder_kinds import FILES, FolderKind, leaves, matches
+from hf_sidenet.io.folder_kinds import FILES, FolderKind, matches, walk_files
 from hf_sidenet.io.folders import check_free, writing_folder
 
 
@@ -37,7 +37,7 @@ def put(folder, files):
 
 
 def contents(folder):
-    found = {name: "" if (folder / name).is_dir() else (folder / name).read_text() for name in leaves(folder)}
+    found = {name: "" if (folder / name).is_dir() else (folder / name).read_text() for name in walk_files(folder)}
     if "report.json" in found:
         found["report.json"] = json.loads(found["report.json"])["kind"]
     return found
