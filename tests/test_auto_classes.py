@@ -39,6 +39,7 @@ def said(*lines, arguments=(), options=()):
     return done.stdout.strip()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("imports", "expression"),
     [
@@ -54,6 +55,7 @@ def test_a_checkpoint_loads_though_no_name_was_touched(folder, imports, expressi
     assert names == "['SideNetConfig', 'BertWithSideNetForSequenceClassification']"
 
 
+@pytest.mark.medium
 def test_threads_that_import_at_once(folder):
     said(
         "import threading, importlib, time",
@@ -72,6 +74,7 @@ def test_threads_that_import_at_once(folder):
     )
 
 
+@pytest.mark.medium
 def test_a_reload_registers_again(folder):
     lines = [
         "import importlib, hf_sidenet, transformers.models.auto.configuration_auto as auto",
@@ -85,6 +88,7 @@ def test_a_reload_registers_again(folder):
     assert said(*lines, arguments=[folder]) == "[1, 3]"
 
 
+@pytest.mark.medium
 def test_the_module_is_as_if_nobody_had_been_in_between():
     lines = [
         "import hf_sidenet, inspect, pickle, transformers.models.auto.configuration_auto as auto",
@@ -99,12 +103,14 @@ def test_the_module_is_as_if_nobody_had_been_in_between():
     assert said(*lines) == "SourceFileLoader SourceFileLoader"
 
 
+@pytest.mark.medium
 def test_a_config_is_pickled_as_itself(folder):
     lines = ["import pickle", AFTER, "config = pickle.dumps(AutoConfig.from_pretrained(sys.argv[1]))"]
     lines += ["assert b'hf_sidenet.models.configuration_sidenet' in config and b'Lazy' not in config"]
     said(*lines, arguments=[folder])
 
 
+@pytest.mark.medium
 def test_an_error_of_transformers_passes_and_is_not_for_ever():
     lines = [
         "import hf_sidenet, builtins",
@@ -119,6 +125,7 @@ def test_an_error_of_transformers_passes_and_is_not_for_ever():
     assert said(*lines) == "True"
 
 
+@pytest.mark.medium
 def test_import_times_can_be_measured(folder):
     options = ["-X", "importtime"]
     lines = ["import hf_sidenet", "import transformers.models.auto.configuration_auto as auto", LIGHT]

@@ -53,6 +53,7 @@ def test_every_name_is_there_for_a_star_import():
     assert set(hf_sidenet.__all__) <= set(names)
 
 
+@pytest.mark.medium
 def test_a_room_is_there_without_an_import_of_its_own():
     code = "import hf_sidenet; print(hf_sidenet.calibration.TESTS, hf_sidenet.optional.require.__name__)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -74,6 +75,7 @@ def test_one_version():
     assert newest in (hf_sidenet.__version__, "Unreleased")
 
 
+@pytest.mark.medium
 def test_importing_needs_no_extra():
     code = (
         "import sys\n"

@@ -37,6 +37,7 @@ def ran(tmp_path):
     return run
 
 
+@pytest.mark.medium
 def test_each_tier_runs_more(ran):
     assert ran("test-fast") == ["quick"]
     assert ran("test") == ["quick", "medium"]

@@ -203,7 +203,7 @@ def rows_text(data: Mapping[str, Any], classes: Mapping[str, Any], repeated: Map
     spelled = _spelled(classes)
     shown = ", ".join(f"{name} → {index}" for index, name in list(enumerate(spelled))[:MOST_CLASSES])
     more = f", … ({len(spelled):,} in all)" if len(spelled) > MOST_CLASSES else ""
-    parts.append(f"Classes are taken {classes['how']}: {shown}{more}.")
+    parts.append(f"Classes are mapped {classes['how']}: {shown}{more}.")
     if classes["trusted"]:
         parts.append("They were not checked against the MainNet's answers.")
     for name, split in splits.items():

@@ -160,7 +160,8 @@ def write_answers(path: Path, batch: Upload, answers: Sequence[Sequence[Any]], n
 
 def _check_cells(name: str, columns: list[str], cells: list[list[str]]) -> None:
     if not cells:
-        raise UploadError(f"{name} must have a header line and at least one row, got {len(columns) and 'a header'}.")
+        found = "only a header" if columns else "an empty file"
+        raise UploadError(f"{name} must have a header line and at least one row, got {found}.")
     if len(cells) > MAX_ROWS:
         raise UploadError(f"{name} must have at most {MAX_ROWS:,} rows, got more.")
     if len(columns) > MAX_COLUMNS:

@@ -61,6 +61,7 @@ def weights(result):
     return torch.cat([p.flatten() for p in result.model.sidenets.parameters()])
 
 
+@pytest.mark.medium
 def test_certification_rows_certify_and_nothing_else(run, splits, mainnet):
     rows = prepare_rows(
         splits,
@@ -96,6 +97,7 @@ def test_the_same_call_gives_the_same_result(run):
     assert run(target="accuracy_drop<=0.06").report["calibration"]["num_calibrations"] > counts[0]
 
 
+@pytest.mark.medium
 def test_the_records_are_those_of_the_model(run, splits, mainnet):
     result = run(test=splits["test"])
     rows = prepare_rows({"test": splits["test"]}, result.model.config, result.processor, modality=TEXT)["test"]
@@ -105,6 +107,7 @@ def test_the_records_are_those_of_the_model(run, splits, mainnet):
     assert result.evaluation.num_rows == len(splits["test"])
 
 
+@pytest.mark.medium
 def test_a_model_object_stays_as_it_was(run, mainnet):
     model = AutoModelForSequenceClassification.from_pretrained(mainnet)
     before = copy.deepcopy(model.state_dict())
@@ -162,6 +165,7 @@ def test_a_verdict_without_a_checkpoint(run, tmp_path):
         result.save(tmp_path / "out")
 
 
+@pytest.mark.medium
 def test_unnamed_classes_get_the_names_of_the_rows(run, mainnet, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(mainnet)
     model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}

@@ -44,6 +44,7 @@ def call(drawn, tmp_path_factory):
     return run
 
 
+@pytest.mark.medium
 def test_common_texts_certify(drawn, call):
     report = call(drawn["validation"]).report
     repeated = report["certification"]["repeated_rows"]

@@ -60,6 +60,7 @@ def test_a_clone_in_place(result, tmp_path):
     assert os.listdir(tmp_path) == ["clone"]
 
 
+@pytest.mark.medium
 def test_a_folder_that_is_no_checkpoint(result, tmp_path):
     project = tmp_path / "project"
     put(project, {**THEIRS, "config.json": "{}"})

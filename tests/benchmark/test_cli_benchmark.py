@@ -29,6 +29,7 @@ def typed(text_checkpoint, test_file):
     return ["benchmark", text_checkpoint, "--test-file", test_file, "--precision", "float32", "--repeats", 1]
 
 
+@pytest.mark.medium
 def test_tables_files_and_a_verdict(typed, tmp_path):
     sizes = ["--batch-size", 1, "--batch-size", 8, "--rows", 24, "--max-accuracy-drop", 1]
     done = run(*typed, *sizes, "--output-dir", tmp_path / "out")
@@ -80,6 +81,7 @@ def test_json(typed, text_checkpoint):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.medium
 def test_pictures(image_checkpoint, tmp_path):
     from hf_sidenet.attaching.checkpoint import load_checkpoint
 

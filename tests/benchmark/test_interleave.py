@@ -23,6 +23,7 @@ def clock_of(answerer, name="echo"):
     return MethodClock(echo_method(name, answerer=answerer), BATCHES, answerer, CPU)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_everybody_gets_a_batch_before_anybody_gets_the_next(repeats):
     log = []
@@ -90,6 +91,7 @@ def fake_time(monkeypatch):
     return time
 
 
+@pytest.mark.medium
 def test_each_method_is_on_its_own_clock(fake_time):
     """One method takes 1 s per call, the other 10 s without affecting the first; odd rows wait for the flush."""
     quick, slow = clock_of(Slow(fake_time, 1.0, waits=True)), clock_of(Slow(fake_time, 10.0))
@@ -132,6 +134,7 @@ class Stages:
         return torch.zeros(len(ids), 1), torch.zeros(len(ids), 2)
 
 
+@pytest.mark.medium
 def test_stages_alone_run_for_all_rows(fake_time):
     stages = Stages(fake_time)
     method = echo_method("ours", OURS, stages=lambda: stages)

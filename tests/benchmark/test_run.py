@@ -12,6 +12,7 @@ from hf_sidenet.benchmark.rows import cut
 from .cases import Echo, echo_method, rows_of
 
 
+@pytest.mark.medium
 def test_methods_are_made_once_per_batch_size_with_a_sample_of_their_own_order():
     made = []
 
@@ -32,6 +33,7 @@ def test_methods_are_made_once_per_batch_size_with_a_sample_of_their_own_order()
     assert found.sizes[0].methods[0].accuracy == 1.0
 
 
+@pytest.mark.medium
 def test_at_small_batch_sizes_the_first_rows_are_taken():
     found = run_benchmark(
         [echo_method()], rows_of([3] * 30), [0] * 30, batch_sizes=(1, 8), repeats=1, max_batches=10, progress=False
@@ -60,6 +62,7 @@ def tokens(batch):
     return len(batch) * max(row.length for row in batch)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("bucketed", [False, True])
 @pytest.mark.parametrize("longest", [0, 1111, 1599])
 def test_memory_is_measured_on_the_batch_with_the_most_padded_tokens(monkeypatch, bucketed, longest):

@@ -81,6 +81,7 @@ def test_what_some_engines_leave_out_is_said_once(text_checkpoint):
     assert not [each for each in Catalog(settings).methods() if "does not run in" in each.note]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_float32_is_held_to_float32_however_the_checkpoint_is_stored(kind, request, tmp_path):
     base = stored(request.getfixturevalue(f"{kind}_checkpoint"), tmp_path / "base")

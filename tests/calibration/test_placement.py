@@ -35,6 +35,7 @@ def test_the_better_pooling_of_a_block_stays():
     assert {c.pooling for placement in placed("accuracy_drop<=0.05") for c in placement.candidates} == {"mean"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("max_exits", [1, 2, 3])
 def test_every_set_is_looked_at_and_the_cheapest_wins(max_exits):
     found = placed("accuracy_drop<=0.05", max_exits)

@@ -169,6 +169,7 @@ def test_calibrate_keeps_both_sets_to_their_work():
     assert again.selection.chosen.thresholds == made.selection.chosen.thresholds
 
 
+@pytest.mark.medium
 def test_the_evidence_says_what_was_done():
     made = calibrate(records(500, seed=1), records(3000), costs(), parse_targets("accuracy_drop<=0.05"))
     evidence = made.evidence(seed=3)

@@ -88,6 +88,7 @@ def attached(world):
     return folder, run_json(*attaching(world), *arguments)
 
 
+@pytest.mark.medium
 def test_attach_writes_the_folder(attached):
     from hf_sidenet.attaching.checkpoint import load_checkpoint
 
@@ -215,6 +216,7 @@ def test_recalibrate(world, attached, tmp_path):
     assert run_json("info", tmp_path / "new")["exits"][0]["threshold"] == new["thresholds"][0]
 
 
+@pytest.mark.medium
 def test_recalibrate_in_place(world, attached, tmp_path, caplog):
     folder = shutil.copytree(attached[0], tmp_path / "copy")
     arguments = ["recalibrate", folder, "--validation-file", world / "validation.tsv"]
@@ -394,7 +396,7 @@ def test_attach_says_what_rows_and_labels_were_taken_for(world, attached):
     routed = found["calibration"]["certification"]["accuracy"]
     assert f"Accuracy there: {100 * routed:.2f} %, the MainNet's 100.00 %." in text
     assert (
-        "Rows are read from 'text', their classes from 'label'. Classes are taken by name: bad → 0, good → 1." in text
+        "Rows are read from 'text', their classes from 'label'. Classes are mapped by name: bad → 0, good → 1." in text
     )
     table = text[text.index("rows of class") :].splitlines()
     assert table[0].split() == ["rows", "of", "class", "train", "validation", "test"]
@@ -412,4 +414,4 @@ def test_the_mainnets_accuracy_is_said_where_nothing_is_attached(world, tmp_path
     done = run(*attaching(world), *arguments)
     assert done.code == 3
     assert "The MainNet's accuracy on the certification rows: 100.00 %." in done.out
-    assert "Classes are taken by name" in done.out
+    assert "Classes are mapped by name" in done.out

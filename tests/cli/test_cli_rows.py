@@ -32,6 +32,7 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.mark.medium
 def test_rows_without_a_text_or_a_label(world, tmp_path):
     files = [text for name in ("train", "validation") for text in (f"--{name}-file", world / f"{name}.csv")]
     arguments = ["attach", world / "mainnet", *files, "--target", "accuracy_drop<=0.05", "--cache-dir", tmp_path]
@@ -62,6 +63,7 @@ def test_a_class_that_is_not_known_is_named_with_its_file(world, tmp_path):
     assert done.last.endswith(f"(in {tmp_path / 'odd.csv'})")
 
 
+@pytest.mark.medium
 def test_a_picture_that_cannot_be_read(tmp_path):
     names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     tiny.resnet(num_labels=2, **names).save_pretrained(tmp_path / "mainnet")

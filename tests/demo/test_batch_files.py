@@ -57,8 +57,8 @@ def test_pairs(tmp_path):
     ("content", "name", "message"),
     [
         ("text\na\n", "rows.xlsx", "must be one of .csv, .tsv, got rows.xlsx"),
-        ("", "rows.csv", "must have a header line and at least one row"),
-        ("text\n", "rows.csv", "must have a header line and at least one row"),
+        ("", "rows.csv", "must have a header line and at least one row, got an empty file."),
+        ("text\n", "rows.csv", "must have a header line and at least one row, got only a header."),
         (b"text\n\xff\xfe\n", "rows.csv", "must be UTF-8 text: invalid start byte at byte 5"),
         (b"\x89PNG\r\n\x1a\n", "rows.csv", "must be UTF-8 text"),
         ('text\n"never closed\n', "rows.csv", "is not a valid csv file: unexpected end of data"),

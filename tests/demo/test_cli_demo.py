@@ -20,6 +20,7 @@ from ..cli.test_cli import run
 from .browser import serving
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,6 +119,7 @@ def test_stopped_in_the_middle_of_a_file(checkpoint, tmp_path, how):
         assert "was stopped." in server.text
 
 
+@pytest.mark.medium
 def test_the_api_bounds_its_inputs(client, tmp_path):
     assert "answered" in client.predict(0, "a film", api_name="/answer")
     with pytest.raises(AppError, match="at most 20,000 characters: the text has 20,001"):

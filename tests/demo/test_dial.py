@@ -55,6 +55,7 @@ def test_test_rows_come_before_design_rows():
     assert read_dial(config(), path | {"evaluation": None}).rows.endswith("calibration")
 
 
+@pytest.mark.medium
 def test_of_a_real_report(checkpoint):
     own = SideNetConfig.from_pretrained(checkpoint)
     dial = read_dial(own, Report.load(checkpoint))

@@ -241,6 +241,7 @@ def test_records_of_another_evaluation_are_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "made",
     [

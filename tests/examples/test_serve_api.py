@@ -321,6 +321,7 @@ def test_a_monitor_that_hangs_holds_nobody_up(text_checkpoint):
     assert watcher.chosen == 120
 
 
+@pytest.mark.medium
 def test_the_watcher_counts_in_order_and_gives_up_what_was_lost(text_checkpoint, tmp_path, monkeypatch):
     watcher_module = module("serve_watcher")
     monkeypatch.setattr(watcher_module, "EVERY_S", 0.01)

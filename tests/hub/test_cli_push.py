@@ -67,6 +67,7 @@ def test_everything_arrives(hub, folder):
     assert "Not uploaded: training_args.bin" in done.out
 
 
+@pytest.mark.medium
 def test_private_is_not_what_exists_and_is_public(hub, folder):
     assert run("push", folder, REPO).code == 0
     change_json(folder / "config.json", alpha=[0.9, 0.9])

@@ -28,6 +28,7 @@ def test_what_may_be_pickled_stays_here(folder):
     assert all(name in note for name in ("w.PKL", "opt.pth.tar", "m.dill", "x.joblib", "a.npy", "state.h5"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("where", [0, 1, 100, 63, 64, 65, 40, 127, 128, 191, 1000])
 @pytest.mark.parametrize("size", [7, 64, 1 << 20])
 def test_a_token_is_found_wherever_it_stands(where, size, folder, monkeypatch):

@@ -288,6 +288,7 @@ def killed_writer(out):
     os.waitpid(child, 0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("lacks", [[], ["exchange"], ["link"]], ids="-".join)
 def test_killed_at_each_step(lacks, tmp_path):
     """Where places can be changed in one step and files can have two names, the folder is whole at any moment; else

@@ -54,6 +54,7 @@ def check(watched, found, texts):
     assert kept == {text: each.label for text, each in zip(texts, mainnet, strict=True)}
 
 
+@pytest.mark.medium
 def test_a_stream(watched, texts):
     check(watched, list(watched.predict(iter(texts))), texts)
 

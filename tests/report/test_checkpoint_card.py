@@ -31,6 +31,7 @@ def costs(point):
     }
 
 
+@pytest.mark.medium
 def test_results_of_test_rows(runs):
     result = runs.text()
     made = card(result)
@@ -47,6 +48,7 @@ def test_results_of_test_rows(runs):
     assert result.evaluation.text() in section(made, "Results")
 
 
+@pytest.mark.medium
 def test_results_without_test_rows_are_those_of_the_certification_rows(runs):
     result = runs.joint()
     made, evidence = card(result), result.model.config.calibration
@@ -75,6 +77,7 @@ def test_after_joint_training(runs):
     assert "- joint: num_epochs 1, " in section(made, "How it was made")
 
 
+@pytest.mark.medium
 def test_a_budget(runs):
     made = card(runs.budget())
     assert "Nothing is guaranteed for this checkpoint" in section(made, "No guarantee")

@@ -79,6 +79,7 @@ def test_sidenets_learn_the_mainnets_answers_without_labels(mode, tmp_path):
         assert all(torch.equal(value, before[name]) for name, value in model.mainnet.state_dict().items())
 
 
+@pytest.mark.medium
 def test_recorded_logits_give_the_same_losses_and_spare_the_tail(tmp_path):
     live = distilled(exit_layers=(1, 2))
     # With labels the losses would differ by the frozen MainNet's own, a constant that only a run to the end has.

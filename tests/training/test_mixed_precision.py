@@ -19,6 +19,7 @@ def assert_close_but_lower(losses, expected, model):
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["frozen", "joint", "distilled", "resnet-joint"])
 def test_the_trainer_in_bf16(name, tmp_path):
     losses = []

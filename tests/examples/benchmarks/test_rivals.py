@@ -67,6 +67,7 @@ def test_the_cascade_is_as_accurate_as_the_checkpoint(rivals, text_checkpoint, s
     assert rivals.with_threshold(given, catalog, rows, labels) is given
 
 
+@pytest.mark.medium
 def test_another_process_makes_the_same_method(rivals, text_checkpoint, small_model, monkeypatch):
     catalog = Catalog(Settings(text_checkpoint))
     method = rivals.rival_methods(rivals.Rivals(small_model, small_model, 0.6), catalog)[-1]
@@ -100,6 +101,7 @@ def test_what_cannot_be_compared_is_refused(rivals, text_checkpoint, small_model
         rivals.rival_methods(rivals.Rivals(small_model=small_model), catalog)
 
 
+@pytest.mark.medium
 def test_rivals_are_timed_with_the_checkpoints_own_methods(rivals, text_checkpoint, small_model):
     rows, catalog = text_rows(), Catalog(Settings(text_checkpoint))
     methods = [*catalog.methods(), *rivals.rival_methods(rivals.Rivals(truncated=small_model), catalog)]
