@@ -81,9 +81,9 @@ class Runs:
         self._results: dict[str, AttachResult] = {}
         self._inputs: dict[Modality, tuple[str, dict[str, Dataset]]] = {}
 
-    def text(self) -> AttachResult:
+    def text(self, **kwargs) -> AttachResult:
         """A guarantee, and test rows."""
-        return self._run("text")
+        return self._run("text", **kwargs)
 
     def image(self) -> AttachResult:
         """The same for pictures."""
@@ -100,7 +100,7 @@ class Runs:
 
     def refused(self) -> AttachResult:
         """A budget that cannot be kept."""
-        return self._run("refused", target="flops<=0.01")
+        return self._run("refused", target="flops<=0.0001")
 
     def _run(self, name: str, *, modality: Modality = TEXT, has_test: bool = True, **kwargs) -> AttachResult:
         if name not in self._results:

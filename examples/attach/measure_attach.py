@@ -14,11 +14,19 @@ import json
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from hf_sidenet.attaching.steps import AttachRun, at_input_size, attached_model, load_mainnet
+from hf_sidenet.attaching.steps import (
+    AttachRun,
+    SomeRows,
+    all_candidates,
+    at_input_size,
+    attached_model,
+    load_mainnet,
+)
 from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, place, split_rows
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
@@ -26,8 +34,8 @@ from hf_sidenet.evaluation.provenance import versions
 from hf_sidenet.inference.collect import first_batches
 from hf_sidenet.measurement import ExitCosts, ExitRecords, accuracy, replay
 from hf_sidenet.models.exit_rule import answers
-from hf_sidenet.training.features import Candidate, default_candidates
-from hf_sidenet.training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
+from hf_sidenet.training.features import Candidate
+from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining, tune_jointly
 
 
@@ -83,44 +91,52 @@ def main() -> None:
         True,
         given.task,
     )
-    candidates = default_candidates(given, None, args.poolings)
+    candidates = all_candidates(given, None, args.poolings)
     given_features = {
         name: timed(f"features of {name}", lambda n=name: run.features(given, n, candidates)) for name in rows
     }
     features, heads = given_features, None
     if args.tune == "joint":
         # No validation row is read before the splits are drawn: exits are fixed, and SideNets start on training rows.
-        model = timed("joint training", lambda: _tuned(given, args, rows["train"], given_features["train"]))
+        model = timed("joint training", lambda: _tuned(run, given, processor, args, given_features["train"]))
         candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         features = {name: run.features(model, name, candidates) for name in ("validation", "test")}
         heads = dict(zip(candidates, model.sidenets, strict=True))
     lines = []
     references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
-    cost = {
-        currency: cost_model(given, first_batches(rows["validation"], args.batch_size, 1)[0], candidates, 32, currency)
-        for currency in ("flops", "params")
-    }
+    (batch,) = first_batches(rows["validation"], args.batch_size, 1)
     for seed in range(args.splits):
         split = split_rows(len(rows["validation"]), 0.75, seed)
         run = replace(run, split=split)
         settings = HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
-        train = partial(run.train_heads, given_features, candidates, settings)
-        trained = heads or timed("heads", train)
+        train = partial(run.train_heads, given, processor, given_features, candidates, settings)
+        trained = heads or timed("heads", train).sidenets
+        before = {c: sidenet for c, sidenet in trained.items() if c.exit_layer == 0}
+        cost = {name: cost_model(given, batch, [*trained], 32, name, before) for name in ("flops", "params")}
         logits = {
-            name: {c: sidenet_logits(sidenet, features[name].features(c)) for c, sidenet in trained.items()}
+            name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
             for name in ("validation", "test")
         }
-        for reference, beside in references.items():
-            for target in targets:
-                start = time.perf_counter()
-                line = _one(split, features, beside, logits, cost, target, args.test_method)
-                seconds.setdefault("placement and calibration", time.perf_counter() - start)
-                lines.append({"seed": seed, "reference": reference, "target": str(target[0]), **line})
-                print(json.dumps(lines[-1]), flush=True)
+        for (reference, beside), target, reads_input in product(references.items(), targets, (True, False)):
+            usable = {
+                name: {c: values for c, values in of.items() if reads_input or c.exit_layer > 0}
+                for name, of in logits.items()
+            }
+            start = time.perf_counter()
+            line = _one(split, features, beside, usable, cost, target, args.test_method)
+            seconds.setdefault("placement and calibration", time.perf_counter() - start)
+            about = {"seed": seed, "reference": reference, "target": str(target[0]), "reads_input": reads_input}
+            lines.append({**about, **line})
+            print(json.dumps(lines[-1]), flush=True)
     named = next(line["exits"] for line in reversed(lines) if line["target"] == str(targets[0][0]))
     chosen = [candidate for candidate in candidates if candidate.name in named]
     parts = [
-        cached_records(features[name], chosen, [trained[c] for c in chosen], features[name].labels)
+        ExitRecords(
+            torch.stack([*(logits[name][c] for c in chosen), features[name].mainnet_logits], dim=1),
+            features[name].labels,
+            features[name].mainnet_logits.clone(),
+            given.task,
+        )
         for name in ("validation", "test")
     ]
     _joined(*parts).save(args.output_dir / "records.safetensors")
@@ -140,20 +156,19 @@ def main() -> None:
     print(text)
 
 
-def _tuned(given, args, rows, features):
+def _tuned(run, given, processor, args, features):
     poolings = args.poolings and args.poolings[:1]
     # The first pooling of each exit layer.
-    by_layer = {c.exit_layer: c for c in reversed(default_candidates(given, args.joint_exits, poolings))}
+    by_layer = {c.exit_layer: c for c in reversed(all_candidates(given, args.joint_exits, poolings))}
     chosen = [by_layer[layer] for layer in args.joint_exits]
     held = torch.arange(len(features)) % 10 == 0
-
-    def data(which):
-        inputs = {c: features.features(c)[which] for c in chosen}
-        return HeadData(inputs, features.mainnet_logits[which], features.labels[which])
-
-    heads = train_heads(data(~held), data(held), HeadTraining())
+    learning, stopping = (SomeRows("train", which.nonzero().squeeze(1)) for which in (~held, held))
+    heads = run.train_heads(
+        given, processor, {"train": features}, chosen, HeadTraining(), learning=learning, stopping=stopping
+    )
     model = attached_model(given, args.mainnet, chosen, heads, HeadTraining(), own_mainnet=True)
     settings = JointTraining(num_epochs=args.joint_epochs, batch_size=args.batch_size)
+    rows = run.rows["train"]
     tune_jointly(model, rows.dataset, rows.collate_fn, features.mainnet_logits, settings)
     return model
 
@@ -234,6 +249,7 @@ def table(report: dict) -> str:
     header = [
         "reference",
         "target",
+        "exit 0",
         "FLOPs",
         "10 %–90 %",
         "params",
@@ -243,10 +259,12 @@ def table(report: dict) -> str:
         "missed",
         "refused",
     ]
-    out = [header, [":--", ":--", *["--:"] * 8]]
-    keys = list(dict.fromkeys((line["reference"], line["target"]) for line in report["lines"]))
-    for reference, target in keys:
-        lines = [line for line in report["lines"] if (line["reference"], line["target"]) == (reference, target)]
+    out = [header, [":--", ":--", ":--", *["--:"] * 8]]
+    names = ("reference", "target", "reads_input")
+    keys = list(dict.fromkeys(tuple(line[name] for name in names) for line in report["lines"]))
+    for reference, target, reads_input in keys:
+        key = (reference, target, reads_input)
+        lines = [line for line in report["lines"] if tuple(line[name] for name in names) == key]
         limit = parse_targets(target)[0].limit
         column = {name: torch.tensor([line[name] for line in lines]) for name in ("flops", "params", "drop")}
         risks = torch.tensor([line["risk"] for line in lines if not line["refused"]])
@@ -255,6 +273,7 @@ def table(report: dict) -> str:
             [
                 reference,
                 f"`{target}`",
+                "allowed" if reads_input else "no",
                 f"{column['flops'].quantile(0.5):.3f}",
                 f"{low:.3f}–{high:.3f}",
                 f"{column['params'].quantile(0.5):.3f}",

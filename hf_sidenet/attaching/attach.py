@@ -48,13 +48,13 @@ from ..measurement import ExitRecords
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..report import Found, Report
-from ..training.features import default_candidates
 from ..training.heads import HeadTraining
 from ..training.joint import JointTraining, tune_jointly
 from .checkpoint import LEDGER, default_cache, evaluate_records
 from .steps import (
     AttachRun,
     Clock,
+    all_candidates,
     at_input_size,
     attached_model,
     load_mainnet,
@@ -137,7 +137,7 @@ def attach(
     trust_rows: bool = False,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
-    max_exits: int = 3,
+    max_exits: int = 4,
     heads: HeadTraining | None = None,
     tune: str = "heads",
     joint: JointTraining | None = None,
@@ -174,9 +174,9 @@ def attach(
         trust_rows (`bool`, *optional*, defaults to `False`):
             Accept validation rows even if they repeat training rows more often than fresh rows would; see
             [`check_fresh`].
-        exit_layers (`Sequence[int]`, *optional*): candidate places, by default all.
-        poolings (`Sequence[str]`, *optional*): candidate poolings; see [`default_candidates`].
-        max_exits (`int`, *optional*, defaults to 3): maximum number of SideNets.
+        exit_layers (`Sequence[int]`, *optional*): candidate places, by default all; 0 is before the first block.
+        poolings (`Sequence[str]`, *optional*): candidate poolings; see [`all_candidates`].
+        max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
         heads ([`HeadTraining`], *optional*): settings for training SideNets on the frozen MainNet.
         tune (`str`, *optional*, defaults to `"heads"`):
             `"heads"`: do not change the MainNet. `"joint"`: then fine-tune MainNet and SideNets together.
@@ -246,7 +246,7 @@ def attach(
         check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
         run = AttachRun(rows, split, targets, cache, batch_size, accelerator, progress, given.task)
-        candidates = default_candidates(given, exit_layers, poolings)
+        candidates = all_candidates(given, exit_layers, poolings)
         mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
         features = {name: run.features(given, name, candidates) for name in ("train", "validation")}
@@ -255,7 +255,7 @@ def attach(
     certifies = any(one.uses_labels for one in targets)
     check_class_order(answered, classes, trust_labels=trust_labels, certifies=certifies)
     with clock("heads"):
-        trained = run.train_heads(features, candidates, heads)
+        trained = run.train_heads(given, processor, features, candidates, heads)
     with clock("placement"):
         placements, table = place_sidenets(
             run,
@@ -281,7 +281,8 @@ def attach(
         costs = row_costs(model, rows["validation"], batch_size, which=split.design, quick=quick, progress=progress)
     with clock("calibration"):
         own = features["validation"] if tune == "heads" else run.features(model, "validation", chosen)
-        records = run.records(model, own, features["validation"] if reference == "given" else own)
+        reference_features = features["validation"] if reference == "given" else own
+        records = run.records(model, "validation", own, reference_features)
         run.check_live(model, records)
         calibration = calibrate(
             records.select(split.design),
@@ -336,7 +337,8 @@ def attach(
             own = run.features(model, "test", chosen)
             check_class_order([run.answered(own, "test")], classes, trust_labels=trust_labels)
             apart = tune == "joint" and reference == "given"
-            test_records = run.records(model, own, run.features(given, "test", chosen) if apart else own)
+            reference_features = run.features(given, "test", chosen) if apart else own
+            test_records = run.records(model, "test", own, reference_features)
             evaluation = evaluate_records(test_records, costs, model.config, path=_shown(calibration), seed=seed)
     evidence = model.config.calibration if is_found else None
     found = Found(calibration, costs, evidence, certification, rows["validation"], trust_labels)

@@ -5,18 +5,20 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..calibration import Budget, CostModel, Placement, Split, Target, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
-from ..data.formats import Processor
+from ..data.formats import MapStyle, Processor
 from ..data.rows import Rows
 from ..inference.classes import sidenet_class
 from ..inference.collect import first_batches
@@ -24,12 +26,22 @@ from ..inference.stages import Stages
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
+from ..models.exit_rule import stack_exits
 from ..models.mainnet import evaluating
+from ..models.modalities import EMBEDDINGS
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet
 from ..models.tasks import NO_LABEL, Task, label_names
-from ..training.features import Candidate, Features, cache_features
-from ..training.heads import HeadData, HeadTraining, cached_records, sidenet_logits, train_heads
+from ..training.features import Candidate, Features, cache_features, default_candidates
+from ..training.heads import HeadData, HeadTraining, sidenet_logits, train_heads
+from ..training.input_exits import (
+    NgramTraining,
+    TextRows,
+    has_token_embeddings,
+    input_logits,
+    text_sizes,
+    train_text_exits,
+)
 
 
 if TYPE_CHECKING:
@@ -38,6 +50,64 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 SHOWN_PLACEMENTS = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Trained candidates.
+
+    Args:
+        sidenets (`Mapping[Candidate, nn.Module]`): SideNets in evaluation mode.
+        input_sizes (`dict[str, Any]`, *optional*): `input_sidenet` for those before the first block.
+    """
+
+    sidenets: Mapping[Candidate, nn.Module]
+    input_sizes: dict[str, Any] | None
+
+
+def all_candidates(
+    model: SideNetPreTrainedModel, exit_layers: Sequence[int] | None = None, poolings: Sequence[str] | None = None
+) -> list[Candidate]:
+    """List every candidate, before the first block and after the others.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): the model; its SideNets do not matter.
+        exit_layers (`Sequence[int]`, *optional*, defaults to every place): number of blocks before a SideNet.
+        poolings (`Sequence[str]`, *optional*):
+            After a block, see [`default_candidates`]. Before the first, names such as `"ngrams"` select what to read,
+            by default everything.
+
+    Raises:
+        ValueError: see [`default_candidates`].
+    """
+    readings = model.modality.readings if model.modality.has_tokens else ()
+    layers = None if exit_layers is None else [layer for layer in exit_layers if layer != 0]
+    chosen = [name for name in poolings or () if name in readings]
+    after = [name for name in poolings or () if name not in readings] or None
+    before = []
+    if exit_layers is None or 0 in exit_layers:
+        before = [Candidate(0, reading) for reading in chosen or readings]
+    return before + (default_candidates(model, layers, after) if layers is None or layers else [])
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Rows of a split.
+
+    Args:
+        split (`str`): its name.
+        which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
+    """
+
+    split: str
+    which: torch.Tensor | None = None
+
+    def dataset(self, rows: Mapping[str, Rows]) -> MapStyle:
+        """Return the data set of these rows."""
+        dataset = rows[self.split].dataset
+        if self.which is None:
+            return dataset
+        return cast(MapStyle, Subset(cast(Dataset, dataset), self.which.tolist()))
 
 
 class Clock:
@@ -83,14 +153,14 @@ class AttachRun:
         return self.accelerator is None or self.accelerator.is_main_process
 
     def features(self, model: SideNetPreTrainedModel, name: str, candidates: Sequence[Candidate]) -> Features:
-        """Compute or load cached features of a split, from this model's MainNet."""
+        """Compute or load cached features of a split, from this model's MainNet; none before its first block."""
         rows = self.rows[name]
         return cache_features(
             model,
             rows.dataset,
             self.cache_dir / "features",
             collate_fn=rows.collate_fn,
-            candidates=candidates,
+            candidates=[candidate for candidate in candidates if candidate.exit_layer > 0],
             data_fingerprint=rows.fingerprint,
             batch_size=self.batch_size,
             accelerator=self.accelerator,
@@ -112,32 +182,110 @@ class AttachRun:
         return Answered.from_logits(name, logits, labels, self.task)
 
     def train_heads(
-        self, features: Mapping[str, Features], candidates: Sequence[Candidate], settings: HeadTraining
-    ) -> dict[Candidate, SideNet]:
-        """Train all candidate SideNets, with early stopping on the design rows."""
+        self,
+        given: SideNetPreTrainedModel,
+        processor: Processor | None,
+        features: Mapping[str, Features],
+        candidates: Sequence[Candidate],
+        settings: HeadTraining,
+        *,
+        learning: SomeRows | None = None,
+        stopping: SomeRows | None = None,
+    ) -> Trained:
+        """Train all candidate SideNets.
 
-        def data(of: Features, rows: torch.Tensor | slice) -> HeadData:
-            inputs = {candidate: of.features(candidate)[rows] for candidate in candidates}
-            return HeadData(inputs, of.mainnet_logits[rows].float(), self.labels(of)[rows], self.task)
+        Args:
+            given ([`SideNetPreTrainedModel`]): model of the MainNet.
+            processor (tokenizer or image processor, *optional*): its processor.
+            features (`Mapping[str, Features]`): features of the rows, by split.
+            candidates (`Sequence[Candidate]`): see [`all_candidates`].
+            settings ([`HeadTraining`]): training settings.
+            learning ([`SomeRows`], *optional*): rows to train on, by default the training rows.
+            stopping ([`SomeRows`], *optional*): rows for early stopping, by default the design rows.
+        """
+        parts = (learning or SomeRows("train"), stopping or SomeRows("validation", self.split.design))
+        learn, stop = (self._head_data(features[part.split], part, candidates) for part in parts)
+        before = [candidate for candidate in candidates if candidate.exit_layer == 0]
+        if not before:
+            return Trained(train_heads(learn, stop, settings, progress=self.progress), None)
+        return self._train_with_texts(given, processor, parts, (learn, stop), before, settings)
 
-        return train_heads(
-            data(features["train"], slice(None)),
-            data(features["validation"], self.split.design),
-            settings,
+    def _head_data(self, features: Features, part: SomeRows, candidates: Sequence[Candidate]) -> HeadData:
+        which = slice(None) if part.which is None else part.which
+        inputs = {c: features.features(c)[which] for c in candidates if c.exit_layer > 0}
+        return HeadData(inputs, features.mainnet_logits[which].float(), self.labels(features)[which], self.task)
+
+    def _train_with_texts(
+        self,
+        given: SideNetPreTrainedModel,
+        processor: Processor | None,
+        parts: tuple[SomeRows, SomeRows],
+        data: tuple[HeadData, HeadData],
+        before: Sequence[Candidate],
+        settings: HeadTraining,
+    ) -> Trained:
+        """Train SideNets before the first block too; the one on embeddings trains along with those after blocks."""
+        ngrams = NgramTraining()
+        sizes = text_sizes(given, processor, ngrams)
+        learn, stop = (self._texts(part, sizes) for part in parts)
+        texts = (learn, stop)
+        on_embeddings = Candidate(0, EMBEDDINGS)
+        reads_embeddings = has_token_embeddings(given.mainnet) and any(EMBEDDINGS in each.pooling for each in before)
+        if reads_embeddings:
+            data = (
+                replace(data[0], features={**data[0].features, on_embeddings: texts[0].embeddings(given.mainnet)}),
+                replace(data[1], features={**data[1].features, on_embeddings: texts[1].embeddings(given.mainnet)}),
+            )
+        trained: dict[Candidate, nn.Module] = dict(train_heads(*data, settings, progress=self.progress))
+        embedded = cast("SideNet | None", trained.pop(on_embeddings, None))
+        found = train_text_exits(given.mainnet, sizes, texts, data, embedded, settings, ngrams, progress=self.progress)
+        inputs = {candidate: found.sidenets[candidate] for candidate in before if candidate in found.sidenets}
+        return Trained({**inputs, **trained}, found.sizes)
+
+    def _texts(self, part: SomeRows, sizes: Mapping[str, Any]) -> TextRows:
+        return TextRows.read(
+            part.dataset(self.rows),
+            self.rows[part.split].collate_fn,
+            sizes,
             progress=self.progress,
+            description=f"N-grams of {part.split} rows",
         )
 
-    def records(self, model: SideNetPreTrainedModel, features: Features, reference: Features) -> ExitRecords:
-        """Make exit records from a model's cached features, with the MainNet logits of `reference`."""
+    def logits(
+        self,
+        sidenet: nn.Module,
+        candidate: Candidate,
+        name: str,
+        features: Features,
+        which: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return a SideNet's logits for the rows of a split, or for some of them, without running the MainNet.
+
+        Args:
+            sidenet (`nn.Module`): the SideNet, in evaluation mode.
+            candidate ([`Candidate`]): its place.
+            name (`str`): name of the split.
+            features ([`Features`]): features of the split.
+            which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
+        """
+        if candidate.exit_layer == 0:
+            dataset = SomeRows(name, which).dataset(self.rows)
+            return input_logits(sidenet, dataset, self.rows[name].collate_fn, progress=False)
+        read = features.features(candidate)
+        return sidenet_logits(cast(SideNet, sidenet), read if which is None else read[which])
+
+    def records(
+        self, model: SideNetPreTrainedModel, name: str, features: Features, reference: Features
+    ) -> ExitRecords:
+        """Make exit records of a split from a model's cached features, with the MainNet logits of `reference`."""
         candidates = [Candidate(*place) for place in zip(model.config.exit_layers, model.config.pooling, strict=True)]
-        return cached_records(
-            features,
-            candidates,
-            cast("list[SideNet]", list(model.sidenets)),
-            self.labels(features),
-            reference.mainnet_logits.clone(),
-            self.task,
-        )
+        with evaluating(model.sidenets):
+            columns = [
+                self.logits(sidenet, candidate, name, features)
+                for candidate, sidenet in zip(candidates, model.sidenets, strict=True)
+            ]
+        exit_logits = stack_exits([*columns, features.mainnet_logits])
+        return ExitRecords(exit_logits, self.labels(features), reference.mainnet_logits.clone(), self.task)
 
     @torch.no_grad()
     def check_live(self, model: SideNetPreTrainedModel, records: ExitRecords) -> None:
@@ -203,7 +351,7 @@ def place_sidenets(
     run: AttachRun,
     given: SideNetPreTrainedModel,
     features: Features,
-    trained: Mapping[Candidate, SideNet],
+    trained: Trained,
     hidden_size: int,
     *,
     level: float,
@@ -213,11 +361,12 @@ def place_sidenets(
     """Rank placements on the design rows, best first, and tabulate the candidates."""
     design = run.split.design
     labels, mainnet_logits = run.labels(features)[design], features.mainnet_logits[design]
-    logits = {c: sidenet_logits(sidenet, features.features(c)[design]) for c, sidenet in trained.items()}
+    logits = {c: run.logits(sidenet, c, "validation", features, design) for c, sidenet in trained.sidenets.items()}
     budget = next((target for target in run.targets if isinstance(target, Budget)), None)
     (batch,) = first_batches(run.rows["validation"], run.batch_size, 1, run.split.design)
     currency = "params" if budget is not None and budget.currency == "params" else "flops"
-    costs = cost_model(given, batch, list(trained), hidden_size, currency)
+    before = {candidate: sidenet for candidate, sidenet in trained.sidenets.items() if candidate.exit_layer == 0}
+    costs = cost_model(given, batch, list(trained.sidenets), hidden_size, currency, before)
     limit = None if budget is None else budget.limit
     if budget is not None and budget.is_time:
         # FLOPs approximate time until there is a model to time.
@@ -242,7 +391,7 @@ def place_sidenets(
             "design_accuracy": accuracy(logits[candidate], labels, run.task),
             currency: _alone(costs, candidate),
         }
-        for candidate in trained
+        for candidate in trained.sidenets
     ]
     return placements, table
 
@@ -263,7 +412,7 @@ def attached_model(
     given: SideNetPreTrainedModel,
     mainnet: str | PreTrainedModel,
     chosen: Sequence[Candidate],
-    trained: Mapping[Candidate, SideNet],
+    trained: Trained,
     settings: HeadTraining,
     *,
     own_mainnet: bool,
@@ -276,11 +425,12 @@ def attached_model(
         sidenet_hidden_size=settings.hidden_size,
         input_size=given.config.input_size,
         blocks=given.config.blocks,
+        input_sidenet=trained.input_sizes if chosen[0].exit_layer == 0 else None,
     )
     if isinstance(mainnet, str):
         model.config.name_or_path = mainnet
     for sidenet, candidate in zip(model.sidenets, chosen, strict=True):
-        sidenet.load_state_dict(trained[candidate].state_dict())
+        sidenet.load_state_dict(trained.sidenets[candidate].state_dict())
     return model
 
 

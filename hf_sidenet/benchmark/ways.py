@@ -48,7 +48,7 @@ def by_whole_batch(stages: StageChain) -> Answer:
             sure = stages.task.confidence(logits, temperatures[stage])
             if bool(leaves(sure, thresholds[:, stage]).all()):
                 break
-            inputs = stages.modality.later_inputs(inputs)
+            inputs = stages.modality.later_inputs(inputs, hidden)
             stage += 1
             hidden, logits = stages(stage, hidden, inputs)
         return logits, torch.full((len(batch.rows),), stage)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choose one, two or three SideNets out of all candidates, under a cost model, on rows that certify nothing."""
+"""Choose a few SideNets out of all candidates, under a cost model, on rows that certify nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords
@@ -54,6 +55,7 @@ def cost_model(
     candidates: Sequence[Candidate],
     hidden_size: int,
     currency: str = "flops",
+    input_sidenets: Mapping[Candidate, nn.Module] | None = None,
 ) -> CostModel:
     """Measure the cost of every candidate on a typical batch.
 
@@ -63,6 +65,8 @@ def cost_model(
         candidates (`Sequence[Candidate]`): candidate SideNets.
         hidden_size (`int`): hidden size of the SideNets.
         currency (`str`, *optional*, defaults to `"flops"`): `"flops"` or `"params"`.
+        input_sidenets (`Mapping[Candidate, nn.Module]`, *optional*): SideNets of the candidates before the first
+            block, which are measured themselves.
     """
     inputs = model_inputs(batch, model.device, model.dtype)
     points = model.exit_points(**inputs)
@@ -72,8 +76,27 @@ def cost_model(
         with evaluating(model), torch.no_grad(), counting_flops() as counter:
             model.mainnet(**inputs)
         total = counter.get_total_flops() / next(iter(inputs.values())).shape[0]
-    heads = {candidate: _head(model, candidate, hidden_size, currency) / total for candidate in candidates}
+    heads = {
+        candidate: (
+            _head(model, candidate, hidden_size, currency)
+            if candidate.exit_layer
+            else _input_cost((input_sidenets or {})[candidate], inputs, currency)
+        )
+        / total
+        for candidate in candidates
+    }
     return CostModel({point.exit_layer: getattr(point, currency) for point in points}, heads)
+
+
+@torch.no_grad()
+def _input_cost(sidenet: nn.Module, inputs: dict[str, Any], currency: str) -> float:
+    if currency == "params":
+        return sum(p.numel() for p in sidenet.parameters())
+    weight = next(sidenet.parameters())
+    given = model_inputs(inputs, weight.device, weight.dtype)
+    with counting_flops() as counter:
+        sidenet(given)
+    return counter.get_total_flops() / next(iter(given.values())).shape[0]
 
 
 def _head(model: SideNetPreTrainedModel, candidate: Candidate, hidden_size: int, currency: str) -> int:
@@ -131,7 +154,7 @@ def place(
     level: float,
     test: str,
     budget: float | None = None,
-    max_exits: int = 3,
+    max_exits: int = 4,
     task: Task = SINGLE_LABEL,
 ) -> list[Placement]:
     """Rank placements, best first.
@@ -150,7 +173,7 @@ def place(
         level (`float`): δ of one guaranteed target.
         test (`str`): test of `accuracy_drop`.
         budget (`float`, *optional*): largest mean cost per row, in the currency of `costs`.
-        max_exits (`int`, *optional*, defaults to 3): maximum number of SideNets.
+        max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
         task ([`Task`], *optional*, defaults to single-label classification): the task.
 
     Raises:

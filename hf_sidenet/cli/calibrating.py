@@ -82,7 +82,7 @@ def attach(
         list_option(
             "--exit-layers",
             SIDENETS,
-            "Candidate exits: number of blocks before a SideNet. By default all.",
+            "Candidate exits: number of blocks before a SideNet; 0 reads the input. By default all.",
             "N",
             parser=whole_number,
         ),
@@ -92,11 +92,12 @@ def attach(
         list_option(
             "--poolings",
             SIDENETS,
-            "Candidate poolings: mean, cls, gap, flatten. By default mean and cls for tokens, gap for feature maps.",
+            "Candidate poolings: mean, cls, gap, flatten; at exit 0 ngrams, embeddings, ngrams+embeddings. By default "
+            "all but flatten.",
             "NAME",
         ),
     ] = None,
-    max_exits: Annotated[int, option("--max-exits", SIDENETS, "Maximum number of SideNets.", min=1)] = 3,
+    max_exits: Annotated[int, option("--max-exits", SIDENETS, "Maximum number of SideNets.", min=1)] = 4,
     hidden_size: Annotated[int, option("--hidden-size", SIDENETS, "Width of a SideNet's hidden layer.", min=1)] = 32,
     distillation_weight: Annotated[
         float | None,

@@ -264,7 +264,7 @@ def info(directory: AnyDirectory) -> Outcome:
             check_evidence(config.calibration)
         model = load_model(directory, config)
     report = Report.load(directory)
-    points = model.exit_points()
+    points = {point.exit_layer: point for point in model.exit_points()}
     mainnet = model.mainnet
     document = {
         "checkpoint": directory,
@@ -272,7 +272,7 @@ def info(directory: AnyDirectory) -> Outcome:
         "mainnet": {
             "name": report.get("mainnet", {}).get("name"),
             "class": type(mainnet).__name__,
-            "num_blocks": len(points) + 1,
+            "num_blocks": max(points) + 1,
             "num_params": sum(param.numel() for param in mainnet.parameters()),
             "classes": label_names(config),
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -282,11 +282,11 @@ def info(directory: AnyDirectory) -> Outcome:
             {
                 "name": f"SideNet {index}",
                 "exit_layer": layer,
-                "module": points[layer - 1].module,
+                "module": points[layer].module,
                 "pooling": config.pooling[index],
                 "num_params": sum(param.numel() for param in model.sidenets[index].parameters()),
-                "mainnet_params": points[layer - 1].params,
-                "mainnet_flops": points[layer - 1].flops,
+                "mainnet_params": points[layer].params,
+                "mainnet_flops": points[layer].flops,
                 "threshold": config.thresholds[index],
                 "temperature": config.temperatures[index],
             }

@@ -84,12 +84,15 @@ class Answering:
         self.reader = RowReader(Served(model), processor, max_length)
         self._whole_texts = cast(Callable[..., Mapping[str, Any]], own_tokenizer(processor, verbose=False))
         layers = model.config.exit_layers
-        points = model.exit_points()
-        self.flops = list(flops) if flops is not None else [*(points[layer - 1].flops for layer in layers), 1.0]
+        points = {point.exit_layer: point for point in model.exit_points()}
+        self.flops = list(flops) if flops is not None else [*(points[layer].flops for layer in layers), 1.0]
         self.classes = label_names(model.config)
         self.names = [*(f"SideNet {i}" for i in range(len(layers))), "MainNet"]
-        num_blocks = len(points) + 1
-        self.places = [*(f"after block {layer} of {num_blocks}" for layer in layers), f"all {num_blocks} blocks"]
+        num_blocks = max(points) + 1
+        self.places = [
+            *(f"after block {layer} of {num_blocks}" if layer else "before the first block" for layer in layers),
+            f"all {num_blocks} blocks",
+        ]
 
     def __call__(self, row: Any, thresholds: Sequence[float]) -> Answer:
         """Answer a row.

@@ -17,7 +17,7 @@ from ..io.files import sha256
 from ..io.fingerprint import fingerprint_weights
 from ..io.folder_kinds import PROCESSOR_NAMES, FolderKind
 from ..io.json import read_object
-from ..models.configuration_sidenet import SideNetConfig
+from ..models.configuration_sidenet import SideNetConfig, begins_at_input
 from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
 from ..models.modeling_base import SideNetPreTrainedModel
@@ -178,26 +178,28 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
     if not isinstance(stages, list) or len(stages) < 2:
         return "stages"
     for index, stage in enumerate(stages):
-        if not _is_stage(stage, names, hashes, is_first=index == 0, is_last=index == len(stages) - 1):
+        before = stages[index - 1] if index else None
+        if not _is_stage(stage, before, names, hashes, is_last=index == len(stages) - 1):
             return f"stage {index}"
     if len({stage["file"] for stage in stages}) < len(stages):
         return "list of stages, which names one file twice"
     return None
 
 
-def _is_stage(stage: Any, names: Sequence[str], hashes: dict[str, str], *, is_first: bool, is_last: bool) -> bool:
+def _is_stage(stage: Any, before: Any, names: Sequence[str], hashes: dict[str, str], *, is_last: bool) -> bool:
     if not isinstance(stage, dict) or set(stage) != {field.name for field in fields(StageFile)}:
         return False
     if not (_are_strings(stage["inputs"]) and _are_strings(stage["outputs"]) and isinstance(stage["file"], str)):
         return False
-    known = set(names) if is_first else {*names, "hidden"}
+    # No x_c enters the first stage, nor the one after a SideNet before the first block.
+    has_hidden = before is not None and len(before["outputs"]) == 2
     inputs = stage["inputs"]
     return (
         stage["file"] in hashes
         and len(inputs) == len(set(inputs)) > 0
-        and set(inputs) <= known
-        and (is_first or "hidden" in inputs)
-        and len(stage["outputs"]) == (1 if is_last else 2)
+        and set(inputs) <= {*names, HIDDEN}
+        and (HIDDEN in inputs) == has_hidden
+        and len(stage["outputs"]) in ((1,) if is_last else (2,) if before else (1, 2))
     )
 
 
@@ -248,6 +250,12 @@ class ExportedStages:
                 f"{str(directory)!r} is damaged: {len(self.config.exit_layers)} SideNets in "
                 f"{CONFIG}, but {len(self.manifest.stages)} stages. Export it again",
             )
+        if (len(self.manifest.stages[0].outputs) == 1) != begins_at_input(self.config):
+            raise ArgumentError(
+                "directory",
+                f"{str(directory)!r} is damaged: `exit_layers` in {CONFIG} are {self.config.exit_layers}, but stage 0 "
+                f"returns {self.manifest.stages[0].outputs}. Export it again",
+            )
         self.task, self.modality = task_of(self.config)[0], MODALITIES[self.manifest.modality]
         self.input_names = tuple(self.manifest.input_names)
         self.max_length = self.manifest.max_length
@@ -268,7 +276,7 @@ class ExportedStages:
 
         Args:
             index (`int`): index of the stage.
-            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` for stage 0.
+            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` if no block has run.
             inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows. Unused ones are ignored; without
                 `attention_mask`, every token counts.
 
@@ -287,12 +295,12 @@ class ExportedStages:
         unknown = sorted(set(inputs) - set(self.input_names))
         if unknown:
             raise ArgumentError("inputs", f"must be among {list(self.input_names)}, got {unknown}")
-        if (hidden is None) != (index == 0):
+        if (hidden is None) != (index <= int(begins_at_input(self.config))):
             raise ArgumentError(
                 "hidden",
-                f"must be given for every stage except the first, got {hidden} for stage {index}",
+                f"must be given for every stage that starts after a block, got {hidden} for stage {index}",
             )
-        first = hidden if index else inputs.get(self.input_names[0])
+        first = inputs.get(self.input_names[0]) if hidden is None else hidden
         if first is None:
             raise ArgumentError("inputs", f"must have {self.input_names[0]!r}, got {list(inputs)}")
         size = tuple(first.shape[: len(self.modality.axes)])
@@ -402,7 +410,8 @@ def stage_file(stages: Stages, index: int, inputs: Sequence[str], suffix: str) -
         inputs (`Sequence[str]`): names of its inputs.
         suffix (`str`): suffix of the file.
     """
-    outputs = ["logits"] if index == len(stages) - 1 else ["x_c", "logits"]
+    has_state = index < len(stages) - 1 and (index > 0 or not begins_at_input(stages.config))
+    outputs = ["x_c", "logits"] if has_state else ["logits"]
     return StageFile(f"stage_{index}{suffix}", list(inputs), outputs)
 
 

@@ -101,7 +101,7 @@ def _run(stages: StageChain, inputs: dict[str, torch.Tensor], count: int) -> lis
         hidden, logits = stages(index, hidden, inputs)
         found.append(logits)
         # As in the runner.
-        inputs = stages.modality.later_inputs(inputs)
+        inputs = stages.modality.later_inputs(inputs, hidden)
     return found
 
 

@@ -68,7 +68,7 @@ class CompiledStages:
             hidden, inputs = self._fill(hidden, inputs, rows, length)
         module = self.modules[index]
         result = module(**inputs) if hidden is None else module(hidden, **inputs)
-        state, logits = result if index < len(self.modules) - 1 else (None, result)
+        state, logits = result if isinstance(result, tuple) else (None, result)
         if not self.filled:
             return state, logits
         state = None if state is None else state[:rows, :length] if self.modality.has_tokens else state[:rows]

@@ -231,7 +231,9 @@ def _run_stage(
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
         logits = logits.float()
         sure = stages.task.confidence(logits, stages.config.temperatures[stage])
-        following = Batch(batch.rows, batch.inputs if batch.has_tokens else _first(batch.inputs), hidden)
+        # Before the first block, every image is still needed.
+        whole = batch.has_tokens or hidden is None
+        following = Batch(batch.rows, batch.inputs if whole else _first(batch.inputs), hidden)
         return following, torch.cat([logits, sure.unsqueeze(1)], dim=1)
 
     ran, failed = [], []

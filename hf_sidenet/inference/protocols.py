@@ -64,7 +64,8 @@ class StageChain(ServedModel, Protocol):
     """Model as a chain of stages in any runtime: [`Stages`], compiled or exported ones, or your own.
 
     Stage 0 maps a batch of inputs to x_c and logits of the first SideNet, each later stage maps x_c to the next; the
-    last returns the MainNet's logits. A chain without SideNets has one stage. Its attributes are those of a
+    last returns the MainNet's logits. With a SideNet before the first block (exit layer 0), stage 0 returns no x_c,
+    and stage 1 starts from the inputs too. A chain without SideNets has one stage. Its attributes are those of a
     [`ServedModel`].
     """
 
@@ -75,12 +76,13 @@ class StageChain(ServedModel, Protocol):
 
         Args:
             index (`int`): index of the stage.
-            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at its start; `None` for stage 0.
+            hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at its start; `None` if no block has run.
             inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows; for later stages see
                 [`Modality.later_inputs`].
 
         Returns:
-            x_c at the end of the stage (`None` for the last), and logits of shape `(rows, num_labels)`.
+            x_c at the end of the stage (`None` for the last, and before the first block), and logits of shape
+            `(rows, num_labels)`.
         """
         ...
 

@@ -63,8 +63,9 @@ class Batch:
 
     Args:
         rows (`list[Row]`): rows of one kind.
-        inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row after stage 0.
-        hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start of the stage.
+        inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row beside x_c.
+        hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; `None` if no block
+            has run.
     """
 
     rows: list[Row]
@@ -130,27 +131,32 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     rows = [row for batch in batches for row in batch.rows]
+    names, has_state = batches[0].inputs, batches[0].hidden is not None
     if not batches[0].has_tokens:
-        return Batch(rows, batches[0].inputs, torch.cat([_state(batch) for batch in batches]))
+        if has_state:
+            return Batch(rows, names, torch.cat([_state(batch) for batch in batches]))
+        return Batch(rows, {name: torch.cat([batch.inputs[name] for batch in batches]) for name in names})
     length = max(row.length for row in rows)
     inputs = {
         name: torch.cat([_to_length(batch.inputs[name], length, pad.get(name, 0)) for batch in batches])
-        for name in batches[0].inputs
+        for name in names
     }
-    return Batch(rows, inputs, torch.cat([_to_length(_state(batch), length, 0) for batch in batches]))
+    hidden = torch.cat([_to_length(_state(batch), length, 0) for batch in batches]) if has_state else None
+    return Batch(rows, inputs, hidden)
 
 
 def trim(batch: Batch) -> Batch:
     """Return the batch without columns that are padding in every row."""
     length = max(row.length for row in batch.rows)
-    if not batch.has_tokens or _state(batch).shape[1] == length:
+    if not batch.has_tokens or next(iter(batch.inputs.values())).shape[1] == length:
         return batch
     cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
-    return Batch(batch.rows, cut, _state(batch)[:, :length].contiguous())
+    hidden = None if batch.hidden is None else batch.hidden[:, :length].contiguous()
+    return Batch(batch.rows, cut, hidden)
 
 
 def _state(batch: Batch) -> torch.Tensor:
-    """Return x_c of a batch that has run through a stage."""
+    """Return x_c of a batch that has run through a block."""
     assert batch.hidden is not None
     return batch.hidden
 
@@ -175,17 +181,17 @@ class Packet:
         places (`list[int]`): indices of the rows in their request.
         lengths (`list[int]`): numbers of tokens; 0 for images.
         thresholds (`list[tuple[float, ...]]`): θ of each SideNet, by row.
-        inputs (`dict[str, np.ndarray]`): MainNet inputs, padded on the right; for images, one row.
-        hidden (`np.ndarray` of shape `(rows, ...)`): x_c at the start of the stage; bfloat16 as raw bits.
-        dtype (`str`): dtype of x_c.
+        inputs (`dict[str, np.ndarray]`): MainNet inputs, padded on the right; for images, one row beside x_c.
+        hidden (`np.ndarray` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; bfloat16 as raw bits.
+        dtype (`str`, *optional*): dtype of x_c.
     """
 
     places: list[int]
     lengths: list[int]
     thresholds: list[tuple[float, ...]]
     inputs: dict[str, np.ndarray]
-    hidden: np.ndarray
-    dtype: str
+    hidden: np.ndarray | None
+    dtype: str | None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -193,16 +199,20 @@ class Packet:
 
 def pack(batch: Batch) -> Packet:
     """Pack rows of one kind, after a stage."""
-    hidden = _state(batch).cpu().contiguous()
+    hidden = None if batch.hidden is None else batch.hidden.cpu().contiguous()
     return Packet(
         places=[row.place for row in batch.rows],
         lengths=[row.length for row in batch.rows],
         thresholds=[row.thresholds for row in batch.rows],
         inputs={name: value.cpu().numpy() for name, value in batch.inputs.items()},
-        # NumPy has no bfloat16.
-        hidden=(hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden).numpy(),
-        dtype=str(hidden.dtype).removeprefix("torch."),
+        hidden=None if hidden is None else _to_numpy(hidden),
+        dtype=None if hidden is None else str(hidden.dtype).removeprefix("torch."),
     )
+
+
+def _to_numpy(hidden: torch.Tensor) -> np.ndarray:
+    # NumPy has no bfloat16.
+    return (hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden).numpy()
 
 
 def unpack(packet: Packet, device: torch.device) -> Batch:
@@ -214,11 +224,14 @@ def unpack(packet: Packet, device: torch.device) -> Batch:
     """
     # Copied because received memory may be read-only, which torch warns about.
     inputs = {name: torch.from_numpy(value.copy()) for name, value in packet.inputs.items()}
-    hidden = torch.from_numpy(packet.hidden.copy()).view(getattr(torch, packet.dtype))
+    hidden = None
+    if packet.hidden is not None and packet.dtype is not None:
+        hidden = torch.from_numpy(packet.hidden.copy()).view(getattr(torch, packet.dtype)).to(device)
     rows = []
     for i, (place, length, thresholds) in enumerate(
         zip(packet.places, packet.lengths, packet.thresholds, strict=True)
     ):
-        own = {name: value[i, :length] if length else value[0] for name, value in inputs.items()}
+        which = 0 if length == 0 and hidden is not None else i
+        own = {name: value[which, :length] if length else value[which] for name, value in inputs.items()}
         rows.append(Row(place, own, length, thresholds))
-    return Batch(rows, {name: value.to(device) for name, value in inputs.items()}, hidden.to(device))
+    return Batch(rows, {name: value.to(device) for name, value in inputs.items()}, hidden)

@@ -3,7 +3,8 @@
 
 Stage 0 maps the inputs to (x_c, logits of SideNet 0); stage k maps x_c of SideNet k - 1 to x_c of SideNet k and its
 logits; the last maps x_c of the last SideNet to the MainNet's logits. No row exits inside a stage: the caller decides
-which rows continue, and may combine rows of different batches.
+which rows continue, and may combine rows of different batches. With a SideNet before the first block, stage 0 is that
+SideNet alone, without an x_c, and stage 1 starts from the inputs too.
 
 A later stage is a copy of the whole MainNet that shares every weight and skips the modules that already ran, so that
 the MainNet's own forward computes masks, positions and the head. Creating a chain checks that it reproduces the
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PreTrainedModel
 
 from ..data.limits import longest_text
+from ..models.configuration_sidenet import begins_at_input
 from ..models.errors import ArgumentError, StopForward
 from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
 from ..models.mainnet import check_unchanged, evaluating, gated, name_of
@@ -320,6 +322,22 @@ class Stage(nn.Module):
         return read_exit(self.sidenet, self.pooling, hidden, mask)
 
 
+class InputStage(nn.Module):
+    """Stage of a SideNet before the first block.
+
+    Args:
+        sidenet (`nn.Module`): the SideNet.
+    """
+
+    def __init__(self, sidenet: nn.Module):
+        super().__init__()
+        self.sidenet = sidenet
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits of shape `(rows, num_labels)` for MainNet inputs."""
+        return self.sidenet(inputs)
+
+
 class Served:
     """Model as seen by a runner: its inputs, exits and device.
 
@@ -391,10 +409,11 @@ class Stages(Served):
         size = config.input_size
         mainnet, blocks = gated(model.mainnet, config.blocks)
         watched = watch(mainnet, blocks, self.modality, size)
-        starts: list[int | None] = [None, *config.exit_layers]
-        ends: list[int | None] = [*config.exit_layers, None]
-        self.modules: list[Stage] = []
-        for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        first = int(begins_at_input(config))
+        starts: list[int | None] = [None, *config.exit_layers[first:]]
+        ends: list[int | None] = [*config.exit_layers[first:], None]
+        self.modules: list[Stage | InputStage] = [InputStage(model.sidenets[0]).eval()] if first else []
+        for k, (start, end) in enumerate(zip(starts, ends, strict=True), start=first):
             part = mainnet if start is None else tail_of(mainnet, watched, start)
             sidenet, pooling = None, None
             if end is not None:
@@ -405,11 +424,11 @@ class Stages(Served):
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Run one stage; return its x_c (`None` for the last) and logits.
+        """Run one stage; return its x_c (`None` for the last, and before the first block) and logits.
 
         Args:
             index (`int`): index of the stage.
-            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` for stage 0.
+            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` if no block has run.
             inputs (`dict[str, torch.Tensor]`): MainNet inputs of the same rows; for images, one row is enough after
                 stage 0.
 
@@ -418,7 +437,7 @@ class Stages(Served):
         """
         self.check_mode()
         result = self.modules[index](**inputs) if hidden is None else self.modules[index](hidden, **inputs)
-        return result if index < len(self.modules) - 1 else (None, result)
+        return result if isinstance(result, tuple) else (None, result)
 
     @torch.no_grad()
     def _check(self, mainnet: PreTrainedModel, blocks: Blocks) -> None:
@@ -427,8 +446,9 @@ class Stages(Served):
         mask, hidden = inputs.get("attention_mask"), None
         seen: dict[int, torch.Tensor] = {}
         run = Run(lambda index, state, rows: seen.__setitem__(index, state))
-        out = run_mainnet(mainnet, run, **inputs, **self.modules[0].fixed, return_dict=True)
-        for k, stage in enumerate(self.modules):
+        parts = [(k, stage) for k, stage in enumerate(self.modules) if isinstance(stage, Stage)]
+        out = run_mainnet(mainnet, run, **inputs, **parts[0][1].fixed, return_dict=True)
+        for k, stage in parts:
             expected = out.logits if stage.end is None else stage.read(seen[stage.end], mask)
             try:
                 hidden, logits = self(k, hidden, inputs)
@@ -440,4 +460,4 @@ class Stages(Served):
                     f"{name_of(mainnet)} cannot run stage by stage: started {place}, it fails ({reason}). Its own "
                     "forward works: use `routing='gates'` in the runner."
                 ) from error
-            inputs = self.modality.later_inputs(inputs)
+            inputs = self.modality.later_inputs(inputs, hidden)

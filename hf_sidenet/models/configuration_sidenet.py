@@ -14,7 +14,7 @@ from transformers.utils.versions import require_version
 
 from .errors import ArgumentError
 from .exit_rule import check_thresholds
-from .modalities import POOLINGS
+from .modalities import BOTH, EMBEDDINGS, NGRAMS, PIXELS, POOLINGS
 from .tasks import SINGLE_LABEL, modality_of, task_of
 
 
@@ -49,13 +49,15 @@ OUTER = ("auto_map", "quantization_config", "vocab_size")
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
 # More than any classifier has.
 MOST_LAYERS, MOST_LABELS = 1_000, 100_000
+# Of each number that describes a SideNet before the first block, and of the special tokens.
+MOST_ENTRIES, MOST_SPECIAL = 2**24, 1_000
 # Names that MainNet configs use for their depth.
 NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
-OWN_PREFIXES = ("exit_", "sidenet_", "threshold", "temperature")
+OWN_PREFIXES = ("exit_", "sidenet_", "input_sidenet", "threshold", "temperature")
 # Fields fixed by a checkpoint's weights.
-FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head")
+FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_head", "input_sidenet")
 # Fields that answers depend on: a checkpoint that lost one must not be loaded with a default.
-NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS, "thresholds", "temperatures")
+NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS[:-1], "thresholds", "temperatures")
 # Fields that the evidence covers: changing one voids it.
 CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
 
@@ -72,10 +74,10 @@ def check_versions() -> None:
 
 
 def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
-    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 1 to (number of blocks - 1)"
+    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 0 to (number of blocks - 1)"
     if not isinstance(exit_layers, list | tuple) or not exit_layers:
         raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
-    if not all(map(is_positive, exit_layers)):
+    if not all(map(is_count, exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
     if any(a >= b for a, b in pairwise(exit_layers)):
         raise ValueError(f"{rule}, got {exit_layers!r}.")
@@ -84,13 +86,41 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
     return list(exit_layers)
 
 
+def _check_input_sidenet(sizes: Any) -> None:
+    if sizes is None:
+        return
+    if not isinstance(sizes, dict):
+        raise ArgumentError("input_sidenet", "must be a dict or None", sizes)
+    for name, size in sizes.items():
+        if isinstance(size, list | tuple):
+            fits = len(size) <= MOST_SPECIAL and all(map(is_count, size))
+        else:
+            fits = is_positive(size) and size <= MOST_ENTRIES
+        if not fits:
+            raise ArgumentError(
+                "input_sidenet",
+                f"must have integers from 1 to {MOST_ENTRIES:,}, or lists of up to {MOST_SPECIAL:,} ids, got {name}="
+                f"{size!r}",
+            )
+
+
+def begins_at_input(config: "SideNetConfig") -> bool:
+    """Return whether the first SideNet sits before the first block: stages 0 and 1 both start from the inputs."""
+    # Not a method: a checkpoint's own code may be older.
+    return config.exit_layers[0] == 0
+
+
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ArgumentError(name, f"must be one of {', '.join(map(repr, allowed))}", value)
 
 
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_count(value) and value >= 1
 
 
 def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
@@ -239,7 +269,7 @@ def _poolings(value: Any, num_sidenets: int) -> list[str]:
     names = [value] * num_sidenets if isinstance(value, str) else list(value)
     one_per("pooling", names, num_sidenets)
     for name in names:
-        one_of("pooling", name, POOLINGS)
+        one_of("pooling", name, (*POOLINGS, BOTH, NGRAMS, EMBEDDINGS, PIXELS))
     return names
 
 
@@ -259,13 +289,15 @@ class SideNetConfig(PretrainedConfig):
             Configuration of the MainNet. Copied, never changed.
         exit_layers (`list[int]`, *optional*, defaults to `[1]`):
             For each SideNet, how many of the MainNet's blocks run before it: `[4]` is the paper's BERT-base. Strictly
-            rising, from 1 to the number of blocks minus 1.
+            rising, from 0 to the number of blocks minus 1. At 0 it reads the input, and the MainNet never runs on rows
+            that exit there.
         sidenet_hidden_size (`int`, *optional*, defaults to 32):
             Width of the SideNets' hidden layer (paper: 32).
         pooling (`str` or `list[str]`, *optional*, defaults to `"auto"`):
             How a SideNet reads x_c: `"mean"` of the unmasked tokens, `"cls"` (the paper's, for text), `"gap"` of a
             feature map, `"flatten"` (the paper's, for images; ties the checkpoint to `input_size`), or `"auto"`:
-            mean for tokens, gap for maps. One name, or one per SideNet.
+            mean for tokens, gap for maps. One name, or one per SideNet. At exit layer 0: `"ngrams"`, `"embeddings"` or
+            `"ngrams+embeddings"` (`"auto"`) of a text, `"pixels"` of an image.
         thresholds (`float` or `list[float]`, *optional*, defaults to 1.0):
             θ of each SideNet, ≥ 0. A row exits where its confidence is > θ; at θ ≥ 1 no row does.
         temperatures (`list[float]`, *optional*, defaults to 1.0 for every exit):
@@ -290,6 +322,9 @@ class SideNetConfig(PretrainedConfig):
             when a SideNet is first attached.
         input_size (`list[int]`, *optional*, defaults to the MainNet's own):
             For images, `[channels, height, width]` for recording the shapes and for `"flatten"`.
+        input_sidenet (`dict`, *optional*):
+            Sizes of the SideNet at exit layer 0: the arguments of [`TextInputSideNet`] or [`ImageInputSideNet`].
+            Recorded when it is attached.
         kwargs:
             Other [`PretrainedConfig`] fields. Reading or writing a field of the MainNet's config, such as `id2label`
             or `pad_token_id`, here reads or writes it there.
@@ -349,6 +384,7 @@ class SideNetConfig(PretrainedConfig):
         blocks: str | None = None,
         block_shapes: list[list[int]] | None = None,
         input_size: list[int] | None = None,
+        input_sidenet: dict[str, Any] | None = None,
         **kwargs,
     ):
         refuse_misspelled(kwargs)
@@ -367,6 +403,7 @@ class SideNetConfig(PretrainedConfig):
         self.blocks = blocks
         self.block_shapes = block_shapes
         self.input_size = input_size
+        self.input_sidenet = input_sidenet
         self._take_labels(kwargs)
         # transformers passes `attn_implementation` down to sub-configs, even None, and a MainNet without one would
         # silently lose its padding mask.
@@ -536,6 +573,7 @@ class SideNetConfig(PretrainedConfig):
         ):
             raise ArgumentError("input_size", "must be [channels, height, width], integers ≥ 1", size)
         self.input_size = None if size is None else list(size)
+        _check_input_sidenet(self.input_sidenet)
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):

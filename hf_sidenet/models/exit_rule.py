@@ -146,7 +146,8 @@ class Routing:
     Args:
         exit_layers (`list[int]`): number of blocks before each SideNet.
         answer (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]`):
-            Maps a SideNet index, the hidden states of the remaining rows and their batch positions to logits.
+            Maps a SideNet index, the hidden states of the remaining rows and their positions in the whole batch to
+            logits.
         thresholds (`Sequence[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
         task ([`Task`]): defines the confidence.
@@ -169,13 +170,18 @@ class Routing:
         self.task = task
         self.keep_all_rows = keep_all_rows
         self.columns: list[torch.Tensor] = []  # (batch, num_labels) each, NaN for rows that did not reach it
+        self.entered: torch.Tensor | None = None  # rows that the MainNet gets, if others exited before it
         self.exit_index: torch.Tensor | None = None
 
     def visit(self, index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
-        """See [`Run.visit`]. Copies one index tensor to the host, or none if no row can exit."""
+        """See [`Run.visit`]. Copies one index tensor to the host, or none if no row can exit.
+
+        Called with 0 blocks and the whole input before the MainNet, which then gets only the rows to keep.
+        """
         if index not in self.exits:
             return None
         i = self.exits[index]
+        rows = self._in_batch(rows, hidden.device)
         logits = self.answer(i, hidden, rows)
         if self.exit_index is None:
             self.exit_index = torch.full(hidden.shape[:1], len(self.exits), device=logits.device)
@@ -197,7 +203,19 @@ class Routing:
         keep = (~left).nonzero().squeeze(-1)
         if keep.numel() == 0:
             raise StopForward
-        return None if keep.numel() == hidden.shape[0] else keep
+        if keep.numel() == hidden.shape[0]:
+            return None
+        if index == 0:
+            self.entered = keep
+        return keep
+
+    def _in_batch(self, rows: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+        """Return positions in the whole batch for positions among the rows that the MainNet gets."""
+        rows = None if rows is None else rows.to(device)
+        if self.entered is None:
+            return rows
+        entered = self.entered.to(device)
+        return entered if rows is None else entered.index_select(0, rows)
 
     def _decided(
         self, i: int, logits: torch.Tensor, threshold: float | torch.Tensor, exit_index: torch.Tensor
@@ -221,6 +239,7 @@ class Routing:
             if not any(map(lets_rows_leave, self.thresholds)):
                 # Unchanged: the common dtype of all exits may be wider.
                 return mainnet_logits, exit_index, stack_exits([*columns, mainnet_logits])
+            mainnet_logits = _spread(mainnet_logits, self._in_batch(None, exit_index.device), exit_index.shape[0])
             gone = (exit_index < main).unsqueeze(-1)
             columns.append(mainnet_logits.masked_fill(gone, torch.nan))
         exit_logits = stack_exits(columns)

@@ -74,8 +74,8 @@ class ExitPoint:
     """Place where a SideNet can be attached.
 
     Args:
-        exit_layer (`int`): number of blocks that run before it, as in `exit_layers`.
-        module (`str`): name of the last block that runs.
+        exit_layer (`int`): number of blocks that run before it, as in `exit_layers`; 0 for the input.
+        module (`str`): name of the last block that runs; at 0, the MainNet's input.
         shape (`tuple[int, ...]`): shape of x_c without the batch axis (and, for text, the sequence axis).
         params (`float`): fraction of the MainNet's parameters used so far, embeddings included.
         flops (`float`): fraction of the MainNet's FLOPs spent so far (for text, at the probe's length).
@@ -349,7 +349,8 @@ def measure_exit_points(
     with evaluating(mainnet), torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
         run_mainnet(partial(_call_with, mainnet, params), Run(record), **inputs, return_dict=True)
     total_flops = counter.get_total_flops()
-    measured = []
+    name = modality.main_input(inputs) or modality.main_inputs[0]
+    measured = [ExitPoint(0, name, tuple(modality.block_shape(inputs[name])), 0.0, 0.0)]
     for index, hidden, flops in points:
         used = used_parameters(hidden, params)
         measured.append(

@@ -12,12 +12,17 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+from .errors import ArgumentError
+
 
 # Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
 PROBE_LENGTHS = (8, 6, 5)
 DEFAULT_IMAGE_SIZE = 224
 # Ways to pool x_c to one vector per row; see [`pool`].
 POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
+# Ways to read x_0, the input; see `input_exit.py`.
+NGRAMS, EMBEDDINGS, PIXELS = "ngrams", "embeddings", "pixels"
+BOTH = f"{NGRAMS}+{EMBEDDINGS}"
 # For MainNets without a vocabulary size, which read characters.
 DEFAULT_VOCABULARY = 100
 
@@ -32,6 +37,7 @@ class Modality:
         row_inputs (`tuple[str, ...]`): inputs with one entry per row.
         axes (`tuple[str, ...]`): axes of a batch with variable size, the rows first.
         poolings (`tuple[str, ...]`): poolings that fit some MainNet of this modality.
+        readings (`tuple[str, ...]`): what a SideNet before the first block can read, everything first.
         keeps_form (`bool`): whether x_c has the same form after every block.
         rows_share_inputs (`bool`):
             Whether a later stage needs the inputs of only one row, which gives the size of all.
@@ -46,6 +52,7 @@ class Modality:
     row_inputs: tuple[str, ...]
     axes: tuple[str, ...]
     poolings: tuple[str, ...]
+    readings: tuple[str, ...]
     keeps_form: bool
     rows_share_inputs: bool
     processor_name: str
@@ -92,6 +99,19 @@ class Modality:
         """
         raise NotImplementedError
 
+    def reads(self, pooling: str) -> tuple[str, ...]:
+        """Return what a SideNet before the first block reads.
+
+        Args:
+            pooling (`str`): one of `readings`, or `"auto"` for everything.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if pooling not in ("auto", *self.readings):
+            raise ArgumentError("pooling", f"must be 'auto' or one of {self.readings} before the first block", pooling)
+        return tuple((self.readings[0] if pooling == "auto" else pooling).split("+"))
+
     def block_shape(self, hidden: torch.Tensor) -> list[int]:
         """Return the shape of x_c without the axes of variable size."""
         return list(hidden.shape[len(self.axes) :])
@@ -106,6 +126,8 @@ class Modality:
         Raises:
             ValueError: the pooling cannot read this representation.
         """
+        if pooling not in POOLINGS:
+            raise ArgumentError("pooling", f"must be one of {POOLINGS} after a block", pooling)
         if pooling == "flatten":
             if self.has_tokens:
                 raise ValueError(
@@ -128,9 +150,16 @@ class Modality:
         """Return the name of the batch's main input."""
         return next((name for name in self.main_inputs if name in inputs), None)
 
-    def later_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the inputs of a batch that a later stage needs."""
-        return {name: value[:1] for name, value in inputs.items()} if self.rows_share_inputs else inputs
+    def later_inputs(self, inputs: dict[str, torch.Tensor], hidden: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Return the inputs of a batch that the next stage needs.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`): inputs of the batch.
+            hidden (`torch.Tensor`, *optional*): x_c at its start; `None` if no block has run.
+        """
+        if hidden is None or not self.rows_share_inputs:
+            return inputs
+        return {name: value[:1] for name, value in inputs.items()}
 
 
 class Text(Modality):
@@ -142,6 +171,7 @@ class Text(Modality):
     row_inputs = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
     axes = ("rows", "tokens")
     poolings = ("mean", "cls")
+    readings = (BOTH, NGRAMS, EMBEDDINGS)
     keeps_form = True
     rows_share_inputs = False
     processor_name = "tokenizer"
@@ -180,6 +210,7 @@ class Image(Modality):
     row_inputs = ("pixel_values",)
     axes = ("rows",)
     poolings = ("gap", "flatten", "mean", "cls")
+    readings = (PIXELS,)
     keeps_form = False
     rows_share_inputs = True
     processor_name = "image processor"

@@ -4,7 +4,7 @@
 import copy
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -16,10 +16,11 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, is_positive, refuse_misspelled
-from .errors import ArgumentError
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, begins_at_input, is_count, refuse_misspelled
+from .errors import ArgumentError, StopForward
 from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, install, run_mainnet
+from .input_exit import NgramTable, TokenTable, default_sizes, new_input_sidenet
 from .mainnet import (
     ExitPoint,
     check_learnable,
@@ -95,7 +96,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     # Its block masks keep the full batch, and a kernel that gets fewer rows crashes the process.
     _supports_flex_attn = False
-    _no_split_modules = ["SideNet"]
+    _no_split_modules = ["SideNet", "TextInputSideNet", "ImageInputSideNet"]
     config: SideNetConfig
     mainnet: PreTrainedModel
     mainnet_inputs: frozenset[str]
@@ -282,8 +283,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             ValueError: a place is invalid or already has a SideNet.
         """
         old = self.config
-        if not isinstance(exit_layers, list | tuple) or not all(map(is_positive, exit_layers)):
-            raise ArgumentError("exit_layers", "must be a list of block counts, integers ≥ 1", exit_layers)
+        if not isinstance(exit_layers, list | tuple) or not all(map(is_count, exit_layers)):
+            raise ArgumentError("exit_layers", "must be a list of block counts, integers ≥ 0", exit_layers)
         taken = sorted(set(exit_layers) & set(old.exit_layers))
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
@@ -304,7 +305,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if layer not in at
         }
         # Nothing is modified before this point, so an error changes nothing.
-        for name in ("exit_layers", *new):
+        for name in ("exit_layers", *new, "input_sidenet"):
             setattr(old, name, getattr(config, name))
         old.calibration = None
         for i, sidenet in sidenets.items():
@@ -348,8 +349,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
         """See [`PreTrainedModel._init_weights`]. Ignores the MainNet's `initializer_range`."""
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=INITIALIZER_RANGE)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm1d):
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, NgramTable):
+            init.zeros_(module.weight)
+        elif isinstance(module, TokenTable):
+            init.normal_(module.weight, std=INITIALIZER_RANGE)
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.Conv2d):
             super()._init_weights(module)
 
     @classmethod
@@ -408,7 +414,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.block_shapes = [self.modality.block_shape(x) for x in hidden]
         config.validate()
 
-    def _new_sidenet(self, config: SideNetConfig, index: int) -> SideNet:
+    def _new_sidenet(self, config: SideNetConfig, index: int) -> nn.Module:
+        if config.exit_layers[index] == 0:
+            num_outputs = self.task.num_outputs(config)
+            if config.input_sidenet is None:
+                config.input_sidenet = default_sizes(config, self.modality, num_outputs)
+            sidenet = new_input_sidenet(config, self.modality, num_outputs)
+            return sidenet.to(self.mainnet.device, self.mainnet.dtype)
         assert config.block_shapes is not None  # Recorded when the gates were installed.
         shape = config.block_shapes[config.exit_layers[index] - 1]
         in_features = self.modality.pooled_size(shape, config.pooling[index])
@@ -488,7 +500,7 @@ def _learn(
         )
     recording = Recording(model.config.exit_layers, stop)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        out = run_mainnet(model.mainnet, Run(recording.visit), **inputs, **extras, return_dict=True)
+        out = _run(model, recording.visit, inputs, extras)
     columns = [_answer(model, i, hidden, None, inputs) for i, hidden in enumerate(recording.hidden)]
     if labels is None and torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
         _warn_without_labels(model)
@@ -525,7 +537,7 @@ def _route(
         model.task,
         keep_all_rows=exits_on and has_sharded_parameters(model),
     )
-    out = run_mainnet(model.mainnet, Run(routing.visit), **inputs, **extras, return_dict=True)
+    out = _run(model, routing.visit, inputs, extras)
     logits, exit_index, exit_logits = routing.finish(None if out is None else out.logits)
     loss = None
     if labels is not None:
@@ -538,10 +550,33 @@ def _route(
     )
 
 
+def _run(model: SideNetPreTrainedModel, visit: Callable, inputs: dict[str, Any], extras: dict[str, bool]) -> Any:
+    """Call the MainNet on the rows that stay before its first block; `None` when the forward stopped early."""
+    if begins_at_input(model.config):
+        name = model.modality.main_input(inputs)
+        assert name is not None  # Checked before.
+        batch_size = inputs[name].shape[0]
+        try:
+            keep = visit(0, inputs[name], None)
+        except StopForward:
+            return None
+        if keep is not None:
+            inputs = {
+                name: value.index_select(0, keep.to(value.device))
+                # Not one that all rows share.
+                if name in model.modality.row_inputs and value.shape[0] == batch_size
+                else value
+                for name, value in inputs.items()
+            }
+    return run_mainnet(model.mainnet, Run(visit), **inputs, **extras, return_dict=True)
+
+
 def _answer(
     model: SideNetPreTrainedModel, index: int, hidden: torch.Tensor, rows: torch.Tensor | None, inputs: dict[str, Any]
 ) -> torch.Tensor:
-    """Return one SideNet's logits for the remaining rows."""
+    """Return one SideNet's logits for the remaining rows; at exit layer 0, these are all."""
+    if index == 0 and begins_at_input(model.config):
+        return model.sidenets[0](inputs)
     sidenet = cast(SideNet, model.sidenets[index])
     return read_exit(sidenet, model.config.pooling[index], hidden, inputs.get("attention_mask"), rows)
 

@@ -111,7 +111,7 @@ class Features:
 def default_candidates(
     model: SideNetPreTrainedModel, exit_layers: Sequence[int] | None = None, poolings: Sequence[str] | None = None
 ) -> list[Candidate]:
-    """List every place and pooling worth trying.
+    """List every place after a block, and every pooling there, worth trying.
 
     Args:
         model ([`SideNetPreTrainedModel`]): the model; its SideNets do not matter.
@@ -130,6 +130,8 @@ def default_candidates(
         shape = shapes[layer - 1] if 1 <= layer <= len(shapes) else shapes[0]
         tried = model.modality.candidate_poolings(shape) if poolings is None else poolings
         candidates += [Candidate(layer, pooling) for pooling in tried]
+    if not candidates:
+        raise ArgumentError("exit_layers", "and `poolings` must name one place or more, got none")
     _widths(model, candidates)
     return candidates
 
@@ -166,7 +168,7 @@ def cache_features(
         collate_fn (`Callable`):
             Function that collates a list of rows, such as `DataCollatorWithPadding`. Floating-point inputs are cast to
             the model's dtype.
-        candidates (`Sequence[Candidate]`): see [`default_candidates`].
+        candidates (`Sequence[Candidate]`): see [`default_candidates`]; without any, only the MainNet's logits.
         data_fingerprint (`str`):
             Fingerprint of everything that determines the rows: inputs, preprocessing and labels. See
             [`fingerprint_rows`].
@@ -240,8 +242,8 @@ def _column(candidate: Candidate) -> str:
 def _widths(model: SideNetPreTrainedModel, candidates: Sequence[Candidate]) -> dict[str, int]:
     """Return the width of every cached tensor, by name."""
     shapes, widths = model.block_shapes, {}
-    if not candidates or len(set(candidates)) < len(candidates):
-        raise ArgumentError("candidates", f"must be one or more distinct candidates, got {[*candidates]}")
+    if len(set(candidates)) < len(candidates):
+        raise ArgumentError("candidates", f"must be distinct, got {[*candidates]}")
     for candidate in candidates:
         if not 1 <= candidate.exit_layer <= len(shapes):
             raise ArgumentError("exit_layer", f"must be between 1 and {len(shapes)}", candidate.exit_layer)

@@ -111,7 +111,7 @@ def cached_records(
 
     Args:
         features ([`Features`]): features of the rows, from the MainNet of the SideNets.
-        candidates (`Sequence[Candidate]`): candidate of each SideNet.
+        candidates (`Sequence[Candidate]`): candidate of each SideNet, after a block.
         sidenets (`Sequence[SideNet]`): SideNets in evaluation mode.
         labels (`torch.LongTensor` of shape `(num_rows,)`): class indices.
         mainnet_logits (`torch.Tensor` of shape `(num_rows, num_labels)`, *optional*):
@@ -194,7 +194,7 @@ def _learn(
     learner.sidenet.train()
     for rows in order.split(settings.batch_size):
         rows = rows.to(features.device)
-        loss = _loss(learner.sidenet(features[rows].float()), train, rows, settings)
+        loss = head_loss(learner.sidenet(features[rows].float()), train, rows, settings)
         learner.optimizer.zero_grad()
         loss.backward()
         learner.optimizer.step()
@@ -204,7 +204,7 @@ def _learn(
 def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, settings: HeadTraining) -> None:
     """Keep the weights if the loss on the stopping rows is lower than before; NaN never is."""
     learner.sidenet.eval()
-    loss = _loss(learner.sidenet(features.float()), stopping, slice(None), settings).item()
+    loss = head_loss(learner.sidenet(features.float()), stopping, slice(None), settings).item()
     if loss < learner.best_loss or learner.best_state is None:
         learner.best_loss, learner.waited = (float("inf") if math.isnan(loss) else loss), 0
         learner.best_state = copy.deepcopy(learner.sidenet.state_dict())
@@ -212,7 +212,17 @@ def _look(learner: _Learner, stopping: HeadData, features: torch.Tensor, setting
         learner.waited += 1
 
 
-def _loss(logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, settings: HeadTraining) -> torch.Tensor:
+def head_loss(
+    logits: torch.Tensor, data: HeadData, rows: torch.Tensor | slice, settings: HeadTraining
+) -> torch.Tensor:
+    """Return the loss of a SideNet for some rows.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, num_labels)`): its logits.
+        data ([`HeadData`]): labels and MainNet logits.
+        rows (`torch.LongTensor` or `slice`): which rows of the data.
+        settings ([`HeadTraining`]): weight and temperature of distillation.
+    """
     labels = None if data.labels is None else data.labels[rows]
     loss = exit_loss(
         [logits],

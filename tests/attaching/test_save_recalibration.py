@@ -67,7 +67,7 @@ def test_a_folder_that_holds_something_needs_overwrite(found, folder, tmp_path):
 
 
 def test_do_not_attach_has_nothing_to_save(folder, tmp_path):
-    refused = again(folder, target="flops<=0.01")
+    refused = again(folder, target="flops<=0.0001")
     assert refused.verdict == "do not attach"
     with pytest.raises(ValueError, match="there is no checkpoint to save"):
         refused.save(tmp_path / "new")

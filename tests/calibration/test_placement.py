@@ -70,7 +70,7 @@ def test_many_blocks_are_searched_by_growing():
 
 def test_nothing_to_place():
     _, mainnet, labels, costs = candidates()
-    with pytest.raises(ValueError, match="there must be candidates and `max_exits` must be ≥ 1, got 0 and 3"):
+    with pytest.raises(ValueError, match="there must be candidates and `max_exits` must be ≥ 1, got 0 and 4"):
         place(
             {}, mainnet, labels, costs, parse_targets("flops<=0.5"), num_certification_rows=9, level=0.1, test="paired"
         )

@@ -266,7 +266,7 @@ def test_info(attached):
     assert [each["exit_layer"] for each in info["exits"]] == found["exit_layers"]
     assert [each["threshold"] for each in info["exits"]] == found["thresholds"]
     # 32 · 32 + 32, BatchNorm's 2 · 32, 32 · 2 + 2.
-    assert info["exits"][0]["num_params"] == 1186
+    assert info["exits"][-1]["num_params"] == 1186
     assert info["calibration"] == found["calibration"]
 
 
@@ -410,7 +410,7 @@ def test_attach_says_what_rows_and_labels_were_taken_for(world, attached):
 
 @pytest.mark.medium
 def test_the_mainnets_accuracy_is_said_where_nothing_is_attached(world, tmp_path):
-    arguments = ["--target", "flops<=0.01", "--output-dir", tmp_path / "out"]
+    arguments = ["--target", "flops<=0.01", "--exit-layers", 1, 2, "--output-dir", tmp_path / "out"]
     done = run(*attaching(world), *arguments)
     assert done.code == 3
     assert "The MainNet's accuracy on the certification rows: 100.00 %." in done.out

@@ -4,6 +4,7 @@
 import copy
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_sidenet.models.mainnet import find_blocks
 from hf_sidenet.models.sidenet import pool
@@ -16,15 +17,25 @@ TIE = 1e-5
 def spread_out(model, inputs):
     """Give untrained SideNets confidences that differ between rows like these, and are not all 1."""
     model.eval()
+    norms = [module for module in model.sidenets.modules() if isinstance(module, _BatchNorm)]
     with torch.no_grad():
         for sidenet in model.sidenets:
-            sidenet.dense.weight.normal_(0, 1)
+            for module in sidenet.modules():
+                if isinstance(module, torch.nn.Embedding):
+                    module.weight.normal_(0, 1)
+                    # Of n-grams that are not known.
+                    module.weight[module.padding_idx or 0] = 0
+                elif isinstance(module, torch.nn.Conv2d):
+                    module.weight.normal_(0, 0.2)
+            if hasattr(sidenet, "dense"):
+                sidenet.dense.weight.normal_(0, 1)
             sidenet.out_proj.weight.normal_(0, 0.3)
-            sidenet.norm.momentum = 1.0
             sidenet.train()
+        for norm in norms:
+            norm.momentum = 1.0
         model(**inputs, thresholds=1.0)
-        for sidenet in model.sidenets:
-            sidenet.norm.momentum = 0.1
+        for norm in norms:
+            norm.momentum = 0.1
     return model.eval()
 
 
@@ -54,8 +65,18 @@ def every_exit(model, inputs):
     mainnet_logits = plain(**inputs).logits
     columns = []
     for sidenet, layer, pooling in zip(model.sidenets, model.config.exit_layers, model.config.pooling, strict=True):
+        if layer == 0:
+            columns.append(torch.cat([sidenet(one_row(inputs, i)) for i in range(len(mainnet_logits))]))
+            continue
         columns.append(sidenet(pool(seen[layer], pooling, inputs.get("attention_mask"))))
     return torch.stack([*columns, mainnet_logits], dim=1)
+
+
+def one_row(inputs, i):
+    """One row of a batch, without its padding."""
+    row = {name: value[i : i + 1] for name, value in inputs.items()}
+    kept = row["attention_mask"][0].bool() if "attention_mask" in row else None
+    return row if kept is None else {name: value[:, kept] for name, value in row.items()}
 
 
 def choose(exit_logits, thresholds, temperatures=None):

@@ -22,7 +22,7 @@ from . import tiny
 from .compiling import another_thread_compiles
 
 
-@pytest.mark.parametrize("exit_layers", [[], [3, 1], [0], [4], [5], "1"])
+@pytest.mark.parametrize("exit_layers", [[], [3, 1], [-1], [4], [5], "1"])
 def test_exit_layers(exit_layers):
     with pytest.raises(ValueError, match="`exit_layers` must be a list of block counts"):
         BertWithSideNetForSequenceClassification.from_mainnet(tiny.bert(), exit_layers=exit_layers)

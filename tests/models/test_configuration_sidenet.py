@@ -80,7 +80,7 @@ def test_overrides_at_loading(tmp_path):
     [
         ({"exit_layers": []}, "`exit_layers` must be .* at least one, got \\[\\]"),
         ({"exit_layers": 4}, "`exit_layers` must be a list"),
-        ({"exit_layers": [0]}, "from 1 to .* got \\[0\\]"),
+        ({"exit_layers": [-1]}, "from 0 to .* got \\[-1\\]"),
         ({"exit_layers": [3, 1]}, "strictly rising .* got \\[3, 1\\]"),
         ({"exit_layers": [2, 2]}, "strictly rising"),
         ({"exit_layers": [1.5]}, "integers"),

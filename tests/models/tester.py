@@ -157,6 +157,31 @@ class SideNetTester:
                 largest = max(largest, difference.item())
         record_property("largest difference", f"{largest:.0e}")
 
+    def test_an_exit_before_the_first_block(self):
+        """Rows that exit there never reach the MainNet; the others are answered as if they had come alone."""
+        model, inputs = self.model([0, 2]), self.inputs(6)
+        full = every_exit(model, inputs)
+        calls = []
+        model.mainnet.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append(len(next(iter(kwargs.values())))), with_kwargs=True
+        )
+        with torch.no_grad():
+            none = model(**inputs, thresholds=1.0)
+            assert torch.equal(none.logits, without_hooks(model.mainnet)(**inputs).logits)
+            self.assert_same(none.exit_logits, full)
+            calls.clear()
+            everyone = model(**inputs, thresholds=[0.0, 1.0])
+            assert calls == []
+            assert everyone.exit_index.tolist() == [0] * 6
+            thresholds = self.middle(model, inputs)
+            exit_index, logits, ties = choose(full, thresholds)
+            assert not ties.any()
+            calls.clear()
+            output = model(**inputs, thresholds=thresholds)
+        assert output.exit_index.tolist() == exit_index.tolist()
+        assert calls == [int((exit_index > 0).sum())]
+        self.assert_same(output.logits, logits)
+
     def test_a_theta_for_each_row(self):
         model = self.model()
         inputs = self.inputs(4)
@@ -308,6 +333,8 @@ class SideNetTester:
                     rows = rows[keep]
                     if hidden is not None:
                         inputs, hidden = self.left_inside(inputs, hidden, keep)
+                    elif k == 0:
+                        inputs = {name: value[keep] for name, value in inputs.items()}
             assert hidden is None
 
     def test_a_stage_runs_its_own_blocks_only_and_shares_the_weights(self):
@@ -417,12 +444,14 @@ class SideNetTester:
         model = self.model()
         points = model.exit_points()
         num_blocks = len(find_blocks(model.mainnet).modules)
-        assert [point.exit_layer for point in points] == list(range(1, num_blocks))
-        assert [list(point.shape) for point in points] == model.config.block_shapes
+        assert [point.exit_layer for point in points] == list(range(num_blocks))
+        assert [list(point.shape) for point in points[1:]] == model.config.block_shapes
+        assert points[0].module in self.inputs(1)
+        assert (points[0].params, points[0].flops) == (0, 0)
         for name in ("params", "flops"):
             shares = [getattr(point, name) for point in points]
             assert shares == sorted(shares)
-            assert 0 < shares[0] < shares[-1] < 1
+            assert 0 < shares[1] < shares[-1] < 1
 
     def test_add_exits_keeps_what_is_there(self):
         model = self.model([2], thresholds=0.9)

@@ -17,7 +17,7 @@ from ..attached import Runs, sentences
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    runs.text().save(runs.folder / "checkpoint")
+    runs.text(exit_layers=[1, 2]).save(runs.folder / "checkpoint")
     return load_checkpoint(runs.folder / "checkpoint")
 
 
@@ -99,7 +99,7 @@ def test_more_rows_than_the_runner_may_hold_are_answered_and_not_looked_at(check
     with SideNetRunner(*checkpoint, batch_size=4, thresholds=0.6, max_waiting_rows=4) as runner:
         watched = WatchedRunner(runner, ShadowMonitor(0.3, share=1.0))
         found = asyncio.run(serve())
-    early = sum(each.exit_index < 2 for each in found)
+    early = sum(each.exit_index < len(checkpoint[0].sidenets) for each in found)
     report = watched.monitor.report()
     assert report.num_chosen + report.num_failed == report.num_rows == len(texts)
     assert report.num_early + report.num_failed == early
@@ -112,7 +112,7 @@ def test_a_stream_that_nobody_reads_to_its_end(watched, texts):
     stream.close()
     report = watched.monitor.report()
     assert (report.num_chosen, report.num_failed) == (20, report.num_rows - 20)
-    assert report.num_early == sum(each.exit_index < 2 for each in read)
+    assert report.num_early == sum(each.exit_index < watched.runner.reader.num_sidenets for each in read)
 
 
 def test_rows_with_their_own_theta_are_not_looked_at(watched, texts):

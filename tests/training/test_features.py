@@ -340,8 +340,8 @@ def test_default_candidates_are_what_fits():
     [
         ("bert", {"exit_layers": [4]}, "`exit_layer` must be between 1 and 3, got 4"),
         ("bert", {"exit_layers": [0]}, "`exit_layer` must be between 1 and 3, got 0"),
-        ("bert", {"exit_layers": []}, "one or more distinct candidates"),
-        ("bert", {"exit_layers": [1, 1]}, "one or more distinct candidates"),
+        ("bert", {"exit_layers": []}, "`exit_layers` and `poolings` must name one place or more"),
+        ("bert", {"exit_layers": [1, 1]}, "`candidates` must be distinct"),
         ("bert", {"poolings": ["flatten"]}, "needs inputs of one size"),
         ("bert", {"poolings": ["gap"]}, "does not fit a sequence"),
         ("bert", {"poolings": ["max"]}, "`pooling` must be one of"),
@@ -357,7 +357,7 @@ def test_impossible_candidates_are_refused(name, kwargs, message):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"candidates": []}, "`candidates` must be one or more distinct candidates"),
+        ({"candidates": [Candidate(1, "mean")] * 2}, "`candidates` must be distinct"),
         ({"candidates": [Candidate(9, "mean")]}, "`exit_layer` must be"),
         ({"batch_size": 0}, "`batch_size` must be ≥ 1"),
         ({"rows_per_shard": 0}, "`rows_per_shard` must be ≥ 1"),
@@ -374,6 +374,10 @@ def test_impossible_arguments_are_refused(kwargs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         cache(tmp_path, **kwargs)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_the_mainnets_logits_alone(tmp_path):
+    assert torch.equal(cache(tmp_path, candidates=[]).mainnet_logits, cache(tmp_path / "all").mainnet_logits)
 
 
 def test_sharded_parameters_are_refused(tmp_path, monkeypatch):
