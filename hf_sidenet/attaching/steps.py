@@ -2,6 +2,7 @@
 """Steps of [`attach`]: loading, features, heads, placement, model and records."""
 
 import copy
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ..data.rows import Rows
 from ..inference.classes import sidenet_class
 from ..inference.collect import first_batches
 from ..inference.stages import Stages
+from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
@@ -42,6 +44,13 @@ from ..training.input_exits import (
     text_sizes,
     train_text_exits,
 )
+from ..training.pixel_exits import (
+    PixelTraining,
+    answers_mirrored_alike,
+    pixel_sizes,
+    read_pixels,
+    train_pixel_exit,
+)
 
 
 if TYPE_CHECKING:
@@ -58,11 +67,11 @@ class Trained:
 
     Args:
         sidenets (`Mapping[Candidate, nn.Module]`): SideNets in evaluation mode.
-        input_sizes (`dict[str, Any]`, *optional*): `input_sidenet` for those before the first block.
+        input_sizes (`Mapping[Candidate, dict[str, Any]]`): `input_sidenet` of those before the first block.
     """
 
     sidenets: Mapping[Candidate, nn.Module]
-    input_sizes: dict[str, Any] | None
+    input_sizes: Mapping[Candidate, dict[str, Any]]
 
 
 def all_candidates(
@@ -80,7 +89,7 @@ def all_candidates(
     Raises:
         ValueError: see [`default_candidates`].
     """
-    readings = model.modality.readings if model.modality.has_tokens else ()
+    readings = model.modality.readings
     layers = None if exit_layers is None else [layer for layer in exit_layers if layer != 0]
     chosen = [name for name in poolings or () if name in readings]
     after = [name for name in poolings or () if name not in readings] or None
@@ -207,8 +216,10 @@ class AttachRun:
         learn, stop = (self._head_data(features[part.split], part, candidates) for part in parts)
         before = [candidate for candidate in candidates if candidate.exit_layer == 0]
         if not before:
-            return Trained(train_heads(learn, stop, settings, progress=self.progress), None)
-        return self._train_with_texts(given, processor, parts, (learn, stop), before, settings)
+            return Trained(train_heads(learn, stop, settings, progress=self.progress), {})
+        if given.modality.has_tokens:
+            return self._train_with_texts(given, processor, parts, (learn, stop), before, settings)
+        return self._train_with_pixels(given, parts, (learn, stop), settings)
 
     def _head_data(self, features: Features, part: SomeRows, candidates: Sequence[Candidate]) -> HeadData:
         which = slice(None) if part.which is None else part.which
@@ -240,7 +251,59 @@ class AttachRun:
         embedded = cast("SideNet | None", trained.pop(on_embeddings, None))
         found = train_text_exits(given.mainnet, sizes, texts, data, embedded, settings, ngrams, progress=self.progress)
         inputs = {candidate: found.sidenets[candidate] for candidate in before if candidate in found.sidenets}
-        return Trained({**inputs, **trained}, found.sizes)
+        return Trained({**inputs, **trained}, dict.fromkeys(inputs, found.sizes))
+
+    def _train_with_pixels(
+        self,
+        given: SideNetPreTrainedModel,
+        parts: tuple[SomeRows, SomeRows],
+        data: tuple[HeadData, HeadData],
+        settings: HeadTraining,
+    ) -> Trained:
+        """Train nets of several sizes on the pixels too."""
+        trained: dict[Candidate, nn.Module] = dict(train_heads(*data, settings, progress=self.progress))
+        own = PixelTraining()
+        sizes = pixel_sizes(given, own, given.task.num_outputs(given.config))
+        learn, stop = parts
+        learning, which = self._some_pixels(learn, max(each["size"] for each in sizes.values()), own)
+        stopping, _ = self._some_pixels(stop, max(each["size"] for each in sizes.values()), own, all_rows=True)
+        train = replace(data[0], features={}, **_rows_of(data[0], which))
+        mirrored = answers_mirrored_alike(given, stop.dataset(self.rows), self.rows[stop.split].collate_fn)
+        about = [
+            *(self.rows[part.split].fingerprint + _digest(part.which) for part in parts),
+            fingerprint_model(given.mainnet),
+        ]
+        inputs = {
+            candidate: train_pixel_exit(
+                size,
+                (learning, stopping),
+                (train, replace(data[1], features={})),
+                settings,
+                own,
+                mirrored=mirrored,
+                directory=self.cache_dir / "pixel_exits" if self.is_main else None,
+                about=about,
+                progress=self.progress,
+            )
+            for candidate, size in sizes.items()
+        }
+        return Trained({**inputs, **trained}, sizes)
+
+    def _some_pixels(
+        self, part: SomeRows, resolution: int, settings: PixelTraining, all_rows: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the images of some rows, of a random part if there are too many; return which."""
+        count = len(self.rows[part.split]) if part.which is None else len(part.which)
+        num_bytes = 2 * 3 * resolution**2
+        kept = count if all_rows else min(count, max(1, settings.max_bytes // num_bytes))
+        which = torch.arange(count)
+        if kept < count:
+            which = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept].sort().values
+        chosen = which if part.which is None else part.which[which]
+        dataset = SomeRows(part.split, chosen).dataset(self.rows)
+        description = f"Pixels of {part.split} rows"
+        collate_fn = self.rows[part.split].collate_fn
+        return read_pixels(dataset, collate_fn, resolution, progress=self.progress, description=description), which
 
     def _texts(self, part: SomeRows, sizes: Mapping[str, Any]) -> TextRows:
         return TextRows.read(
@@ -388,6 +451,7 @@ def place_sidenets(
         {
             "exit_layer": candidate.exit_layer,
             "pooling": candidate.pooling,
+            "size": candidate.size,
             "design_accuracy": accuracy(logits[candidate], labels, run.task),
             currency: _alone(costs, candidate),
         }
@@ -425,13 +489,22 @@ def attached_model(
         sidenet_hidden_size=settings.hidden_size,
         input_size=given.config.input_size,
         blocks=given.config.blocks,
-        input_sidenet=trained.input_sizes if chosen[0].exit_layer == 0 else None,
+        input_sidenet=trained.input_sizes.get(chosen[0]),
     )
     if isinstance(mainnet, str):
         model.config.name_or_path = mainnet
     for sidenet, candidate in zip(model.sidenets, chosen, strict=True):
         sidenet.load_state_dict(trained.sidenets[candidate].state_dict())
     return model
+
+
+def _rows_of(data: HeadData, which: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    labels = None if data.labels is None else data.labels[which]
+    return {"mainnet_logits": data.mainnet_logits[which], "labels": labels}
+
+
+def _digest(which: torch.Tensor | None) -> str:
+    return "" if which is None else hashlib.blake2b(which.numpy().tobytes(), digest_size=DIGEST_SIZE).hexdigest()
 
 
 def _alone(costs: CostModel, candidate: Candidate) -> float:

@@ -204,9 +204,13 @@ def _search(blocks: list[Candidate], most: int, value: Callable, worth: Callable
     found: list[Placement] = []
     grown = [()]
     for size in range(1, most + 1):
-        sets = list(combinations(blocks, size))
+        # One SideNet per place.
+        sets = [chosen for chosen in combinations(blocks, size) if len(set(_layers(chosen))) == size]
         if len(sets) > MAX_SETS:
-            sets = sorted({_with(chosen, one) for chosen in grown for one in blocks if one not in chosen}, key=_layers)
+            extended = {
+                _with(chosen, one) for chosen in grown for one in blocks if one.exit_layer not in _layers(chosen)
+            }
+            sets = sorted(extended, key=lambda chosen: [(one.exit_layer, one.size) for one in chosen])
         values = [value(chosen) for chosen in sets]
         found += values
         grown = [placement.candidates for placement in sorted(values, key=worth)[:BEAM]]
@@ -222,12 +226,14 @@ def _layers(chosen: tuple[Candidate, ...]) -> list[int]:
 
 
 def _best_poolings(logits: Mapping[Candidate, torch.Tensor], labels: torch.Tensor, task: Task) -> list[Candidate]:
-    best: dict[int, tuple[float, Candidate]] = {}
+    best: dict[tuple[int, str], tuple[float, Candidate]] = {}
     for candidate, values in logits.items():
+        # Sizes differ in cost too, so that the loss alone does not decide between them.
+        place = (candidate.exit_layer, candidate.size)
         loss = task.loss(values, labels).item()
-        if candidate.exit_layer not in best or loss < best[candidate.exit_layer][0]:
-            best[candidate.exit_layer] = (loss, candidate)
-    return [best[layer][1] for layer in sorted(best)]
+        if place not in best or loss < best[place][0]:
+            best[place] = (loss, candidate)
+    return [best[place][1] for place in sorted(best)]
 
 
 def _expect(

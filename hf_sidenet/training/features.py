@@ -47,16 +47,18 @@ class Candidate:
 
     Args:
         exit_layer (`int`): number of blocks that run before it.
-        pooling (`str`): `"mean"`, `"cls"`, `"gap"` or `"flatten"`.
+        pooling (`str`): `"mean"`, `"cls"`, `"gap"` or `"flatten"`; before the first block, what it reads.
+        size (`str`, *optional*): which of several sizes it has.
     """
 
     exit_layer: int
     pooling: str
+    size: str = ""
 
     @property
     def name(self) -> str:
-        """Name such as `"2.mean"`."""
-        return f"{self.exit_layer}.{self.pooling}"
+        """Name such as `"2.mean"` or `"0.pixels.16x32"`."""
+        return ".".join(part for part in (str(self.exit_layer), self.pooling, self.size) if part)
 
 
 class Features:

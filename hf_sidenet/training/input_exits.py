@@ -128,7 +128,7 @@ class TextRows:
         """
         reader = TextInputSideNet(1, 1, (), **sizes)
         tokens, ngrams, num_tokens, num_ngrams = [], [], [], []
-        for batch in _batches(dataset, collate_fn, progress, description):
+        for batch in batches_of(dataset, collate_fn, progress, description):
             input_ids, ordinary = reader.ordinary(model_inputs(batch, torch.device("cpu"), torch.float32))
             buckets = ngram_buckets(input_ids, ordinary, reader.num_buckets)
             tokens.append(input_ids[ordinary])
@@ -261,11 +261,19 @@ def input_logits(
         description (`str`, *optional*): label of the progress bar.
     """
     weight = next(sidenet.parameters())
-    batches = _batches(dataset, collate_fn, progress, description)
+    batches = batches_of(dataset, collate_fn, progress, description)
     return torch.cat([sidenet(model_inputs(batch, weight.device, weight.dtype)).cpu() for batch in batches])
 
 
-def _batches(dataset: MapStyle, collate_fn: Callable, progress: bool, description: str) -> Any:
+def batches_of(dataset: MapStyle, collate_fn: Callable, progress: bool, description: str) -> Any:
+    """Iterate over a data set in batches, in order.
+
+    Args:
+        dataset (map-style data set): the rows.
+        collate_fn (`Callable`): function that collates a list of rows.
+        progress (`bool`): show a progress bar.
+        description (`str`): label of the progress bar.
+    """
     loader = DataLoader(cast(Dataset, dataset), ROWS_AT_ONCE, collate_fn=collate_fn, generator=torch.Generator())
     return logging.tqdm(loader, desc=description, disable=not progress)
 

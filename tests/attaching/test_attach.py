@@ -134,6 +134,22 @@ def test_the_reference_of_a_tuned_model(run, mainnet, splits, reference):
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("poolings", [["ngrams"], ["embeddings"], ["ngrams+embeddings", "mean"], None])
+def test_an_exit_before_the_first_block(run, splits, mainnet, poolings):
+    """Its records are the answers of the model with it."""
+    result = run(target="flops<=0.5", test=splits["test"], exit_layers=[0], poolings=poolings)
+    config = result.model.config
+    assert config.exit_layers == [0]
+    assert config.pooling[0] in (poolings or ("ngrams", "embeddings", "ngrams+embeddings"))
+    tokenizer = AutoTokenizer.from_pretrained(mainnet)
+    assert config.input_sidenet["special_ids"] == sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id})
+    inputs = tokenizer(splits["test"]["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        live = result.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}, thresholds=1.0)
+    torch.testing.assert_close(live.exit_logits, result.test_records.exit_logits, rtol=1e-4, atol=1e-4)
+    assert result.report["candidates"][0]["exit_layer"] == 0
+
+
 def test_disagreement_needs_no_labels(run, splits):
     bare = {name: rows.add_column("labels", [-100] * len(rows)) for name, rows in splits.items()}
     tokenizer = AutoTokenizer.from_pretrained(run().model.config.name_or_path)

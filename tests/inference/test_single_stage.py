@@ -29,10 +29,10 @@ def image_rows(count):
 
 def model_of(kind):
     torch.manual_seed(0)
-    if kind == "text":
-        model, inputs = tiny.bert_with_sidenets(), tiny.texts(32)
+    if kind.startswith("text"):
+        model, inputs = tiny.bert_with_sidenets((0, 2) if "input" in kind else (1, 3)), tiny.texts(32)
     else:
-        model, inputs = tiny.resnet_with_sidenet((1, 2)), tiny.images(32)
+        model, inputs = tiny.resnet_with_sidenet((0, 2) if "input" in kind else (1, 2)), tiny.images(32)
     return spread_out(model, inputs).eval()
 
 
@@ -63,7 +63,15 @@ def answers(chain, requests):
     return [sorted(each, key=lambda prediction: prediction.place) for each in found]
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("text", text_rows), ("image", image_rows)])
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("text", text_rows),
+        ("image", image_rows),
+        ("text from input", text_rows),
+        ("image from input", image_rows),
+    ],
+)
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_answers_are_the_runners(kind, rows, batch_size):
     model = model_of(kind)
