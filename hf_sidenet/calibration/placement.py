@@ -251,7 +251,16 @@ def _expect(
     per_exit = torch.tensor(costs, dtype=torch.float64)
     reached = Placement(chosen, costs[-1], records.accuracy(records.mainnet_logits))
     best = None
-    for thresholds in find_path(records, costs, temperatures, (risks or targets)[0], COARSE_STEPS):
+    path = find_path(records, costs, temperatures, (risks or targets)[0], COARSE_STEPS)
+    start = 0
+    for target in risks:
+        if target.limit <= 0:
+            p_values = [
+                target.expected(records, records.route(point, temperatures), temperatures, num_rows, test).p_value
+                for point in path
+            ]
+            start = max(start, p_values.index(min(p_values)))
+    for thresholds in path[start:]:
         exit_index = records.route(thresholds, temperatures)
         if any(
             target.expected(records, exit_index, temperatures, num_rows, test).p_value > level

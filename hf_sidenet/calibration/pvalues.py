@@ -51,7 +51,7 @@ def paired(num_harmed: int, num_helped: int, num_rows: int, limit: float) -> flo
         num_harmed (`int`): number of rows that the MainNet gets right and the routed model wrong.
         num_helped (`int`): number of rows the other way around.
         num_rows (`int`): number of rows.
-        limit (`float`): drop under the hypothesis.
+        limit (`float`): drop under the hypothesis; negative for a gain.
     """
     if num_rows == 0:
         return 1.0
@@ -65,9 +65,13 @@ def paired(num_harmed: int, num_helped: int, num_rows: int, limit: float) -> flo
         if num_helped == num_rows
         else float(stats.beta.ppf(1 - NUISANCE_LEVEL / 2, num_helped + 1, num_rows - num_helped))
     )
-    high = min(high, (1 - limit) / 2)
-    if low >= high:
+    # Under the hypothesis, both rates, which differ by the limit, are ≥ 0 and sum to ≤ 1.
+    least, most = max(0.0, -limit), (1 - limit) / 2
+    if low >= most:
+        return NUISANCE_LEVEL
+    if high <= least:
         return 1.0
+    low, high = max(low, least), min(high, most)
     edges = numpy.linspace(low, high, NUISANCE_CELLS + 1)
     most_helped = int(stats.binom.isf(NEGLIGIBLE, num_rows, high)) + 1
     helped = numpy.arange(most_helped + 1)
@@ -106,13 +110,16 @@ def betting(differences: torch.Tensor, limit: float) -> float:
 
 def _score(harmed, helped, num_rows: int, limit: float):
     """Return Nam's score of P(harmed) − P(helped) = limit, small if the counts are evidence against it."""
+    if limit < 0:
+        return -_score(helped, harmed, num_rows, -limit)
     # Maximum-likelihood rate of helped rows under the hypothesis: the root of a quadratic.
     unchanged = num_rows - harmed - helped
     middle = 2 * limit * (helped + unchanged) - (harmed + helped) * (1 - limit)
     root = (middle**2 + 8 * num_rows * helped * limit * (1 - limit)) ** 0.5
     rate = (root - middle) / (4 * num_rows)
     variance = num_rows * (2 * rate + limit - limit**2)
-    return (harmed - helped - num_rows * limit) / variance**0.5
+    # At limit 0 without any changed row, the score is 0 / 0: no evidence.
+    return (harmed - helped - num_rows * limit) / (variance + (variance == 0)) ** 0.5
 
 
 def _largest_harmed(helped, observed: float, num_rows: int, limit: float, numpy):

@@ -102,7 +102,8 @@ def select_thresholds(
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which the guarantee holds.
         test (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
         design ([`ExitRecords`], *optional*):
-            Rows that certify nothing; `selective_error` needs them to fix the start of its sequence beforehand.
+            Rows that certify nothing; `selective_error`, and an `accuracy_drop` ≤ 0, need them to fix the start of
+            their sequence beforehand.
         groups (`torch.LongTensor` of shape `(num_rows,)`, *optional*):
             Number of each row's group; see [`Risk.measure`].
 
@@ -119,7 +120,7 @@ def select_thresholds(
     num_independent = len(records) if groups is None else len(groups.unique())
     check_targets(targets, confidence_level, test, num_independent, grouped=groups is not None)
     level = level_per_target(targets, confidence_level)
-    start = max((_start(target, level, path, temperatures, design, len(records)) for target in risks), default=0)
+    start = max((_start(target, level, path, temperatures, design, len(records), test) for target in risks), default=0)
     points = []
     for thresholds in path[start:]:
         exit_index = records.route(thresholds, temperatures)
@@ -216,22 +217,24 @@ def _start(
     temperatures: list[float],
     design: ExitRecords | None,
     num_rows: int,
+    test: str,
 ) -> int:
-    """Return where the sequence starts. A conditional risk is tested only on the rows that count.
+    """Return where the sequence starts: at the first point, unless the target cannot be met there.
 
-    There must be at least ⌈ln δ / ln(1 − ε)⌉ of these, enough to pass without an error; among such points, the
-    sequence starts at the one most likely to pass. Both are estimated on the design rows: on the certification rows,
-    the sequence would depend on the rows it tests.
+    A conditional risk is tested only on the rows that count: there must be at least ⌈ln δ / ln(1 − ε)⌉, enough to pass
+    without an error. A drop ≤ 0 needs rows that SideNets answer better than the MainNet. Then the sequence starts at
+    the point most likely to pass. This is estimated on the design rows: on the certification rows, the sequence would
+    depend on the rows it tests.
     """
-    if not target.is_conditional:
+    if not target.starts_late:
         return 0
     if design is None or len(design) == 0:
         raise ArgumentError("design", f"must be given for {target.name}, to fix the start of its sequence; got none")
-    needed = target.needed_rows(level)
+    needed = target.needed_rows(level, test)
     expected = []
     for index, thresholds in enumerate(path):
         exit_index = design.route(thresholds, temperatures)
-        estimate = target.expected(design, exit_index, temperatures, num_rows, test="binomial")
+        estimate = target.expected(design, exit_index, temperatures, num_rows, test)
         if estimate.num_rows >= needed:
             expected.append((estimate.p_value, index))
     return min(expected, default=(1.0, len(path)))[1]

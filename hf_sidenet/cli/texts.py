@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..io.tables import aligned, interval_text
+from ..io.tables import after_block, aligned, interval_text
 
 
 CURRENCIES = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}
@@ -85,7 +85,7 @@ def info_text(document: Mapping[str, Any]) -> str:
     rows = [
         [
             each["name"],
-            f"{each['exit_layer']} of {mainnet['num_blocks']}",
+            after_block(each["exit_layer"], mainnet["num_blocks"]),
             each["module"],
             each["pooling"],
             f"{each['num_params']:,}",
@@ -122,7 +122,7 @@ def exported_text(document: Mapping[str, Any]) -> str:
     rows = [
         [
             each["name"],
-            f"{each['exit_layer']} of {mainnet['num_blocks']}",
+            after_block(each["exit_layer"], mainnet["num_blocks"]),
             each["pooling"],
             f"{each['threshold']:.6g}",
             f"{each['temperature']:.3f}",
@@ -239,7 +239,7 @@ def _exits(document: Mapping[str, Any]) -> str:
     shares = document["calibration"]["certification"]["shares"]
     places = zip(document["exit_layers"], document["pooling"], document["thresholds"], strict=True)
     rows = [
-        [f"SideNet {index}", str(layer), pooling, f"{threshold:.6g}"]
+        [f"SideNet {index}", after_block(layer), pooling, f"{threshold:.6g}"]
         for index, (layer, pooling, threshold) in enumerate(places)
     ]
     rows.append([MAINNET, "–", "–", "–"])

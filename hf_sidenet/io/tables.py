@@ -73,3 +73,15 @@ def interval_text(
     if low is None or high is None or math.isnan(low):
         return shown(value)
     return f"{shown(value)} [{shown(low)}, {shown(high)}]"
+
+
+def after_block(exit_layer: int, num_blocks: int | None = None) -> str:
+    """Return where a SideNet sits, for the column "after block" of a table.
+
+    Args:
+        exit_layer (`int`): number of blocks before it; 0 for the input.
+        num_blocks (`int`, *optional*): number of blocks of the MainNet.
+    """
+    if exit_layer == 0:
+        return "input"
+    return str(exit_layer) if num_blocks is None else f"{exit_layer} of {num_blocks}"

@@ -13,7 +13,7 @@ from ..data.limits import MODES, num_channels_of
 from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.exits import rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
-from ..io.tables import markdown_table
+from ..io.tables import after_block, markdown_table
 from ..models.configuration_sidenet import REQUIRED, SideNetConfig
 from ..models.modalities import TEXT, Modality
 from ..models.tasks import task_of
@@ -137,7 +137,7 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
     header = ["exit", "after block", "pooling", "θ", "temperature"]
     num_blocks = len(config.block_shapes or ()) + 1
     rows = [
-        [f"SideNet {i}", f"{layer} of {num_blocks}", pooling, f"{theta:.10g}", f"{temperature:.4g}"]
+        [f"SideNet {i}", after_block(layer, num_blocks), pooling, f"{theta:.10g}", f"{temperature:.4g}"]
         for i, (layer, pooling, theta, temperature) in enumerate(
             zip(config.exit_layers, config.pooling, config.thresholds, config.temperatures[:-1], strict=True)
         )

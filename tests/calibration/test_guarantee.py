@@ -26,6 +26,18 @@ def guarantee():
 
 
 @pytest.mark.slow
+def test_a_gain_that_is_not_there_is_rarely_certified(guarantee):
+    """SideNets that correct exactly as many errors as they make: no point gains anything."""
+    from hf_sidenet.calibration import parse_targets
+
+    pool = guarantee.synthetic_pool(8_000, 0.0, seed=3, mended=1.0)
+    outcomes = guarantee.try_pool(
+        "pool", pool, parse_targets("accuracy_drop<=0")[0], runs=60, rows=1000, tests=("paired",)
+    )
+    assert outcomes[0].violations <= guarantee.allowed(60)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["accuracy_drop<=0.01", "selective_error<=0.1", "disagreement<=0.03"])
 @pytest.mark.parametrize(("confident_errors", "mended"), [(0.0, 1.0), (0.005, 1.0)])
 def test_violations_are_rare_and_the_control_fails(guarantee, target, confident_errors, mended):

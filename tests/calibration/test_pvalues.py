@@ -20,10 +20,10 @@ def test_binomial_is_scipys():
 
 
 @pytest.mark.parametrize("num_rows", [12, 30])
-@pytest.mark.parametrize("limit", [0.05, 0.2])
-@pytest.mark.parametrize("helped_rate", [0.0, 0.03, 0.1, 0.3])
-def test_paired_is_valid_by_summing_over_every_outcome(num_rows, limit, helped_rate):
-    harmed_rate = helped_rate + limit
+@pytest.mark.parametrize("limit", [0.05, 0.2, 0.0, -0.05, -0.2])
+@pytest.mark.parametrize("lower_rate", [0.0, 0.03, 0.1, 0.3])
+def test_paired_is_valid_by_summing_over_every_outcome(num_rows, limit, lower_rate):
+    harmed_rate, helped_rate = (lower_rate, lower_rate - limit) if limit < 0 else (lower_rate + limit, lower_rate)
     for level in (0.01, 0.05, 0.2):
         rejected = 0.0
         for harmed in range(num_rows + 1):
@@ -49,7 +49,7 @@ def test_paired_sees_the_rows_that_are_helped():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(50, 400), st.integers(0, 15), st.integers(0, 15), st.sampled_from([0.01, 0.03, 0.1]))
+@given(st.integers(50, 400), st.integers(0, 15), st.integers(0, 15), st.sampled_from([0.01, 0.03, 0.1, 0.0, -0.02]))
 def test_more_harm_never_speaks_for_the_model(num_rows, harmed, helped, limit):
     here = paired(harmed, helped, num_rows, limit)
     # The interval of the nuisance parameter moves with the rows that are helped, so that side is exact to its level.
@@ -57,9 +57,19 @@ def test_more_harm_never_speaks_for_the_model(num_rows, harmed, helped, limit):
     assert paired(harmed, helped + 1, num_rows, limit) <= here * 1.05 + 2 * NUISANCE_LEVEL
 
 
-@pytest.mark.parametrize("helped_rate", [0.0, 0.02, 0.1])
-def test_betting_rejects_a_true_hypothesis_at_most_as_often_as_it_may(helped_rate):
-    limit, level, runs = 0.03, 0.05, 600
+def test_paired_at_a_limit_of_zero_is_nearly_a_sign_test():
+    """As many rows helped as harmed say nothing, and no changed row less than that."""
+    assert paired(0, 0, 500, 0.0) == 1
+    assert paired(20, 20, 500, 0.0) == pytest.approx(stats.binomtest(20, 40, 0.5, alternative="less").pvalue, rel=0.02)
+    assert paired(10, 30, 500, 0.0) == pytest.approx(stats.binomtest(10, 40, 0.5, alternative="less").pvalue, rel=0.5)
+    assert paired(10, 30, 500, -0.1) > 0.9
+    assert paired(10, 90, 500, -0.1) < 0.01
+
+
+@pytest.mark.parametrize("limit", [0.03, 0.0, -0.03])
+@pytest.mark.parametrize("helped_rate", [0.03, 0.05, 0.1])
+def test_betting_rejects_a_true_hypothesis_at_most_as_often_as_it_may(helped_rate, limit):
+    level, runs = 0.05, 600
     generator = np.random.default_rng(0)
     draws = generator.choice(
         [1, -1, 0], (runs, 400), p=[helped_rate + limit, helped_rate, 1 - 2 * helped_rate - limit]

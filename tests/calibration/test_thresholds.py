@@ -73,6 +73,30 @@ def test_a_point_says_what_the_rows_say():
     assert point.shares == pytest.approx([(exit_index == i).double().mean().item() for i in range(3)])
 
 
+@pytest.mark.parametrize("test", ["paired", "betting"])
+def test_a_gain_is_certified_where_sidenets_are_better(test):
+    """The first points of the path, where few rows exit, cannot show it."""
+    fine = [[1 - i / 40] * 2 for i in range(20)]
+    rows, design = records(4000, mainnet_error=0.25), records(1000, seed=1, mainnet_error=0.25)
+    for target, least in (("accuracy_drop<=0", 0.0), ("accuracy_drop<=-0.03", 0.03)):
+        found = select(rows, target, path=fine, design=design, test=test)
+        assert found.points[0].thresholds != fine[0]
+        assert found.chosen.accuracy > rows.accuracy(rows.mainnet_logits) + least
+        assert found.chosen.risks[target].estimate < -least
+    as_good = records(4000, mainnet_error=0.05)
+    assert select(as_good, "accuracy_drop<=0", path=fine, design=design, test=test).chosen is None
+    with pytest.raises(ValueError, match="`design` must be given for accuracy_drop"):
+        select(rows, "accuracy_drop<=0", path=fine, test=test)
+
+
+def test_what_a_gain_needs():
+    with pytest.raises(
+        ValueError, match="`test_method` must be 'paired' or 'betting' for accuracy_drop<=0, got 'bino"
+    ):
+        select(records(100), "accuracy_drop<=0", test="binomial", design=records(100, seed=1))
+    assert 3 < AccuracyDrop(0.0).needed_rows(0.05, "paired") < AccuracyDrop(-0.5).needed_rows(0.05, "paired") < 50
+
+
 @pytest.mark.medium
 def test_several_risks_share_delta():
     rows = records(3000)

@@ -14,11 +14,12 @@ from .target import Risk, answers_and_reference, probably_right, smallest
 
 @dataclass(frozen=True)
 class AccuracyDrop(Risk):
-    """How much more often the reference is right than the routed answers."""
+    """How much more often the reference is right than the routed answers; a limit < 0 demands a gain."""
 
     name = "accuracy_drop"
     needs_labels = True
     has_test = True
+    lowest = -1
     meaning = "P({reference} is right) − P(this model is right)"
     claim = "the accuracy drop is ≤ {limit}"
 
@@ -39,14 +40,20 @@ class AccuracyDrop(Risk):
 
     def needed_rows(self, level: float, test: str = "binomial", grouped: bool = False) -> int:
         """See [`Risk.needed_rows`]."""
-        if grouped or test == "binomial":
+        if grouped:
             return super().needed_rows(level, test, grouped)
+        if test == "binomial":
+            if self.limit <= 0:
+                raise ArgumentError("test_method", f"must be 'paired' or 'betting' for {self}", test)
+            return super().needed_rows(level, test)
         if test == "paired" and level <= 2 * NUISANCE_LEVEL:
             raise ArgumentError(
                 "confidence_level",
                 f"must leave each target a level above {2 * NUISANCE_LEVEL:g} with test "
                 f"'paired', got {level:.3g}. Use 'binomial'",
             )
+        if self.limit <= 0:
+            return smallest(1, lambda n: self._tested(0, n, n, test, -torch.ones(n)) <= level)
         return smallest(super().needed_rows(level), lambda n: self._tested(0, 0, n, test, torch.zeros(n)) <= level)
 
     def expected_losses(self, records: ExitRecords, temperatures: list[float]) -> torch.Tensor:

@@ -84,6 +84,7 @@ class Risk(Target):
     Attributes:
         is_conditional (`bool`): whether only some rows count, such as those that a SideNet answers.
         has_test (`bool`): whether `test_method` selects its test; otherwise it is the binomial test.
+        lowest (`float`): limits must be greater.
         meaning (`str`): its definition, with `{reference}` for the reference classifier.
         claim (`str`): the guarantee, with `{limit}`.
     """
@@ -91,12 +92,18 @@ class Risk(Target):
     is_risk = True
     is_conditional: ClassVar[bool] = False
     has_test: ClassVar[bool] = False
+    lowest: ClassVar[float] = 0
     meaning: ClassVar[str]
     claim: ClassVar[str]
 
     def __post_init__(self):
-        if not 0 < self.limit < 1:
-            raise ArgumentError("target", f"must limit {self.name} to a number in (0, 1)", self.limit)
+        if not self.lowest < self.limit < 1:
+            raise ArgumentError("target", f"must limit {self.name} to a number in ({self.lowest}, 1)", self.limit)
+
+    @property
+    def starts_late(self) -> bool:
+        """Whether the first points of a path, where few rows exit early, cannot meet the limit."""
+        return self.is_conditional or self.limit <= 0
 
     @property
     def words(self) -> str:
@@ -178,7 +185,7 @@ class Risk(Target):
         return RiskEstimate(_mean(num_bad - num_helped, num_counted), p_value, num_counted, num_bad, num_helped)
 
     def needed_rows(self, level: float, test: str = "binomial", grouped: bool = False) -> int:
-        """Return the smallest number of rows without a loss that certifies the risk.
+        """Return the smallest number of rows that certifies the risk: without a loss, or, for a limit ≤ 0, all helped.
 
         For the binomial test it is ⌈ln δ / ln(1 − ε)⌉.
 
@@ -190,11 +197,12 @@ class Risk(Target):
         Raises:
             ValueError: no number of rows is enough.
         """
-        exact = math.ceil(math.log(level) / math.log1p(-self.limit))
+        exact = math.ceil(math.log(level) / math.log1p(-self.limit)) if self.limit > 0 else 1
         return exact if not grouped else smallest(exact, lambda n: self._lossless_groups(n) <= level)
 
     def _lossless_groups(self, num_groups: int) -> float:
-        return self._group_p_value(torch.zeros(num_groups), torch.ones(num_groups))
+        best = torch.zeros(num_groups) if self.limit > 0 else -torch.ones(num_groups)
+        return self._group_p_value(best, torch.ones(num_groups))
 
     def _group_p_value(self, loss: torch.Tensor, share: torch.Tensor) -> float:
         """Return the p-value for the mean loss of each group and the share of its rows that count."""
