@@ -28,6 +28,8 @@ from hf_sidenet.models.exit_rule import leaves
 
 
 HEADER = ("rows", "batch_size", "method", "ms_per_row", "share_of_ideal", "of_warm", "chosen")
+# In which a runner finds its routing.
+WARM_ROWS = 1024
 IDEAL, FRESH, WARM = "ideal", "fresh", "warm"
 
 
@@ -113,7 +115,8 @@ def measure(model, tokenizer, texts: list[str], batch_size: int, args: argparse.
     rows = [row for row in reader.read(range(len(texts)), texts, [theta] * len(texts)) if isinstance(row, Row)]
     calls = padded_batches(stages, rows, batch_size)
     warm = SideNetRunner(model, tokenizer, batch_size)
-    warm.measure(texts[:: max(1, len(texts) // 256)])
+    for _ in warm.predict(texts[:WARM_ROWS]):
+        pass
     others = {
         name: SideNetRunner(model, tokenizer, batch_size, routing=name) for name in args.routings if name != AUTO
     }

@@ -31,6 +31,8 @@ logger = logging.get_logger(__name__)
 
 # Batches to read ahead for sorting by length.
 LOOKAHEAD = 32
+# Images wait at most while this many full batches of a later stage are read; half of them may exit at each stage.
+IMAGE_POOLS = 8
 MAX_WAIT_MS = 10.0
 
 
@@ -72,6 +74,17 @@ def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]
     except Exception as error:
         return raw, error
     return raw, None
+
+
+def batches_of_wait(stages: ServedModel, batch_size: int, pool_size: int) -> int:
+    """Return how many batches are read, at most, while a row waits for a full batch.
+
+    Args:
+        stages ([`ServedModel`]): the chain.
+        batch_size (`int`): rows per batch at stage 0.
+        pool_size (`int`): rows of a full batch at a later stage.
+    """
+    return LOOKAHEAD if stages.modality.has_tokens else max(1, IMAGE_POOLS * pool_size // batch_size)
 
 
 class SideNetRunner:
@@ -398,6 +411,7 @@ class SideNetRunner:
         source, engine, settled, place, broken = iter(rows), None, self._settled, 0, None
         # Only texts are sorted; images are large and wait for one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.modality.has_tokens else 1)
+        longest_wait = self.batch_size * batches_of_wait(self.stages, self.batch_size, settled.pool_size)
         upwards = True
         line = Line(on_error, total, progress)
         while broken is None:
@@ -427,8 +441,8 @@ class SideNetRunner:
             for i in range(0, len(ordered), self.batch_size):
                 line.add(_stepped(engine.put, ordered[i : i + self.batch_size]))
                 yield from line.next()
-            if line.place < start:
-                # Flush rows that have waited a whole window, to bound memory.
+            if line.place < place - longest_wait:
+                # To bound memory.
                 line.add(_stepped(engine.flush))
                 yield from line.next()
         if engine is not None:
@@ -462,7 +476,7 @@ class SideNetRunner:
 
 def _from_the_middle(rows: list[Row], batch_size: int) -> list[Row]:
     """Put rows of medium length first, on which the routings are compared."""
-    start = len(rows) - -(-5 * len(rows) // (8 * batch_size)) * batch_size
+    start = len(rows) - -(-3 * len(rows) // (4 * batch_size)) * batch_size
     return rows if start <= 0 else rows[start:] + rows[:start][::-1]
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, ConvNextImageProcessor
 from hf_sidenet import SideNetRunner
 from hf_sidenet.inference import RowError
 from hf_sidenet.inference.routings import ROUTINGS
-from hf_sidenet.inference.runner import _from_the_middle
+from hf_sidenet.inference.runner import IMAGE_POOLS, _from_the_middle
 from tests.examples.commands import minilm
 from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet
 
@@ -190,6 +190,30 @@ def test_raw_images():
             output = model(**processor(picture, return_tensors="pt"), thresholds=0.5)
         assert prediction.exit_index == output.exit_index.item()
         torch.testing.assert_close(prediction.logits, output.logits[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("odd", [0, 40])
+@pytest.mark.parametrize(("batch_size", "pool_size"), [(1, 4), (2, 8), (8, 8)])
+def test_images_wait_for_a_full_batch_and_are_read_as_they_are_needed(batch_size, pool_size, odd):
+    torch.manual_seed(0)
+    model, read, sizes = resnet_with_sidenet(), 0, []
+
+    def source():
+        nonlocal read
+        for i in range(200):
+            read += 1
+            size = 48 if odd and i % odd == 0 else 32
+            yield {"pixel_values": torch.randn(3, size, size)}
+
+    runner = SideNetRunner(model, batch_size=batch_size, pool_size=pool_size, thresholds=0.999, routing="pooled")
+    runner.stages.modules[1].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    furthest = 0
+    for answered, _ in enumerate(runner.predict(source()), start=1):
+        furthest = max(furthest, read - answered)
+    # Those of another size are too few for a full batch.
+    assert furthest <= IMAGE_POOLS * pool_size + batch_size
+    if not odd:
+        assert all(size >= pool_size for size in sizes[:-1])
 
 
 def test_another_precision_runs_on_a_copy(model):
