@@ -2,7 +2,8 @@
 """Compare a fresh runner, which has yet to find its fastest routing, with one that knows it, and with the ideal.
 
 The ideal is the time of the stages alone: sorted rows in full batches, already padded, and at a later stage only the
-rows that get there. All take turns, a few rows at a time: the speed of a shared machine changes within seconds.
+rows that get there. Stage 0 sorts within the runner's windows, a later stage all its rows. All take turns, a few rows
+at a time, because the speed of a shared machine changes within seconds.
 
 usage: fresh.py CHECKPOINT TEXTS [--rows 1024 10000] [--batch_sizes 1 8 32 128]
 """
@@ -18,12 +19,14 @@ from statistics import median
 import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.benchmark.rows import by_length
 from hf_sidenet.evaluation.provenance import hardware, versions
 from hf_sidenet.inference import SideNetRunner, Stages
 from hf_sidenet.inference.engine import padding_of
 from hf_sidenet.inference.reading import RowReader
 from hf_sidenet.inference.routings import AUTO, ROUTINGS, full_batch
 from hf_sidenet.inference.rows import Batch, Row, collate
+from hf_sidenet.inference.runner import LOOKAHEAD
 from hf_sidenet.models.exit_rule import leaves
 
 
@@ -61,9 +64,9 @@ def read_texts(path: Path, count: int) -> list[str]:
 @torch.inference_mode()
 def padded_batches(stages: Stages, rows: Sequence[Row], batch_size: int) -> list[tuple[int, Batch]]:
     """Return every call of the ideal: stage and batch."""
-    pad, calls, size = padding_of(stages), [], batch_size
+    pad, calls, size, window = padding_of(stages), [], batch_size, LOOKAHEAD * batch_size
     for stage in range(len(stages)):
-        ordered, rows = sorted(rows, key=lambda row: row.length), []
+        ordered, rows = by_length(rows, window), []
         for i in range(0, len(ordered), size):
             batch = collate(ordered[i : i + size], pad, stages.device)
             for before in range(stage):
@@ -74,7 +77,7 @@ def padded_batches(stages: Stages, rows: Sequence[Row], batch_size: int) -> list
                 sure = stages.task.confidence(logits.float(), stages.config.temperatures[stage])
                 left = leaves(sure, torch.tensor([row.thresholds[stage] for row in batch.rows])).tolist()
                 rows += [row for row, gone in zip(batch.rows, left, strict=True) if not gone]
-        size = full_batch(batch_size)
+        size, window = full_batch(batch_size), max(1, len(rows))
     return calls
 
 

@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 FIRST_ROWS = 16
 # After each round, a routing that is slower than the fastest by more than this share drops out. Far slower ones cost
 # the most rows and are the easiest to tell; going on with almost equal ones costs nothing.
-MARGINS = (0.4, 0.2, 0.1, 0.0)
+MARGINS = (0.3, 0.15, 0.07, 0.0)
 # Rows per turn on a CPU, where larger batches hardly take less time per row; on a GPU a turn is a whole batch.
 TURN_ROWS = 32
 # Rounds repeated because a graph was compiled.

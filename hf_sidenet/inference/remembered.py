@@ -11,9 +11,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils import logging
 
-from ..evaluation.provenance import hardware, versions
+from ..evaluation.provenance import cpu_name, versions
 from ..io.cache import default_cache
 from ..io.files import replacing
 from ..io.fingerprint import fingerprint_exits
@@ -45,7 +46,7 @@ def setting_of(settled: Settled, batch_size: int) -> dict[str, Any]:
         "precision": precision_of(stages),
         "attention": str(getattr(stages.config.mainnet_config, "_attn_implementation", None)),
         "device": str(stages.device),
-        "machine": hardware(),
+        "machine": _machine(stages.device),
         "versions": {name: found[name] for name in ("hf_sidenet", "torch", "transformers") if name in found},
         "batch_size": batch_size,
         "pool_size": settled.pool_size,
@@ -87,6 +88,12 @@ def remember(setting: dict[str, Any], times: dict[str, float]) -> None:
             temporary.write_text(json_text({"version": VERSION, "setting": setting, "times": times}), encoding="utf-8")
     except OSError as error:
         logger.info("The choice of the routing is not remembered: %s", error)
+
+
+def _machine(device: torch.device) -> str:
+    found = f"{cpu_name()}, {torch.get_num_threads()} threads"
+    # On a CPU, CUDA is not asked: afterward, a forked process could not use it.
+    return f"{found}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else found
 
 
 def _is_valid(times: Any, setting: dict[str, Any]) -> bool:

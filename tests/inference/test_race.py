@@ -6,6 +6,8 @@ import logging
 import math
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
 import torch
@@ -108,7 +110,7 @@ def test_the_fastest_wins_and_every_row_is_answered_once(monkeypatch, batch_size
 
 
 def test_much_slower_routings_drop_out_first(monkeypatch):
-    raced = Raced(monkeypatch, {"a": 1.0, "b": 1.05, "c": 1.3, "d": 3.0})
+    raced = Raced(monkeypatch, {"a": 1.0, "b": 1.05, "c": 1.2, "d": 3.0})
     raced.answered(4000, 8)
     rows = Counter()
     for name, count in raced.seen:
@@ -189,6 +191,28 @@ def test_a_runner_that_races_gives_the_answers_of_the_model(model, batch_size):
     # Also where the first window is not full.
     assert set(runner.times) == {"pooled", "per_batch", "gates", "all_blocks"}
     assert runner.chosen == min(runner.times, key=runner.times.get)
+
+
+def test_streams_that_share_a_race(model):
+    raw = token_rows(600, 20)
+    runner = SideNetRunner(model, batch_size=8)
+    streams = [runner.predict(raw), runner.predict(raw), runner.predict(raw)]
+    found = [[], [], []]
+    # The second is asked more often; the third begins when the others are done.
+    for i, count in ((0, 250), (1, 400), (0, 350), (1, 200), (2, 600)):
+        found[i] += islice(streams[i], count)
+    expected = one_by_one(model, raw, THETA)
+    for answers in found:
+        assert_answers(answers, expected)
+
+
+def test_threads_that_share_a_race(model):
+    raw = token_rows(300, 20)
+    runner = SideNetRunner(model, batch_size=8)
+    expected = one_by_one(model, raw, THETA)
+    with ThreadPoolExecutor(4) as pool:
+        for answers in pool.map(lambda _: list(runner.predict(raw)), range(4)):
+            assert_answers(answers, expected)
 
 
 def test_the_race_begins_anew_with_other_weights(model, monkeypatch):

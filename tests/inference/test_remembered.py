@@ -101,9 +101,14 @@ def test_anything_else_is_measured_anew(model, measured, monkeypatch):
     ):
         assert SideNetRunner(model, **{"batch_size": 8, **arguments}).times == {}, arguments
     assert SideNetRunner(Stages(model), batch_size=8).times == {}
-    monkeypatch.setattr(remembered, "hardware", lambda: "CPU: another, 64 threads; GPU: none")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert SideNetRunner(model, batch_size=8).times == {}
-    monkeypatch.undo()
+
+
+def test_another_processor(model, measured, monkeypatch):
+    runner_that_measured(model)
+    monkeypatch.setattr(remembered, "cpu_name", lambda: "another")
+    assert SideNetRunner(model, batch_size=8).times == {}
 
 
 def test_another_version_of_torch(model, measured, monkeypatch):
