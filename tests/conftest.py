@@ -23,9 +23,9 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _own_count_of_calibrations(tmp_path, monkeypatch):
-    # Not the user's: tests calibrate the same rows again and again.
-    monkeypatch.setattr("hf_sidenet.attaching.checkpoint.HF_HOME", str(tmp_path / "hf_home"))
+def _own_cache(tmp_path, monkeypatch):
+    # Not the user's: tests calibrate the same rows and run the same models again and again.
+    monkeypatch.setattr("hf_sidenet.io.cache.HF_HOME", str(tmp_path / "hf_home"))
 
 
 @pytest.fixture(scope="session", autouse=True)

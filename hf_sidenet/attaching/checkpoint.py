@@ -4,11 +4,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
@@ -45,6 +43,7 @@ from ..inference.precision import (
     tell_lost_reference,
 )
 from ..inference.protocols import StageChain
+from ..io.cache import default_cache
 from ..io.fingerprint import fingerprint_weights
 from ..measurement import ExitCosts, ExitRecords, collect
 from ..models.configuration_sidenet import SideNetConfig
@@ -398,11 +397,6 @@ def recalibrate(
         given_reference=reference is not None,
         stages=stages,
     )
-
-
-def default_cache() -> Path:
-    """Return the folder for features and the count of calibrations."""
-    return Path(HF_HOME) / "hf_sidenet"
 
 
 def _prepared(

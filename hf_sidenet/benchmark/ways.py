@@ -8,7 +8,7 @@ import torch
 from ..inference.protocols import Engine, StageChain
 from ..inference.routings import engines_of, full_batch, measure_routings
 from ..inference.rows import Batch, Prediction, Row
-from ..inference.runner import LOOKAHEAD
+from ..inference.runner import batches_of_wait
 from ..models.exit_rule import leaves
 from ..models.modeling_base import SideNetPreTrainedModel
 
@@ -57,12 +57,12 @@ def by_whole_batch(stages: StageChain) -> Answer:
 
 
 class AsRunner:
-    """Engine in which no row waits longer than one window after its own.
+    """Engine in which a row waits no longer than a runner lets it.
 
     Args:
         engine ([`Engine`]): engine of the chosen routing.
         note (`str`): name of the routing.
-        window (`int`): number of batches that the runner reads ahead.
+        window (`int`): number of batches after which a row that has waited since the window before goes on.
     """
 
     def __init__(self, engine: Engine, note: str, window: int):
@@ -116,7 +116,8 @@ def as_runner(
         batch_size (`int`): rows per batch of stage 0.
         batches (`Sequence[Sequence[Row]]`): batches to measure on.
     """
-    makers = engines_of(stages, model, pool_size=full_batch(batch_size), num_in_flight=num_in_flight)
+    pool_size = full_batch(batch_size)
+    makers = engines_of(stages, model, pool_size=pool_size, num_in_flight=num_in_flight)
     times = measure_routings(makers, batches)
     chosen = min(times, key=times.__getitem__)
-    return AsRunner(makers[chosen](), f"took {chosen!r}", LOOKAHEAD if stages.modality.has_tokens else 1)
+    return AsRunner(makers[chosen](), f"took {chosen!r}", batches_of_wait(stages, batch_size, pool_size))

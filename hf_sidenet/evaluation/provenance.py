@@ -28,7 +28,7 @@ def provenance() -> str:
 
 def hardware() -> str:
     """Return `"CPU: ..., 8 threads; GPU: none"`."""
-    return f"CPU: {_cpu()}, {torch.get_num_threads()} threads; GPU: {_gpu()}"
+    return f"CPU: {cpu_name()}, {torch.get_num_threads()} threads; GPU: {_gpu()}"
 
 
 def command() -> str:
@@ -58,7 +58,8 @@ def commit() -> str:
     return done.stdout.strip() or "none"
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return the processor's name, such as `"AMD EPYC"`."""
     if os.path.exists("/proc/cpuinfo"):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -49,9 +49,15 @@ class CompiledStages:
         limit = GRAPHS_PER_STAGE * len(stages)
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, limit)
         self.modules = [torch.compile(module, **options) for module in stages.modules]
+        self._forms: set[tuple[int, tuple[int, ...]]] = set()
 
     def __len__(self) -> int:
         return len(self.modules)
+
+    @property
+    def num_forms(self) -> int:
+        """Number of stages and sizes run so far for which a graph is compiled."""
+        return len(self._forms)
 
     def check_mode(self) -> None:
         """See [`StageChain`]."""
@@ -66,6 +72,9 @@ class CompiledStages:
         length = next(iter(inputs.values())).shape[1]
         if self.filled:
             hidden, inputs = self._fill(hidden, inputs, rows, length)
+        size = tuple((next(iter(inputs.values())) if hidden is None else hidden).shape[:2])
+        # With dynamic shapes, only a size of 1 has a graph of its own.
+        self._forms.add((index, size if self.filled else tuple(min(each, 2) for each in size)))
         module = self.modules[index]
         result = module(**inputs) if hidden is None else module(hidden, **inputs)
         state, logits = result if isinstance(result, tuple) else (None, result)

@@ -2,8 +2,10 @@
 """Turn user input into checked [`Row`]s; invalid input is rejected before it reaches a batch."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -111,7 +113,57 @@ class RowReader:
             thresholds (`Sequence[tuple[float, ...]]`): θ for each row.
         """
         features = self._features(raw)
-        return [self._row(*each) for each in zip(places, features, thresholds, strict=True)]
+        rows: list[Row | RowError] = []
+        for place, each, ready, theta in zip(places, features, self._ready(features), thresholds, strict=True):
+            if ready is None:
+                rows.append(self._row(place, each, theta))
+            else:
+                inputs, length = ready
+                rows.append(Row(place, inputs, length, theta))
+        return rows
+
+    def _ready(self, features: Sequence[Any]) -> list[tuple[dict[str, torch.Tensor], int] | None]:
+        """Return inputs and length of valid texts; `None` for other rows, which are read one by one."""
+        ready: list[tuple[dict[str, torch.Tensor], int] | None] = [None] * len(features)
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for i, each in enumerate(features):
+            if type(each) is dict:
+                names = tuple(name for name in each if name not in LABEL_INPUTS)
+                if all(type(each[name]) is list for name in names):
+                    alike.setdefault(names, []).append(i)
+        for group in alike.values():
+            for part, found in halved(group, lambda part: self._at_once([features[i] for i in part])):
+                for i, each in zip(part, [None] if isinstance(found, Exception) else found, strict=True):
+                    ready[i] = each
+        return ready
+
+    def _at_once(self, features: Sequence[dict[str, list[int]]]) -> list[tuple[dict[str, torch.Tensor], int]]:
+        """Read many texts with the same inputs as one tensor per input, of which every text gets a part.
+
+        Raises:
+            ValueError: some text is not valid, or has inputs of another kind. Why is found out one by one.
+        """
+        names = set(features[0]) - LABEL_INPUTS
+        if "input_ids" not in names or not names <= INTEGER_INPUTS.intersection(self.stages.input_names):
+            raise ValueError("not only token ids.")
+        lengths = [len(each["input_ids"]) for each in features]
+        if min(lengths) == 0 or max(lengths) > (self.stages.max_length or math.inf):
+            raise ValueError("too short or too long.")
+        starts = np.cumsum([0, *lengths[:-1]])
+        columns: dict[str, np.ndarray] = {}
+        for name in names:
+            values = [each[name] for each in features]
+            column = np.array(list(chain.from_iterable(values)))
+            is_fine = column.ndim == 1 and column.dtype == np.int64 and list(map(len, values)) == lengths
+            if not is_fine or (name == "attention_mask" and not np.logical_or.reduceat(column, starts).all()):
+                raise ValueError("of another shape.")
+            self._check_range(name, torch.from_numpy(column))
+            columns[name] = column
+        if "attention_mask" in self.stages.input_names and "attention_mask" not in columns:
+            columns["attention_mask"] = np.ones(sum(lengths), dtype=np.int64)
+        names = sorted(columns)
+        parts = zip(*(torch.from_numpy(columns[name]).split(lengths) for name in names), strict=True)
+        return [(dict(zip(names, each, strict=True)), length) for each, length in zip(parts, lengths, strict=True)]
 
     def _features(self, raw: Sequence[Any]) -> list[Any]:
         """Return the model inputs of each row, or the processor's error."""

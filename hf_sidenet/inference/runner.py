@@ -18,9 +18,11 @@ from ..models.errors import ArgumentError
 from ..models.exit_rule import lets_rows_leave
 from ..models.modeling_base import SideNetPreTrainedModel
 from .protocols import Engine, ServedModel, StageChain
+from .race import Race, RacingEngine
 from .reading import RowReader, check_rows
+from .remembered import recall, remember, setting_of
 from .routings import ALL_BLOCKS, AUTO, GATES, POOLED, ROUTINGS, full_batch, measure_routings
-from .rows import Prediction, Row, evenly_spaced
+from .rows import Prediction, Row
 from .serving import Worker
 from .settled import Settled
 
@@ -29,8 +31,8 @@ logger = logging.get_logger(__name__)
 
 # Batches to read ahead for sorting by length.
 LOOKAHEAD = 32
-# Rows to measure on: a later stage should get a full batch or two.
-SAMPLE = 64
+# Images wait at most while this many full batches of a later stage are read; half of them may exit at each stage.
+IMAGE_POOLS = 8
 MAX_WAIT_MS = 10.0
 
 
@@ -74,13 +76,25 @@ def take(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]
     return raw, None
 
 
+def batches_of_wait(stages: ServedModel, batch_size: int, pool_size: int) -> int:
+    """Return how many batches are read, at most, while a row waits for a full batch.
+
+    Args:
+        stages ([`ServedModel`]): the chain.
+        batch_size (`int`): rows per batch at stage 0.
+        pool_size (`int`): rows of a full batch at a later stage.
+    """
+    return LOOKAHEAD if stages.modality.has_tokens else max(1, IMAGE_POOLS * pool_size // batch_size)
+
+
 class SideNetRunner:
     """Answers rows with early exits, and turns skipped FLOPs into saved wall-clock time.
 
     Confident rows exit after a stage; the others wait for a full batch at the next stage, across input batches. Texts
-    are sorted by length within a window to reduce padding. The runner first measures, on the first rows, whether and
-    how dropping rows pays off, and picks the fastest routing. The answer to a row depends neither on other rows nor
-    on the routing.
+    are sorted by length within a window to reduce padding. Whether and how dropping rows pays off is measured while
+    the first rows are answered: they go through all routings by turns, the others through the fastest. The choice is
+    remembered in the cache for this checkpoint, machine and these settings. The answer to a row depends neither on
+    other rows nor on the routing.
 
     The runner keeps the model's config as it was at construction until [`update`]. Weights are shared: calls fail
     while the model is in training mode. Thread-safe.
@@ -94,8 +108,8 @@ class SideNetRunner:
             Rows of a full batch at a later stage. By default `batch_size`, at least 32; 1 for a batch size of 1.
         routing (`str`, *optional*, defaults to `"auto"`):
             `"pooled"`: as above; `"per_batch"`: remaining rows continue immediately; `"gates"`: the model's own
-            forward; `"all_blocks"`: all rows run through all blocks, then the exit rule is applied; `"auto"`: measure,
-            and pick the fastest that does not fail.
+            forward; `"all_blocks"`: all rows run through all blocks, then the exit rule is applied; `"auto"`: the
+            fastest that does not fail, as remembered, or as measured on the first rows.
         compile (`bool` or `dict[str, Any]`, *optional*, defaults to `False`):
             Compile every stage separately; a dict is passed to `torch.compile`.
         dtype (`torch.dtype`, *optional*): run a copy of the model in this precision. θ must be certified for it.
@@ -147,6 +161,9 @@ class SideNetRunner:
         self.batch_size = batch_size
         self.routing = routing
         self.times: dict[str, float] = {}
+        if routing == AUTO and len(self._settled.makers) > 1:
+            self.times = recall(setting_of(self._settled, batch_size))
+        self._race: Race | None = None
         self.max_wait = max_wait_ms / 1e3
         self.max_waiting_rows = max_waiting_rows or 16 * batch_size
         self._worker: Worker | None = None
@@ -199,6 +216,8 @@ class SideNetRunner:
         settled.tell_not_certified()
         with self._entered():
             self._settled = settled
+            if self._race is not None and not self._race.is_over:
+                self._race, self.times = None, {}
             if self._worker is not None:
                 self._worker.update(settled, self.chosen)
 
@@ -321,6 +340,7 @@ class SideNetRunner:
         self._process = os.getpid()
         # Its rows belong to the parent process, which answers them.
         self._worker = None
+        self._race = None
         threads = torch.get_num_threads()
         if threads > 1:
             # OpenMP would deadlock, waiting for threads of the parent process.
@@ -333,6 +353,8 @@ class SideNetRunner:
 
     def measure(self, rows: Iterable[Any], repeats: int = 3) -> dict[str, float]:
         """Measure the milliseconds per row of each routing, store them in `times`, and use the fastest from now on.
+
+        Also remembers them, in place of what was remembered before. [`predict`] measures by itself.
 
         Args:
             rows (`Iterable`): real rows; 64 are enough.
@@ -354,6 +376,9 @@ class SideNetRunner:
         """Routing in use: `routing`, or the fastest measured."""
         if self.routing != AUTO:
             return self.routing
+        race = self._race
+        if race is not None and (race.is_over or self.times):
+            return race.best
         if self.times:
             return min(self.times, key=self.times.__getitem__)
         first = POOLED if any(map(lets_rows_leave, self.thresholds)) else ALL_BLOCKS
@@ -364,10 +389,15 @@ class SideNetRunner:
             raise ArgumentError("rows", "must contain a row that can be answered, got none")
         ordered = sorted(rows, key=lambda row: row.length)
         batches = [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
-        self.times = measure_routings(settled.makers, batches, repeats)
+        self._race, self.times = None, measure_routings(settled.makers, batches, repeats)
+        self._keep(settled)
+        return self.times
+
+    def _keep(self, settled: Settled) -> None:
         shown = ", ".join(f"{name} {time:.3g}" for name, time in self.times.items())
         logger.info("Milliseconds per row at batch size %d: %s. Using %s.", self.batch_size, shown, self.chosen)
-        return self.times
+        if self.routing == AUTO and len(settled.makers) > 1:
+            remember(setting_of(settled, self.batch_size), self.times)
 
     def _predict(
         self,
@@ -381,6 +411,7 @@ class SideNetRunner:
         source, engine, settled, place, broken = iter(rows), None, self._settled, 0, None
         # Only texts are sorted; images are large and wait for one batch only.
         window = self.batch_size * (LOOKAHEAD if self.stages.modality.has_tokens else 1)
+        longest_wait = self.batch_size * batches_of_wait(self.stages, self.batch_size, settled.pool_size)
         upwards = True
         line = Line(on_error, total, progress)
         while broken is None:
@@ -402,12 +433,16 @@ class SideNetRunner:
             ordered = sorted((row for row in read if isinstance(row, Row)), key=lambda row: row.length)
             ordered = ordered if upwards else ordered[::-1]
             upwards = not upwards
-            engine = engine or self._engine_for(settled, ordered, len(raw) == window)
+            if engine is None:
+                is_typical = per_row is None and shared in (None, settled.thresholds)
+                engine = self._engine_for(settled, ordered, is_typical)
+                if isinstance(engine, RacingEngine):
+                    ordered, upwards = _from_the_middle(ordered, self.batch_size), True
             for i in range(0, len(ordered), self.batch_size):
                 line.add(_stepped(engine.put, ordered[i : i + self.batch_size]))
                 yield from line.next()
-            if line.place < start:
-                # Flush rows that have waited a whole window, to bound memory.
+            if line.place < place - longest_wait:
+                # To bound memory.
                 line.add(_stepped(engine.flush))
                 yield from line.next()
         if engine is not None:
@@ -417,12 +452,32 @@ class SideNetRunner:
         if broken is not None:
             raise broken
 
-    def _engine_for(self, settled: Settled, rows: list[Row], is_long: bool) -> Engine:
-        """Return an engine; measure routings first, unless already done, no row can exit or there are few rows."""
+    def _engine_for(self, settled: Settled, rows: list[Row], is_typical: bool) -> Engine:
+        """Return an engine; one that races unless the fastest routing is known, or no row can exit."""
         leave = any(any(map(lets_rows_leave, row.thresholds)) for row in rows)
-        if self.routing == AUTO and not self.times and leave and is_long:
-            self._measure(settled, [rows[i] for i in evenly_spaced(len(rows), max(SAMPLE, self.batch_size))])
+        if self.routing == AUTO and leave and len(settled.makers) > 1:
+            with self._entered():
+                if self._race is None and not self.times:
+                    self._race = Race(list(settled.makers), partial(self._tell, settled))
+                race = self._race
+            if race is not None and not race.is_over:
+                race.is_typical = race.is_typical and is_typical
+                return RacingEngine(settled.makers, race, settled.stages)
         return settled.makers[self.chosen]()
+
+    def _tell(self, settled: Settled, race: Race, times: dict[str, float]) -> None:
+        # Not if `measure` was called meanwhile.
+        if race is not self._race:
+            return
+        self.times = times
+        if race.is_over and race.is_typical and times:
+            self._keep(settled)
+
+
+def _from_the_middle(rows: list[Row], batch_size: int) -> list[Row]:
+    """Put rows of medium length first, on which the routings are compared."""
+    start = len(rows) - -(-3 * len(rows) // (4 * batch_size)) * batch_size
+    return rows if start <= 0 else rows[start:] + rows[:start][::-1]
 
 
 def _of_rows(reader: RowReader, thresholds: torch.Tensor, start: int, end: int) -> list[tuple[float, ...]]:

@@ -77,14 +77,16 @@ class Settled:
             given = cast(SideNetPreTrainedModel, model)
             given = given if dtype in (None, given.dtype) else cast_copy(given, dtype)
             served = _stages_of(given, needed=bool(compile) or routing not in (AUTO, GATES))
-            self._certified: SideNetPreTrainedModel | StageChain = served.model
+            self.certified: SideNetPreTrainedModel | StageChain = served.model
             if compile:
                 stages = CompiledStages(cast(Stages, served), compile if isinstance(compile, dict) else {})
             else:
                 stages, own = served, served.model
         else:
-            stages = self._certified = with_own_config(cast(StageChain, model))
+            stages = self.certified = with_own_config(cast(StageChain, model))
         self.stages = stages
+        self.compile = compile
+        self.pool_size = pool_size
         self.reader = RowReader(stages, processor, max_length)
         self.thresholds = self.reader.thresholds(thresholds)
         self.is_certified_precision = check_precision(stages.config, precision_of(stages))
@@ -99,7 +101,7 @@ class Settled:
     def not_certified(self) -> str | None:
         """See [`SideNetRunner.not_certified`]."""
         is_read = self.stages.modality.has_tokens and self.reader.processor is not None
-        return why_not_certified(self._certified, self.reader.processor, self.reader.max_length if is_read else None)
+        return why_not_certified(self.certified, self.reader.processor, self.reader.max_length if is_read else None)
 
     def tell_not_certified(self) -> None:
         """Warn once if the evidence behind θ does not cover this model."""
@@ -148,8 +150,8 @@ class Settled:
             "the list of its routings": list(self.makers),
         }
         kind |= {f"`{name}` of its MainNet": value for name, value in answering_fields(config.mainnet_config).items()}
-        if isinstance(self._certified, PreTrainedModel):
-            kind |= {f"the shape of `{name}`": list(p.shape) for name, p in self._certified.named_parameters()}
+        if isinstance(self.certified, PreTrainedModel):
+            kind |= {f"the shape of `{name}`": list(p.shape) for name, p in self.certified.named_parameters()}
         return kind
 
 

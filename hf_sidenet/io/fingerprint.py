@@ -165,6 +165,22 @@ def fingerprint_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_exits(config: Any, sidenets: nn.Module | None) -> str:
+    """Recognize a checkpoint by its config and its SideNets, without reading the MainNet, which may be large.
+
+    Other weights of the MainNet alone do not change it.
+
+    Args:
+        config (`PretrainedConfig`): config of the checkpoint.
+        sidenets (`nn.Module`, *optional*): its SideNets; `None` if only the config is known.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    _feed(digest, "config", _json(_lasting(config.to_dict())))
+    loaded = {} if sidenets is None else sidenets.state_dict()
+    _feed_tensors(digest, "weight", [(name, tensor) for name, tensor in loaded.items() if not tensor.is_meta])
+    return digest.hexdigest()
+
+
 def answering_fields(config: Any) -> dict[str, str]:
     """Return the config fields that a classifier's answers may depend on, besides its weights and classes, as JSON.
 

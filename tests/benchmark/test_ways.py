@@ -10,7 +10,7 @@ from hf_sidenet.benchmark.ways import AsRunner, as_runner, by_first_stage, by_wh
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.routings import ALL_BLOCKS, GATES, PER_BATCH, POOLED, ROUTINGS, engines_of, full_batch
 from hf_sidenet.inference.rows import collate
-from hf_sidenet.inference.runner import LOOKAHEAD
+from hf_sidenet.inference.runner import IMAGE_POOLS, LOOKAHEAD
 from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.models.tasks import SINGLE_LABEL
 from tests.inference.flood import text_row
@@ -136,4 +136,4 @@ def test_a_runner_measures_and_answers():
     pictures = rows_of([1, 1])
     for row in pictures:
         row.inputs, row.length, row.thresholds = {"pixel_values": images(1)["pixel_values"][0]}, 0, (0.5,)
-    assert as_runner(Stages(image_model), None, 0, 2, [pictures]).window == 1
+    assert as_runner(Stages(image_model), None, 0, 2, [pictures]).window == IMAGE_POOLS * full_batch(2) // 2

@@ -84,6 +84,19 @@ def test_filled_up_there_are_few_shapes():
     assert len(counts) <= 2 + 2 * 5
 
 
+@pytest.mark.parametrize(("dynamic", "expected"), [(True, [1, 2, 2, 3, 3]), (False, [1, 2, 2, 2, 3])])
+def test_it_tells_how_many_graphs_it_needed(model, dynamic, expected):
+    stages = CompiledStages(Stages(model), {"backend": counting([]), "dynamic": dynamic})
+    found = []
+    for rows, tokens in ((1, 9), (3, 9), (4, 30), (4, 1), (9, 9)):
+        ids = torch.full((rows, tokens), 5)
+        with torch.inference_mode():
+            stages(0, None, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        found.append(stages.num_forms)
+    # Filled up, one token is 32 like nine.
+    assert found == expected
+
+
 def test_images_filled_up():
     torch.manual_seed(0)
     model = resnet_with_sidenet((1, 2))

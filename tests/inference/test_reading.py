@@ -153,6 +153,53 @@ def test_an_interruption_passes(model):
         next(SideNetRunner(model, batch_size=2).predict(source()))
 
 
+# --- many rows at once
+
+
+def test_many_rows_are_read_as_each_alone(model, tokenizer, monkeypatch):
+    raw = [
+        *(f"film {'good ' * (i % 7)}" for i in range(40)),
+        *({"input_ids": [5] * (1 + i % 5)} for i in range(20)),
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 0], "labels": 1},
+        {"input_ids": [5, 6, 7], "attention_mask": [0, 1, 0]},
+        {"attention_mask": [1, 1], "input_ids": [5, 6]},
+        {"input_ids": torch.tensor([5, 6])},
+        {"input_ids": np.array([5, 6])},
+        {"inputs_embeds": torch.randn(3, 32)},
+    ]
+    bad = [
+        {"input_ids": []},
+        {"input_ids": [5, -1]},
+        {"input_ids": [5, 999_999]},
+        {"input_ids": [5.5]},
+        {"input_ids": [[5]]},
+        {"input_ids": [5] * 600},
+        {"input_ids": [5, 6], "attention_mask": [0, 0]},
+        {"input_ids": [5, 6], "attention_mask": [1]},
+        {"input_ids": [5], "color": [5]},
+        {"attention_mask": [1]},
+        {},
+    ]
+    rows = raw + bad
+    reader = RowReader(Stages(model), tokenizer)
+    alone = [reader.read([place], [row], [(0.5, 0.6)])[0] for place, row in enumerate(rows)]
+    one_by_one = []
+    monkeypatch.setattr(
+        reader, "_row", lambda place, *rest: one_by_one.append(place) or RowReader._row(reader, place, *rest)
+    )
+    together = reader.read(range(len(rows)), rows, [(0.5, 0.6)] * len(rows))
+    for a, b in zip(alone[: len(raw)], together, strict=False):
+        assert (a.place, a.length, a.thresholds, a.kind) == (b.place, b.length, b.thresholds, b.kind)
+        assert list(a.inputs) == list(b.inputs)
+        for name, value in a.inputs.items():
+            assert torch.equal(value, b.inputs[name])
+            assert value.dtype == b.inputs[name].dtype
+    assert [str(each) for each in alone[len(raw) :]] == [str(each) for each in together[len(raw) :]]
+    assert [each for each in together[len(raw) :] if not isinstance(each, RowError)] == []
+    # Only tensors and bad rows.
+    assert one_by_one == [*range(len(raw) - 3, len(rows))]
+
+
 # --- what is no iterable of rows
 
 

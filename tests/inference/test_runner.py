@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, ConvNextImageProcessor
 from hf_sidenet import SideNetRunner
 from hf_sidenet.inference import RowError
 from hf_sidenet.inference.routings import ROUTINGS
+from hf_sidenet.inference.runner import IMAGE_POOLS, _from_the_middle
 from tests.examples.commands import minilm
 from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet
 
@@ -139,26 +140,20 @@ def test_measuring_names_every_way_and_takes_the_fastest(model):
     assert SideNetRunner(model, thresholds=1.0).chosen == "all_blocks"
 
 
-def test_a_long_stream_is_measured_on_its_first_rows_and_a_short_one_is_not(model):
+def test_no_turns_where_no_row_can_exit(model):
     runner = SideNetRunner(model, batch_size=2)
-    list(runner.predict(token_rows(20, 5)))
+    list(runner.predict(token_rows(200, 5), thresholds=1.0))
     assert runner.times == {}
-    list(runner.predict(token_rows(100, 5)))
+    list(runner.predict(token_rows(200, 5)))
     assert len(runner.times) == 4
 
 
-def test_it_is_measured_on_rows_of_every_length(model, monkeypatch):
-    seen = []
-
-    def measured(makers, batches, repeats):
-        seen.extend(row.length for batch in batches for row in batch)
-        return dict.fromkeys(makers, 1.0)
-
-    monkeypatch.setattr("hf_sidenet.inference.runner.measure_routings", measured)
-    # A window of 96 rows, of which 64 are taken.
-    list(SideNetRunner(model, batch_size=3).predict([{"input_ids": [5] * (1 + place)} for place in range(96)]))
-    assert len(set(seen)) == 64
-    assert (min(seen), max(seen)) == (1, 95)
+def test_rows_of_medium_length_come_first():
+    assert _from_the_middle(list(range(10)), 2) == [2, 3, 4, 5, 6, 7, 8, 9, 1, 0]
+    assert _from_the_middle(list(range(10)), 3) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    for count, batch_size in ((0, 4), (3, 4), (64, 64)):
+        assert _from_the_middle(list(range(count)), batch_size) == list(range(count))
+    assert sorted(_from_the_middle(list(range(101)), 7)) == list(range(101))
 
 
 def test_raw_texts_and_pairs():
@@ -195,6 +190,30 @@ def test_raw_images():
             output = model(**processor(picture, return_tensors="pt"), thresholds=0.5)
         assert prediction.exit_index == output.exit_index.item()
         torch.testing.assert_close(prediction.logits, output.logits[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("odd", [0, 40])
+@pytest.mark.parametrize(("batch_size", "pool_size"), [(1, 4), (2, 8), (8, 8)])
+def test_images_wait_for_a_full_batch_and_are_read_as_they_are_needed(batch_size, pool_size, odd):
+    torch.manual_seed(0)
+    model, read, sizes = resnet_with_sidenet(), 0, []
+
+    def source():
+        nonlocal read
+        for i in range(200):
+            read += 1
+            size = 48 if odd and i % odd == 0 else 32
+            yield {"pixel_values": torch.randn(3, size, size)}
+
+    runner = SideNetRunner(model, batch_size=batch_size, pool_size=pool_size, thresholds=0.999, routing="pooled")
+    runner.stages.modules[1].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    furthest = 0
+    for answered, _ in enumerate(runner.predict(source()), start=1):
+        furthest = max(furthest, read - answered)
+    # Those of another size are too few for a full batch.
+    assert furthest <= IMAGE_POOLS * pool_size + batch_size
+    if not odd:
+        assert all(size >= pool_size for size in sizes[:-1])
 
 
 def test_another_precision_runs_on_a_copy(model):

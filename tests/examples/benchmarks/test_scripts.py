@@ -16,7 +16,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_sidenet import SideNetForImageClassification
+from hf_sidenet import SideNetForImageClassification, SideNetRunner
+from hf_sidenet.attaching.checkpoint import load_checkpoint
+from hf_sidenet.inference import Stages
+from hf_sidenet.inference.routings import ROUTINGS
 from hf_sidenet.inference.rows import Row
 
 from ...models import tiny
@@ -109,6 +112,42 @@ def test_growth(tmp_path):
     assert [line["rows"] for line in lines] == ["64", "256"]
     assert all(0.2 < float(line["left_early"]) < 0.8 for line in lines)
     assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+@pytest.mark.medium
+def test_a_fresh_runner_against_the_ideal(text_checkpoint, tmp_path):
+    (tmp_path / "texts.tsv").write_text(
+        "".join(f"{line}\n" for line in ["text", *(text for text, _ in sentences(50))])
+    )
+    stdout = run(
+        FOLDER / "fresh.py", text_checkpoint, tmp_path / "texts.tsv", "--rows", 64, 400, "--batch_sizes", 8,
+        "--repeats", 1, "--routings", "gates", "--output", tmp_path / "fresh.csv", HF_HOME=str(tmp_path / "home"),
+    )  # fmt: skip
+    assert "| 400 | 8 | fresh | " in stdout
+    assert re.search(r"Medians of 1 rounds \(clock\)\. CPU: .*, 1 threads; GPU: .*'torch': '", stdout)
+    with open(tmp_path / "fresh.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["rows"], line["method"]) for line in lines] == [
+        (rows, method) for rows in ("64", "400") for method in ("ideal", "warm", "fresh", "gates")
+    ]
+    for line in lines:
+        assert (float(line["share_of_ideal"]) == 1) == (line["method"] == "ideal")
+        assert (float(line["of_warm"]) == 1) == (line["method"] == "warm")
+        assert (line["chosen"] in ROUTINGS) == (line["method"] in ("warm", "fresh"))
+
+
+def test_the_ideal_runs_every_row_as_far_as_it_goes(script, text_checkpoint):
+    fresh = script("fresh")
+    model, tokenizer = load_checkpoint(text_checkpoint)
+    texts = [text for text, _ in sentences(50)]
+    runner = SideNetRunner(model, tokenizer, routing="gates")
+    exits = [answer.exit_index for answer in runner.predict(texts)]
+    rows = runner.reader.read(range(50), texts, [runner.thresholds] * 50)
+    calls = fresh.padded_batches(Stages(model), rows, 8)
+    for stage in range(3):
+        places = [row.place for k, batch in calls if k == stage for row in batch.rows]
+        assert sorted(places) == [place for place, index in enumerate(exits) if index >= stage]
+    assert len(list(fresh.ideal(Stages(model), calls, 50))) == 50
 
 
 def test_the_exponent_of_a_square(script):
