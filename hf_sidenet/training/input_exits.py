@@ -28,7 +28,7 @@ from .heads import HeadData, HeadTraining, head_loss
 
 ROWS_AT_ONCE = 256
 # N-grams build on half of the logits from embeddings: both learn from the same few rows, and the sum of two confident
-# guesses is too confident (measured on SST-2; docs/results/input-exit.md).
+# guesses is too confident.
 SHARE = 0.5
 
 
