@@ -299,8 +299,9 @@ def attach(
         calibration.chosen_setting,
         repeats.about(trust_rows),
         has_labels=rows["validation"].has_labels,
+        exit_layers=model.config.exit_layers,
     )
-    for warning in recall_warnings(certification["recalls"]):
+    for warning in (*recall_warnings(certification["recalls"]), *certification["notices"]):
         logger.warning(warning)
     # Failed attempts count too: what matters is the number of looks at the rows.
     source = fingerprint_weights(model)

@@ -367,6 +367,7 @@ def recalibrate(
         calibration.chosen_setting,
         repeats.about(trust_rows),
         has_labels=rows.has_labels,
+        exit_layers=given.config.exit_layers,
     )
     is_found = calibration.chosen_setting is not None
     earlier = before.get("num_calibrations", 0) if before.get("validation_fingerprint") == rows.fingerprint else 0

@@ -20,6 +20,7 @@ def attach_text(document: Mapping[str, Any]) -> str:
     if document["verdict"] == "attach":
         parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
         parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
+        parts += document["certification"]["notices"]
         if document["evaluation"] is not None:
             parts.append(_test(document["evaluation"]))
             parts += _recalls(document["evaluation"]["recalls"], "test rows")
@@ -37,6 +38,7 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
     if document["verdict"] == "attach":
         parts += [_exits(document), *_guarantee(document), _certified_costs(document)]
         parts += _recalls(document["certification"]["recalls"], "certification rows, on which θ was chosen")
+        parts += document["certification"]["notices"]
     else:
         accuracy = f"The MainNet's accuracy on the certification rows: {_certified_accuracy(document)} %."
         parts += [

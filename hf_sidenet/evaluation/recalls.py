@@ -17,6 +17,8 @@ from .bootstrap import Interval
 
 # Bounds the probability of reporting a losing class when none loses.
 LOSS_LEVEL = 0.05
+# Share of rows that exit before the first block from which the MainNet is hardly needed.
+MOST_ROWS = 0.95
 SHOWN = 10
 
 
@@ -145,6 +147,7 @@ def certified_rows(
     repeated_rows: Mapping[str, Any],
     *,
     has_labels: bool = True,
+    exit_layers: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return the results on certification rows other than the evidence, for a report.
 
@@ -155,6 +158,7 @@ def certified_rows(
         repeated_rows (`Mapping[str, Any]`): from [`Repeats`].
         has_labels (`bool`, *optional*, defaults to `True`): whether the data have labels; without them, recall is
             meaningless.
+        exit_layers (`Sequence[int]`, *optional*): number of blocks before each SideNet.
     """
     recalls = [] if chosen is None or not has_labels else class_recalls(records, *chosen, names)
     return {
@@ -162,7 +166,38 @@ def certified_rows(
         "repeated_rows": dict(repeated_rows),
         "reference_accuracy": records.correct(records.mainnet_logits).double().mean().item(),
         "recalls": [asdict(each) for each in recalls],
+        "notices": [] if chosen is None else _notices(records, *chosen, exit_layers, has_labels=has_labels),
     }
+
+
+def _notices(
+    records: ExitRecords,
+    thresholds: Sequence[float],
+    temperatures: Sequence[float],
+    exit_layers: Sequence[int],
+    *,
+    has_labels: bool,
+) -> list[str]:
+    """Return what makes a certified saving say little about the MainNet, in sentences."""
+    found = []
+    early = (records.route(thresholds, list(temperatures)) == 0).double().mean().item()
+    if exit_layers and exit_layers[0] == 0 and early >= MOST_ROWS:
+        found.append(
+            f"{100 * early:.1f} % of the certification rows exit before the first block: for these data, the MainNet "
+            "is hardly needed."
+        )
+    reference = records.correct(records.mainnet_logits)
+    for i in range(len(thresholds) if has_labels else 0):
+        right = records.correct(records.exit_logits[:, i])
+        p_value = mcnemar(int((right & ~reference).sum()), int((reference & ~right).sum()))
+        if p_value <= LOSS_LEVEL / len(thresholds):
+            found.append(
+                f"SideNet {i} alone is right on {100 * right.double().mean().item():.1f} % of the certification rows, "
+                f"the reference on {100 * reference.double().mean().item():.1f} % (McNemar's exact test: "
+                f"p = {p_value:.2g}): the MainNet is undertrained for these data, and a target against it is easily "
+                "met."
+            )
+    return found
 
 
 def mcnemar(num_harmed: int, num_helped: int) -> float:

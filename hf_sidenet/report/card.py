@@ -244,12 +244,12 @@ def _results(
 
 
 def _recalls(report: Mapping[str, Any]) -> str:
-    recalls = report.get("certification", {}).get("recalls")
-    if not recalls:
-        return ""
-    header, *rows = recall_rows(recalls)
-    parts = [recall_introduction(recalls), markdown_table(header, rows), *recall_warnings(recalls)]
-    return "\n\n" + "\n\n".join(parts)
+    certification = report.get("certification", {})
+    recalls, parts = certification.get("recalls"), []
+    if recalls:
+        header, *rows = recall_rows(recalls)
+        parts = [recall_introduction(recalls), markdown_table(header, rows), *recall_warnings(recalls)]
+    return "".join(f"\n\n{part}" for part in (*parts, *certification.get("notices", ())))
 
 
 def _costs(report: Mapping[str, Any]) -> str:

@@ -77,6 +77,30 @@ def test_classes_without_rows_and_odd_names():
     assert recalls([0, 1], [0, 1], [0, 1])[1].name == "1"
 
 
+def with_sidenet(right, early):
+    """A MainNet that is right on 70 of 100 rows, and a SideNet that is right on the first ones, and sure of some."""
+    labels = torch.zeros(100, dtype=torch.long)
+    sidenet = torch.tensor([[3.0, 0.0] if i < right else [0.0, 3.0] for i in range(100)])
+    sidenet[early:] /= 9
+    mainnet = torch.tensor([[1.0, 0.0] if i >= 30 else [0.0, 1.0] for i in range(100)])
+    return ExitRecords(torch.stack([sidenet, mainnet], 1), labels, mainnet)
+
+
+@pytest.mark.parametrize(("right", "better"), [(70, False), (75, False), (100, True)])
+def test_a_mainnet_that_its_sidenet_beats(right, better):
+    found = certified_rows(with_sidenet(right, 50), ["no", "yes"], ([0.8], [1.0, 1.0]), {}, exit_layers=[2])
+    assert any("SideNet 0 alone is right on 100.0 %" in each for each in found["notices"]) == better
+    assert len(found["notices"]) == better
+
+
+@pytest.mark.parametrize(("early", "layers", "needed"), [(94, [0], True), (95, [0], False), (100, [1], True)])
+def test_a_mainnet_that_is_hardly_needed(early, layers, needed):
+    found = certified_rows(with_sidenet(70, early), ["no", "yes"], ([0.8], [1.0, 1.0]), {}, exit_layers=layers)
+    text = f"{early}.0 % of the certification rows exit before the first block: for these data, the MainNet is hardly"
+    assert [text in each for each in found["notices"]] == ([] if needed else [True])
+    assert certified_rows(with_sidenet(100, early), ["no", "yes"], None, {}, exit_layers=layers)["notices"] == []
+
+
 def test_what_a_report_says():
     rows, repeated = records(*rare()), {"num_rows": 1000, "num_repeated": 3}
     found = certified_rows(rows, ["no", "yes"], ([0.0], [1.0, 1.0]), repeated)
