@@ -11,7 +11,7 @@ from experiments import Experiment
 from record import RUN, SPLITS, costs_of, write_run
 from rows import parse, rows_of
 
-from hf_sidenet.attaching.steps import at_input_size, attached_model, load_mainnet
+from hf_sidenet.attaching.steps import Trained, at_input_size, attached_model, load_mainnet
 from hf_sidenet.training.features import Candidate, Features, cache_features, default_candidates
 from hf_sidenet.training.heads import HeadData, HeadTraining, cached_records, train_heads
 
@@ -73,7 +73,8 @@ def train_frozen(experiment: Experiment, seed: int, mainnet: Path, folder: Path,
         distillation_temperature=sidenet_args.distillation_temperature,
     )
     trained = train_heads(_data(features["train"], chosen, ~held), _data(features["train"], chosen, held), settings)
-    model = attached_model(given, str(mainnet), chosen, trained, settings, own_mainnet=False).eval().to(device)
+    model = attached_model(given, str(mainnet), chosen, Trained(trained, {}), settings, own_mainnet=False)
+    model = model.eval().to(device)
     for split in SPLITS:
         of = features[split]
         records = cached_records(of, chosen, [trained[c] for c in chosen], of.labels)

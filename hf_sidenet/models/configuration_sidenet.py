@@ -49,8 +49,9 @@ OUTER = ("auto_map", "quantization_config", "vocab_size")
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
 # More than any classifier has.
 MOST_LAYERS, MOST_LABELS = 1_000, 100_000
-# Of each number that describes a SideNet before the first block, and of the special tokens.
-MOST_ENTRIES, MOST_SPECIAL = 2**24, 1_000
+# Of the tables of a SideNet before the first block, of its other sizes, and of the special tokens.
+MOST_ENTRIES, MOST_WIDTH, MOST_SPECIAL = 2**24, 2**11, 1_000
+TABLES = ("num_buckets", "num_ngrams", "vocab_size")
 # Names that MainNet configs use for their depth.
 NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
 OWN_PREFIXES = ("exit_", "sidenet_", "input_sidenet", "threshold", "temperature")
@@ -95,12 +96,12 @@ def _check_input_sidenet(sizes: Any) -> None:
         if isinstance(size, list | tuple):
             fits = len(size) <= MOST_SPECIAL and all(map(is_count, size))
         else:
-            fits = is_positive(size) and size <= MOST_ENTRIES
+            fits = is_positive(size) and size <= (MOST_ENTRIES if name in TABLES else MOST_WIDTH)
         if not fits:
             raise ArgumentError(
                 "input_sidenet",
-                f"must have integers from 1 to {MOST_ENTRIES:,}, or lists of up to {MOST_SPECIAL:,} ids, got {name}="
-                f"{size!r}",
+                f"must have integers from 1 to {MOST_ENTRIES:,} (tables) or {MOST_WIDTH:,}, or lists of up to "
+                f"{MOST_SPECIAL:,} ids, got {name}={size!r}",
             )
 
 

@@ -60,7 +60,9 @@ class SideNetArguments:
 
     exit_layers: list[int] | None = field(
         default=None,
-        metadata={"help": "For each SideNet, how many blocks run before it. None: train the MainNet alone."},
+        metadata={
+            "help": "For each SideNet, how many blocks run before it; 0 reads the input. None: train the MainNet alone."
+        },
     )
     pooling: list[str] = field(
         default_factory=lambda: ["auto"],

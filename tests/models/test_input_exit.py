@@ -176,6 +176,7 @@ def small_bert():
         ({"pooling": ["pixels", "mean"]}, "`pooling` must be 'auto' or one of"),
         ({"input_sidenet": {"width": 3}}, "`input_sidenet` must have the fields .*num_buckets.*, got .*width"),
         ({"input_sidenet": {**SIZES, "num_buckets": 2**40}}, "`input_sidenet` must have integers from 1 to"),
+        ({"input_sidenet": {**SIZES, "rank": 2**12}}, "`input_sidenet` must have integers from 1 to .* got rank=4096"),
         ({"input_sidenet": {**SIZES, "num_ngrams": 0}}, "`input_sidenet` must have integers from 1 to"),
         ({"input_sidenet": 3}, "`input_sidenet` must be a dict or None, got 3"),
         ({"exit_layers": [0, 0]}, "strictly rising integers from 0"),
