@@ -61,7 +61,7 @@ class SideNetArguments:
     exit_layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "For each SideNet, how many blocks run before it; 0 reads the input. None: train the MainNet alone."
+            "help": "For each SideNet, how many blocks run before it; 0: the input. None: train the MainNet alone."
         },
     )
     pooling: list[str] = field(
