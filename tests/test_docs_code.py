@@ -160,6 +160,7 @@ def shared():
 
 PREPARED = {
     "index.md": classifier,
+    "concepts/input-exit.md": classifier,
     "concepts/three-currencies.md": costs,
     "concepts/training.md": training,
     "how-to/add-a-mainnet.md": mainnets,

@@ -34,10 +34,12 @@ class TestBertFromInput(FromInput, test_modeling_bert.TestBert):
     pass
 
 
+@pytest.mark.medium
 class TestGPT2FromInput(FromInput, test_modeling_decoders.TestGPT2):
     pass
 
 
+@pytest.mark.medium
 class TestDebertaV2FromInput(FromInput, test_modeling_deberta_v2.TestDebertaV2):
     pass
 
@@ -46,10 +48,12 @@ class TestResNetFromInput(FromInput, test_modeling_resnet.TestResNet):
     pass
 
 
+@pytest.mark.medium
 class TestTimmResNetFromInput(FromInput, test_modeling_timm.TestTimmResNet):
     pass
 
 
+@pytest.mark.medium
 class TestViTFromInput(FromInput, test_modeling_vit.TestViT):
     pass
 
