@@ -176,8 +176,10 @@ def fingerprint_exits(config: Any, sidenets: nn.Module | None) -> str:
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     _feed(digest, "config", _json(_lasting(config.to_dict())))
-    loaded = {} if sidenets is None else sidenets.state_dict()
-    _feed_tensors(digest, "weight", [(name, tensor) for name, tensor in loaded.items() if not tensor.is_meta])
+    found: dict[str, Any] = {} if sidenets is None else dict(sidenets.state_dict())
+    # Packed weights of quantized layers are not tensors, and weights on "meta" are elsewhere.
+    loaded = {name: value for name, value in found.items() if isinstance(value, torch.Tensor) and not value.is_meta}
+    _feed_tensors(digest, "weight", loaded.items())
     return digest.hexdigest()
 
 

@@ -51,7 +51,7 @@ def test_theta_decides_who_answers(model_and_tokenizer):
 def test_costs(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     points, layers = model.exit_points(), model.config.exit_layers
-    assert Answering(model, tokenizer).flops == [*(points[layer - 1].flops for layer in layers), 1.0]
+    assert Answering(model, tokenizer).flops == [*(points[layer].flops for layer in layers), 1.0]
     given = [0.1 * i for i in range(len(layers) + 1)]
     answer = Answering(model, tokenizer, flops=given)(TEXT, [1.0] * len(layers))
     assert [exit.flops for exit in answer.exits] == given

@@ -120,7 +120,8 @@ def test_the_sidenets(runs):
     for i, layer in enumerate(config.exit_layers):
         theta, temperature = config.thresholds[i], config.temperatures[i]
         # The tiny BERT has four.
-        expected = f"| SideNet {i} | {layer} of 4 | {config.pooling[i]} | {theta:.10g} | {temperature:.4g} |"
+        place = f"{layer} of 4" if layer else "input"
+        expected = f"| SideNet {i} | {place} | {config.pooling[i]} | {theta:.10g} | {temperature:.4g} |"
         assert lines[start + i] == expected
 
 
