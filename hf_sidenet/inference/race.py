@@ -46,6 +46,8 @@ class Race:
         self._num_repeats = 0
         self._num_forms = 0
         self._turns: deque[str] = deque()
+        # Turns that some stream has taken and not finished.
+        self._num_running = 0
         self._is_begun = False
         self._num_rows = 0
         self._total_work = 0.0
@@ -65,7 +67,8 @@ class Race:
         return self.names[0]
 
     def next(self, part_size: int, num_forms: int) -> str | None:
-        """Return the routing whose turn it is; `None` if the turn does not count, because everything is cold.
+        """Return the routing whose turn it is; `None` if the turn does not count, because everything is cold, or other
+        streams have yet to finish the round.
 
         Args:
             part_size (`int`): rows per turn.
@@ -76,11 +79,14 @@ class Race:
                 self._is_begun = True
                 return None
             if not self._turns:
+                if self._num_running:
+                    return None
                 self._start(part_size, num_forms)
-            return self._turns.popleft() if self._turns else self.best
+            self._num_running += 1
+            return self._turns.popleft()
 
     def add(self, name: str, seconds: float, work: float, num_rows: int) -> None:
-        """Count the time of a routing.
+        """Count the time of a routing. With rows, a turn ends.
 
         Args:
             name (`str`): the routing.
@@ -94,6 +100,7 @@ class Race:
             spent[1] += work
             self._num_rows += num_rows
             self._total_work += work
+            self._num_running -= num_rows > 0
 
     @property
     def is_round_run(self) -> bool:
@@ -107,7 +114,7 @@ class Race:
             num_forms (`int`): number of graphs compiled so far.
         """
         with self._lock:
-            if self._turns or not self._current or self.is_over:
+            if self._turns or self._num_running or not self._current or self.is_over:
                 return
             current, self._current = self._current, {}
             if num_forms != self._num_forms and self._num_repeats < MAX_REPEATS:
@@ -246,11 +253,13 @@ class RacingEngine:
         if name not in self._engines:
             self._engines[name] = self.makers[name]()
         start = time.perf_counter()
-        done = step(self._engines[name])
-        if self.stages.device.type == "cuda":
-            torch.cuda.synchronize(self.stages.device)
-        if work is not None:
-            self.race.add(name, time.perf_counter() - start, work, num_rows)
+        try:
+            done = step(self._engines[name])
+            if self.stages.device.type == "cuda":
+                torch.cuda.synchronize(self.stages.device)
+        finally:
+            if work is not None:
+                self.race.add(name, time.perf_counter() - start, work, num_rows)
         failed = [each for each in done if each.error is not None and each.place in self._rows]
         return self._again(name, done, failed) if failed else done
 

@@ -215,6 +215,21 @@ def test_threads_that_share_a_race(model):
             assert_answers(answers, expected)
 
 
+def test_a_round_ends_when_every_stream_has_finished_its_turn():
+    """Else a routing whose turn is still running would have taken no time, and win."""
+    told = []
+    race = Race(["a", "b"], lambda race, times: told.append(times))
+    assert race.next(64, 0) is None
+    assert [race.next(64, 0), race.next(64, 0)] == ["a", "b"]
+    race.add("a", 1.0, 64, 64)
+    race.end_round(0)
+    assert (told, race.next(64, 0)) == ([], None)
+    race.add("b", 5.0, 64, 64)
+    race.end_round(0)
+    assert race.is_over
+    assert (race.best, len(told)) == ("a", 1)
+
+
 def test_the_race_begins_anew_with_other_weights(model, monkeypatch):
     monkeypatch.setattr(race_module, "MARGINS", (math.inf, 0.0))
     runner = SideNetRunner(model, batch_size=8)
