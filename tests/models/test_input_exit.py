@@ -44,6 +44,7 @@ class TestDebertaV2FromInput(FromInput, test_modeling_deberta_v2.TestDebertaV2):
     pass
 
 
+@pytest.mark.medium
 class TestResNetFromInput(FromInput, test_modeling_resnet.TestResNet):
     pass
 

@@ -69,6 +69,7 @@ def test_results_without_test_rows_are_those_of_the_certification_rows(runs):
     ]
 
 
+@pytest.mark.medium
 def test_after_joint_training(runs):
     made = card(runs.joint())
     assert "The MainNet was fine-tuned together with the SideNets." in made.text
@@ -90,6 +91,7 @@ def test_the_mainnet_alone_on_certification_rows_of_a_budget(runs):
     assert found["accuracy, MainNet alone"] == result.report["path"][0]["accuracy"]
 
 
+@pytest.mark.medium
 def test_rows_without_labels_have_no_accuracy(runs):
     result = runs.text()
     data = {name: part | {"has_labels": False} if isinstance(part, dict) else part
