@@ -246,7 +246,7 @@ def attach(
         check_targets(targets, confidence_level, test_method, len(split.certification))
         cache = Path(cache_dir or default_cache())
         run = AttachRun(rows, split, targets, cache, batch_size, accelerator, progress, given.task)
-        candidates = all_candidates(given, exit_layers, poolings)
+        candidates = all_candidates(given, exit_layers, poolings, row=rows["train"].dataset[0])
         mainnet_fingerprint = fingerprint_model(given.mainnet)
     with clock("features"):
         features = {name: run.features(given, name, candidates) for name in ("train", "validation")}

@@ -75,7 +75,11 @@ class Trained:
 
 
 def all_candidates(
-    model: SideNetPreTrainedModel, exit_layers: Sequence[int] | None = None, poolings: Sequence[str] | None = None
+    model: SideNetPreTrainedModel,
+    exit_layers: Sequence[int] | None = None,
+    poolings: Sequence[str] | None = None,
+    *,
+    row: Mapping[str, Any] | None = None,
 ) -> list[Candidate]:
     """List every candidate, before the first block and after the others.
 
@@ -85,6 +89,9 @@ def all_candidates(
         poolings (`Sequence[str]`, *optional*):
             After a block, see [`default_candidates`]. Before the first, names such as `"ngrams"` select what to read,
             by default everything.
+        row (`Mapping[str, Any]`, *optional*):
+            A row of the data set. Without the main input (texts as `inputs_embeds`), nothing is tried before the first
+            block by default.
 
     Raises:
         ValueError: see [`default_candidates`].
@@ -94,7 +101,8 @@ def all_candidates(
     chosen = [name for name in poolings or () if name in readings]
     after = [name for name in poolings or () if name not in readings] or None
     before = []
-    if exit_layers is None or 0 in exit_layers:
+    has_input = row is None or model.modality.main_inputs[0] in row
+    if has_input if exit_layers is None else 0 in exit_layers:
         before = [Candidate(0, reading) for reading in chosen or readings]
     return before + (default_candidates(model, layers, after) if layers is None or layers else [])
 

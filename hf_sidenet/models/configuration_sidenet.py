@@ -3,15 +3,23 @@
 
 import copy
 import difflib
-import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils.versions import require_version
 
+from .config_rules import (
+    by_index,
+    check_input_sidenet,
+    checked_exit_layers,
+    is_positive,
+    is_shape,
+    numbers,
+    one_of,
+    one_per,
+)
 from .errors import ArgumentError
 from .exit_rule import check_thresholds
 from .modalities import BOTH, EMBEDDINGS, NGRAMS, PIXELS, POOLINGS
@@ -49,9 +57,6 @@ OUTER = ("auto_map", "quantization_config", "vocab_size")
 REPEATED = ("id2label", "label2id", "problem_type", "architecture", "pretrained_cfg")
 # More than any classifier has.
 MOST_LAYERS, MOST_LABELS = 1_000, 100_000
-# Of the tables of a SideNet before the first block, of its other sizes, and of the special tokens.
-MOST_ENTRIES, MOST_WIDTH, MOST_SPECIAL = 2**24, 2**11, 1_000
-TABLES = ("num_buckets", "num_ngrams", "vocab_size")
 # Names that MainNet configs use for their depth.
 NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
 OWN_PREFIXES = ("exit_", "sidenet_", "input_sidenet", "threshold", "temperature")
@@ -74,90 +79,10 @@ def check_versions() -> None:
         require_version(requirement, f"SideNet models require it: pip install --upgrade {name}")
 
 
-def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int]:
-    rule = "`exit_layers` must be a list of block counts, strictly rising integers from 0 to (number of blocks - 1)"
-    if not isinstance(exit_layers, list | tuple) or not exit_layers:
-        raise ValueError(f"{rule}, at least one, got {exit_layers!r}.")
-    if not all(map(is_count, exit_layers)):
-        raise ValueError(f"{rule}, got {exit_layers!r}.")
-    if any(a >= b for a, b in pairwise(exit_layers)):
-        raise ValueError(f"{rule}, got {exit_layers!r}.")
-    if block_shapes is not None and exit_layers[-1] > len(block_shapes):
-        raise ValueError(f"{rule}; this MainNet has {len(block_shapes) + 1} blocks, got {exit_layers!r}.")
-    return list(exit_layers)
-
-
-def _check_input_sidenet(sizes: Any) -> None:
-    if sizes is None:
-        return
-    if not isinstance(sizes, dict):
-        raise ArgumentError("input_sidenet", "must be a dict or None", sizes)
-    for name, size in sizes.items():
-        if isinstance(size, list | tuple):
-            fits = len(size) <= MOST_SPECIAL and all(map(is_count, size))
-        else:
-            fits = is_positive(size) and size <= (MOST_ENTRIES if name in TABLES else MOST_WIDTH)
-        if not fits:
-            raise ArgumentError(
-                "input_sidenet",
-                f"must have integers from 1 to {MOST_ENTRIES:,} (tables) or {MOST_WIDTH:,}, or lists of up to "
-                f"{MOST_SPECIAL:,} ids, got {name}={size!r}",
-            )
-
-
 def begins_at_input(config: "SideNetConfig") -> bool:
     """Return whether the first SideNet sits before the first block: stages 0 and 1 both start from the inputs."""
     # Not a method: a checkpoint's own code may be older.
     return config.exit_layers[0] == 0
-
-
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ArgumentError(name, f"must be one of {', '.join(map(repr, allowed))}", value)
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def is_positive(value: Any) -> bool:
-    return is_count(value) and value >= 1
-
-
-def by_index(id2label: dict[Any, Any]) -> dict[int, Any]:
-    """Return `id2label` with integer keys: JSON keys are strings."""
-    try:
-        labels = {int(key): value for key, value in id2label.items()}
-    except (TypeError, ValueError):
-        labels = {}
-    if sorted(labels) != list(range(len(id2label))):
-        raise ArgumentError("id2label", "must have the keys 0, 1, ..., one per class", id2label)
-    return labels
-
-
-def is_shape(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(is_positive, value))
-
-
-def numbers(name: str, value: Any, count: int, rule: str, holds: Callable[[float], bool]) -> list[float]:
-    values = list(value) if isinstance(value, list | tuple) else [value] * count
-    one_per(name, values, count)
-    for number in values:
-        if not _is_finite(number) or not holds(number):
-            raise ArgumentError(name, f"must be finite and {rule}", number)
-    return [float(number) for number in values]
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def one_per(name: str, values: list, count: int) -> None:
-    if len(values) != count:
-        raise ArgumentError(name, f"must have {count} values or one for all of them, got {len(values)}: {values!r}")
 
 
 if TYPE_CHECKING:
@@ -574,7 +499,7 @@ class SideNetConfig(PretrainedConfig):
         ):
             raise ArgumentError("input_size", "must be [channels, height, width], integers ≥ 1", size)
         self.input_size = None if size is None else list(size)
-        _check_input_sidenet(self.input_sidenet)
+        check_input_sidenet(self.input_sidenet)
         for name, kind in (("calibration", dict), ("blocks", str), ("auto_map", dict), ("architectures", list)):
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, kind):

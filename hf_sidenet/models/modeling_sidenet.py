@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+from .forward import classify
 from .modalities import IMAGE, TEXT
-from .modeling_base import SideNetOutput, SideNetPreTrainedModel, classify
+from .modeling_base import SideNetOutput, SideNetPreTrainedModel
 from .tasks import SINGLE_LABEL
 
 

@@ -25,10 +25,11 @@ from ..data.formats import MapStyle
 from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
 from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
+from ..models.forward import check_names
 from ..models.gate import Run, has_sharded_parameters, run_mainnet
 from ..models.mainnet import evaluating, gated
 from ..models.modalities import POOLINGS
-from ..models.modeling_base import SideNetPreTrainedModel, check_names
+from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import pool, pooling_mask
 from .feature_shards import FORMAT, LABELS, ShardFolder, check_space, readable_size
 

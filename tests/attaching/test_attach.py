@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_sidenet.attaching.attach import attach
 from hf_sidenet.attaching.checkpoint import recalibrate
+from hf_sidenet.attaching.steps import all_candidates
 from hf_sidenet.calibration import RepeatedRowsError, TooFewRowsError, split_rows
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.measurement import collect
@@ -19,6 +20,7 @@ from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining
 
 from ..attached import save_text_mainnet, sentences
+from ..models import tiny
 
 
 HEADS = HeadTraining(max_epochs=2, batch_size=32, learning_rate=3e-3)
@@ -148,6 +150,22 @@ def test_an_exit_before_the_first_block(run, splits, mainnet, poolings):
         live = result.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}, thresholds=1.0)
     torch.testing.assert_close(live.exit_logits, result.test_records.exit_logits, rtol=1e-4, atol=1e-4)
     assert result.report["candidates"][0]["exit_layer"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "exit_layers", "tried"),
+    [
+        ({"input_ids": [1]}, None, True),
+        ({"inputs_embeds": [[1.0]]}, None, False),
+        ({"inputs_embeds": [[1.0]]}, [0, 1], True),
+        ({"input_ids": [1]}, [1], False),
+    ],
+)
+def test_what_is_tried_before_the_first_block(row, exit_layers, tried):
+    """Rows without token ids can still be attached to, by default without that exit."""
+    found = all_candidates(tiny.bert_with_sidenets(), exit_layers, row=row)
+    assert any(candidate.exit_layer == 0 for candidate in found) == tried
+    assert any(candidate.exit_layer == 1 for candidate in found)
 
 
 def test_disagreement_needs_no_labels(run, splits):

@@ -18,8 +18,8 @@ from hf_sidenet.models import (
     ResNetWithSideNetForImageClassification,
     SideNetConfig,
     SideNetForImageClassification,
+    forward,
 )
-from hf_sidenet.models import modeling_base as classify
 from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.models.sidenet import SideNet
 
@@ -181,13 +181,13 @@ def test_an_uncalibrated_model_says_so_once():
     seen = []
     handler = tiny.Collecting(seen)
     transformers_logging.warning_once.cache_clear()
-    classify.logger.addHandler(handler)
+    forward.logger.addHandler(handler)
     try:
         for _ in range(2):
             model(**tiny.texts())
         model(**tiny.texts(), thresholds=1.0)
     finally:
-        classify.logger.removeHandler(handler)
+        forward.logger.removeHandler(handler)
     assert len([line for line in seen if "No row will exit early" in line]) == 1
 
 
@@ -224,11 +224,11 @@ def test_training_without_labels_says_so():
     seen = []
     handler = tiny.Collecting(seen)
     transformers_logging.warning_once.cache_clear()
-    classify.logger.addHandler(handler)
+    forward.logger.addHandler(handler)
     try:
         assert model(**tiny.texts()).loss is None
     finally:
-        classify.logger.removeHandler(handler)
+        forward.logger.removeHandler(handler)
     assert "label_smoothing_factor" in seen[0]
 
 
@@ -274,7 +274,7 @@ def test_sharded_parameters_keep_every_row_and_give_the_same_answers(monkeypatch
             expected = model(**inputs, thresholds=thresholds)
             calls = []
             handle = model.mainnet.bert.encoder.layer[3].register_forward_hook(lambda *a, c=calls: c.append(len(a[2])))
-            monkeypatch.setattr(classify, "has_sharded_parameters", lambda module: True)
+            monkeypatch.setattr(forward, "has_sharded_parameters", lambda module: True)
             output = model(**inputs, thresholds=thresholds)
             monkeypatch.undo()
             handle.remove()
