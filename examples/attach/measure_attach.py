@@ -27,7 +27,16 @@ from hf_sidenet.attaching.steps import (
     attached_model,
     load_mainnet,
 )
-from hf_sidenet.calibration import TESTS, calibrate, cost_model, parse_targets, place, split_rows
+from hf_sidenet.calibration import (
+    TESTS,
+    Chaining,
+    calibrate,
+    chained_records,
+    cost_model,
+    parse_targets,
+    place,
+    split_rows,
+)
 from hf_sidenet.data import load_splits
 from hf_sidenet.data.rows import prepare_rows
 from hf_sidenet.evaluation.provenance import versions
@@ -53,6 +62,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--joint_epochs", type=float, default=JointTraining.num_epochs)
     parser.add_argument("--poolings", nargs="+")
     parser.add_argument("--max_length", type=int, help="maximum text length, in tokens")
+    parser.add_argument("--chain", action="store_true", help="also with SideNets that build on each other")
+    parser.add_argument("--ensemble", action="store_true", help="with --chain: the MainNet builds on them too")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--test_method", choices=TESTS, default="paired")
     parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
@@ -117,15 +128,18 @@ def main() -> None:
             name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
             for name in ("validation", "test")
         }
-        for (reference, beside), target, reads_input in product(references.items(), targets, (True, False)):
+        variants = list(product((True, False), (False,))) + [(True, True)] * args.chain
+        for (reference, beside), target, (reads_input, builds) in product(references.items(), targets, variants):
             usable = {
                 name: {c: values for c, values in of.items() if reads_input or c.exit_layer > 0}
                 for name, of in logits.items()
             }
             start = time.perf_counter()
-            line = _one(split, features, beside, usable, cost, target, args.test_method)
+            chaining = Chaining(sidenets=builds, mainnet=builds and args.ensemble)
+            line = _one(split, features, beside, usable, cost, target, args.test_method, chaining)
             seconds.setdefault("placement and calibration", time.perf_counter() - start)
             about = {"seed": seed, "reference": reference, "target": str(target[0]), "reads_input": reads_input}
+            about["chain"] = builds
             lines.append({**about, **line})
             print(json.dumps(lines[-1]), flush=True)
     named = next(line["exits"] for line in reversed(lines) if line["target"] == str(targets[0][0]))
@@ -173,7 +187,7 @@ def _tuned(run, given, processor, args, features):
     return model
 
 
-def _placed(logits, mainnet_logits, labels, costs, target, split, test):
+def _placed(logits, mainnet_logits, labels, costs, target, split, test, chaining):
     budget = None if target[0].is_risk else target[0].limit
     return place(
         logits,
@@ -185,10 +199,11 @@ def _placed(logits, mainnet_logits, labels, costs, target, split, test):
         level=0.05,
         test=test,
         budget=budget,
+        chaining=chaining,
     )[0]
 
 
-def _one(split, features, beside, logits, cost, target, test) -> dict:
+def _one(split, features, beside, logits, cost, target, test, chaining) -> dict:
     """Place and calibrate on one split, and evaluate on the test rows."""
     design = split.design
     validation = features["validation"]
@@ -200,6 +215,7 @@ def _one(split, features, beside, logits, cost, target, test) -> dict:
         target,
         split,
         test,
+        chaining,
     )
 
     def records(name):
@@ -209,12 +225,22 @@ def _one(split, features, beside, logits, cost, target, test) -> dict:
     flops, params = cost["flops"].exits(best.candidates), cost["params"].exits(best.candidates)
     costs = ExitCosts([round(1e9 * share) for share in params], flops, flops, 10**9, 1.0, 1.0, 1, "cpu")
     rows = records("validation")
+    chain = chaining.fit(rows.select(design))
+    rows = chained_records(rows, chain)
     made = calibrate(rows.select(design), rows.select(split.certification), costs, target, test=test)
     names = [candidate.name for candidate in best.candidates]
     if made.selection.chosen is None:
-        return {"exits": names, "flops": 1.0, "params": 1.0, "drop": 0.0, "risk": None, "refused": True}
+        return {
+            "exits": names,
+            "flops": 1.0,
+            "params": 1.0,
+            "drop": 0.0,
+            "risk": None,
+            "refused": True,
+            "weights": chain,
+        }
     thresholds = made.selection.chosen.thresholds
-    rows = records("test")
+    rows = chained_records(records("test"), chain)
     exit_index = replay(rows.exit_logits, thresholds, made.temperatures)
     routed = accuracy(answers(rows.exit_logits, exit_index), rows.labels)
     left = exit_index < rows.num_exits - 1
@@ -233,6 +259,7 @@ def _one(split, features, beside, logits, cost, target, test) -> dict:
         "drop": drop,
         "risk": risk,
         "refused": False,
+        "weights": chain,
     }
 
 
@@ -250,6 +277,7 @@ def table(report: dict) -> str:
         "reference",
         "target",
         "exit 0",
+        "chain",
         "FLOPs",
         "10 %–90 %",
         "params",
@@ -259,11 +287,11 @@ def table(report: dict) -> str:
         "missed",
         "refused",
     ]
-    out = [header, [":--", ":--", ":--", *["--:"] * 8]]
-    names = ("reference", "target", "reads_input")
+    out = [header, [*[":--"] * 4, *["--:"] * 8]]
+    names = ("reference", "target", "reads_input", "chain")
     keys = list(dict.fromkeys(tuple(line[name] for name in names) for line in report["lines"]))
-    for reference, target, reads_input in keys:
-        key = (reference, target, reads_input)
+    for key in keys:
+        reference, target, reads_input, chain = key
         lines = [line for line in report["lines"] if tuple(line[name] for name in names) == key]
         limit = parse_targets(target)[0].limit
         column = {name: torch.tensor([line[name] for line in lines]) for name in ("flops", "params", "drop")}
@@ -274,6 +302,7 @@ def table(report: dict) -> str:
                 reference,
                 f"`{target}`",
                 "allowed" if reads_input else "no",
+                "yes" if chain else "no",
                 f"{column['flops'].quantile(0.5):.3f}",
                 f"{low:.3f}–{high:.3f}",
                 f"{column['params'].quantile(0.5):.3f}",

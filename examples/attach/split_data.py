@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the splits for the results pages as files: SST-2 as in the paper (5,000 / 1,613 / 3,000), or CIFAR-10.
+"""Write the splits for the results pages as files: SST-2 as in the paper (5,000 / 1,613 / 3,000), CIFAR-10, Banking77.
 
-usage: split_data.py {sst2,cifar10} DATA_DIR OUTPUT_DIR [SEED]
+usage: split_data.py {sst2,cifar10,banking77} DATA_DIR OUTPUT_DIR [SEED]
 """
 
 import sys
@@ -28,8 +28,19 @@ def cifar10(folder: Path, seed: int) -> DatasetDict:
     return DatasetDict(train=halves["train"], validation=halves["test"], test=rows["test"])
 
 
+def banking77(folder: Path, seed: int) -> DatasetDict:
+    """Return Banking77 with 2,000 of the 10,003 training rows as validation rows."""
+    files = {name: str(folder / "banking77" / f"{name}.csv") for name in ("train", "test")}
+    rows = load_dataset("csv", data_files=files).rename_column("category", "label")
+    halves = rows["train"].train_test_split(2000, seed=seed)
+    return DatasetDict(train=halves["train"], validation=halves["test"], test=rows["test"])
+
+
+DATA = {"sst2": sst2, "cifar10": cifar10, "banking77": banking77}
+
+
 def main(name: str, data_dir: Path, output_dir: Path, seed: int = 0) -> None:
-    splits = {"sst2": sst2, "cifar10": cifar10}[name](data_dir, seed)
+    splits = DATA[name](data_dir, seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         if name == "sst2":
@@ -42,6 +53,6 @@ def main(name: str, data_dir: Path, output_dir: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5) or sys.argv[1] not in ("sst2", "cifar10"):
+    if len(sys.argv) not in (4, 5) or sys.argv[1] not in DATA:
         sys.exit(__doc__)
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))

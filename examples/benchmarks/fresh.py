@@ -27,7 +27,8 @@ from hf_sidenet.inference.reading import RowReader
 from hf_sidenet.inference.routings import AUTO, ROUTINGS, full_batch
 from hf_sidenet.inference.rows import Batch, Row, collate
 from hf_sidenet.inference.runner import LOOKAHEAD
-from hf_sidenet.models.exit_rule import leaves
+from hf_sidenet.models.configuration_sidenet import chain_of
+from hf_sidenet.models.exit_rule import chain_exits, leaves
 
 
 HEADER = ("rows", "batch_size", "method", "ms_per_row", "share_of_ideal", "of_warm", "chosen")
@@ -69,12 +70,15 @@ def padded_batches(stages: Stages, rows: Sequence[Row], batch_size: int) -> list
         ordered, rows = by_length(rows, window), []
         for i in range(0, len(ordered), size):
             batch = collate(ordered[i : i + size], pad, stages.device)
+            own = []
             for before in range(stage):
-                batch.hidden, _ = stages(before, batch.hidden, batch.inputs)
+                batch.hidden, logits = stages(before, batch.hidden, batch.inputs)
+                own.append(logits.float())
             calls.append((stage, batch))
             if stage < len(stages) - 1:
                 _, logits = stages(stage, batch.hidden, batch.inputs)
-                sure = stages.task.confidence(logits.float(), stages.config.temperatures[stage])
+                answered = chain_exits([*own, logits.float()], chain_of(stages.config))[-1]
+                sure = stages.task.confidence(answered, stages.config.temperatures[stage])
                 left = leaves(sure, torch.tensor([row.thresholds[stage] for row in batch.rows])).tolist()
                 rows += [row for row, gone in zip(batch.rows, left, strict=True) if not gone]
         size, window = full_batch(batch_size), max(1, len(rows))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers without SideNets as methods of the benchmark: a truncated MainNet, and a cascade of two classifiers."""
+"""Rivals as methods of the benchmark: a truncated MainNet, a cascade of two classifiers, SideNets before the first
+block alone, and the same MainNet with SideNets after blocks only."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ from cascade import by_cascade, cascade_threshold
 from transformers import AutoConfig
 
 from hf_sidenet.benchmark.catalog import Catalog, Settings
-from hf_sidenet.benchmark.methods import EAGER, RIVAL, Method
+from hf_sidenet.benchmark.methods import EAGER, ONNX_RUNTIME, RIVAL, Method
 from hf_sidenet.benchmark.plain import PlainChain, PlainConfig
 from hf_sidenet.benchmark.rows import logits_by_place
-from hf_sidenet.benchmark.variants import TorchVariant
-from hf_sidenet.benchmark.ways import by_first_stage
+from hf_sidenet.benchmark.variants import Checkpoint, TorchVariant
+from hf_sidenet.benchmark.ways import as_runner, by_first_stage
 from hf_sidenet.data import load_processor
-from hf_sidenet.inference.protocols import with_own_config
+from hf_sidenet.inference import Stages
+from hf_sidenet.inference.protocols import Engine, with_own_config
 from hf_sidenet.inference.routings import WholeEngine
 from hf_sidenet.inference.rows import Row
 from hf_sidenet.models.tasks import SINGLE_LABEL
 
 
-TRUNCATED, CASCADE = "truncated MainNet", "cascade"
+TRUNCATED, CASCADE, WITHOUT_INPUT = "truncated MainNet", "cascade", "runner without exit 0"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Rivals:
         small_model (`str`, *optional*): folder or Hub id of a smaller classifier of the same inputs, for the cascade.
         small_threshold (`float`, *optional*): the small model answers if its confidence is greater; see
             [`with_threshold`].
+        alone (`Mapping[str, str]`, *optional*): checkpoints whose first SideNet answers every row, by name.
+        without_input (`str`, *optional*): checkpoint of the same MainNet, calibrated without a SideNet before its
+            first block.
 
     Raises:
         ValueError: `small_threshold` is given without `small_model`.
@@ -44,6 +49,8 @@ class Rivals:
     truncated: str | None = None
     small_model: str | None = None
     small_threshold: float | None = None
+    alone: Mapping[str, str] = field(default_factory=dict)
+    without_input: str | None = None
 
     def __post_init__(self):
         if self.small_threshold is not None and self.small_model is None:
@@ -61,7 +68,8 @@ def check_rivals(rivals: Rivals, catalog: Catalog) -> None:
         ValueError: a classifier has different classes or another vocabulary.
     """
     expected = catalog.base.config.id2label
-    for name, directory in (("truncated", rivals.truncated), ("small_model", rivals.small_model)):
+    named = {name: getattr(rivals, name) for name in ("truncated", "small_model", "without_input")}
+    for name, directory in (*named.items(), *rivals.alone.items()):
         if directory is None:
             continue
         found = AutoConfig.from_pretrained(directory).id2label
@@ -122,6 +130,13 @@ def rival_methods(rivals: Rivals, catalog: Catalog) -> list[Method]:
         if variant.engine == EAGER and rivals.small_model is not None:
             method = _method(CASCADE, variant, catalog, _cascade(rivals, variant, catalog))
             found.append(replace(method, note=f"its small model answers above {rivals.small_threshold:.6g}"))
+    own = [variant for variant in catalog.variants if variant.precision == catalog.base.precision]
+    for kind, directory in rivals.alone.items():
+        found += [_method(kind, variant, catalog, _alone(directory, catalog)) for variant in own if _is_eager(variant)]
+    if rivals.without_input is not None:
+        checkpoint = Checkpoint(rivals.without_input, None, catalog.device)
+        for engine in dict.fromkeys(variant.engine for variant in own if variant.engine != ONNX_RUNTIME):
+            found.append(_early_exits(TorchVariant(checkpoint, engine), catalog))
     recipe, asked = f"{Path(__file__).stem}:{method_named.__name__}", asdict(catalog.settings)
     return [
         replace(each, recipe=(recipe, {"settings": asked, "rivals": asdict(rivals), "name": each.name}))
@@ -167,6 +182,34 @@ def _truncated(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Calla
         return WholeEngine(chain, by_first_stage(chain))
 
     return make
+
+
+def _is_eager(variant: TorchVariant) -> bool:
+    return variant.engine == EAGER
+
+
+def _alone(directory: str, catalog: Catalog) -> Callable[[], WholeEngine]:
+    def make() -> WholeEngine:
+        chain = Stages(Checkpoint(directory, None, catalog.device).model)
+        return WholeEngine(chain, by_first_stage(chain))
+
+    return make
+
+
+def _early_exits(variant: TorchVariant, catalog: Catalog) -> Method:
+    def make(batch_size: int, batches: list[list[Row]]) -> Engine:
+        return as_runner(variant.stages(), variant.model(), 0, batch_size, batches)
+
+    return Method(
+        WITHOUT_INPUT,
+        RIVAL,
+        variant.precision,
+        variant.engine,
+        bucketed=catalog.modality.has_tokens,
+        make=make,
+        thresholds=variant.thresholds,
+        dtype=variant.dtype,
+    )
 
 
 def _cascade(rivals: Rivals, variant: TorchVariant, catalog: Catalog) -> Callable[[], WholeEngine]:

@@ -2,6 +2,7 @@
 """Print the full tables: everything in `hf-sidenet benchmark`, and more rivals, on the same rows, interleaved.
 
 usage: run.py CHECKPOINT DATA_DIR --output_dir FOLDER [--truncated MAINNET] [--small_model MAINNET] [--earlyon FOLDER]
+              [--alone NAME=CHECKPOINT ...] [--without_input CHECKPOINT]
 """
 
 import argparse
@@ -43,6 +44,16 @@ def arguments() -> argparse.Namespace:
         help="confidence above which the small model answers; by default the lowest at which the cascade is as "
         "accurate as the checkpoint on these very rows, which favors the cascade",
     )
+    parser.add_argument(
+        "--alone",
+        nargs="+",
+        default=[],
+        metavar="NAME=CHECKPOINT",
+        help="the first SideNet of this checkpoint answers every row, under this name",
+    )
+    parser.add_argument(
+        "--without_input", help="the same MainNet, calibrated without a SideNet before its first block"
+    )
     parser.add_argument("--earlyon", type=Path, help="folder from earlyon_model.py")
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["eager"])
@@ -59,6 +70,9 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.small_threshold is not None and args.small_model is None:
         parser.error(f"--small_threshold needs --small_model, got {args.small_threshold} without it")
+    for each in args.alone:
+        if not all(each.partition("=")):
+            parser.error(f"--alone must have the form NAME=CHECKPOINT, got {each!r}")
     return args
 
 
@@ -98,7 +112,8 @@ def main() -> None:
             device=args.device,
         )
     )
-    rivals = Rivals(args.truncated, args.small_model, args.small_threshold)
+    alone = dict(each.split("=", 1) for each in args.alone)
+    rivals = Rivals(args.truncated, args.small_model, args.small_threshold, alone, args.without_input)
     check_rivals(rivals, catalog)
     prepared = test_rows(args, catalog)
     rows, labels = read_rows(Stages(catalog.base.model), prepared, args.rows, args.seed)

@@ -15,7 +15,7 @@ from hf_sidenet.export.onnx import OnnxStages
 from hf_sidenet.inference.certificate import length_of, why_not_certified
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.exit_rule import check_thresholds
-from hf_sidenet.monitoring import ShadowMonitor
+from hf_sidenet.monitoring import ShadowMonitor, check_comparable
 
 
 # Rows that the monitor keeps for recalibration.
@@ -123,8 +123,9 @@ class Settings:
         """Return a monitor for rows chosen elsewhere.
 
         Raises:
-            ValueError: θ was not certified for a limit, and no limit is given.
+            ValueError: θ was not certified for a limit, and no limit is given; or the MainNet's answers are changed.
         """
+        check_comparable(self.config)
         if self.watch_limit is not None:
             return ShadowMonitor(self.watch_limit, share=1.0, keep=MAX_KEPT)
         if self.thresholds is not None:

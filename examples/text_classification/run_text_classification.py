@@ -95,7 +95,7 @@ def main() -> None:
             trainer.log_metrics(name, predictions.metrics)
             trainer.save_metrics(name, predictions.metrics)
             if has_exits:
-                records[name] = ExitRecords.from_predictions(predictions)
+                records[name] = ExitRecords.from_predictions(predictions, chain=model.config.chain)
         if has_exits and not new_head:
             check_class_order([Answered.from_records("validation", records["validation"])], classes)
         if has_exits and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):

@@ -22,8 +22,10 @@ from ..calibration import (
     TESTS,
     Budget,
     Calibration,
+    Chaining,
     Target,
     calibrate,
+    chained_records,
     check_confidence_level,
     check_fresh,
     check_targets,
@@ -138,6 +140,8 @@ def attach(
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 4,
+    chain: bool = False,
+    ensemble: bool = False,
     heads: HeadTraining | None = None,
     tune: str = "heads",
     joint: JointTraining | None = None,
@@ -177,6 +181,12 @@ def attach(
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default all; 0 is before the first block.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`all_candidates`].
         max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
+        chain (`bool`, *optional*, defaults to `False`):
+            A SideNet also adds the logits of the SideNets before it to its own where that helps, with weights
+            from the design rows; see `SideNetConfig.chain`.
+        ensemble (`bool`, *optional*, defaults to `False`):
+            Rows that reach the MainNet are answered by it and the SideNets before it together, which changes its
+            answers, also at θ = 1. Needs labeled validation rows.
         heads ([`HeadTraining`], *optional*): settings for training SideNets on the frozen MainNet.
         tune (`str`, *optional*, defaults to `"heads"`):
             `"heads"`: do not change the MainNet. `"joint"`: then fine-tune MainNet and SideNets together.
@@ -240,6 +250,9 @@ def attach(
         classes = rows["train"].classes
         given = at_input_size(given, rows["train"])
         check_labeled(rows, targets)
+        chaining = Chaining(sidenets=chain, mainnet=ensemble)
+        if ensemble and not rows["validation"].has_labels:
+            raise ArgumentError("ensemble", "needs validation rows with labels: without, it would imitate the MainNet")
         split = split_rows(len(rows["validation"]), certification_fraction, seed)
         # Before any expensive work.
         repeats = check_fresh(split, rows["validation"].contents, rows["train"].contents, trust_rows=trust_rows)
@@ -266,6 +279,7 @@ def attach(
             level=level_per_target(targets, confidence_level),
             test=test_method,
             max_exits=max_exits,
+            chaining=chaining,
         )
     chosen = placements[0].candidates
     model = attached_model(given, mainnet, chosen, trained, heads, own_mainnet=tune == "joint")
@@ -283,6 +297,8 @@ def attach(
         own = features["validation"] if tune == "heads" else run.features(model, "validation", chosen)
         reference_features = features["validation"] if reference == "given" else own
         records = run.records(model, "validation", own, reference_features)
+        model.config.chain = chaining.fit(records.select(split.design))
+        records = chained_records(records, model.config.chain)
         run.check_live(model, records)
         calibration = calibrate(
             records.select(split.design),
@@ -350,6 +366,8 @@ def attach(
             "reference": compared,
             "certification_fraction": certification_fraction,
             "max_exits": max_exits,
+            "chain": chain,
+            "ensemble": ensemble,
             "batch_size": batch_size,
             "max_length": max_length,
             "seed": seed,

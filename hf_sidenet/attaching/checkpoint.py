@@ -464,7 +464,7 @@ def _check_served(
         return None if dtype == model.dtype else dtype
     if dtype is not None:
         raise ArgumentError("dtype", "must not be given with `stages`, which have their own precision", dtype)
-    for name in ("exit_layers", "pooling", "id2label"):
+    for name in ("exit_layers", "pooling", "chain", "id2label"):
         own, expected = getattr(stages.config, name), getattr(model.config, name)
         if own != expected:
             raise ArgumentError("stages", f"must have the same {name} as `model`, got {own} and {expected}")

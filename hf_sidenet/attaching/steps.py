@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..calibration import Budget, CostModel, Placement, Split, Target, cost_model, place
+from ..calibration import Budget, Chaining, CostModel, Placement, Split, Target, chained_records, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
 from ..data.formats import MapStyle, Processor
@@ -356,7 +356,8 @@ class AttachRun:
                 for candidate, sidenet in zip(candidates, model.sidenets, strict=True)
             ]
         exit_logits = stack_exits([*columns, features.mainnet_logits])
-        return ExitRecords(exit_logits, self.labels(features), reference.mainnet_logits.clone(), self.task)
+        records = ExitRecords(exit_logits, self.labels(features), reference.mainnet_logits.clone(), self.task)
+        return chained_records(records, model.config.chain)
 
     @torch.no_grad()
     def check_live(self, model: SideNetPreTrainedModel, records: ExitRecords) -> None:
@@ -428,6 +429,7 @@ def place_sidenets(
     level: float,
     test: str,
     max_exits: int,
+    chaining: Chaining,
 ) -> tuple[list[Placement], list[dict[str, Any]]]:
     """Rank placements on the design rows, best first, and tabulate the candidates."""
     design = run.split.design
@@ -453,6 +455,7 @@ def place_sidenets(
         test=test,
         budget=limit,
         max_exits=max_exits,
+        chaining=chaining,
         task=run.task,
     )
     table = [

@@ -14,7 +14,8 @@ from ..inference.reading import RowReader
 from ..inference.rows import Row, collate
 from ..inference.runner import LOOKAHEAD
 from ..inference.stages import Stages
-from ..models.exit_rule import answers, route
+from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import answers, own_mainnet_logits, route
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
@@ -133,8 +134,9 @@ class Reference:
         return expected
 
     def mainnet(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the MainNet's class of each row, with any exit."""
-        labels = self.model().task.answer(self.exit_logits(rows)[:, -1])
+        """Return the MainNet's own class of each row, with any exit."""
+        model = self.model()
+        labels = model.task.answer(own_mainnet_logits(self.exit_logits(rows), chain_of(model.config)))
         return labels, torch.full_like(labels, ANY_EXIT)
 
     def _collect(self, rows: Sequence[Row]) -> torch.Tensor:

@@ -9,7 +9,8 @@ from ..inference.protocols import Engine, StageChain
 from ..inference.routings import engines_of, full_batch, measure_routings
 from ..inference.rows import Batch, Prediction, Row
 from ..inference.runner import batches_of_wait
-from ..models.exit_rule import leaves
+from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import chained, leaves
 from ..models.modeling_base import SideNetPreTrainedModel
 
 
@@ -37,20 +38,23 @@ def by_whole_batch(stages: StageChain) -> Answer:
     Args:
         stages ([`StageChain`]): the chain.
     """
-    temperatures = stages.config.temperatures
+    temperatures, chain = stages.config.temperatures, [[], *chain_of(stages.config)]
 
     def answer(batch: Batch, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         thresholds = thresholds.to(stages.device)
         inputs = batch.inputs
-        hidden, logits = stages(0, None, inputs)
-        stage = 0
+        hidden, own = stages(0, None, inputs)
+        logits = own
+        stage, earlier = 0, []
         while stage < len(stages) - 1:
             sure = stages.task.confidence(logits, temperatures[stage])
             if bool(leaves(sure, thresholds[:, stage]).all()):
                 break
             inputs = stages.modality.later_inputs(inputs, hidden)
             stage += 1
-            hidden, logits = stages(stage, hidden, inputs)
+            earlier.append(own)
+            hidden, own = stages(stage, hidden, inputs)
+            logits = chained(own, earlier, chain[stage])
         return logits, torch.full((len(batch.rows),), stage)
 
     return answer

@@ -2,6 +2,7 @@
 """From targets to temperatures, exit layers and thresholds, with a guarantee."""
 
 from .calibrate import Calibration, calibrate
+from .chain import Chaining, chained_records
 from .evidence import check_evidence
 from .ledger import count_looks, level_of_all, look_key
 from .path import find_path
@@ -28,6 +29,7 @@ __all__ = [
     "TESTS",
     "Budget",
     "Calibration",
+    "Chaining",
     "CostModel",
     "PathPoint",
     "Placement",
@@ -42,6 +44,7 @@ __all__ = [
     "betting",
     "binomial",
     "calibrate",
+    "chained_records",
     "check_confidence_level",
     "check_enough",
     "check_evidence",

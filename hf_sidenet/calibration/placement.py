@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet
 from ..models.tasks import SINGLE_LABEL, Task
 from ..training.features import Candidate
+from .chain import NO_CHAIN, Chaining, chained_records
 from .path import find_path
 from .targets import Risk, Target
 from .temperature import fit_temperatures
@@ -155,6 +157,7 @@ def place(
     test: str,
     budget: float | None = None,
     max_exits: int = 4,
+    chaining: Chaining = NO_CHAIN,
     task: Task = SINGLE_LABEL,
 ) -> list[Placement]:
     """Rank placements, best first.
@@ -174,6 +177,7 @@ def place(
         test (`str`): test of `accuracy_drop`.
         budget (`float`, *optional*): largest mean cost per row, in the currency of `costs`.
         max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
+        chaining ([`Chaining`], *optional*): which exits may build on earlier ones; by default none.
         task ([`Task`], *optional*, defaults to single-label classification): the task.
 
     Raises:
@@ -183,8 +187,19 @@ def place(
         raise ValueError(f"there must be candidates and `max_exits` must be ≥ 1, got {len(logits)} and {max_exits!r}.")
     blocks = _best_poolings(logits, labels, task)
 
+    @cache
+    def weight(first: Candidate, later: Candidate | None) -> float:
+        columns = [logits[first], mainnet_logits if later is None else logits[later]]
+        allowed = Chaining(mainnet=chaining.mainnet if later is None else chaining.sidenets)
+        chain = allowed.fit(ExitRecords(torch.stack(columns, dim=1), labels, mainnet_logits, task))
+        return chain[0][0] if chain else 0.0
+
     def value(chosen: tuple[Candidate, ...]) -> Placement:
         records = records_of(chosen, logits, mainnet_logits, labels, task)
+        if chaining != NO_CHAIN:
+            # On the first SideNet alone, which knows the most that is new, so that weights are fitted once per pair.
+            chain = [[weight(chosen[0], later), *[0.0] * i] for i, later in enumerate((*chosen[1:], None))]
+            records = chained_records(records, chain)
         return _expect(records, chosen, costs.exits(chosen), targets, num_certification_rows, level, test, budget)
 
     risks = any(target.is_risk for target in targets)

@@ -98,6 +98,18 @@ def attach(
         ),
     ] = None,
     max_exits: Annotated[int, option("--max-exits", SIDENETS, "Maximum number of SideNets.", min=1)] = 4,
+    chain: Annotated[
+        bool,
+        option("--chain", SIDENETS, "A SideNet adds the logits of those before it to its own, where that helps."),
+    ] = False,
+    ensemble: Annotated[
+        bool,
+        option(
+            "--ensemble",
+            SIDENETS,
+            "The MainNet adds the logits of the SideNets to its own, which changes its answers.",
+        ),
+    ] = False,
     hidden_size: Annotated[int, option("--hidden-size", SIDENETS, "Width of a SideNet's hidden layer.", min=1)] = 32,
     distillation_weight: Annotated[
         float | None,
@@ -205,6 +217,8 @@ def attach(
             exit_layers=exit_layers or None,
             poolings=poolings or None,
             max_exits=max_exits,
+            chain=chain,
+            ensemble=ensemble,
             heads=HeadTraining(hidden_size=hidden_size, **shared),
             tune=tune,
             joint=JointTraining(**joint, **shared),

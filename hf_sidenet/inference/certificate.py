@@ -17,6 +17,7 @@ from ..data.formats import Processor
 from ..data.limits import longest_text, text_limit
 from ..evaluation.provenance import versions
 from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
+from ..models.configuration_sidenet import chain_of
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .precision import number_format, precision_of
@@ -31,6 +32,7 @@ SETTINGS = {
     "classes": "its classes",
     "thresholds": "θ",
     "temperatures": "its temperatures",
+    "chain": "how its SideNets build on each other",
     "max_length": "the length at which texts are truncated",
 }
 
@@ -84,8 +86,8 @@ def why_not_certified(
     for name, what in SETTINGS.items():
         if name == "max_length" and None in (certified.get(name), max_length):
             continue
-        if certified.get(name) != now[name] and not (name == "precision" and same_format):
-            return f"{what} changed: {certified.get(name)} when θ was certified, {now[name]} now"
+        if certified.get(name) != now.get(name) and not (name == "precision" and same_format):
+            return f"{what} changed: {certified.get(name)} when θ was certified, {now.get(name)} now"
     fields, mainnet = certified.get("mainnet"), answering_fields(served.config.mainnet_config)
     # Fields come and go between versions of transformers.
     for name, value in fields.items() if isinstance(fields, dict) else ():
@@ -168,7 +170,10 @@ def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -
 
 def _settings(served: Configured, max_length: int | None) -> dict[str, Any]:
     config = served.config
+    # Evidence from before there were chains says nothing of them.
+    chain = {"chain": chain_of(config)} if any(map(any, chain_of(config))) else {}
     return {
+        **chain,
         "precision": precision_of(served),
         "exit_layers": list(config.exit_layers),
         "pooling": list(config.pooling),

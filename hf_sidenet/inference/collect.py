@@ -16,6 +16,8 @@ from ..data.rows import Rows
 from ..measurement.costs import ExitCosts, measure_costs, medians, per_row, time_calls
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords, collect
+from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import chain_exits, stack_exits
 from ..models.modeling_base import SideNetOutput, SideNetPreTrainedModel
 from .precision import precision_of
 from .protocols import StageChain
@@ -31,12 +33,14 @@ class _EveryExit(nn.Module):
     def __init__(self, stages: StageChain):
         super().__init__()
         self.stages = stages
+        self.config = stages.config
         self.device = stages.device
         self.dtype = stages.dtype
         self.task = stages.task
 
     def forward(self, thresholds: float = 1.0, **inputs: torch.Tensor) -> SideNetOutput:
-        exit_logits = torch.stack(_run(self.stages, inputs, len(self.stages)), dim=1)
+        own = _run(self.stages, inputs, len(self.stages))
+        exit_logits = stack_exits(chain_exits(own, chain_of(self.config)))
         return SideNetOutput(logits=exit_logits[:, -1], exit_logits=exit_logits)
 
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from ..models.exit_rule import leaves
+from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import chained, leaves
 from ..models.tasks import Task, label_names
 from .pool import Pool
 from .protocols import ServedModel, StageChain
@@ -226,14 +227,21 @@ def go_on(stages: StageChain, stage: int, batch: Batch) -> tuple[Ran, Failed]:
 def _run_stage(
     stages: StageChain, stage: int, rows: list[Row], batch_of: Callable[[Sequence[int]], Batch]
 ) -> tuple[Ran, Failed]:
+    chain = [[], *chain_of(stages.config)]
+    builds = any(map(any, chain[stage + 1 :]))
+
     def run(keep: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         batch = batch_of(keep)
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
-        logits = logits.float()
+        own = logits.float()
+        logits = chained(own, None if batch.logits is None else batch.logits.unbind(1), chain[stage])
         sure = stages.task.confidence(logits, stages.config.temperatures[stage])
         # Before the first block, every image is still needed.
         whole = batch.has_tokens or hidden is None
-        following = Batch(batch.rows, batch.inputs if whole else _first(batch.inputs), hidden)
+        given = own.unsqueeze(1) if builds else None
+        if given is not None and batch.logits is not None:
+            given = torch.cat([batch.logits, given], dim=1)
+        following = Batch(batch.rows, batch.inputs if whole else _first(batch.inputs), hidden, given)
         return following, torch.cat([logits, sure.unsqueeze(1)], dim=1)
 
     ran, failed = [], []

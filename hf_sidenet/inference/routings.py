@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from transformers.utils import logging
 
-from ..models.exit_rule import answers, route
+from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import answers, chain_exits, route
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .engine import PoolingEngine, by_kind, halved, padding_of, predictions, row_error
@@ -103,7 +104,7 @@ def all_exits(stages: StageChain, inputs: dict[str, torch.Tensor]) -> torch.Tens
     for stage in range(len(stages)):
         hidden, logits = stages(stage, hidden, inputs)
         columns.append(logits.float())
-    return torch.stack(columns, dim=1)
+    return torch.stack(chain_exits(columns, chain_of(stages.config)), dim=1)
 
 
 def engines_of(

@@ -66,11 +66,14 @@ class Batch:
         inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row beside x_c.
         hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; `None` if no block
             has run.
+        logits (`torch.Tensor` of shape `(rows, exits, num_labels)`, *optional*): logits of the exits before, if later
+            ones build on them.
     """
 
     rows: list[Row]
     inputs: dict[str, torch.Tensor]
     hidden: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
 
     @property
     def has_tokens(self) -> bool:
@@ -82,9 +85,10 @@ class Batch:
         rows = [self.rows[i] for i in keep]
         index = torch.tensor(keep)
         hidden = None if self.hidden is None else _take(self.hidden, index)
+        logits = None if self.logits is None else _take(self.logits, index)
         # After stage 0, one image gives the size of all.
         whole = self.has_tokens or self.hidden is None
-        return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden)
+        return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden, logits)
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -132,17 +136,20 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
         return batches[0]
     rows = [row for batch in batches for row in batch.rows]
     names, has_state = batches[0].inputs, batches[0].hidden is not None
+    known = [batch.logits for batch in batches if batch.logits is not None]
+    logits = torch.cat(known) if known else None
     if not batches[0].has_tokens:
         if has_state:
-            return Batch(rows, names, torch.cat([_state(batch) for batch in batches]))
-        return Batch(rows, {name: torch.cat([batch.inputs[name] for batch in batches]) for name in names})
+            return Batch(rows, names, torch.cat([_state(batch) for batch in batches]), logits)
+        joined = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in names}
+        return Batch(rows, joined, None, logits)
     length = max(row.length for row in rows)
     inputs = {
         name: torch.cat([_to_length(batch.inputs[name], length, pad.get(name, 0)) for batch in batches])
         for name in names
     }
     hidden = torch.cat([_to_length(_state(batch), length, 0) for batch in batches]) if has_state else None
-    return Batch(rows, inputs, hidden)
+    return Batch(rows, inputs, hidden, logits)
 
 
 def trim(batch: Batch) -> Batch:
@@ -152,7 +159,7 @@ def trim(batch: Batch) -> Batch:
         return batch
     cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
     hidden = None if batch.hidden is None else batch.hidden[:, :length].contiguous()
-    return Batch(batch.rows, cut, hidden)
+    return Batch(batch.rows, cut, hidden, batch.logits)
 
 
 def _state(batch: Batch) -> torch.Tensor:
@@ -184,6 +191,7 @@ class Packet:
         inputs (`dict[str, np.ndarray]`): MainNet inputs, padded on the right; for images, one row beside x_c.
         hidden (`np.ndarray` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; bfloat16 as raw bits.
         dtype (`str`, *optional*): dtype of x_c.
+        logits (`np.ndarray` of shape `(rows, exits, num_labels)`, *optional*): see [`Batch`].
     """
 
     places: list[int]
@@ -192,6 +200,7 @@ class Packet:
     inputs: dict[str, np.ndarray]
     hidden: np.ndarray | None
     dtype: str | None
+    logits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -207,6 +216,7 @@ def pack(batch: Batch) -> Packet:
         inputs={name: value.cpu().numpy() for name, value in batch.inputs.items()},
         hidden=None if hidden is None else _to_numpy(hidden),
         dtype=None if hidden is None else str(hidden.dtype).removeprefix("torch."),
+        logits=None if batch.logits is None else batch.logits.cpu().numpy(),
     )
 
 
@@ -234,4 +244,5 @@ def unpack(packet: Packet, device: torch.device) -> Batch:
         which = 0 if length == 0 and hidden is not None else i
         own = {name: value[which, :length] if length else value[which] for name, value in inputs.items()}
         rows.append(Row(place, own, length, thresholds))
-    return Batch(rows, {name: value.to(device) for name, value in inputs.items()}, hidden)
+    logits = None if packet.logits is None else torch.from_numpy(packet.logits.copy()).to(device)
+    return Batch(rows, {name: value.to(device) for name, value in inputs.items()}, hidden, logits)

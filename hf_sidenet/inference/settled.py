@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..data.formats import Processor
 from ..io.fingerprint import answering_fields
+from ..models.configuration_sidenet import chain_of
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
@@ -142,6 +143,8 @@ class Settled:
             "the type of its MainNet": config.mainnet_config.model_type,
             "`exit_layers`": list(config.exit_layers),
             "`pooling`": list(config.pooling),
+            # Rows on their way have been given logits by the old weights of earlier exits.
+            "`chain`": chain_of(config),
             "the list of its classes": label_names(config),
             "its precision": precision_of(stages),
             "its device": str(stages.device),

@@ -14,7 +14,9 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from ..io.files import replacing
+from ..models.configuration_sidenet import chain_of
 from ..models.errors import ArgumentError
+from ..models.exit_rule import own_mainnet_logits
 from ..models.mainnet import evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import NO_LABEL, SINGLE_LABEL, Task, named_task
@@ -65,8 +67,15 @@ class ExitRecords:
         self.task.check_recorded(labels, num_rows, num_outputs)
 
     @classmethod
-    def from_predictions(cls, predictions: PredictionOutput) -> "ExitRecords":
+    def from_predictions(
+        cls, predictions: PredictionOutput, *, chain: Sequence[Sequence[float]] | None = None
+    ) -> "ExitRecords":
         """Make records from the output of `Trainer.predict`, with exits off; rows labeled -100 are left out.
+
+        Args:
+            predictions (`PredictionOutput`): the predictions, with `exit_logits`.
+            chain (`Sequence[Sequence[float]]`, *optional*): `config.chain`. Needed if it changes the MainNet's
+                answers, because its own are the reference.
 
         Raises:
             ValueError: there are no labels or no `exit_logits`, or rows exited early (columns are missing).
@@ -76,7 +85,8 @@ class ExitRecords:
         exit_logits, labels = full_exit_logits(predictions.predictions), torch.as_tensor(predictions.label_ids)
         keep = labels != NO_LABEL
         exit_logits = exit_logits[keep]
-        return cls(exit_logits=exit_logits, labels=labels[keep].long(), mainnet_logits=exit_logits[:, -1].clone())
+        reference = own_mainnet_logits(exit_logits, chain or [[]])
+        return cls(exit_logits=exit_logits, labels=labels[keep].long(), mainnet_logits=reference)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -232,6 +242,8 @@ def collect(
     return ExitRecords(
         exit_logits=exit_logits,
         labels=torch.cat(labels),
-        mainnet_logits=exit_logits[:, -1].clone() if reference is None else torch.cat(mainnet_logits),
+        mainnet_logits=(
+            own_mainnet_logits(exit_logits, chain_of(model.config)) if reference is None else torch.cat(mainnet_logits)
+        ),
         task=task,
     )

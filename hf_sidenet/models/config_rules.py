@@ -28,6 +28,17 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
     return list(exit_layers)
 
 
+def checked_chain(chain: Any, num_sidenets: int) -> list[list[float]] | None:
+    if chain is None:
+        return None
+    if not isinstance(chain, list | tuple) or len(chain) != num_sidenets:
+        raise ArgumentError("chain", f"must be None or have a list of weights for each of {num_sidenets} exits", chain)
+    return [
+        numbers("chain", weights if isinstance(weights, list | tuple) else None, i, "a number", lambda _: True)
+        for i, weights in enumerate(chain, start=1)
+    ]
+
+
 def check_input_sidenet(sizes: Any) -> None:
     if sizes is None:
         return

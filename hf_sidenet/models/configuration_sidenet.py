@@ -13,6 +13,7 @@ from transformers.utils.versions import require_version
 from .config_rules import (
     by_index,
     check_input_sidenet,
+    checked_chain,
     checked_exit_layers,
     is_positive,
     is_shape,
@@ -65,7 +66,7 @@ FIXED_BY_WEIGHTS = ("exit_layers", "pooling", "sidenet_hidden_size", "mainnet_he
 # Fields that answers depend on: a checkpoint that lost one must not be loaded with a default.
 NEEDED = ("model_type", "mainnet_config", *FIXED_BY_WEIGHTS[:-1], "thresholds", "temperatures")
 # Fields that the evidence covers: changing one voids it.
-CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "id2label")
+CERTIFIED = ("exit_layers", "pooling", "thresholds", "temperatures", "chain", "id2label")
 
 
 def check_versions() -> None:
@@ -83,6 +84,13 @@ def begins_at_input(config: "SideNetConfig") -> bool:
     """Return whether the first SideNet sits before the first block: stages 0 and 1 both start from the inputs."""
     # Not a method: a checkpoint's own code may be older.
     return config.exit_layers[0] == 0
+
+
+def chain_of(config: "SideNetConfig") -> list[list[float]]:
+    """Return `config.chain`, with zeros if there is none."""
+    # A checkpoint's own code may be older. Not `getattr`, which would ask the MainNet's config.
+    chain = vars(config).get("chain")
+    return [[0.0] * i for i in range(1, len(config.exit_layers) + 1)] if chain is None else chain
 
 
 if TYPE_CHECKING:
@@ -199,9 +207,10 @@ def _poolings(value: Any, num_sidenets: int) -> list[str]:
     return names
 
 
-PER_EXIT: dict[str, Callable[[Any, int], list]] = {
+PER_EXIT: dict[str, Callable[[Any, int], Any]] = {
     "thresholds": _thresholds,
     "temperatures": lambda value, n: numbers("temperatures", value, n + 1, "> 0", lambda x: x > 0),
+    "chain": checked_chain,
     "alpha": lambda value, n: numbers("alpha", value, n, "≥ 0", lambda x: x >= 0),
     "pooling": _poolings,
 }
@@ -228,6 +237,10 @@ class SideNetConfig(PretrainedConfig):
             θ of each SideNet, ≥ 0. A row exits where its confidence is > θ; at θ ≥ 1 no row does.
         temperatures (`list[float]`, *optional*, defaults to 1.0 for every exit):
             Softmax temperature of each exit, the MainNet's last; affects confidences only.
+        chain (`list[list[float]]`, *optional*):
+            For every exit after the first, the MainNet's last, the weights of the logits of the exits before it, which
+            are added to its own: its rows have been given them anyway. No gradient flows through them. Weights of the
+            MainNet change its answers to those of an ensemble.
         alpha (`float` or `list[float]`, *optional*, defaults to 1.0):
             Weight of each SideNet's loss in `L = L_M + Σ α_i · L_Si` (paper §3).
         freeze_mainnet (`str`, *optional*, defaults to `"all"`):
@@ -301,6 +314,7 @@ class SideNetConfig(PretrainedConfig):
         pooling: str | list[str] = "auto",
         thresholds: float | list[float] = 1.0,
         temperatures: float | list[float] = 1.0,
+        chain: list[list[float]] | None = None,
         alpha: float | list[float] = 1.0,
         freeze_mainnet: str = "all",
         distillation_weight: float = 0.0,
@@ -320,6 +334,7 @@ class SideNetConfig(PretrainedConfig):
         self.pooling = pooling
         self.thresholds = thresholds
         self.temperatures = temperatures
+        self.chain = chain
         self.alpha = alpha
         self.freeze_mainnet = freeze_mainnet
         self.distillation_weight = distillation_weight

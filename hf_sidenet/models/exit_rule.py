@@ -58,6 +58,62 @@ def answers(exit_logits: torch.Tensor, exit_index: torch.Tensor) -> torch.Tensor
     return exit_logits.gather(1, index).squeeze(1)
 
 
+def chained(
+    own: torch.Tensor, earlier: Sequence[torch.Tensor] | torch.Tensor | None, weights: Sequence[float]
+) -> torch.Tensor:
+    """Add shares of the logits of earlier exits to an exit's own, in at least float32; see `SideNetConfig.chain`.
+
+    Args:
+        own (`torch.Tensor` of shape `(rows, num_labels)`): what the exit computes from x_c.
+        earlier (`Sequence[torch.Tensor]`): own logits of the exits before, in order, in the same shape.
+        weights (`Sequence[float]`): their weights; if all are 0, nothing changes.
+
+    Raises:
+        ValueError: logits with a weight are missing.
+    """
+    if not any(weights):
+        return own
+    if earlier is None or len(earlier) < len(weights):
+        given = 0 if earlier is None else len(earlier)
+        raise ArgumentError("earlier", f"must have the logits of the {len(weights)} exits before, got {given}")
+    wide = torch.promote_types(own.dtype, torch.float32)
+    total = own.to(wide)
+    for logits, weight in zip(earlier, weights, strict=False):
+        if weight:
+            # Detached: SideNets stay independent (paper §3).
+            total = total + weight * logits.detach().to(own.device, wide)
+    return total
+
+
+def chain_exits(own: Sequence[torch.Tensor], chain: Sequence[Sequence[float]]) -> list[torch.Tensor]:
+    """Chain the logits of all exits.
+
+    Args:
+        own (`Sequence[torch.Tensor]`): own logits of each exit, of shape `(rows, num_labels)`; later ones may be
+            missing.
+        chain (`Sequence[Sequence[float]]`): `SideNetConfig.chain`.
+    """
+    return [own[0], *(chained(own[i + 1], own[: i + 1], chain[i]) for i in range(len(own) - 1))]
+
+
+def own_mainnet_logits(exit_logits: torch.Tensor, chain: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Return the MainNet's own logits from chained logits of all exits.
+
+    Args:
+        exit_logits (`torch.Tensor` of shape `(num_rows, num_exits, num_labels)`): chained logits.
+        chain (`Sequence[Sequence[float]]`): `SideNetConfig.chain`.
+
+    Returns:
+        `torch.Tensor` of shape `(num_rows, num_labels)`: exact if the MainNet adds nothing, otherwise up to rounding.
+    """
+    if not any(chain[-1]):
+        return exit_logits[:, -1].clone()
+    own = [exit_logits[:, 0]]
+    for i, weights in enumerate(chain, start=1):
+        own.append(chained(exit_logits[:, i], own, [-weight for weight in weights]))
+    return own[-1]
+
+
 def lets_rows_leave(threshold: float | torch.Tensor) -> bool:
     """Return whether any row can exit at this θ, as [`check_thresholds`] returns it."""
     return isinstance(threshold, torch.Tensor) or threshold < 1
@@ -150,6 +206,7 @@ class Routing:
             logits.
         thresholds (`Sequence[float | torch.Tensor]`): θ of each SideNet, as [`check_thresholds`] returns it.
         temperatures (`list[float]`): one per exit.
+        chain (`list[list[float]]`): see `SideNetConfig.chain`.
         task ([`Task`]): defines the confidence.
         keep_all_rows (`bool`): decide, but run every block on every row (for parameters sharded over ranks).
     """
@@ -160,6 +217,7 @@ class Routing:
         answer: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor],
         thresholds: Sequence[float | torch.Tensor],
         temperatures: Sequence[float],
+        chain: Sequence[Sequence[float]],
         task: Task,
         keep_all_rows: bool = False,
     ):
@@ -167,9 +225,11 @@ class Routing:
         self.answer = answer
         self.thresholds = thresholds
         self.temperatures = temperatures
+        self.chain = [[], *chain]
         self.task = task
         self.keep_all_rows = keep_all_rows
         self.columns: list[torch.Tensor] = []  # (batch, num_labels) each, NaN for rows that did not reach it
+        self.own: list[torch.Tensor] = []  # the same before chaining, if there is a chain
         self.entered: torch.Tensor | None = None  # rows that the MainNet gets, if others exited before it
         self.exit_index: torch.Tensor | None = None
 
@@ -187,6 +247,7 @@ class Routing:
             self.exit_index = torch.full(hidden.shape[:1], len(self.exits), device=logits.device)
         logits = logits.to(self.exit_index.device)
         inside = None if rows is None else rows.to(logits.device)
+        logits = self._chained(i, logits, inside)
         threshold = self.thresholds[i]
         if self.keep_all_rows:
             self.exit_index = self._decided(i, logits, threshold, self.exit_index)
@@ -208,6 +269,15 @@ class Routing:
         if index == 0:
             self.entered = keep
         return keep
+
+    def _chained(self, i: int, own: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+        """Add the shares of earlier exits, for the remaining rows, and keep the exit's own logits for later ones."""
+        if not any(map(any, self.chain)):
+            return own
+        assert self.exit_index is not None  # Set at the first SideNet.
+        earlier = [logits if inside is None else logits.index_select(0, inside) for logits in self.own]
+        self.own.append(_spread(own, inside, self.exit_index.shape[0]))
+        return chained(own, earlier, self.chain[i])
 
     def _in_batch(self, rows: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
         """Return positions in the whole batch for positions among the rows that the MainNet gets."""
@@ -236,10 +306,12 @@ class Routing:
             columns += [torch.full_like(columns[0], torch.nan)] * (main + 1 - len(columns))
         else:
             mainnet_logits = mainnet_logits.to(exit_index.device)
+            inside = self._in_batch(None, exit_index.device)
+            mainnet_logits = self._chained(main, mainnet_logits, inside)
             if not any(map(lets_rows_leave, self.thresholds)):
                 # Unchanged: the common dtype of all exits may be wider.
                 return mainnet_logits, exit_index, stack_exits([*columns, mainnet_logits])
-            mainnet_logits = _spread(mainnet_logits, self._in_batch(None, exit_index.device), exit_index.shape[0])
+            mainnet_logits = _spread(mainnet_logits, inside, exit_index.shape[0])
             gone = (exit_index < main).unsqueeze(-1)
             columns.append(mainnet_logits.masked_fill(gone, torch.nan))
         exit_logits = stack_exits(columns)

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from .configuration_sidenet import begins_at_input
+from .configuration_sidenet import begins_at_input, chain_of
 from .errors import ArgumentError, StopForward
-from .exit_rule import Recording, Routing, check_thresholds, lets_rows_leave, stack_exits
+from .exit_rule import Recording, Routing, chain_exits, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, run_mainnet
 from .modeling_base import SideNetOutput, SideNetPreTrainedModel
 from .sidenet import SideNet, check_mainnet_logits, exit_loss, read_exit
@@ -102,11 +102,12 @@ def _learn(
         _warn_without_labels(model)
     mainnet_logits = torch.full_like(columns[0], torch.nan) if out is None else out.logits
     last = len(columns) - 1 if out is None else len(columns)
+    answered = chain_exits([*columns, mainnet_logits], chain_of(model.config))
     return SideNetOutput(
-        loss=_exit_loss(model, columns, None if out is None else mainnet_logits, labels, teacher),
-        logits=[*columns, mainnet_logits][last],
+        loss=_exit_loss(model, answered[:-1], None if out is None else mainnet_logits, labels, teacher),
+        logits=answered[last],
         exit_index=torch.full(mainnet_logits.shape[:1], last, device=mainnet_logits.device),
-        exit_logits=stack_exits([*columns, mainnet_logits]),
+        exit_logits=stack_exits(answered),
         **_extras_of(out, extras),
     )
 
@@ -130,6 +131,7 @@ def _route(
         lambda i, hidden, rows: _answer(model, i, hidden, rows, inputs),
         thresholds,
         model.config.temperatures,
+        chain_of(model.config),
         model.task,
         keep_all_rows=exits_on and has_sharded_parameters(model),
     )
@@ -140,7 +142,8 @@ def _route(
         if exits_on:
             loss = model.task.loss(logits, labels)
         else:
-            loss = _exit_loss(model, routing.columns, logits, labels, teacher)
+            assert out is not None  # The MainNet ran to its end.
+            loss = _exit_loss(model, routing.columns, out.logits, labels, teacher)
     return SideNetOutput(
         loss=loss, logits=logits, exit_index=exit_index, exit_logits=exit_logits, **_extras_of(out, extras)
     )

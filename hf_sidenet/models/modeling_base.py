@@ -16,7 +16,7 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from .config_rules import is_count
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, refuse_misspelled
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, chain_of, refuse_misspelled
 from .errors import ArgumentError
 from .gate import install
 from .input_exit import NgramTable, TokenTable, default_sizes, new_input_sidenet
@@ -285,9 +285,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
             raise ArgumentError("exit_layers", f"must name new places, at least one; {got}")
+        if any(map(any, chain_of(old))):
+            raise ArgumentError(
+                "exit_layers",
+                f"cannot be added to SideNets that build on each other, got `config.chain` {chain_of(old)}",
+                advice="Set `config.chain = None` first.",
+            )
         at = {layer: i for i, layer in enumerate(old.exit_layers)}
         new = {"thresholds": 1.0, "temperatures": 1.0, "alpha": 1.0, "pooling": pooling}
         config = copy.copy(old)
+        config.chain = None
         config.exit_layers = sorted([*old.exit_layers, *exit_layers])
         for name, value in new.items():
             values = getattr(old, name)
@@ -301,6 +308,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if layer not in at
         }
         # Nothing is modified before this point, so an error changes nothing.
+        old.chain = None
         for name in ("exit_layers", *new, "input_sidenet"):
             setattr(old, name, getattr(config, name))
         old.calibration = None

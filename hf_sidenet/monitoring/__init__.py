@@ -2,7 +2,7 @@
 """Monitor in production whether the guarantee still holds."""
 
 from .anytime import ChangeDetector, anytime_interval, log_wealth
-from .shadow import MonitorReport, ShadowMonitor, Ticket
+from .shadow import MonitorReport, ShadowMonitor, Ticket, check_comparable
 from .watched import WatchedRunner
 
 
@@ -13,5 +13,6 @@ __all__ = [
     "Ticket",
     "WatchedRunner",
     "anytime_interval",
+    "check_comparable",
     "log_wealth",
 ]

@@ -12,7 +12,7 @@ from threading import RLock
 from typing import Any
 
 from ..calibration.targets import Disagreement, parse_targets
-from ..models.configuration_sidenet import SideNetConfig
+from ..models.configuration_sidenet import SideNetConfig, chain_of
 from ..models.errors import ArgumentError
 from .anytime import ChangeDetector, anytime_interval, check_level
 
@@ -225,6 +225,22 @@ class ShadowMonitor:
         with self._lock:
             kept = list(self._kept)
         return [{**_columns(row, names), "label": label} for row, label in kept]
+
+
+def check_comparable(config: SideNetConfig) -> None:
+    """Reject a model that does not give the MainNet's own answers at θ = 1, which a monitor compares with.
+
+    Args:
+        config ([`SideNetConfig`]): config of the model.
+
+    Raises:
+        ValueError: SideNets change the MainNet's answers (`ensemble=True` of [`attach`]).
+    """
+    weights = chain_of(config)[-1]
+    if any(weights):
+        raise ArgumentError(
+            "chain", "must leave the MainNet's answers as they are for a monitor to compare with them", weights
+        )
 
 
 def _renew_lock(monitor: "weakref.ref[ShadowMonitor]") -> None:

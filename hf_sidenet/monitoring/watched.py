@@ -10,7 +10,7 @@ from ..inference.reading import check_rows
 from ..inference.rows import Prediction
 from ..inference.runner import SideNetRunner
 from ..models.errors import ArgumentError
-from .shadow import ShadowMonitor, Ticket
+from .shadow import ShadowMonitor, Ticket, check_comparable
 
 
 class WatchedRunner:
@@ -22,9 +22,13 @@ class WatchedRunner:
     Args:
         runner ([`SideNetRunner`]): the runner.
         monitor ([`ShadowMonitor`]): the monitor.
+
+    Raises:
+        ValueError: SideNets change the MainNet's answers (`ensemble=True` of [`attach`]).
     """
 
     def __init__(self, runner: SideNetRunner, monitor: ShadowMonitor):
+        check_comparable(runner.stages.config)
         self.runner, self.monitor = runner, monitor
         self._shadows: dict[asyncio.Task, Ticket] = {}
 

@@ -110,6 +110,31 @@ def test_the_records_are_those_of_the_model(run, splits, mainnet):
 
 
 @pytest.mark.medium
+def test_sidenets_that_build_on_each_other(run, splits, mainnet):
+    # N-grams know something that this MainNet does not.
+    noisy, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(mainnet),
+        AutoTokenizer.from_pretrained(mainnet),
+    )
+    torch.manual_seed(1)
+    with torch.no_grad():
+        noisy.get_input_embeddings().weight.add_(0.05 * torch.randn(noisy.get_input_embeddings().weight.shape))
+    options = {"exit_layers": [0, 1], "chain": True, "ensemble": True, "target": "flops<=0.9", "test": splits["test"]}
+    result = run(noisy, processor=tokenizer, **options)
+    chain = result.model.config.chain
+    assert [len(weights) for weights in chain] == [*range(1, len(result.model.config.exit_layers) + 1)]
+    assert any(chain[-1])
+    assert (result.report["settings"]["chain"], result.report["settings"]["ensemble"]) == (True, True)
+    rows = prepare_rows({"test": splits["test"]}, result.model.config, result.processor, modality=TEXT)["test"]
+    batches = [rows.collate_fn([rows.dataset[i] for i in range(k, k + 8)]) for k in range(0, len(rows), 8)]
+    live = collect(result.model, batches, progress=False)
+    torch.testing.assert_close(live.exit_logits, result.test_records.exit_logits, rtol=0, atol=1e-4)
+    # Measured against the MainNet's own answers.
+    torch.testing.assert_close(live.mainnet_logits, result.test_records.mainnet_logits, rtol=0, atol=1e-4)
+    assert (live.mainnet_logits - live.exit_logits[:, -1]).abs().max() > 0.1
+
+
+@pytest.mark.medium
 def test_a_model_object_stays_as_it_was(run, mainnet):
     model = AutoModelForSequenceClassification.from_pretrained(mainnet)
     before = copy.deepcopy(model.state_dict())
@@ -172,9 +197,12 @@ def test_disagreement_needs_no_labels(run, splits):
     bare = {name: rows.add_column("labels", [-100] * len(rows)) for name, rows in splits.items()}
     tokenizer = AutoTokenizer.from_pretrained(run().model.config.name_or_path)
     ready = {name: [{**tokenizer(row["text"]), "labels": -100} for row in rows] for name, rows in bare.items()}
+    del ready["test"]
     result = run(train=ready["train"], validation=ready["validation"], target="disagreement<=0.1", processor=tokenizer)
     assert result.report["data"]["validation"]["has_labels"] is False
     assert result.report["mainnet"]["validation_accuracy"] == 1.0
+    with pytest.raises(ValueError, match="`ensemble` needs validation rows with labels"):
+        run(**ready, target="disagreement<=0.1", processor=tokenizer, ensemble=True)
     with pytest.raises(ValueError, match=r"`train` must have labels for accuracy_drop<=0.05, but \d+ of"):
         run(train=ready["train"], validation=ready["validation"], processor=tokenizer)
 

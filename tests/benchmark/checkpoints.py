@@ -14,12 +14,12 @@ from tests.models.tiny import bert, images, resnet_with_sidenet
 NAMES = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
 
 
-def save_text_checkpoint(folder):
-    """A BERT with two SideNets and its tokenizer."""
+def save_text_checkpoint(folder, exit_layers=(1, 3), **kwargs):
+    """A BERT with SideNets and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     mainnet = bert(vocab_size=len(tokenizer), num_labels=2, **NAMES)
-    model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1, 3])
+    model = BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=list(exit_layers), **kwargs)
     texts = [text for text, _ in sentences(60)]
     _save(spread_out(model, tokenizer(texts, return_tensors="pt", padding=True)), tokenizer, texts, folder)
     return folder

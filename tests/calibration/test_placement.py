@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from hf_sidenet.calibration import CostModel, cost_model, parse_targets, place, records_of
+from hf_sidenet.calibration import Chaining, CostModel, cost_model, parse_targets, place, records_of
 from hf_sidenet.measurement import measure_costs
 from hf_sidenet.training.features import Candidate
 from tests.measurement.models import texts, tiny_bert, tiny_resnet
@@ -53,6 +53,27 @@ def test_a_budget_takes_the_most_accurate_set_that_keeps_it():
     assert {tuple(c.exit_layer for c in p.candidates) for p in found if p.cost > 0.5} >= {(4,)}
     within = [placement.cost <= 0.5 for placement in found]
     assert within == sorted(within, reverse=True)
+
+
+def test_a_set_is_worth_what_its_chain_makes_of_it():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (600,), generator=generator)
+    right = torch.nn.functional.one_hot(labels, 2).float()
+    # Each knows a little, in its own way.
+    logits = {Candidate(k, "mean"): 1.5 * right + torch.randn(600, 2, generator=generator) for k in range(1, 4)}
+    mainnet = 2.5 * right + torch.randn(600, 2, generator=generator)
+    costs = CostModel(BLOCKS, dict.fromkeys(logits, 0.001))
+    arguments = {"num_certification_rows": 1200, "level": 0.05, "test": "paired", "max_exits": 3}
+
+    def best(target, **kwargs):
+        return place(logits, mainnet, labels, costs, parse_targets(target), chaining=Chaining(**kwargs), **arguments)[
+            0
+        ]
+
+    assert best("accuracy_drop<=0.02", sidenets=True).cost < best("accuracy_drop<=0.02").cost - 0.03
+    # More accurate than the MainNet, and cheaper.
+    assert best("accuracy_drop<=0", sidenets=True, mainnet=True).cost < 0.9
+    assert best("accuracy_drop<=0").cost >= 1
 
 
 @pytest.mark.medium

@@ -38,7 +38,8 @@ HANGS_S = 900
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "checkpoint"
-    save_text_checkpoint(folder)
+    # One before the first block, on which the next one builds.
+    save_text_checkpoint(folder, (0, 3), chain=[[0.5], [0.0, 0.0]])
     return folder
 
 
@@ -157,7 +158,7 @@ def test_health_model_and_what_is_watched(server):
     assert server.ask("/health") == (200, {"status": "ok", "stages": 3})
     _, model = server.ask("/model")
     assert model["checkpoint"] == "checkpoint"
-    assert (model["classes"], model["exit_layers"], len(model["thresholds"])) == (["bad", "good"], [1, 3], 2)
+    assert (model["classes"], model["exit_layers"], len(model["thresholds"])) == (["bad", "good"], [0, 3], 2)
     before = server.ask("/watch")[1]["num_chosen"]
     for text in TEXTS[:60]:
         server.ask("/classify", {"inputs": text})

@@ -69,6 +69,10 @@ CHANGES = {
         lambda model: model.config.temperatures.__setitem__(2, 2.0),
         "its temperatures changed: [1.5, 1.25, 1.0] when θ was certified, [1.5, 1.25, 2.0] now",
     ),
+    "chain": (
+        lambda model: vars(model.config).update(chain=[[0.5], [0.0, 0.0]]),
+        "how its SideNets build on each other changed: None when θ was certified, [[0.5], [0.0, 0.0]] now",
+    ),
     "classes": (
         lambda model: model.config.id2label.update({0: "x"}),
         "its classes changed: ['LABEL_0', 'LABEL_1', 'LABEL_2'] when θ was certified, ['x', 'LABEL_1', 'LABEL_2'] now",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches in, answers out: who leaves, who waits, and what happens to a batch that cannot run."""
 
+import copy
 import math
 
 import pytest
@@ -53,6 +54,17 @@ def test_same_answers_however_long_rows_wait(model, pool_size, num_in_flight):
     predictions = answered(engine, to_rows(raw), 8)
     assert_answers(predictions, one_by_one(model, raw, THETA))
     assert len({prediction.exit_index for prediction in predictions}) == 3
+
+
+@pytest.mark.parametrize("pool_size", [1, 7, 1000])
+def test_same_answers_where_exits_build_on_each_other(model, pool_size):
+    raw, model = token_rows(60, 30), copy.deepcopy(model)
+    unchained = one_by_one(model, raw, THETA)
+    model.config.chain = [[0.6], [0.8, -0.5]]
+    stages, expected = Stages(model), one_by_one(model, raw, THETA)
+    assert any((a - b).abs().max() > 0.1 for (_, a), (_, b) in zip(expected, unchained, strict=True))
+    assert_answers(answered(PoolingEngine(stages, pool_size=pool_size), to_rows(raw), 8), expected)
+    assert_answers(answered(WholeEngine(stages, by_all_stages(stages)), to_rows(raw), 8), expected)
 
 
 @pytest.mark.parametrize("answer", [by_all_stages, by_gates])

@@ -64,17 +64,20 @@ def answers(chain, requests):
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows"),
+    ("kind", "rows", "chain"),
     [
-        ("text", text_rows),
-        ("image", image_rows),
-        ("text from input", text_rows),
-        ("image from input", image_rows),
+        ("text", text_rows, None),
+        ("image", image_rows, None),
+        ("text from input", text_rows, None),
+        ("image from input", image_rows, None),
+        ("text from input", text_rows, [[0.7], [0.3, 0.4]]),
+        ("image", image_rows, [[0.7], [0.0, 0.0]]),
     ],
 )
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_answers_are_the_runners(kind, rows, batch_size):
+def test_answers_are_the_runners(kind, rows, chain, batch_size):
     model = model_of(kind)
+    model.config.chain = chain
     raw = rows(24)
     runner = SideNetRunner(model, thresholds=MIDDLE, routing="pooled")
     expected = list(runner.predict(raw))

@@ -138,6 +138,10 @@ def other_classes():
     ("other", "what"),
     [
         (lambda: bert_with_sidenets((1, 2)), r"`exit_layers` is \[1, 2\], not \[1, 3\]"),
+        (
+            lambda: bert_with_sidenets(chain=[[0.5], [0.0, 0.0]]),
+            r"`chain` is \[\[0.5\], \[0.0, 0.0\]\], not \[\[0.0\], \[0.0, 0.0\]\]",
+        ),
         (lambda: bert_with_sidenets(pooling="cls"), "`pooling` is "),
         (other_classes, r"the list of its classes is \['a', 'b', 'c'\]"),
         (lambda: bert_with_sidenets(sidenet_hidden_size=8), "the shape of `sidenets.0"),

@@ -241,6 +241,22 @@ def test_from_predictions_of_the_trainer_equals_collect(tmp_path):
     assert torch.equal(records.mainnet_logits, records.exit_logits[:, -1])
 
 
+def test_the_reference_of_an_ensemble_is_the_mainnet_itself(tmp_path):
+    model, batch = tiny_bert(), texts(7)
+    weights = [[0.5] * i for i in range(1, model.config.num_exits)]
+    with torch.no_grad():
+        expected = model.mainnet(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    model.config.chain = weights
+    collected = collect(model, [batch], progress=False)
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(7)]
+    model.config.keep_exits_at_inference()
+    args = TrainingArguments(tmp_path, per_device_eval_batch_size=4, use_cpu=True, report_to=[], disable_tqdm=True)
+    predicted = ExitRecords.from_predictions(Trainer(model, args).predict(rows), chain=weights)
+    for records in (collected, predicted):
+        torch.testing.assert_close(records.mainnet_logits, expected, rtol=1e-4, atol=1e-4)
+        assert (records.exit_logits[:, -1] - expected).abs().max() > 0.01
+
+
 def test_from_predictions_of_other_things_is_refused():
     exit_logits = np.zeros((3, 2, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="`predictions` must have `label_ids`, got None"):

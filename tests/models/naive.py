@@ -69,7 +69,13 @@ def every_exit(model, inputs):
             columns.append(torch.cat([sidenet(one_row(inputs, i)) for i in range(len(mainnet_logits))]))
             continue
         columns.append(sidenet(pool(seen[layer], pooling, inputs.get("attention_mask"))))
-    return torch.stack([*columns, mainnet_logits], dim=1)
+    columns.append(mainnet_logits)
+    own = list(columns)
+    for i, weights in enumerate(model.config.chain or [], start=1):
+        for j, weight in enumerate(weights):
+            # Not where it is 0, so that the MainNet's own logits stay as they are.
+            columns[i] = columns[i] + weight * own[j] if weight else columns[i]
+    return torch.stack(columns, dim=1)
 
 
 def one_row(inputs, i):

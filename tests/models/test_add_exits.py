@@ -116,3 +116,12 @@ def test_impossible_places_change_nothing(exit_layers):
     with pytest.raises(ValueError, match="`exit_layers` must"):
         model.add_exits(exit_layers)
     assert (model.config.to_dict(), list(model.state_dict())) == (config, names)
+
+
+def test_sidenets_that_build_on_each_other_are_not_torn_apart():
+    model = tiny.bert_with_sidenets(exit_layers=(1, 3), chain=[[0.5], [0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"`exit_layers` cannot be added to .* Set `config.chain = None` first"):
+        model.add_exits([2])
+    model.config.chain = [[0.0], [0.0, 0.0]]
+    model.add_exits([2])
+    assert model.config.chain is None

@@ -41,6 +41,7 @@ def test_round_trip(tmp_path):
     config = SideNetConfig(
         BERT, exit_layers=[1, 3], thresholds=[0.8, 0.9], temperatures=[1, 2, 3], pooling=["cls", "mean"],
         alpha=0.5, freeze_mainnet="none", distillation_weight=0.5, distillation_temperature=2, calibration=evidence,
+        chain=[[0.5], [0, 1.5]],
     )  # fmt: skip
     config.save_pretrained(tmp_path)
     for loaded in (SideNetConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
@@ -73,6 +74,7 @@ def test_overrides_at_loading(tmp_path):
     assert SideNetConfig.from_pretrained(tmp_path).calibration == {"n": 3}
     # The evidence was for θ = 0.9.
     assert SideNetConfig.from_pretrained(tmp_path, thresholds=0.5).calibration is None
+    assert SideNetConfig.from_pretrained(tmp_path, chain=[[0.5]]).calibration is None
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,11 @@ def test_overrides_at_loading(tmp_path):
         ({"temperatures": [1.0]}, "`temperatures` must have 2 values"),
         ({"alpha": -0.5}, "`alpha` must be finite and ≥ 0, got -0.5"),
         ({"alpha": float("inf")}, "`alpha` must be finite"),
+        ({"chain": 0.5}, "`chain` must be None or have a list of weights for each of 1 exits, got 0.5"),
+        ({"chain": [[0.5], [0.5, 0.5]]}, "`chain` must be None or have a list of weights for each of 1 exits"),
+        ({"chain": [[0.5, 0.5]]}, "`chain` must have 1 values"),
+        ({"chain": [0.5]}, "`chain` must be finite and a number, got None"),
+        ({"chain": [[float("nan")]]}, "`chain` must be finite and a number, got nan"),
         ({"pooling": "max"}, "`pooling` must be one of .* got 'max'"),
         ({"pooling": ["mean", "cls"]}, "`pooling` must have 1 values"),
         ({"freeze_mainnet": True}, "`freeze_mainnet` must be one of 'none', 'body', 'all', got True"),

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sidenet.models.exit_rule import answers, check_thresholds, leaves, route
+from hf_sidenet.models.exit_rule import (
+    answers,
+    chain_exits,
+    chained,
+    check_thresholds,
+    leaves,
+    own_mainnet_logits,
+    route,
+)
 from hf_sidenet.models.tasks import SINGLE_LABEL
 
 from .naive import choose
@@ -54,6 +62,43 @@ def test_route_is_the_loop_over_rows(seed, num_sidenets, thresholds, temperature
     expected, logits, ties = choose(exit_logits, thresholds, temperatures)
     assert exit_index[~ties].tolist() == expected[~ties].tolist()
     assert torch.equal(answers(exit_logits, expected), logits)
+
+
+CHAIN = [[0.5], [0.25, -1.0]]
+
+
+def test_each_exit_builds_on_those_before():
+    own = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, 0.0]])]
+    found = chain_exits(own, CHAIN)
+    assert [logits.tolist() for logits in found] == [[[1.0, 0.0]], [[0.5, 2.0]], [[4.25, -2.0]]]
+    # The whole chain may not have run.
+    assert len(chain_exits(own[:2], CHAIN)) == 2
+    assert all(a is b for a, b in zip(chain_exits(own, [[0.0], [0.0, 0.0]]), own, strict=True))
+    for missing in (None, own[:1]):
+        with pytest.raises(ValueError, match="`earlier` must have the logits of the 2 exits before"):
+            chained(own[2], missing, CHAIN[1])
+
+
+def test_no_gradient_flows_through_the_chain():
+    own = [torch.randn(3, 2, requires_grad=True) for _ in range(3)]
+    chain_exits(own, CHAIN)[2].pow(2).sum().backward()
+    assert own[0].grad is None
+    assert own[1].grad is None
+    assert own[2].grad.abs().sum() > 0
+
+
+def test_the_chain_is_computed_in_float32():
+    own = [torch.full((1, 2), 100.0, dtype=torch.bfloat16), torch.full((1, 2), 0.25, dtype=torch.bfloat16)]
+    assert chain_exits(own, CHAIN)[1].tolist() == [[50.25, 50.25]]
+
+
+@pytest.mark.parametrize("chain", [CHAIN, [[0.7], [0.0, 0.0]]])
+def test_the_mainnets_own_logits_are_found_again(chain):
+    own = torch.randn(5, 3, 4)
+    made = torch.stack(chain_exits(list(own.unbind(1)), chain), dim=1)
+    torch.testing.assert_close(own_mainnet_logits(made, chain), own[:, -1])
+    if not any(chain[-1]):
+        assert torch.equal(own_mainnet_logits(made, chain), own[:, -1])
 
 
 def test_a_higher_theta_never_answers_earlier():

@@ -106,6 +106,9 @@ class SideNetTester:
         batch_size = data.draw(st.integers(1, 9), label="batch_size")
         inputs = self.inputs(batch_size, seed=data.draw(st.integers(0, 99), label="seed"))
         model = self.model(exit_layers, attention)
+        weight = st.sampled_from([0.0, 0.5, -1.0])
+        chain = [data.draw(st.lists(weight, min_size=i + 1, max_size=i + 1)) for i in range(len(exit_layers))]
+        model.config.chain = data.draw(st.sampled_from([None, chain]), label="chain")
         full = every_exit(model, inputs)
         confidences = full[:, :-1].softmax(-1).amax(-1)
         quantiles = st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0])
@@ -437,6 +440,14 @@ class SideNetTester:
             torch.testing.assert_close(output.loss, per_exit[2] + 0.5 * per_exit[0] + 2 * per_exit[1])
             routed = model(**inputs, labels=labels, thresholds=0.0)
             torch.testing.assert_close(routed.loss, per_exit[0])
+            # The MainNet learns from its own logits, a SideNet from what it answers.
+            model.config.chain = [[0.5], [0.5, 0.5]]
+            chained = model(**inputs, labels=labels, thresholds=1.0)
+            second = torch.nn.functional.cross_entropy(chained.exit_logits[:, 1], labels)
+            assert (second - per_exit[1]).abs() > 1e-3
+            torch.testing.assert_close(chained.loss, per_exit[2] + 0.5 * per_exit[0] + 2 * second)
+            model.train()
+            assert model(**inputs, labels=labels).loss.isfinite()
 
     # --- looking at it
 

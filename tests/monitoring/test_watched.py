@@ -12,6 +12,7 @@ from hf_sidenet.inference import RowError, SideNetRunner
 from hf_sidenet.monitoring import ShadowMonitor, WatchedRunner
 
 from ..attached import Runs, sentences
+from ..models import tiny
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,15 @@ def check(watched, found, texts):
     assert 0 < sum(wrong) < sum(early) < len(texts)
     kept = {row["text"]: row["label"] for row in watched.monitor.rows()}
     assert kept == {text: each.label for text, each in zip(texts, mainnet, strict=True)}
+
+
+def test_an_ensemble_is_refused():
+    # At θ = 1 its answers are not the MainNet's own.
+    with (
+        SideNetRunner(tiny.bert_with_sidenets(chain=[[0.0], [0.5, 0.0]])) as runner,
+        pytest.raises(ValueError, match=r"`chain` must leave the MainNet's answers as they are .* got \[0.5, 0.0\]"),
+    ):
+        WatchedRunner(runner, ShadowMonitor(0.3))
 
 
 @pytest.mark.medium

@@ -49,6 +49,24 @@ def test_the_truncated_mainnet_answers_for_itself(rivals, text_checkpoint, small
     assert answers_of(method, rows) == (expected, [0] * len(rows))
 
 
+def test_other_checkpoints(rivals, text_checkpoint):
+    catalog = Catalog(Settings(text_checkpoint, precisions=("float32", "bfloat16"), engines=(EAGER, COMPILED)))
+    given = rivals.Rivals(alone={"a bag of words": text_checkpoint}, without_input=text_checkpoint)
+    found = {each.name: each for each in rivals.rival_methods(given, catalog)}
+    # In the precision for which they were calibrated.
+    assert [*found] == [
+        "a bag of words, float32, eager, by length",
+        "runner without exit 0, float32, eager, by length",
+        "runner without exit 0, float32, compiled, by length",
+    ]
+    rows, (model, _) = text_rows(), load_checkpoint(text_checkpoint)
+    alone, exits = answers_of(found["a bag of words, float32, eager, by length"], rows)
+    assert alone == own_answers(model, rows, 0.0)[0]
+    assert set(exits) == {0}
+    routed = answers_of(found["runner without exit 0, float32, eager, by length"], rows)
+    assert routed == own_answers(model, rows, model.config.thresholds)
+
+
 def test_the_cascade_is_as_accurate_as_the_checkpoint(rivals, text_checkpoint, small_model):
     rows, catalog = text_rows(), Catalog(Settings(text_checkpoint))
     labels, _ = catalog.reference.mainnet(rows)
@@ -90,6 +108,8 @@ def test_what_cannot_be_compared_is_refused(rivals, text_checkpoint, small_model
         rivals.check_rivals(rivals.Rivals(truncated=other), catalog)
     with pytest.raises(ValueError, match="`small_model` must have the checkpoint's classes"):
         rivals.check_rivals(rivals.Rivals(small_model=other), catalog)
+    with pytest.raises(ValueError, match="`a bag` must have the checkpoint's classes"):
+        rivals.check_rivals(rivals.Rivals(alone={"a bag": other}), catalog)
     words = str(save_plain(tmp_path / "words", words=["anotherword"]))
     with pytest.raises(
         ValueError, match=r"`truncated` must have the checkpoint's vocabulary of 30,522 tokens, .* 30,523"
@@ -136,3 +156,7 @@ def test_a_threshold_needs_its_model(script, monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         script("run").arguments()
     assert "--small_threshold needs --small_model, got 0.5 without it" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["run.py", *given[:2], *given[4:], "--alone", "bag="])
+    with pytest.raises(SystemExit):
+        script("run").arguments()
+    assert "--alone must have the form NAME=CHECKPOINT, got 'bag='" in capsys.readouterr().err
