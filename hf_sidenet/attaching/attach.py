@@ -140,7 +140,7 @@ def attach(
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 4,
-    chain: bool = False,
+    chain: bool = True,
     ensemble: bool = False,
     heads: HeadTraining | None = None,
     tune: str = "heads",
@@ -181,7 +181,7 @@ def attach(
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default all; 0 is before the first block.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`all_candidates`].
         max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
-        chain (`bool`, *optional*, defaults to `False`):
+        chain (`bool`, *optional*, defaults to `True`):
             A SideNet also adds the logits of the SideNets before it to its own where that helps, with weights
             from the design rows; see `SideNetConfig.chain`.
         ensemble (`bool`, *optional*, defaults to `False`):

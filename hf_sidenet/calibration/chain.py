@@ -17,6 +17,7 @@ STEPS = 50
 LEAST_GAIN = 1e-3
 # Smallest weight of an exit's own logits, as a fraction of the largest weight.
 LEAST_SHARE = 0.01
+DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _weights(own: torch.Tensor, labels: torch.Tensor, task: Task) -> list[float]
     if gain.mean() <= max(LEAST_GAIN, gain.std() / FOLDS**0.5):
         return nothing
     weights = _fit(own, labels, task)
-    return (weights[:-1] / weights[-1]).tolist()
+    # An exit whose weight is almost 0 is left out.
+    return [round(weight, DIGITS) for weight in (weights[:-1] / weights[-1]).tolist()]
 
 
 def _held_out_loss(own: torch.Tensor, labels: torch.Tensor, held: torch.Tensor, task: Task) -> float:

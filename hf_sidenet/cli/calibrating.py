@@ -100,8 +100,12 @@ def attach(
     max_exits: Annotated[int, option("--max-exits", SIDENETS, "Maximum number of SideNets.", min=1)] = 4,
     chain: Annotated[
         bool,
-        option("--chain", SIDENETS, "A SideNet adds the logits of those before it to its own, where that helps."),
-    ] = False,
+        option(
+            "--chain/--no-chain",
+            SIDENETS,
+            "A SideNet adds the logits of those before it to its own where that helps, or never.",
+        ),
+    ] = True,
     ensemble: Annotated[
         bool,
         option(

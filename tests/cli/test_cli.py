@@ -112,7 +112,16 @@ def test_attach_says_what_it_found(world, tmp_path):
     bare = ["attach", world / "mainnet", "--train-file", world / "bare-train.tsv", "--cache-dir", world / "cache"]
     lines = (world / "train.tsv").read_text().splitlines()[1:]
     (world / "bare-train.tsv").write_text("\n".join(lines) + "\n")
-    bare += ["--validation-file", world / "bare.tsv", "--no-header", "--poolings", "mean", "--max-exits", 1, "--chain"]
+    bare += [
+        "--validation-file",
+        world / "bare.tsv",
+        "--no-header",
+        "--poolings",
+        "mean",
+        "--max-exits",
+        1,
+        "--no-chain",
+    ]
     done = run(*bare, *arguments, "--output-dir", tmp_path / "out")
     assert done.code == 0, done.err[-2000:]
     lines = done.out.splitlines()
@@ -130,7 +139,7 @@ def test_attach_says_what_it_found(world, tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["pooling"] == ["mean"]
     settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
-    assert (settings["chain"], settings["ensemble"]) == (True, False)
+    assert (settings["chain"], settings["ensemble"]) == (False, False)
 
 
 def test_test_accuracy_stands_beside_the_mainnets(attached):
