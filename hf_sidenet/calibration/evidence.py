@@ -124,6 +124,7 @@ RULES = {
     "precision": Rule("a string", is_text),
     "reference": Rule(f"one of {', '.join(REFERENCES)}", lambda x: is_text(x) and x in REFERENCES),
     "reference_precision": Rule("a string", is_text, required=False),
+    "sidenet_precision": Rule("a string", is_text, required=False),
     "seed": Rule(COUNT, is_count),
     "certification_fraction": Rule("a number in (0, 1)", _between_0_and_1),
     "validation_fingerprint": Rule("a string", is_text),

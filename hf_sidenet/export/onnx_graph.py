@@ -27,6 +27,11 @@ MIN_TABLE = 1000
 LEVELS, ZERO = 127, 128
 # Operations that keep int8 between convolutions.
 BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
+# Output of every stage, and the nodes of a SideNet, from there backward.
+LOGITS = "logits"
+HEAD = ("Gemm", "Relu", "Gemm")
+# Names of the linear layers of a new SideNet.
+HEAD_LAYERS = ("retrained.dense", "retrained.out_proj")
 
 
 def library() -> Any:
@@ -107,6 +112,58 @@ def replace_nodes(model: Any, nodes: Iterable[Any]) -> None:
     del model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(weights)
+
+
+def replace_head(model: Any, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Replace the SideNet at the end of a stage, in place.
+
+    Args:
+        model (`onnx.ModelProto`): model of a stage that ends at a SideNet after a block.
+        layers (`Sequence[tuple[np.ndarray, np.ndarray]]`): weight, of shape `(out, in)`, and bias of its two linear
+            layers.
+
+    Raises:
+        ExportError: the stage does not end with two linear layers of these shapes.
+    """
+    onnx = library()
+    last, _, first = old = _head(model)
+    weights = weights_of(model)
+    kind = onnx.numpy_helper.to_array(weights[first.input[1]]).dtype
+    for node, (weight, _) in zip((first, last), layers, strict=True):
+        found = tuple(weights[node.input[1]].dims)
+        if sorted(found) != sorted(weight.shape):
+            raise ExportError(f"a stage must end with a SideNet of shape {weight.shape}, got {found}.")
+    features = first.input[0]
+    gone = {node.output[0] for node in old}
+    # Constants may be shared with other layers, so the old ones are not changed.
+    replace_nodes(model, [node for node in model.graph.node if node.output[0] not in gone])
+    for name, (weight, bias) in zip(HEAD_LAYERS, layers, strict=True):
+        for part, value in (("weight", weight), ("bias", bias)):
+            constant = onnx.numpy_helper.from_array(np.ascontiguousarray(value.astype(kind)), f"{name}.{part}")
+            model.graph.initializer.append(constant)
+    one, two = ([f"{name}.weight", f"{name}.bias"] for name in HEAD_LAYERS)
+    hidden, positive = (f"{HEAD_LAYERS[0]}.{name}" for name in ("hidden", "positive"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Gemm", [features, *one], [hidden], transB=1),
+            onnx.helper.make_node("Relu", [hidden], [positive]),
+            onnx.helper.make_node("Gemm", [positive, *two], [LOGITS], transB=1),
+        ]
+    )
+
+
+def _head(model: Any) -> list[Any]:
+    """Return the nodes of the SideNet at the end of a stage, last first; the exporter merges its BatchNorm."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    constants, found, output = weights_of(model), [], LOGITS
+    for kind in HEAD:
+        node = makers.get(output)
+        if node is None or node.op_type != kind or (kind == "Gemm" and node.input[1] not in constants):
+            made = "an input" if node is None else node.op_type
+            raise ExportError(f"a stage must end with a SideNet, {' ← '.join(HEAD)}, but {output!r} is from {made}.")
+        found.append(node)
+        output = node.input[0]
+    return found
 
 
 def _strip(model: Any) -> None:
