@@ -433,6 +433,7 @@ def recalibrate(
             reference="other" if reference is not None else "inside" if is_inside else "stored",
             reference_precision=reference_precision,
             sidenet_precision=sidenet_precision,
+            retrained=retrain is not None or before.get("retrained", False),
             seed=seed,
             certification_fraction=fraction,
             validation_fingerprint=rows.fingerprint,

@@ -203,12 +203,11 @@ def stages_with_sidenets(
         raise
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     batch = rows.rows.collate_fn([rows.dataset[i] for i in range(min(8, len(rows.labels)))])
-    inside = _run(made, batch)
+    features, logits = _run(made, batch, len(made) - 1)
     for index, candidate in places_after_blocks(made.config).items():
-        features, logits = inside[candidate]
-        expected = sidenet_logits(sidenets[index], features)
+        expected = sidenet_logits(sidenets[index], features[candidate])
         scale = expected.abs().max().clamp(min=1.0)
-        difference = float((logits.float() - expected).abs().max() / scale)
+        difference = float((logits[index].float() - expected).abs().max() / scale)
         if not difference <= TOLERANCES[made.dtype]:
             raise ExportError(
                 f"the SideNet of stage {index} answers differently inside the exported folder, by {difference:.1e} of "
@@ -242,7 +241,7 @@ def _head_data(
         features = {candidate: cached.features(candidate) for candidate in candidates}
         answers = cached.mainnet_logits if answers is None else answers
     else:
-        features = _stage_features(served, part, batch_size, progress)
+        features, _ = read_stages(served, part, batch_size=batch_size, progress=progress)
     assert answers is not None  # Stages have a teacher.
     labels, task = part.labels, served.task
     if (labels == NO_LABEL).all():
@@ -250,13 +249,31 @@ def _head_data(
     return HeadData(features, answers.float(), labels, task)
 
 
-def _stage_features(
-    stages: StageChain, part: LearningRows, batch_size: int, progress: bool
-) -> dict[Candidate, torch.Tensor]:
-    def read(batch: Mapping[str, Any]) -> dict[Candidate, torch.Tensor]:
-        return {candidate: features for candidate, (features, _) in _run(stages, batch).items()}
+def read_stages(
+    stages: StageChain, part: LearningRows, *, batch_size: int = 32, every_exit: bool = False, progress: bool = True
+) -> tuple[dict[Candidate, torch.Tensor], list[torch.Tensor]]:
+    """Run a chain on some rows; return what its SideNets after blocks read, and the logits of its exits.
 
-    return _read(part, batch_size, read, f"Features of {part.name}", progress)
+    Args:
+        stages ([`StageChain`]): the chain.
+        part ([`LearningRows`]): the rows.
+        batch_size (`int`, *optional*, defaults to 32): rows per call.
+        every_exit (`bool`, *optional*, defaults to `False`): run every stage, not only those up to the last SideNet.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Returns:
+        Pooled x_c of shape `(num_rows, width)` for each place, and logits of shape `(num_rows, num_labels)` for each
+        stage that ran, on the CPU.
+    """
+    count = len(stages) if every_exit else len(stages) - 1
+
+    def read(batch: Mapping[str, Any]) -> dict[Any, torch.Tensor]:
+        features, logits = _run(stages, batch, count)
+        return {**features, **dict(enumerate(logits))}
+
+    found = _read(part, batch_size, read, f"Features of {part.name}", progress)
+    logits = [found.pop(index) for index in range(count)]
+    return found, logits
 
 
 def _answers(classifier: PreTrainedModel, part: LearningRows, batch_size: int, progress: bool) -> torch.Tensor:
@@ -268,19 +285,22 @@ def _answers(classifier: PreTrainedModel, part: LearningRows, batch_size: int, p
 
 
 @torch.no_grad()
-def _run(stages: StageChain, batch: Mapping[str, Any]) -> dict[Candidate, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the pooled x_c and the logits of each SideNet after a block."""
-    inputs = model_inputs(batch, stages.device, stages.dtype)
-    mask, hidden, found = inputs.get("attention_mask"), None, {}
-    last = max(places_after_blocks(stages.config))
-    for index in range(last + 1):
+def _run(
+    stages: StageChain, batch: Mapping[str, Any], count: int
+) -> tuple[dict[Candidate, torch.Tensor], list[torch.Tensor]]:
+    """Return what the SideNets after blocks read, and the logits of the first `count` stages."""
+    inputs, places = model_inputs(batch, stages.device, stages.dtype), places_after_blocks(stages.config)
+    mask, hidden = inputs.get("attention_mask"), None
+    features, found = {}, []
+    for index in range(count):
         hidden, logits = stages(index, hidden, inputs)
-        if hidden is not None:
-            pooling = stages.config.pooling[index]
-            features = pool(hidden, pooling, pooling_mask(mask, pooling)).cpu()
-            found[Candidate(stages.config.exit_layers[index], pooling)] = features, logits.cpu()
+        if index in places:
+            assert hidden is not None  # A stage that ends after a block has x_c.
+            pooling = places[index].pooling
+            features[places[index]] = pool(hidden, pooling, pooling_mask(mask, pooling)).cpu()
+        found.append(logits.cpu())
         inputs = stages.modality.later_inputs(inputs, hidden)
-    return found
+    return features, found
 
 
 @torch.no_grad()
