@@ -65,7 +65,7 @@ class Measured:
     def __init__(self, stages: StageChain, rows: Mapping[str, Rows], original: "Measured | None" = None):
         self.features: dict[str, Features] = {}
         self.records: dict[str, ExitRecords] = {}
-        self.places = places_after_blocks(stages.config)
+        self.places = places_after_blocks(stages)
         for name, part in rows.items():
             learning = LearningRows(part, None, f"{name} rows")
             self.features[name], logits = read_stages(stages, learning, every_exit=True)

@@ -89,7 +89,8 @@ class Recalibration:
         precision (`str`): calibrated precision, such as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
         settings (`dict[str, Any]`): settings for reading and running rows: `max_length`, `batch_size`.
         given_reference (`bool`): whether the reference was a classifier other than the MainNet inside.
-        sidenet_precision (`str`): precision of the x_c that the SideNets were trained on.
+        sidenet_precision (`str`, *optional*): precision of the x_c that the SideNets were trained on; `None` if not
+            known.
         stages ([`StageChain`], *optional*): stages that were calibrated instead of the model, with the new SideNets if
             they were retrained.
         folder (`Path`, *optional*): exported folder of the stages that were given.
@@ -102,7 +103,7 @@ class Recalibration:
     precision: str
     settings: dict[str, Any]
     given_reference: bool
-    sidenet_precision: str
+    sidenet_precision: str | None
     stages: StageChain | None = None
     folder: Path | None = None
 
@@ -367,7 +368,7 @@ def recalibrate(
     reference_precision = precision_of(served if compared is None else compared)
     tell_lost_reference(before, reference, reference_precision)
     source, is_inside = source_weights(model), served is model
-    sidenet_precision = trained_precision(before, model)
+    sidenet_precision = trained_precision(before)
     manifest: Any = getattr(stages, "manifest", None)
     if manifest is not None and manifest.retrained_from is not None:
         source = manifest.weights

@@ -25,7 +25,6 @@ from ..data.rows import Rows
 from ..export.onnx import OnnxStages
 from ..export.onnx_sidenets import replace_sidenets
 from ..export.programs import ExportError
-from ..inference.precision import precision_of
 from ..inference.protocols import StageChain
 from ..io.cache import default_cache
 from ..io.fingerprint import DIGEST_SIZE, fingerprint_weights
@@ -98,7 +97,7 @@ def check_retraining(config: SideNetConfig, settings: HeadTraining, stages: Stag
     if settings.hidden_size != config.sidenet_hidden_size:
         rule = f"must have the `hidden_size` of the checkpoint's SideNets, {config.sidenet_hidden_size}"
         raise ArgumentError("retrain", f"{rule}, got {settings.hidden_size}")
-    if not places_after_blocks(config):
+    if not any(layer > 0 for layer in config.exit_layers):
         raise ArgumentError("retrain", "needs a SideNet after a block: one before the first block reads no x_c")
     if stages is not None and not isinstance(stages, OnnxStages):
         raise ArgumentError(
@@ -108,26 +107,32 @@ def check_retraining(config: SideNetConfig, settings: HeadTraining, stages: Stag
         )
 
 
-def trained_precision(before: Mapping[str, Any], model: SideNetPreTrainedModel) -> str:
-    """Return the precision of the x_c that a checkpoint's SideNets were trained on.
+def trained_precision(before: Mapping[str, Any]) -> str | None:
+    """Return the precision of the x_c that a checkpoint's SideNets were trained on; `None` if it is not known.
 
     Args:
         before (`Mapping[str, Any]`): the evidence so far; empty if there is none.
-        model ([`SideNetPreTrainedModel`]): the checkpoint.
     """
-    # Evidence of earlier versions does not say so, but they never retrained: the SideNets are those of `attach`.
+    # Evidence of `attach` and of earlier versions does not say so, but then nothing was retrained.
     known = "reference_precision" if before.get("reference") == "stored" else "precision"
-    return before.get("sidenet_precision") or before.get(known) or precision_of(model)
+    return before.get("sidenet_precision") or before.get(known)
 
 
-def places_after_blocks(config: SideNetConfig) -> dict[int, Candidate]:
+def places_after_blocks(served: SideNetPreTrainedModel | StageChain) -> dict[int, Candidate]:
     """Return the place of each SideNet after a block, by its index.
 
     Args:
-        config ([`SideNetConfig`]): config of the model.
+        served ([`SideNetPreTrainedModel`] or [`StageChain`]): the model or chain.
     """
-    places = zip(config.exit_layers, config.pooling, strict=True)
-    return {index: Candidate(layer, pooling) for index, (layer, pooling) in enumerate(places) if layer > 0}
+    config, shapes = served.config, served.config.block_shapes
+    assert shapes is not None  # Recorded when SideNets are attached.
+    places = {}
+    for index, (layer, pooling) in enumerate(zip(config.exit_layers, config.pooling, strict=True)):
+        if layer > 0:
+            # The first candidate is what `"auto"` stands for.
+            named = served.modality.candidate_poolings(shapes[layer - 1])[0] if pooling == "auto" else pooling
+            places[index] = Candidate(layer, named)
+    return places
 
 
 def retrain_sidenets(
@@ -155,7 +160,7 @@ def retrain_sidenets(
     Returns:
         `dict[int, SideNet]`: for each SideNet after a block, by index, its replacement in float32 on the CPU.
     """
-    places = places_after_blocks(served.config)
+    places = places_after_blocks(served)
     learn, stop = (
         _head_data(served, part, list(places.values()), teacher, batch_size, progress) for part in (learning, stopping)
     )
@@ -204,7 +209,7 @@ def stages_with_sidenets(
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     batch = rows.rows.collate_fn([rows.dataset[i] for i in range(min(8, len(rows.labels)))])
     features, logits = _run(made, batch, len(made) - 1)
-    for index, candidate in places_after_blocks(made.config).items():
+    for index, candidate in places_after_blocks(made).items():
         expected = sidenet_logits(sidenets[index], features[candidate])
         scale = expected.abs().max().clamp(min=1.0)
         difference = float((logits[index].float() - expected).abs().max() / scale)
@@ -289,7 +294,7 @@ def _run(
     stages: StageChain, batch: Mapping[str, Any], count: int
 ) -> tuple[dict[Candidate, torch.Tensor], list[torch.Tensor]]:
     """Return what the SideNets after blocks read, and the logits of the first `count` stages."""
-    inputs, places = model_inputs(batch, stages.device, stages.dtype), places_after_blocks(stages.config)
+    inputs, places = model_inputs(batch, stages.device, stages.dtype), places_after_blocks(stages)
     mask, hidden = inputs.get("attention_mask"), None
     features, found = {}, []
     for index in range(count):

@@ -54,11 +54,11 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
 
 def _trained_in(document: Mapping[str, Any]) -> list[str]:
     """Say whether the SideNets were trained in the precision that serves."""
-    # Without the runtime, whose rounding does not matter.
-    trained, precision = (document[name].partition(" ")[0] for name in ("sidenet_precision", "precision"))
     if document["retrained"]:
         return [f"The SideNets were retrained in {document['precision']}."]
-    if trained == precision:
+    # Without the runtime, whose rounding does not matter.
+    trained, precision = ((document[name] or "").partition(" ")[0] for name in ("sidenet_precision", "precision"))
+    if trained in ("", precision):
         return []
     return [
         f"The SideNets were trained in {trained}, but read {precision}: --retrain, with training rows, trains them "
@@ -184,7 +184,8 @@ def export_text(document: Mapping[str, Any]) -> str:
         chosen = document["calibrated_in"] or "another precision"
         parts.append(
             f"θ was chosen in {chosen} and has no evidence behind it in int8. To certify θ in int8: hf-sidenet "
-            f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ..."
+            f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ... Its SideNets were "
+            "trained on other features: --retrain, with training rows, first trains them for int8."
         )
     parts.append(f"Written to {document['output_dir']}")
     return "\n\n".join(parts)
