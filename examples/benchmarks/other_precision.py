@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What another precision costs, with the SideNets as trained in float32 and with SideNets retrained for it: mean FLOPs
-and drop in accuracy on test rows, over several splits of the validation rows.
+and drop in accuracy on test rows, over several splits of the validation rows. And which part costs it: SideNets that
+read this precision and a MainNet in float32, or the reverse.
 
 Each split trains SideNets anew at the checkpoint's exits, in float32 and in each other precision, and calibrates them.
 A SideNet before the first block stays the checkpoint's.
@@ -9,6 +10,7 @@ usage: other_precision.py CHECKPOINT DATA_DIR [--int8 FOLDER] [--dtype bfloat16]
 """
 
 import argparse
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +88,15 @@ class Measured:
             logits[:, index] = sidenet_logits(heads[candidate], self.features[split][candidate]).to(logits)
         return replace(records, exit_logits=logits)
 
+    def with_mainnet(self, other: "Measured") -> "Measured":
+        """Return a copy with the final answers of another chain."""
+        made = copy.copy(self)
+        made.records = {}
+        for name, records in self.records.items():
+            logits = torch.cat([records.exit_logits[:, :-1], other.records[name].exit_logits[:, -1:]], dim=1)
+            made.records[name] = replace(records, exit_logits=logits)
+        return made
+
     def _data(self, split: str, which: torch.Tensor | None) -> HeadData:
         rows = slice(None) if which is None else which
         records = self.records[split]
@@ -108,6 +119,21 @@ def result(chain: Measured, heads: Mapping[Candidate, SideNet], costs: ExitCosts
     return float(torch.tensor(costs.fractions("flops"))[exits].mean()), drop
 
 
+def changed(exact: Measured, chain: Measured, name: str) -> str:
+    """Say how a precision changes the MainNet's answers to validation and test rows."""
+    task = exact.records["test"].task
+    pairs = [[each.records[split] for split in ("validation", "test")] for each in (exact, chain)]
+    expected, found = (torch.cat([each.exit_logits[:, -1] for each in records]) for records in pairs)
+    labels = torch.cat([each.labels for each in pairs[0]])
+    right, now = (task.correct(logits, labels) for logits in (expected, found))
+    error = float((found - expected).square().mean().sqrt())
+    return (
+        f"{name}: the MainNet answers {int((task.answer(found) != task.answer(expected)).sum())} of {len(labels):,} "
+        f"rows otherwise, {int((right & ~now).sum())} harmed and {int((now & ~right).sum())} helped; error of its "
+        f"logits {error:.4f} (root mean square)."
+    )
+
+
 def main() -> None:
     args = arguments()
     model, processor = load_checkpoint(args.checkpoint)
@@ -124,18 +150,25 @@ def main() -> None:
         chains["int8"] = OnnxStages.load(args.int8)
     measured = {FLOAT: Measured(chains.pop(FLOAT), rows)}
     measured |= {name: Measured(chain, rows, measured[FLOAT]) for name, chain in chains.items()}
+    for name, chain in measured.items():
+        if name != FLOAT:
+            print(changed(measured[FLOAT], chain, name))
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.splits):
         design = split_rows(len(rows["validation"]), FRACTION, seed).design
         settings = HeadTraining(hidden_size=model.config.sidenet_hidden_size, seed=seed)
-        old = measured[FLOAT].heads(design, settings)
+        exact = measured[FLOAT]
+        old = exact.heads(design, settings)
+        arms = {FLOAT: (exact, old)}
         for name, chain in measured.items():
-            arms = {name: old} if name == FLOAT else {f"{name}, SideNets of float32": old}
             if name != FLOAT:
-                arms[f"{name}, retrained SideNets"] = chain.heads(design, settings)
-            for arm, heads in arms.items():
-                found.setdefault(arm, []).append(result(chain, heads, costs, args.target, seed))
-                print(seed, arm, *(f"{value:.4f}" for value in found[arm][-1]), flush=True)
+                arms[name] = chain, old
+                arms[f"{name}, retrained SideNets"] = chain, chain.heads(design, settings)
+                arms[f"SideNets on {name}, MainNet in {FLOAT}"] = chain.with_mainnet(exact), old
+                arms[f"SideNets on {FLOAT}, MainNet in {name}"] = exact.with_mainnet(chain), old
+        for arm, (chain, heads) in arms.items():
+            found.setdefault(arm, []).append(result(chain, heads, costs, args.target, seed))
+            print(seed, arm, *(f"{value:.4f}" for value in found[arm][-1]), flush=True)
     base = mean(flops for flops, _ in found[FLOAT])
     table = []
     for arm, results in found.items():
