@@ -113,7 +113,7 @@ def trained_precision(before: Mapping[str, Any]) -> str | None:
     Args:
         before (`Mapping[str, Any]`): the evidence so far; empty if there is none.
     """
-    # Evidence of `attach` and of earlier versions does not say so, but then nothing was retrained.
+    # Evidence of earlier versions does not say so, but then nothing was retrained.
     known = "reference_precision" if before.get("reference") == "stored" else "precision"
     return before.get("sidenet_precision") or before.get(known)
 
