@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrain the SideNets of a checkpoint on what they will read: x_c in another precision, or of an exported folder.
 
-x_c in int8 is not the float32 x_c that the SideNets were trained on, which costs them confidence. The MainNet's
-weights and the places of the SideNets stay; a SideNet before the first block reads no x_c and stays too.
+x_c in int8 is not the float32 x_c that the SideNets were trained on. The MainNet's weights and the places of the
+SideNets stay; a SideNet before the first block reads no x_c and stays too.
+
+This does not undo rounding in the MainNet: see docs/concepts/calibration.md for what it can and cannot win back.
 """
 
 import copy

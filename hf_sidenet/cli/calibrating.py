@@ -290,8 +290,8 @@ def recalibrate(
     """Choose new θ for another target, precision, set of rows or machine. Nothing is trained without --retrain.
 
     A guarantee holds for one precision: with --dtype, the checkpoint is cast before it is calibrated; a folder made by
-    `hf-sidenet export` is calibrated as is, with --checkpoint. SideNets that were trained in another precision are
-    less sure of what they read: --retrain trains them for this one.
+    `hf-sidenet export` is calibrated as is, with --checkpoint. --retrain trains the SideNets for that precision;
+    it does not undo rounding in the MainNet.
 
     The new checkpoint's report omits the results on test rows, which were for the old θ: evaluate it again. If no θ is
     found, nothing is written and the exit code is 3.

@@ -62,7 +62,7 @@ def _trained_in(document: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"The SideNets were trained in {trained}, but read {precision}: --retrain, with training rows, trains them "
-        f"for {precision}, so that fewer rows may need the MainNet."
+        f"for {precision}."
     ]
 
 
@@ -184,8 +184,7 @@ def export_text(document: Mapping[str, Any]) -> str:
         chosen = document["calibrated_in"] or "another precision"
         parts.append(
             f"θ was chosen in {chosen} and has no evidence behind it in int8. To certify θ in int8: hf-sidenet "
-            f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ... Its SideNets were "
-            "trained on other features: --retrain, with training rows, first trains them for int8."
+            f"recalibrate {document['output_dir']} --checkpoint {document['checkpoint']} ..."
         )
     parts.append(f"Written to {document['output_dir']}")
     return "\n\n".join(parts)
