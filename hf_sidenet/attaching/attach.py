@@ -340,6 +340,8 @@ def attach(
             length_of(model, processor, max_length),
             reference=compared,
             reference_precision=precision_of(given if compared == "given" else model),
+            sidenet_precision=precision_of(model),
+            retrained=False,
             seed=seed,
             certification_fraction=certification_fraction,
             validation_fingerprint=rows["validation"].fingerprint,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a checkpoint with SideNets, or recalibrate it for another target or on other rows, without training."""
+"""Evaluate a checkpoint with SideNets, or recalibrate it for another target, precision or other rows."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -30,6 +31,7 @@ from ..data.formats import MapStyle, Processor
 from ..data.rows import Rows, prepare_rows
 from ..evaluation import ExitEvaluation
 from ..evaluation.recalls import certified_rows
+from ..export.onnx import OnnxStages
 from ..hub.push import save_checkpoint, save_recalibrated
 from ..inference.certificate import length_of, other_weights, set_calibration, source_weights, why_not_certified
 from ..inference.classes import load_model
@@ -51,6 +53,15 @@ from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from ..report import Found, Report
+from ..training.heads import HeadTraining
+from .retraining import (
+    LearningRows,
+    check_retraining,
+    retrain_sidenets,
+    stages_with_sidenets,
+    trained_precision,
+    with_sidenets,
+)
 
 
 if TYPE_CHECKING:
@@ -70,14 +81,19 @@ class Recalibration:
 
     Args:
         found ([`Found`]): verdict, path, costs, and results on the certification rows.
-        model ([`SideNetPreTrainedModel`]): model in the calibrated precision, with the new temperatures, θ and
-            evidence; the original model for "do not attach", or if stages were calibrated.
+        model ([`SideNetPreTrainedModel`]): model in the calibrated precision, with the new SideNets if they were
+            retrained, temperatures, θ and evidence; the original model for "do not attach", or if stages were
+            calibrated.
         processor (tokenizer or image processor, *optional*): processor of the model.
         config ([`SideNetConfig`]): config of the model or the stages, with the new values unless "do not attach".
         precision (`str`): calibrated precision, such as `"bfloat16"` or `"int8 (ONNX Runtime)"`.
         settings (`dict[str, Any]`): settings for reading and running rows: `max_length`, `batch_size`.
         given_reference (`bool`): whether the reference was a classifier other than the MainNet inside.
-        stages ([`StageChain`], *optional*): stages that were calibrated instead of the model.
+        sidenet_precision (`str`, *optional*): precision of the x_c that the SideNets were trained on; `None` if not
+            known.
+        stages ([`StageChain`], *optional*): stages that were calibrated instead of the model, with the new SideNets if
+            they were retrained.
+        folder (`Path`, *optional*): exported folder of the stages that were given.
     """
 
     found: Found
@@ -87,7 +103,9 @@ class Recalibration:
     precision: str
     settings: dict[str, Any]
     given_reference: bool
+    sidenet_precision: str | None
     stages: StageChain | None = None
+    folder: Path | None = None
 
     @property
     def verdict(self) -> str:
@@ -145,12 +163,14 @@ class Recalibration:
         if self.found.evidence is None:
             raise ValueError(f"there is no checkpoint to save: {self.reason}.")
         if self.stages is not None:
-            folder = getattr(self.stages, "directory", None) if source is None else source
+            folder = self.folder if source is None else source
             if folder is None:
                 raise ArgumentError(
                     "source", "must be given for stages that are not from an exported folder, got None"
                 )
-            save_recalibrated(directory, folder, self.config, overwrite=overwrite)
+            own = getattr(self.stages, "directory", None)
+            retrained = None if own == self.folder else own
+            save_recalibrated(directory, folder, self.config, stages=retrained, overwrite=overwrite)
             return
         source = self.model.config.name_or_path or "" if source is None else source
         before = Report.load(source) if report is None else Report(report)
@@ -263,6 +283,7 @@ def recalibrate(
     reference: PreTrainedModel | None = None,
     dtype: str | torch.dtype | None = None,
     stages: StageChain | None = None,
+    retrain: HeadTraining | None = None,
     columns: Columns | None = None,
     max_length: int | None = None,
     labels: Sequence[str] | None = None,
@@ -272,19 +293,25 @@ def recalibrate(
     batch_size: int = 32,
     progress: bool = True,
 ) -> Recalibration:
-    """Find temperatures and θ for another target or precision, on other rows or another machine, without training.
+    """Find temperatures and θ for another target or precision, on other rows or another machine.
 
     The rows are split the same way as when the SideNets were attached (same seed and share), so that rows used for
     early stopping do not certify. Another calibration on the same rows is counted in the evidence.
 
+    Nothing is trained unless `retrain` is given: then the SideNets after blocks are first trained anew on the training
+    rows, on x_c as computed by what will serve (the model in its precision, or the exported stages), with the
+    reference classifier as teacher; design rows stop the training.
+
     Args:
-        model ([`SideNetPreTrainedModel`]): the model; changed only if θ is found, without `dtype` and `stages`.
+        model ([`SideNetPreTrainedModel`]): the model; changed only if θ is found, without `dtype`, `stages` and
+            `retrain`.
         processor (tokenizer or image processor): processor of the model.
         validation (`datasets.Dataset`): rows that trained neither MainNet nor SideNets.
         target (`str` or `list[str]`): see [`Target`].
         confidence_level (`float`, *optional*, defaults to 0.95): probability with which guaranteed targets hold.
         test_method (`str`, *optional*, defaults to `"paired"`): test of `accuracy_drop`; see [`pvalues`].
-        train (`datasets.Dataset`, *optional*): training rows, to check that validation rows are not copies of them.
+        train (`datasets.Dataset`, *optional*):
+            Training rows, to check that validation rows are not copies of them, and for `retrain`.
         reference (`PreTrainedModel`, *optional*):
             Reference classifier, in its own precision; by default the MainNet inside `model`.
         dtype (`str` or `torch.dtype`, *optional*):
@@ -292,6 +319,9 @@ def recalibrate(
         stages ([`StageChain`], *optional*):
             Chain of stages with the same layers, such as an exported one, to calibrate instead of `model`: its config
             gets θ, and its time is measured. Parameters and FLOPs are those of `model`.
+        retrain ([`HeadTraining`], *optional*):
+            Settings to retrain the SideNets with; needs `train`, and [`OnnxStages`] if there are stages. The given
+            stages and their folder are not changed.
         columns ([`Columns`], *optional*): columns of raw rows; found automatically by default.
         max_length (`int`, *optional*): tokens at which texts are truncated.
         labels (`Sequence[str]`, *optional*): names of the outputs in raw rows, in order; see [`match_classes`].
@@ -303,6 +333,7 @@ def recalibrate(
 
     Raises:
         ClassOrderError: the labels do not match the MainNet's answers.
+        ExportError: the SideNets in the exported stages cannot be replaced.
         RepeatedRowsError: validation rows repeat training or design rows more often than fresh rows would.
         TooFewRowsError: there are too few certification rows for the target; the message says how many are needed.
         ValueError: an argument is invalid, or logits overflow in the precision.
@@ -312,13 +343,16 @@ def recalibrate(
         raise ArgumentError("test_method", f"must be one of {TESTS}", test_method)
     given = model if stages is None else stages
     dtype = _check_served(model, dtype, stages)
+    if retrain is not None:
+        check_retraining(model.config, retrain, stages, train is not None)
     before = given.config.calibration or model.config.calibration or {}
     seed = before.get("seed", DEFAULT_SEED)
     fraction = before.get("certification_fraction", DEFAULT_FRACTION)
     about_rows = (columns, max_length, labels, skip_bad_rows)
     rows = _prepared(model, processor, validation, "validation", *about_rows)
     check_labeled({"validation": rows}, targets)
-    known = [] if train is None else _prepared(model, processor, train, "train", *about_rows).contents
+    training = None if train is None else _prepared(model, processor, train, "train", *about_rows)
+    known = [] if training is None else training.contents
     split = split_rows(len(rows), fraction, seed)
     check_targets(targets, confidence_level, test_method, len(split.certification))
     repeats = check_fresh(split, rows.contents, known, trust_rows=trust_rows)
@@ -328,10 +362,31 @@ def recalibrate(
             "stopping of the SideNets, which cannot be checked here."
         )
     served_model = model if dtype is None else cast_copy(model, dtype)
+    folder = getattr(stages, "directory", None)
     served = served_model if stages is None else stages
     compared = model.mainnet if reference is None and served is not model else reference
     reference_precision = precision_of(served if compared is None else compared)
     tell_lost_reference(before, reference, reference_precision)
+    source, is_inside = source_weights(model), served is model
+    sidenet_precision = trained_precision(before)
+    manifest: Any = getattr(stages, "manifest", None)
+    if manifest is not None and manifest.retrained_from is not None:
+        source = manifest.weights
+    if retrain is not None:
+        assert training is not None  # See `check_retraining`.
+        learning = LearningRows(training, None, "training rows")
+        stopping = LearningRows(rows, split.design, "design rows")
+        sidenets = retrain_sidenets(
+            served, learning, stopping, retrain, teacher=compared, batch_size=batch_size, progress=progress
+        )
+        if stages is None:
+            served = served_model = with_sidenets(served_model, sidenets)
+            source = fingerprint_weights(served_model)
+        else:
+            # See `check_retraining`.
+            served = stages = stages_with_sidenets(cast(OnnxStages, stages), model, sidenets, stopping)
+            source = cast(str, stages.manifest.weights)
+        sidenet_precision = precision_of(served)
     if stages is None:
         costs = row_costs(served_model, rows, batch_size, which=split.design, progress=progress)
     else:
@@ -350,7 +405,6 @@ def recalibrate(
         # Labels may be the MainNet's own answers, such as those of a monitor's rows.
         mainnet_temperature=None if certifies else given.config.temperatures[-1],
     )
-    source = source_weights(model)
     look = look_key(
         weights=source,
         targets=targets,
@@ -377,8 +431,10 @@ def recalibrate(
             calibration,
             processor,
             length_of(model, processor, max_length),
-            reference="other" if reference is not None else "inside" if served is model else "stored",
+            reference="other" if reference is not None else "inside" if is_inside else "stored",
             reference_precision=reference_precision,
+            sidenet_precision=sidenet_precision,
+            retrained=retrain is not None or before.get("retrained", False),
             seed=seed,
             certification_fraction=fraction,
             validation_fingerprint=rows.fingerprint,
@@ -396,7 +452,9 @@ def recalibrate(
         precision=precision_of(served),
         settings={"max_length": max_length, "batch_size": batch_size},
         given_reference=reference is not None,
+        sidenet_precision=sidenet_precision,
         stages=stages,
+        folder=None if folder is None else Path(folder),
     )
 
 
@@ -468,7 +526,8 @@ def _check_served(
         own, expected = getattr(stages.config, name), getattr(model.config, name)
         if own != expected:
             raise ArgumentError("stages", f"must have the same {name} as `model`, got {own} and {expected}")
-    weights = getattr(getattr(stages, "manifest", None), "weights", None)
+    manifest: Any = getattr(stages, "manifest", None)
+    weights = None if manifest is None else manifest.retrained_from or manifest.weights
     if weights not in (None, fingerprint_weights(model)):
         raise ArgumentError("stages", "must have the same weights as `model`, got those of another model")
     return None

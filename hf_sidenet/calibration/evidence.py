@@ -32,6 +32,8 @@ def check_evidence(evidence: Mapping[str, Any]) -> None:
             "got None."
         )
     wrong = contradiction(evidence)
+    if wrong is None and evidence.get("retrained") and evidence.get("sidenet_precision") is None:
+        wrong = "SideNets were retrained, in no `sidenet_precision`"
     if wrong is not None:
         raise ValueError(f"config.json, `calibration`: must not contradict itself, but {wrong}.")
 
@@ -124,6 +126,8 @@ RULES = {
     "precision": Rule("a string", is_text),
     "reference": Rule(f"one of {', '.join(REFERENCES)}", lambda x: is_text(x) and x in REFERENCES),
     "reference_precision": Rule("a string", is_text, required=False),
+    "sidenet_precision": Rule("a string or null", lambda x: x is None or is_text(x), required=False),
+    "retrained": Rule("true or false", lambda x: isinstance(x, bool), required=False),
     "seed": Rule(COUNT, is_count),
     "certification_fraction": Rule("a number in (0, 1)", _between_0_and_1),
     "validation_fingerprint": Rule("a string", is_text),

@@ -2,10 +2,10 @@
 """`hf-sidenet attach` and `recalibrate`: θ with a guarantee, for a new or an existing checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -37,6 +37,9 @@ from .options import (
 from .outcome import Outcome, refuse_source
 from .texts import attach_text, recalibrate_text
 
+
+if TYPE_CHECKING:
+    from ..training.heads import HeadTraining
 
 # Copies of the library's own lists, which would import torch.
 Tune = Literal["heads", "joint"]
@@ -264,7 +267,7 @@ def recalibrate(
         Rows(
             without=(),
             validation=VALIDATION,
-            train="Training rows, to detect copies of them among the validation rows:",
+            train="Training rows, to detect copies of them among the validation rows, and for --retrain:",
         ),
     ],
     max_length: SameMaxLength = None,
@@ -272,6 +275,15 @@ def recalibrate(
     confidence_level: ConfidenceLevel = 0.95,
     test_method: Test = "paired",
     reference: ReferenceModel = None,
+    retrain: Annotated[
+        bool,
+        option(
+            "--retrain",
+            SIDENETS,
+            "First train the SideNets anew, on the training rows as the model in its new precision, or the exported "
+            "DIRECTORY, reads them; settings as when attached.",
+        ),
+    ] = False,
     dtype: Annotated[
         Dtype | None,
         option(
@@ -293,16 +305,20 @@ def recalibrate(
     ] = None,
     overwrite: Overwrite = False,
 ) -> Outcome:
-    """Choose new θ for another target, precision, set of rows or machine. Nothing is trained.
+    """Choose new θ for another target, precision, set of rows or machine. Nothing is trained without --retrain.
 
     A guarantee holds for one precision: with --dtype, the checkpoint is cast before it is calibrated; a folder made by
-    `hf-sidenet export` is calibrated as is, with --checkpoint.
+    `hf-sidenet export` is calibrated as is, with --checkpoint. --retrain trains the SideNets for that precision;
+    it does not undo rounding in the MainNet.
 
     The new checkpoint's report omits the results on test rows, which were for the old θ: evaluate it again. If no θ is
     found, nothing is written and the exit code is 3.
     """
     _check_places(directory, data, checkpoint, output_dir, overwrite)
     exported = _check_exported(directory, checkpoint, dtype)
+    known = data.dataset_name is not None or data.files["train"] is not None
+    if retrain and not known:
+        raise CommandError(f"{data.option_of('train')}: must be given with --retrain.")
     from ..attaching.checkpoint import DEFAULT_FRACTION, recalibrate
     from ..calibration import parse_targets
     from ..export.exported import EXPORTED
@@ -326,7 +342,6 @@ def recalibrate(
         with attribute_errors_to(f"DIRECTORY: the report of {directory!r}", argument="report"):
             report.check_version()
     compared = load_reference(model, reference)
-    known = data.dataset_name is not None or data.files["train"] is not None
     splits, columns = data.load(("validation",), ("train",) if known else ())
     running = {"max_length": report.max_length(max_length), "batch_size": report.batch_size(batch_size)}
     fraction = (model.config.calibration or {}).get("certification_fraction", DEFAULT_FRACTION)
@@ -346,6 +361,7 @@ def recalibrate(
             reference=compared,
             dtype=dtype,
             stages=stages,
+            retrain=_heads(report, model.config.sidenet_hidden_size) if retrain else None,
             columns=columns,
             **data.about_labels,
             trust_rows=data.trust_rows,
@@ -361,11 +377,24 @@ def recalibrate(
         "settings": {**settings, **running, **found.found.settings()},
         "data": {"validation": found.found.validation.about()},
         "precision": found.precision,
+        "sidenet_precision": found.sidenet_precision,
+        "retrained": retrain,
         "checkpoint": directory,
         "output_dir": where if attached else None,
         **{name: getattr(found.config, name) for name in ("exit_layers", "pooling", "thresholds", "temperatures")},
     }
     return Outcome(document, recalibrate_text(document), 0 if attached else DO_NOT_ATTACH)
+
+
+def _heads(report: Mapping[str, Any], hidden_size: int) -> "HeadTraining":
+    """Return the settings with which the SideNets were trained, or the defaults without a report."""
+    from ..training.heads import HeadTraining
+
+    settings = report.get("settings", {}).get("heads", {"hidden_size": hidden_size})
+    try:
+        return HeadTraining(**settings)
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"--retrain: must find the settings of the SideNets in the report ({error}).") from error
 
 
 @contextmanager

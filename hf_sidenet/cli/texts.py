@@ -46,9 +46,24 @@ def recalibrate_text(document: Mapping[str, Any]) -> str:
             _tested(document["path"]),
             _exit_costs(document["costs"]),
         ]
+    parts += _trained_in(document)
     parts.append(rows_text(document["data"], document["classes"], document["certification"]["repeated_rows"]))
     parts.append(_folder(document["output_dir"], "Nothing was changed."))
     return "\n\n".join(parts)
+
+
+def _trained_in(document: Mapping[str, Any]) -> list[str]:
+    """Say whether the SideNets were trained in the precision that serves."""
+    if document["retrained"]:
+        return [f"The SideNets were retrained in {document['precision']}."]
+    # Without the runtime, whose rounding does not matter.
+    trained, precision = ((document[name] or "").partition(" ")[0] for name in ("sidenet_precision", "precision"))
+    if trained in ("", precision):
+        return []
+    return [
+        f"The SideNets were trained in {trained}, but read {precision}: --retrain, with training rows, trains them "
+        f"for {precision}."
+    ]
 
 
 def evaluate_text(document: Mapping[str, Any], tables: str, missing_reference: str | None) -> str:

@@ -80,6 +80,8 @@ class Manifest:
         sha256 (`dict[str, str]`): SHA-256 of every file of a stage, in hexadecimal.
         versions (`dict[str, str]`): versions of the packages that wrote it.
         weights (`str`, *optional*): fingerprint of the exported weights; `None` if not recorded.
+        retrained_from (`str`, *optional*): if the SideNets were retrained after the export, fingerprint of the
+            checkpoint that was exported; `weights` is then that of the same MainNet with these SideNets.
     """
 
     format: str
@@ -93,6 +95,7 @@ class Manifest:
     sha256: dict[str, str]
     versions: dict[str, str]
     weights: str | None = None
+    retrained_from: str | None = None
 
     def write(self, directory: str | os.PathLike) -> None:
         """Write the manifest to the folder of the stages."""
@@ -171,6 +174,7 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
         "sha256": isinstance(hashes, dict) and _are_strings([*hashes.values()]) and all(map(_is_plain, hashes)),
         "versions": isinstance(document.get("versions"), dict),
         "weights": isinstance(document.get("weights"), str | None),
+        "retrained_from": isinstance(document.get("retrained_from"), str | None),
     }
     for name, holds in rules.items():
         if not holds:

@@ -91,6 +91,7 @@ class OnnxStages(ExportedStages):
         super().__init__(directory)
         if only is not None and not 0 <= only < len(self):
             raise ArgumentError("only", f"must be between 0 and {len(self) - 1}, got {only}")
+        self._options: dict[str, Any] = {"num_threads": num_threads, "providers": providers}
         self._process = os.getpid()
         self._has_threads = (num_threads or torch.get_num_threads()) > 1
         self._sessions = {}
@@ -120,6 +121,14 @@ class OnnxStages(ExportedStages):
     ) -> "OnnxStages":
         """Load an exported folder; the arguments are those of the class."""
         return cls(directory, num_threads=num_threads, providers=providers, only=only)
+
+    def reopened(self, directory: str | os.PathLike) -> "OnnxStages":
+        """Open another folder with the threads and execution providers of this chain.
+
+        Args:
+            directory (`str` or `os.PathLike`): the folder.
+        """
+        return type(self)(directory, **self._options)
 
     def _check(self, stage: StageFile, session: Any) -> None:
         inputs = [each.name for each in session.get_inputs()]

@@ -25,8 +25,16 @@ MAX_BYTES = 2**31 - 2**20
 MIN_TABLE = 1000
 # Values are integers in ±127 times a scale; tokens are stored with an offset of 128.
 LEVELS, ZERO = 127, 128
+# Outputs of these activations are hardly ever negative: an offset of 32 leaves 223 levels above zero instead of 127.
+ONE_SIDED, LOW_ZERO = ("Gelu", "Relu"), 32
+TOP = 255
 # Operations that keep int8 between convolutions.
 BETWEEN_CONVOLUTIONS = ("Conv", "Relu", "Add", "MaxPool")
+# Output of every stage, and the nodes of a SideNet, from there backward.
+LOGITS = "logits"
+HEAD = ("Gemm", "Relu", "Gemm")
+# Names of the linear layers of a new SideNet.
+HEAD_LAYERS = ("retrained.dense", "retrained.out_proj")
 
 
 def library() -> Any:
@@ -107,6 +115,58 @@ def replace_nodes(model: Any, nodes: Iterable[Any]) -> None:
     del model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(weights)
+
+
+def replace_head(model: Any, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Replace the SideNet at the end of a stage, in place.
+
+    Args:
+        model (`onnx.ModelProto`): model of a stage that ends at a SideNet after a block.
+        layers (`Sequence[tuple[np.ndarray, np.ndarray]]`): weight, of shape `(out, in)`, and bias of its two linear
+            layers.
+
+    Raises:
+        ExportError: the stage does not end with two linear layers of these shapes.
+    """
+    onnx = library()
+    last, _, first = old = _head(model)
+    weights = weights_of(model)
+    kind = onnx.numpy_helper.to_array(weights[first.input[1]]).dtype
+    for node, (weight, _) in zip((first, last), layers, strict=True):
+        found = tuple(weights[node.input[1]].dims)
+        if sorted(found) != sorted(weight.shape):
+            raise ExportError(f"a stage must end with a SideNet of shape {weight.shape}, got {found}.")
+    features = first.input[0]
+    gone = {node.output[0] for node in old}
+    # Constants may be shared with other layers, so the old ones are not changed.
+    replace_nodes(model, [node for node in model.graph.node if node.output[0] not in gone])
+    for name, (weight, bias) in zip(HEAD_LAYERS, layers, strict=True):
+        for part, value in (("weight", weight), ("bias", bias)):
+            constant = onnx.numpy_helper.from_array(np.ascontiguousarray(value.astype(kind)), f"{name}.{part}")
+            model.graph.initializer.append(constant)
+    one, two = ([f"{name}.weight", f"{name}.bias"] for name in HEAD_LAYERS)
+    hidden, positive = (f"{HEAD_LAYERS[0]}.{name}" for name in ("hidden", "positive"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Gemm", [features, *one], [hidden], transB=1),
+            onnx.helper.make_node("Relu", [hidden], [positive]),
+            onnx.helper.make_node("Gemm", [positive, *two], [LOGITS], transB=1),
+        ]
+    )
+
+
+def _head(model: Any) -> list[Any]:
+    """Return the nodes of the SideNet at the end of a stage, last first; the exporter merges its BatchNorm."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    constants, found, output = weights_of(model), [], LOGITS
+    for kind in HEAD:
+        node = makers.get(output)
+        if node is None or node.op_type != kind or (kind == "Gemm" and node.input[1] not in constants):
+            made = "an input" if node is None else node.op_type
+            raise ExportError(f"a stage must end with a SideNet, {' ← '.join(HEAD)}, but {output!r} is from {made}.")
+        found.append(node)
+        output = node.input[0]
+    return found
 
 
 def _strip(model: Any) -> None:
@@ -190,11 +250,10 @@ class _Linears:
         self.nodes: list[Any] = []
         # Shared by layers that read the same tokens.
         self.tokens: dict[str, tuple[str, str, str]] = {}
+        self.one_sided = {node.output[0] for node in model.graph.node if node.op_type in ONE_SIDED}
 
     def quantize(self) -> int:
         self.one = self._constant("int8.one", np.float32(1))
-        self.zero = self._constant("int8.zero", np.uint8(ZERO))
-        self.levels = self._constant("int8.levels", np.float32(LEVELS))
         self.tiny = self._constant("int8.tiny", np.float32(1e-12))
         self.first, self.last, self.width = (
             self._constant(f"int8.{name}", np.array([axis], np.int64))
@@ -225,12 +284,16 @@ class _Linears:
         if tokens not in self.tokens:
             self.tokens[tokens] = self._quantized(tokens, matrix.shape[0])
         whole, largest, batch = self.tokens[tokens]
-        product = [whole, values, self.one, scale, self.zero]
+        product = [whole, values, self.one, scale, self._constant(*self._zero(tokens))]
         self._add("MatMulIntegerToFloat", product, f"{out}.whole", domain="com.microsoft")
         self._add("Mul", [f"{out}.whole", largest], f"{out}.flat")
         width = self._constant(f"{out}.width", np.array([matrix.shape[1]], np.int64))
         self._add("Concat", [batch, width], f"{out}.shape", axis=0)
         self._add("Reshape", [f"{out}.flat", f"{out}.shape"], out)
+
+    def _zero(self, tokens: str) -> tuple[str, np.uint8]:
+        """Return name and value of the integer that stands for zero."""
+        return ("int8.low", np.uint8(LOW_ZERO)) if tokens in self.one_sided else ("int8.zero", np.uint8(ZERO))
 
     def _quantized(self, tokens: str, width: int) -> tuple[str, str, str]:
         """Quantize per token; return integers with one token per row, their scales, and the batch's former shape."""
@@ -239,11 +302,15 @@ class _Linears:
         self._add("Reshape", [tokens, lines], f"{name}.flat")
         self._add("ReduceMax", [f"{name}.flat", self.width], f"{name}.highest", keepdims=0)
         self._add("ReduceMin", [f"{name}.flat", self.width], f"{name}.lowest", keepdims=0)
-        self._add("Neg", [f"{name}.lowest"], f"{name}.depth")
-        self._add("Max", [f"{name}.highest", f"{name}.depth", self.tiny], f"{name}.largest")
-        self._add("Div", [f"{name}.largest", self.levels], f"{name}.scale")
+        _, offset = self._zero(tokens)
+        above, below = (TOP - LOW_ZERO, LOW_ZERO) if tokens in self.one_sided else (LEVELS, LEVELS)
+        up = self._constant(f"int8.{above}", np.float32(above))
+        down = self._constant(f"int8.minus_{below}", np.float32(-below))
+        self._add("Div", [f"{name}.highest", up], f"{name}.up")
+        self._add("Div", [f"{name}.lowest", down], f"{name}.down")
+        self._add("Max", [f"{name}.up", f"{name}.down", self.tiny], f"{name}.scale")
         self._add("Shape", [f"{name}.scale"], f"{name}.count")
-        zero = self.onnx.numpy_helper.from_array(np.array([ZERO], np.uint8))
+        zero = self.onnx.numpy_helper.from_array(np.array([offset], np.uint8))
         self._add("ConstantOfShape", [f"{name}.count"], f"{name}.zeros", value=zero)
         self._add("QuantizeLinear", [f"{name}.flat", f"{name}.scale", f"{name}.zeros"], name, axis=0)
         self._add("Unsqueeze", [f"{name}.scale", self.width], f"{name}.column")

@@ -146,6 +146,7 @@ def save_recalibrated(
     source: str | os.PathLike,
     config: SideNetConfig,
     *,
+    stages: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an exported folder with a new θ: a new `config.json`, and copies of all other shareable files.
@@ -156,6 +157,8 @@ def save_recalibrated(
         directory (`str` or `os.PathLike`): folder to write; may be `source`.
         source (`str` or `os.PathLike`): exported folder.
         config ([`SideNetConfig`]): config with θ and the evidence.
+        stages (`str` or `os.PathLike`, *optional*): folder with files that replace those of `source`: stages with
+            other SideNets, and their manifest.
         overwrite (`bool`, *optional*, defaults to `False`): allow a nonempty folder, see [`writing_folder`].
 
     Raises:
@@ -168,10 +171,11 @@ def save_recalibrated(
     in_place = is_same_folder(directory, source)
     foreign = [] if in_place else sorted(set(shared_files(source)[0]) - set(ours))
     read = EXPORTED.names if in_place else ()
+    replaced = {} if stages is None else {path.name: path for path in Path(stages).iterdir()}
     with writing_folder(directory, EXPORTED, overwrite=overwrite, read=read, foreign=foreign) as temporary:
         for name in [*ours, *foreign]:
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, temporary / name)
+            shutil.copy2(replaced.get(name, source / name), temporary / name)
         config.to_json_file(temporary / "config.json")
 
 

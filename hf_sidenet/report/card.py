@@ -143,7 +143,9 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
         )
     ]
     last = ["MainNet", "all", "", "", f"{config.temperatures[-1]:.4g}"]
-    joint, precision = report["settings"]["tune"] == "joint", _evidence(config)["precision"]
+    evidence = _evidence(config)
+    joint, precision = report["settings"]["tune"] == "joint", evidence["precision"]
+    retrained = evidence["sidenet_precision"] if evidence.get("retrained") else None
     given = mainnet.get("dtype", precision)
     cast = None if given == precision else given
     return "\n\n".join(
@@ -157,7 +159,8 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
                 if joint
                 else "The MainNet's own weights are unchanged."
             )
-            + ("" if cast is None else f" All weights were then cast from {cast} to {precision}."),
+            + ("" if cast is None else f" All weights were then cast from {cast} to {precision}.")
+            + ("" if retrained is None else f" The SideNets were retrained on what they read in {retrained}."),
             markdown_table(header, [*rows, last], left=(0, 2)),
         ]
     )

@@ -200,7 +200,7 @@ def cache_features(
     with ExitStack() as held:
         if not complete:
             shards.path.mkdir(parents=True, exist_ok=True)
-            order = _by_length(dataset) if model.modality.has_tokens else list(range(len(dataset)))
+            order = by_length(dataset) if model.modality.has_tokens else list(range(len(dataset)))
             plan = [order[start : start + rows_per_shard] for start in range(0, len(order), rows_per_shard)]
             if rank == 0:
                 held.enter_context(shards.at_work(len(plan)))
@@ -292,7 +292,7 @@ def _shard_folder(
     return ShardFolder(Path(directory) / fingerprint, fingerprint, num_rows, widths), about
 
 
-def _by_length(dataset: MapStyle) -> list[int]:
+def by_length(dataset: MapStyle) -> list[int]:
     """Return row indices, longest text first, so that running out of memory happens at the start."""
     name = next((name for name in ("input_ids", "inputs_embeds") if name in dataset[0]), None)
     if name is None:

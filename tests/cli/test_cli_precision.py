@@ -34,8 +34,8 @@ def num_stages(world):
 
 
 def recalibrating(world, *more, directory="checkpoint"):
-    rows = ["--validation-file", world / "validation.jsonl", "--target", "disagreement<=0.1"]
-    return ["recalibrate", world / directory, *rows, *more]
+    target = [] if "--target" in more else ["--target", "disagreement<=0.1"]
+    return ["recalibrate", world / directory, "--validation-file", world / "validation.jsonl", *target, *more]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,60 @@ def test_nothing_is_written_where_nothing_is_found(world, tmp_path):
     assert done.code == 3, done.err[-2000:]
     assert "Precision: bfloat16." in done.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def deep(world):
+    """A checkpoint whose SideNets read blocks."""
+    Runs(world / "deep-runs").text(exit_layers=[1, 2]).save(world / "deep")
+    return "deep"
+
+
+def test_retrained(world, deep, tmp_path):
+    before = contents(world / deep)
+    arguments = recalibrating(world, "--dtype", "bfloat16", "--output-dir", tmp_path / "out", directory=deep)
+    done = run(*arguments, "--retrain")
+    assert (done.code, done.last) == (2, "Error: --train-file: must be given with --retrain.")
+    done = run(*arguments)
+    assert "trained in float32, but read bfloat16: --retrain, with training rows, trains them" in done.out
+    training = ["--train-file", world / "train.jsonl", "--retrain", "--overwrite"]
+    done = run(*arguments, *training)
+    assert done.code == 0, done.err[-2000:]
+    assert "The SideNets were retrained in bfloat16." in done.out
+    assert "but read" not in done.out
+    assert contents(world / deep) == before
+    old, new = (load_checkpoint(world_or_out)[0] for world_or_out in (world / deep, tmp_path / "out"))
+    assert new.config.calibration["sidenet_precision"] == "bfloat16"
+    assert not torch.equal(old.sidenets[0].dense.weight.bfloat16(), new.sidenets[0].dense.weight)
+    assert check_shareable(tmp_path / "out").ok
+    # They were trained for bfloat16: nothing more to say.
+    arguments = recalibrating(world, "--output-dir", tmp_path / "later", directory=tmp_path / "out")
+    assert "but read" not in run(*arguments).out
+
+
+@pytest.mark.slow
+def test_an_exported_folder_is_retrained(world, deep, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from hf_sidenet.export.onnx_export import export_onnx
+
+    model, tokenizer = load_checkpoint(world / deep)
+    export_onnx(model, tmp_path / "int8", processor=tokenizer, int8=True, progress=False)
+    (tmp_path / "int8" / "LICENSE").write_text("mine")
+    training = ["--checkpoint", world / deep, "--train-file", world / "train.jsonl", "--retrain", "--overwrite"]
+    before = contents(tmp_path / "int8")
+    # In place, and again for another target.
+    for target in ("disagreement<=0.1", "disagreement<=0.15"):
+        found = run_json(*recalibrating(world, *training, "--target", target, directory=tmp_path / "int8"))
+        assert (found["precision"], found["sidenet_precision"]) == ("int8 (ONNX Runtime)",) * 2
+        assert found["retrained"]
+    after = contents(tmp_path / "int8")
+    changed = {str(name) for name in before if before[name] != after.get(name)}
+    last = f"stage_{len(model.config.exit_layers)}_model_quantized.onnx"
+    stages = {str(name) for name in before if str(name).startswith("stage_")}
+    assert changed == {"config.json", "manifest.json", *stages} - {last}
+    assert before.keys() == after.keys()
+    assert check_shareable(tmp_path / "int8").ok
+    assert "Not certified" not in run("info", tmp_path / "int8").out
 
 
 @pytest.fixture(scope="module")

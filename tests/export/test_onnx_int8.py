@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 
 import numpy as np
 import pytest
@@ -68,6 +69,26 @@ def test_a_linear_layer_by_hand():
         [(-127 * 127 + 1 * 32) * (100 / 127) * (1 / 127), (-127 * 32 - 1 * 127) * (100 / 127) * (2 / 127)],
     ]
     np.testing.assert_allclose(run(model, x)[0], by_hand, rtol=1e-6)
+
+
+def one_sided(kind):
+    weight = np.array([[1.0], [-1.0]], np.float32)
+    nodes = [(kind, ["x"], ["a"], {}), ("MatMul", ["a", "w"], ["y"], {})]
+    model = model_of(nodes, {"x": ["rows", 2], "y": ["rows", 1]}, {"w": weight})
+    assert quantize_linears(model, num_outputs=3) == 1
+    return model
+
+
+def test_outputs_of_an_activation_by_hand():
+    # Nothing is negative: the scale is the largest value / 223. 1.0 becomes 56 (55.75), 4.0 becomes 223.
+    x = np.array([[4.0, 1.0], [4.0, -3.0]], np.float32)
+    by_hand = [[4 - 56 * 4 / 223], [4.0]]
+    np.testing.assert_allclose(run(one_sided("Relu"), x), by_hand, rtol=1e-6)
+    # GELU of -0.75 is -0.17, and with 32 levels below zero it determines the scale if nothing is above 1.18.
+    low, high = (value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in (-0.75, 0.5))
+    scale = -low / 32
+    by_hand = [[round(high / scale) * scale + 32 * scale]]
+    np.testing.assert_allclose(run(one_sided("Gelu"), np.array([[0.5, -0.75]], np.float32)), by_hand, rtol=1e-5)
 
 
 def test_a_token_does_not_see_the_others():

@@ -18,6 +18,7 @@ from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.precision import cast_copy, precision_of
 from hf_sidenet.inference.stages import Stages
 from hf_sidenet.io.fingerprint import fingerprint_model
+from hf_sidenet.training.heads import HeadTraining
 
 from ..attached import sentences
 from ..benchmark.checkpoints import save_text_checkpoint
@@ -205,4 +206,24 @@ def test_it_is_recalibrated_as_it_serves(tmp_path, warnings):
     assert again.config.thresholds == found.config.thresholds
     SideNetRunner(again)
     # Only the line from before: θ is for what serves now.
+    assert len(warnings()) == 1
+    # With SideNets for what the quantized blocks compute.
+    retrained = recalibrate(
+        model,
+        tokenizer,
+        splits["validation"],
+        target="disagreement<=0.3",
+        train=splits["train"],
+        retrain=HeadTraining(max_epochs=1),
+        reference=plain.mainnet,
+        progress=False,
+    )
+    assert retrained.config.calibration["sidenet_precision"] == found.precision
+    retrained.model.save_pretrained(tmp_path / "retrained")
+    tokenizer.save_pretrained(tmp_path / "retrained")
+    loaded, _ = load_checkpoint(tmp_path / "retrained")
+    expected = SideNetRunner(retrained.model, tokenizer).predict(texts)
+    assert [one.confidence for one in SideNetRunner(loaded, tokenizer).predict(texts)] == [
+        one.confidence for one in expected
+    ]
     assert len(warnings()) == 1
