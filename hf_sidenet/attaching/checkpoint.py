@@ -25,6 +25,7 @@ from ..calibration import (
     parse_targets,
     split_rows,
 )
+from ..calibration.chain import NO_CHAIN, Chaining, chained_records
 from ..calibration.label_checks import Answered, check_class_order, check_labeled
 from ..data import Columns, load_processor
 from ..data.formats import MapStyle, Processor
@@ -300,7 +301,8 @@ def recalibrate(
 
     Nothing is trained unless `retrain` is given: then the SideNets after blocks are first trained anew on the training
     rows, on x_c as computed by what will serve (the model in its precision, or the exported stages), with the
-    reference classifier as teacher; design rows stop the training.
+    reference classifier as teacher; design rows stop the training. Where exits build on earlier ones, the weights are
+    fitted anew too, if the rows have labels.
 
     Args:
         model ([`SideNetPreTrainedModel`]): the model; changed only if θ is found, without `dtype`, `stages` and
@@ -367,7 +369,7 @@ def recalibrate(
     compared = model.mainnet if reference is None and served is not model else reference
     reference_precision = precision_of(served if compared is None else compared)
     tell_lost_reference(before, reference, reference_precision)
-    source, is_inside = source_weights(model), served is model
+    source, is_inside, chaining = source_weights(model), served is model, NO_CHAIN
     sidenet_precision = trained_precision(before)
     manifest: Any = getattr(stages, "manifest", None)
     if manifest is not None and manifest.retrained_from is not None:
@@ -387,12 +389,19 @@ def recalibrate(
             served = stages = stages_with_sidenets(cast(OnnxStages, stages), model, sidenets, stopping)
             source = cast(str, stages.manifest.weights)
         sidenet_precision = precision_of(served)
+        if rows.has_labels:
+            # The weights of earlier exits were those of the old SideNets.
+            chaining = Chaining.of(served.config)
+            served.config.chain = None
     if stages is None:
         costs = row_costs(served_model, rows, batch_size, which=split.design, progress=progress)
     else:
         costs = stage_costs(stages, model, rows, batch_size, which=split.design, progress=progress)
     records = _collected(served, rows, compared, batch_size, progress)
     check_finite(records, precision_of(served))
+    if chaining != NO_CHAIN:
+        served.config.chain = chaining.fit(records.select(split.design))
+        records = chained_records(records, served.config.chain)
     certifies = any(one.uses_labels for one in targets) and rows.has_labels
     _check_labels(records.select(split.design), "design", rows, trust_labels, certifies=certifies)
     calibration = calibrate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..measurement.records import ExitRecords
+from ..models.configuration_sidenet import SideNetConfig, chain_of
 from ..models.exit_rule import chain_exits, stack_exits
 from ..models.tasks import Task
 
@@ -31,6 +32,16 @@ class Chaining:
 
     sidenets: bool = False
     mainnet: bool = False
+
+    @classmethod
+    def of(cls, config: SideNetConfig) -> "Chaining":
+        """Return which exits of a model do build on earlier ones.
+
+        Args:
+            config ([`SideNetConfig`]): config of the model.
+        """
+        *sidenets, mainnet = chain_of(config)
+        return cls(any(map(any, sidenets)), any(mainnet))
 
     def fit(self, records: ExitRecords) -> list[list[float]] | None:
         """Fit the weights of each exit: those with the smallest loss, or zeros where held-out rows gain too little.

@@ -120,6 +120,18 @@ def test_without_another_precision_the_given_model_stays(made, again):
     assert found.model.mainnet.classifier.weight is made[0].mainnet.classifier.weight
 
 
+def test_weights_of_earlier_exits_are_fitted_anew(made, again):
+    model, _ = made
+    chain = [[0.123], [0.0, 0.0]]
+    model.config.chain = chain
+    assert again(retrain=None).config.chain == chain
+    found = again(dtype="bfloat16")
+    assert found.config.chain != chain
+    assert not any((found.config.chain or chain)[1])
+    assert found.config.calibration["certified"].get("chain") == found.config.chain
+    assert model.config.chain == chain
+
+
 def test_certification_rows_train_nothing(made, again, rows):
     evidence = made[0].config.calibration
     validation = rows["validation"]
