@@ -38,6 +38,7 @@ from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.training.features import Candidate
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining, tune_jointly
+from hf_sidenet.training.pixel_exits import PixelTraining
 
 
 TARGETS = ["accuracy_drop<=0.01", "accuracy_drop<=0.02", "selective_error<=0.10", "disagreement<=0.03", "flops<=0.5"]
@@ -58,6 +59,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test_method", choices=TESTS, default="paired")
     parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
     parser.add_argument("--head_epochs", type=int, default=HeadTraining.max_epochs)
+    parser.add_argument("--pixel_epochs", type=int, default=PixelTraining.num_epochs)
+    parser.add_argument("--pixel_flops", nargs="+", type=float, default=PixelTraining.flops)
     parser.add_argument(
         "--train_once",
         action="store_true",
@@ -96,6 +99,7 @@ def main() -> None:
         None,
         True,
         given.task,
+        PixelTraining(flops=tuple(args.pixel_flops), num_epochs=args.pixel_epochs),
     )
     candidates = all_candidates(given, None, args.poolings)
     given_features = {
@@ -118,14 +122,15 @@ def main() -> None:
     for seed in range(args.splits):
         split = split_rows(len(rows["validation"]), 0.75, seed)
         run = replace(run, split=split)
-        train = partial(run.train_heads, given, processor, given_features, candidates, _head_training(args, seed))
-        trained = heads or timed("heads", train).sidenets
-        before = {c: sidenet for c, sidenet in trained.items() if c.exit_layer == 0}
-        cost = {name: cost_model(given, batch, [*trained], 32, name, before) for name in ("flops", "params")}
-        logits = {
-            name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
-            for name in ("validation", "test")
-        }
+        if seed == 0 or heads is None:
+            train = partial(run.train_heads, given, processor, given_features, candidates, _head_training(args, seed))
+            trained = heads or timed("heads", train).sidenets
+            before = {c: sidenet for c, sidenet in trained.items() if c.exit_layer == 0}
+            cost = {name: cost_model(given, batch, [*trained], 32, name, before) for name in ("flops", "params")}
+            logits = {
+                name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
+                for name in ("validation", "test")
+            }
         for (reference, beside), target, reads_input in product(references.items(), targets, (True, False)):
             usable = {
                 name: {c: values for c, values in of.items() if reads_input or c.exit_layer > 0}
@@ -138,7 +143,7 @@ def main() -> None:
             lines.append({**about, **line})
             print(json.dumps(lines[-1]), flush=True)
     named = next(line["exits"] for line in reversed(lines) if line["target"] == str(targets[0][0]))
-    chosen = [candidate for candidate in candidates if candidate.name in named]
+    chosen = [candidate for candidate in trained if candidate.name in named]
     parts = [
         ExitRecords(
             torch.stack([*(logits[name][c] for c in chosen), features[name].mainnet_logits], dim=1),
