@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 FORMAT = {"format": "hf_sidenet.pixel_exits", "version": "2"}
 # Resolutions to consider, and the width below which a smaller one is better.
-RESOLUTIONS, MIN_WIDTH, MAX_WIDTH = (128, 96, 64, 48, 32), 12, 64
+RESOLUTIONS, MIN_WIDTH, MAX_WIDTH = (128, 96, 64, 48, 32), 24, 128
 # Rows that tell whether the MainNet answers mirrored images alike, and the share that must be.
 MIRRORED_ROWS, MIRRORED_SHARE = 256, 0.85
 
