@@ -2,7 +2,8 @@
 """Compute the numbers in docs/results/attach.md: attach to a MainNet over many random splits of the validation rows.
 
 Features are cached once. For every split, the SideNets are trained and placed again, and every target is calibrated
-again on the split's certification rows. With --tune joint, MainNet and SideNets are fine-tuned
+again on the split's certification rows. With --train_once, the SideNets are trained once, before the splits are drawn,
+and no validation row is read for it. With --tune joint, MainNet and SideNets are fine-tuned
 together once, on training rows alone, before the splits are drawn. FLOPs are fractions of the plain MainNet's,
 including SideNets, on the test rows.
 
@@ -46,6 +47,7 @@ from hf_sidenet.models.exit_rule import answers
 from hf_sidenet.training.features import Candidate
 from hf_sidenet.training.heads import HeadTraining
 from hf_sidenet.training.joint import JointTraining, tune_jointly
+from hf_sidenet.training.pixel_exits import PixelTraining
 
 
 TARGETS = ["accuracy_drop<=0.01", "accuracy_drop<=0.02", "selective_error<=0.10", "disagreement<=0.03", "flops<=0.5"]
@@ -68,6 +70,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test_method", choices=TESTS, default="paired")
     parser.add_argument("--head_batch_size", type=int, default=HeadTraining.batch_size)
     parser.add_argument("--head_epochs", type=int, default=HeadTraining.max_epochs)
+    parser.add_argument("--pixel_epochs", type=int, default=PixelTraining.num_epochs)
+    parser.add_argument("--pixel_flops", nargs="+", type=float, default=PixelTraining.flops)
+    parser.add_argument(
+        "--train_once",
+        action="store_true",
+        help="train the SideNets once, on training rows alone: a net on pixels takes minutes",
+    )
     parser.add_argument("--cache_dir", type=Path, default=Path("outputs/cache"))
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
@@ -101,6 +110,7 @@ def main() -> None:
         None,
         True,
         given.task,
+        PixelTraining(flops=tuple(args.pixel_flops), num_epochs=args.pixel_epochs),
     )
     candidates = all_candidates(given, None, args.poolings)
     given_features = {
@@ -113,21 +123,25 @@ def main() -> None:
         candidates = [Candidate(*pair) for pair in zip(model.config.exit_layers, model.config.pooling, strict=True)]
         features = {name: run.features(model, name, candidates) for name in ("validation", "test")}
         heads = dict(zip(candidates, model.sidenets, strict=True))
+    elif args.train_once:
+        settings = _head_training(args, 0)
+        once = partial(_trained_on_training_rows, run, given, processor, given_features["train"], candidates, settings)
+        heads = timed("heads", once).sidenets
     lines = []
     references = {"given": given_features, "tuned": features} if args.tune == "joint" else {"given": given_features}
     (batch,) = first_batches(rows["validation"], args.batch_size, 1)
     for seed in range(args.splits):
         split = split_rows(len(rows["validation"]), 0.75, seed)
         run = replace(run, split=split)
-        settings = HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
-        train = partial(run.train_heads, given, processor, given_features, candidates, settings)
-        trained = heads or timed("heads", train).sidenets
-        before = {c: sidenet for c, sidenet in trained.items() if c.exit_layer == 0}
-        cost = {name: cost_model(given, batch, [*trained], 32, name, before) for name in ("flops", "params")}
-        logits = {
-            name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
-            for name in ("validation", "test")
-        }
+        if seed == 0 or heads is None:
+            train = partial(run.train_heads, given, processor, given_features, candidates, _head_training(args, seed))
+            trained = heads or timed("heads", train).sidenets
+            before = {c: sidenet for c, sidenet in trained.items() if c.exit_layer == 0}
+            cost = {name: cost_model(given, batch, [*trained], 32, name, before) for name in ("flops", "params")}
+            logits = {
+                name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
+                for name in ("validation", "test")
+            }
         variants = list(product((True, False), (False,))) + [(True, True)] * args.chain
         for (reference, beside), target, (reads_input, builds) in product(references.items(), targets, variants):
             usable = {
@@ -143,7 +157,7 @@ def main() -> None:
             lines.append({**about, **line})
             print(json.dumps(lines[-1]), flush=True)
     named = next(line["exits"] for line in reversed(lines) if line["target"] == str(targets[0][0]))
-    chosen = [candidate for candidate in candidates if candidate.name in named]
+    chosen = [candidate for candidate in trained if candidate.name in named]
     parts = [
         ExitRecords(
             torch.stack([*(logits[name][c] for c in chosen), features[name].mainnet_logits], dim=1),
@@ -170,16 +184,25 @@ def main() -> None:
     print(text)
 
 
+def _head_training(args, seed):
+    return HeadTraining(seed=seed, batch_size=args.head_batch_size, max_epochs=args.head_epochs)
+
+
+def _trained_on_training_rows(run, given, processor, features, candidates, settings):
+    """Train SideNets on nine tenths of the training rows; the others stop them."""
+    held = torch.arange(len(features)) % 10 == 0
+    learning, stopping = (SomeRows("train", which.nonzero().squeeze(1)) for which in (~held, held))
+    return run.train_heads(
+        given, processor, {"train": features}, candidates, settings, learning=learning, stopping=stopping
+    )
+
+
 def _tuned(run, given, processor, args, features):
     poolings = args.poolings and args.poolings[:1]
     # The first pooling of each exit layer.
     by_layer = {c.exit_layer: c for c in reversed(all_candidates(given, args.joint_exits, poolings))}
     chosen = [by_layer[layer] for layer in args.joint_exits]
-    held = torch.arange(len(features)) % 10 == 0
-    learning, stopping = (SomeRows("train", which.nonzero().squeeze(1)) for which in (~held, held))
-    heads = run.train_heads(
-        given, processor, {"train": features}, chosen, HeadTraining(), learning=learning, stopping=stopping
-    )
+    heads = _trained_on_training_rows(run, given, processor, features, chosen, HeadTraining())
     model = attached_model(given, args.mainnet, chosen, heads, HeadTraining(), own_mainnet=True)
     settings = JointTraining(num_epochs=args.joint_epochs, batch_size=args.batch_size)
     rows = run.rows["train"]

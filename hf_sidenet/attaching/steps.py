@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -153,6 +153,7 @@ class AttachRun:
         accelerator (`Accelerator`, *optional*): distribute feature computation over its processes.
         progress (`bool`): show progress bars.
         task ([`Task`]): the task.
+        pixels ([`PixelTraining`], *optional*): training settings of nets on pixels.
     """
 
     rows: Mapping[str, Rows]
@@ -163,6 +164,7 @@ class AttachRun:
     accelerator: "Accelerator | None"
     progress: bool
     task: Task
+    pixels: PixelTraining = field(default_factory=PixelTraining)
 
     @property
     def is_main(self) -> bool:
@@ -270,7 +272,7 @@ class AttachRun:
     ) -> Trained:
         """Train nets of several sizes on the pixels too."""
         trained: dict[Candidate, nn.Module] = dict(train_heads(*data, settings, progress=self.progress))
-        own = PixelTraining()
+        own = self.pixels
         sizes = pixel_sizes(given, own, given.task.num_outputs(given.config))
         learn, stop = parts
         learning, which = self._some_pixels(learn, max(each["size"] for each in sizes.values()), own)

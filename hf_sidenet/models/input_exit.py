@@ -7,7 +7,6 @@ folded into one vector per token: a few gathers and sums. For images it is a sma
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -154,29 +153,60 @@ def _sum(vectors: torch.Tensor, dtype: torch.dtype, counts: torch.Tensor | int =
     return (vectors.sum(1, dtype=torch.promote_types(dtype, torch.float32)) / counts).to(dtype)
 
 
+class Residual(nn.Module):
+    """Two 3×3 convolutions with BatchNorm, added to their input, or to a 1×1 convolution of it if the shape changes.
+
+    Args:
+        before (`int`): channels of the input.
+        after (`int`): channels of the result.
+        stride (`int`): stride of the first convolution.
+    """
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(before, after, 3, stride), nn.ReLU(), *_convolution(after, after, 3, stride=1)
+        )
+        self.shortcut = (
+            nn.Identity() if (before, stride) == (after, 1) else nn.Sequential(*_convolution(before, after, 1, stride))
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return a map of shape `(rows, after, height / stride, width / stride)`, rounded up."""
+        return F.relu(self.shortcut(hidden) + self.body(hidden))
+
+
+def _convolution(before: int, after: int, kernel_size: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(before, after, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(after),
+    ]
+
+
 class ImageInputSideNet(nn.Module):
-    """SideNet that reads the pixels of an image: five 3×3 convolutions with BatchNorm and ReLU, and a linear layer.
+    """SideNet that reads the pixels of an image: a small residual net.
+
+    A 3×3 convolution halves the resolution, three residual blocks follow, of which the last two halve it again, and a
+    linear layer reads the mean.
 
     Args:
         num_outputs (`int`): number of logits.
         num_channels (`int`): channels of the image.
-        width (`int`): channels of the first convolution; the widths of the others are 2, 4, 4 and 8 times as large.
+        width (`int`): channels of the first two maps; the others have 2 and 4 times as many.
         size (`int`): height and width of what it reads; larger images are averaged down to it.
     """
 
     def __init__(self, num_outputs: int, *, num_channels: int, width: int, size: int):
         super().__init__()
         self.size = size
-        widths = [num_channels, *(width * times for times in (1, 2, 4, 4, 8))]
-        layers: list[nn.Module] = []
-        for (before, after), stride in zip(pairwise(widths), (1, 2, 1, 2, 2), strict=True):
-            layers += [
-                nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*layers)
-        self.out_proj = Linear(widths[-1], num_outputs)
+        self.body = nn.Sequential(
+            *_convolution(num_channels, width, 3, stride=2),
+            nn.ReLU(),
+            Residual(width, width, stride=1),
+            Residual(width, 2 * width, stride=2),
+            Residual(2 * width, 4 * width, stride=2),
+        )
+        self.out_proj = Linear(4 * width, num_outputs)
 
     def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return logits of shape `(rows, num_outputs)`.

@@ -34,9 +34,9 @@ from .input_exits import batches_of
 
 logger = logging.get_logger(__name__)
 
-FORMAT = {"format": "hf_sidenet.pixel_exits", "version": "1"}
+FORMAT = {"format": "hf_sidenet.pixel_exits", "version": "2"}
 # Resolutions to consider, and the width below which a smaller one is better.
-RESOLUTIONS, MIN_WIDTH, MAX_WIDTH = (128, 96, 64, 48, 32), 12, 64
+RESOLUTIONS, MIN_WIDTH, MAX_WIDTH = (128, 96, 64, 48, 32), 24, 128
 # Rows that tell whether the MainNet answers mirrored images alike, and the share that must be.
 MIRRORED_ROWS, MIRRORED_SHARE = 256, 0.85
 
@@ -53,6 +53,7 @@ class PixelTraining:
         weight_decay (`float`): weight decay of AdamW.
         shift (`float`): largest shift of a copy, as a fraction of its height and width.
         max_bytes (`int`): memory for the images; of more rows, a random part trains.
+        bf16 (`bool`): multiply in bfloat16 (autocast) where the CPU does so natively, which is faster.
 
     Raises:
         ValueError: a number is not positive.
@@ -65,10 +66,11 @@ class PixelTraining:
     weight_decay: float = 0.05
     shift: float = 0.125
     max_bytes: int = 2**31
+    bf16: bool = True
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if not all(each > 0 for each in (value if isinstance(value, tuple) else (value,))):
+            if name != "bf16" and not all(each > 0 for each in (value if isinstance(value, tuple) else (value,))):
                 raise ArgumentError(name, "must be > 0", value)
 
 
@@ -201,7 +203,8 @@ def train_pixel_exit(
     optimizer = torch.optim.AdamW(
         sidenet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.95)
     )
-    key = json.dumps([FORMAT, dict(sizes), asdict(heads), asdict(settings), mirrored, [*about]], sort_keys=True)
+    bf16 = settings.bf16 and _has_bf16()
+    key = json.dumps([FORMAT, dict(sizes), asdict(heads), asdict(settings), mirrored, bf16, [*about]], sort_keys=True)
     digest = hashlib.blake2b(key.encode(), digest_size=DIGEST_SIZE).hexdigest()
     state = _State(None if directory is None else directory / f"{digest}.safetensors", sidenet, optimizer)
     state.load()
@@ -219,7 +222,9 @@ def train_pixel_exit(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * _cycle(progressed)
                 images = _varied(pixels[0][rows].float(), settings.shift, mirrored, generator)
-                loss = head_loss(sidenet({"pixel_values": images}), data[0], rows, heads)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    logits = sidenet({"pixel_values": images})
+                loss = head_loss(logits.float(), data[0], rows, heads)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -227,6 +232,13 @@ def train_pixel_exit(
             state.finish_epoch(_loss_on(sidenet, pixels[1], data[1], heads))
     state.restore_best()
     return sidenet.eval()
+
+
+def _has_bf16() -> bool:
+    """Return whether this CPU is known to have bfloat16 instructions."""
+    # Older versions of torch cannot tell.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
 
 
 class _State:

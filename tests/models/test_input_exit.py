@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig
 
 from hf_sidenet.models import BertWithSideNetForSequenceClassification, SideNetConfig
-from hf_sidenet.models.input_exit import MIXER, MODULUS, MULTIPLIER, SEGMENT, TextInputSideNet, ngram_buckets
+from hf_sidenet.models.input_exit import (
+    MIXER,
+    MODULUS,
+    MULTIPLIER,
+    SEGMENT,
+    ImageInputSideNet,
+    Residual,
+    TextInputSideNet,
+    ngram_buckets,
+)
+from hf_sidenet.models.mainnet import counting_flops
 
 from . import (
     test_modeling_bert,
@@ -210,3 +220,34 @@ def test_a_config_says_what_an_image_has():
     config = SideNetConfig(ResNetConfig(num_channels=1), exit_layers=[0, 1], pooling=["pixels", "gap"])
     assert config.input_sidenet is None
     assert config.num_exits == 3
+
+
+def test_what_the_net_on_pixels_costs():
+    """8 × 8 pixels: maps of 4 × 4, 4 × 4, 2 × 2 and 1 × 1."""
+    sidenet = ImageInputSideNet(5, num_channels=3, width=4, size=8).eval()
+    products = [
+        9 * 3 * 4 * 16,
+        2 * 9 * 4 * 4 * 16,
+        (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8) * 4,
+        9 * 8 * 16 + 9 * 16 * 16 + 8 * 16,
+        16 * 5,
+    ]
+    # Larger images are averaged down first.
+    for side in (8, 24):
+        with torch.no_grad(), counting_flops() as counter:
+            assert sidenet({"pixel_values": torch.zeros(1, 3, side, side)}).shape == (1, 5)
+        assert counter.get_total_flops() == 2 * sum(products)
+
+
+@pytest.mark.parametrize(("after", "stride"), [(4, 1), (6, 1), (4, 2)])
+def test_a_residual_block_adds_to_its_input(after, stride):
+    block = Residual(4, after, stride).eval()
+    with torch.no_grad():
+        # A scale of 0 in the last BatchNorm leaves the shortcut alone.
+        block.body[-1].weight.zero_()
+        hidden = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        result = block(hidden)
+        assert torch.equal(result, block.shortcut(hidden).relu())
+        assert result.shape == (2, after, *(2 * [-(-5 // stride)]))
+        if (after, stride) == (4, 1):
+            assert torch.equal(result, hidden.relu())

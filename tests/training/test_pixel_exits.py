@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training the SideNet before the first block of an image MainNet."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hf_sidenet.models import ResNetWithSideNetForImageClassification
 from hf_sidenet.models.mainnet import counting_flops
+from hf_sidenet.training import pixel_exits
 from hf_sidenet.training.heads import HeadData, HeadTraining
 from hf_sidenet.training.pixel_exits import (
     PixelTraining,
@@ -51,8 +54,10 @@ def same(one, other):
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_it_learns():
-    sidenet, (pixels, data) = learn(), pictures(100, 2)
+@pytest.mark.parametrize("bf16", [True, False])
+def test_it_learns(bf16):
+    sidenet, (pixels, data) = learn(settings=replace(SETTINGS, bf16=bf16)), pictures(100, 2)
+    assert {parameter.dtype for parameter in sidenet.parameters()} == {torch.float32}
     with torch.no_grad():
         logits = sidenet({"pixel_values": pixels.float()})
     assert (logits.argmax(1) == data.labels).double().mean() > 0.9
@@ -67,8 +72,6 @@ def test_the_same_seed_gives_the_same_weights():
 
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_killed_training_resumes_with_the_same_result(killed_after, tmp_path, monkeypatch):
-    from hf_sidenet.training import pixel_exits
-
     whole, calls, loss_on = learn(), [], pixel_exits._loss_on
 
     def killed(*args):
@@ -163,3 +166,10 @@ def test_what_is_refused():
         PixelTraining(num_epochs=0)
     with pytest.raises(ValueError, match=r"`flops` must be > 0, got \(0.1, 0\)"):
         PixelTraining(flops=(0.1, 0))
+
+
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
+    """Elsewhere it would be emulated, many times slower."""
+    whole = learn(settings=replace(SETTINGS, bf16=False))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert same(learn(), whole)
