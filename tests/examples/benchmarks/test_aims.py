@@ -71,10 +71,17 @@ def test_multiples_of_the_best_of_ours(aims_of):
         size(128, result(speed=100), runner(speed=900, ratio=9.0, accuracy=0.5)),
     ]
     aims = aims_of(sizes)
-    twin = only(aims, "the best of ours: ≥ 1.6× its twin")
+    twin = only(aims, "the best of ours: ≥ 1.6× its twin, ")
     assert (twin.met, twin.found) == (True, "1.60 (runner, bfloat16, eager, by length, batch size 32)")
-    eager = only(aims, "the best of ours: ≥ 5.0× plain float32 eager")
+    eager = only(aims, "the best of ours: ≥ 6.0× plain float32 eager")
     assert (eager.met, eager.found) == (False, "4.99 (runner, bfloat16, eager, by length, batch size 32)")
+    beyond = only(aims, "the best of ours: ≥ 2.4× the fastest plain MainNet in any precision, engine and batch size")
+    assert (beyond.met, beyond.found) == (True, "4.99 (runner, bfloat16, eager, by length, batch size 32)")
+    faster = [size(8, result(speed=100), runner(speed=230, ratio=2.3)), size(32, result(speed=300))]
+    assert not only(aims_of(faster), "the best of ours: ≥ 2.4× the fastest").met
+    assert not [aim for aim in aims if "in int8" in aim.text]
+    int8 = [size(8, result(speed=100), runner(speed=230, ratio=2.0, precision="int8"))]
+    assert only(aims_of(int8), "the best of ours: ≥ 2.0× its twin in int8").met
     # In another order it is no comparison.
     mixed = [size(8, result(speed=1, bucketed=False), runner(speed=150))]
     assert not [aim for aim in aims_of(mixed) if "plain float32 eager" in aim.text]
