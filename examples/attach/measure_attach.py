@@ -22,7 +22,6 @@ import torch
 
 from hf_sidenet.attaching.steps import (
     AttachRun,
-    SomeRows,
     all_candidates,
     at_input_size,
     attached_model,
@@ -191,7 +190,7 @@ def _head_training(args, seed):
 def _trained_on_training_rows(run, given, processor, features, candidates, settings):
     """Train SideNets on nine tenths of the training rows; the others stop them."""
     held = torch.arange(len(features)) % 10 == 0
-    learning, stopping = (SomeRows("train", which.nonzero().squeeze(1)) for which in (~held, held))
+    learning, stopping = (run.some("train", which.nonzero().squeeze(1)) for which in (~held, held))
     return run.train_heads(
         given, processor, {"train": features}, candidates, settings, learning=learning, stopping=stopping
     )

@@ -19,10 +19,10 @@ from statistics import mean, stdev
 import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint
-from hf_sidenet.attaching.retraining import LearningRows, places_after_blocks, read_stages
+from hf_sidenet.attaching.retraining import places_after_blocks, read_stages
 from hf_sidenet.calibration import calibrate, parse_targets, split_rows
 from hf_sidenet.data import load_splits
-from hf_sidenet.data.rows import Rows, prepare_rows
+from hf_sidenet.data.rows import Rows, SomeRows, prepare_rows
 from hf_sidenet.export import OnnxStages
 from hf_sidenet.inference.collect import row_costs
 from hf_sidenet.inference.precision import cast_copy
@@ -69,7 +69,7 @@ class Measured:
         self.records: dict[str, ExitRecords] = {}
         self.places = places_after_blocks(stages)
         for name, part in rows.items():
-            learning = LearningRows(part, None, f"{name} rows")
+            learning = SomeRows(part, name)
             self.features[name], logits = read_stages(stages, learning, every_exit=True)
             reference = logits[-1] if original is None else original.records[name].mainnet_logits
             labels = torch.tensor(part.labels)

@@ -29,7 +29,7 @@ from ..calibration.chain import NO_CHAIN, Chaining, chained_records
 from ..calibration.label_checks import Answered, check_class_order, check_labeled
 from ..data import Columns, load_processor
 from ..data.formats import MapStyle, Processor
-from ..data.rows import Rows, prepare_rows
+from ..data.rows import Rows, SomeRows, prepare_rows
 from ..evaluation import ExitEvaluation
 from ..evaluation.recalls import certified_rows
 from ..export.onnx import OnnxStages
@@ -56,7 +56,6 @@ from ..models.tasks import label_names
 from ..report import Found, Report
 from ..training.heads import HeadTraining
 from .retraining import (
-    LearningRows,
     check_retraining,
     retrain_sidenets,
     stages_with_sidenets,
@@ -376,8 +375,8 @@ def recalibrate(
         source = manifest.weights
     if retrain is not None:
         assert training is not None  # See `check_retraining`.
-        learning = LearningRows(training, None, "training rows")
-        stopping = LearningRows(rows, split.design, "design rows")
+        learning = SomeRows(training, "train")
+        stopping = SomeRows(rows, "design", split.design)
         sidenets = retrain_sidenets(
             served, learning, stopping, retrain, teacher=compared, batch_size=batch_size, progress=progress
         )

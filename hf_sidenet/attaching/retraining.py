@@ -8,12 +8,10 @@ This does not undo rounding in the MainNet: see docs/concepts/calibration.md for
 """
 
 import copy
-import hashlib
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,14 +20,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..data.formats import MapStyle
-from ..data.rows import Rows
+from ..data.rows import SomeRows
 from ..export.onnx import OnnxStages
 from ..export.onnx_sidenets import replace_sidenets
 from ..export.programs import ExportError
 from ..inference.protocols import StageChain
 from ..io.cache import default_cache
-from ..io.fingerprint import DIGEST_SIZE, fingerprint_weights
+from ..io.fingerprint import fingerprint_weights
 from ..measurement.inputs import model_inputs
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
@@ -44,42 +41,6 @@ from ..training.heads import HeadData, HeadTraining, sidenet_logits, train_heads
 
 # Largest difference of a retrained SideNet's logits inside an exported folder, as a fraction of the largest.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
-
-
-@dataclass(frozen=True)
-class LearningRows:
-    """Some rows of a split.
-
-    Args:
-        rows ([`Rows`]): the split.
-        which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
-        name (`str`): what they are called in progress bars.
-    """
-
-    rows: Rows
-    which: torch.Tensor | None
-    name: str
-
-    @property
-    def dataset(self) -> MapStyle:
-        """Data set of these rows."""
-        if self.which is None:
-            return self.rows.dataset
-        return cast(MapStyle, Subset(cast(Dataset, self.rows.dataset), self.which.tolist()))
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of these rows."""
-        if self.which is None:
-            return self.rows.fingerprint
-        digest = hashlib.blake2b(self.which.numpy().tobytes(), digest_size=DIGEST_SIZE).hexdigest()
-        return f"{self.rows.fingerprint}-{digest}"
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Class index of each row, -100 if it has none."""
-        labels = torch.tensor(self.rows.labels)
-        return labels if self.which is None else labels[self.which]
 
 
 def check_retraining(config: SideNetConfig, settings: HeadTraining, stages: StageChain | None, has_rows: bool) -> None:
@@ -139,8 +100,8 @@ def places_after_blocks(served: SideNetPreTrainedModel | StageChain) -> dict[int
 
 def retrain_sidenets(
     served: SideNetPreTrainedModel | StageChain,
-    learning: LearningRows,
-    stopping: LearningRows,
+    learning: SomeRows,
+    stopping: SomeRows,
     settings: HeadTraining,
     *,
     teacher: PreTrainedModel | None = None,
@@ -151,8 +112,8 @@ def retrain_sidenets(
 
     Args:
         served ([`SideNetPreTrainedModel`] or [`StageChain`]): the model or chain; it is not changed.
-        learning ([`LearningRows`]): training rows; without labels, the teacher's answers are the labels.
-        stopping ([`LearningRows`]): rows for early stopping, which must not certify.
+        learning ([`SomeRows`]): training rows; without labels, the teacher's answers are the labels.
+        stopping ([`SomeRows`]): rows for early stopping, which must not certify.
         settings ([`HeadTraining`]): training settings.
         teacher (`PreTrainedModel`, *optional*): classifier to distill, in its own precision; by default the MainNet
             inside a served model.
@@ -186,7 +147,7 @@ def with_sidenets(model: SideNetPreTrainedModel, sidenets: Mapping[int, SideNet]
 
 
 def stages_with_sidenets(
-    stages: OnnxStages, model: SideNetPreTrainedModel, sidenets: Mapping[int, SideNet], rows: LearningRows
+    stages: OnnxStages, model: SideNetPreTrainedModel, sidenets: Mapping[int, SideNet], rows: SomeRows
 ) -> OnnxStages:
     """Copy an exported folder with other SideNets, and open the copy.
 
@@ -196,7 +157,7 @@ def stages_with_sidenets(
         stages ([`OnnxStages`]): the chain; its folder is not changed.
         model ([`SideNetPreTrainedModel`]): the checkpoint that it was exported from.
         sidenets (`Mapping[int, SideNet]`): SideNets by index.
-        rows ([`LearningRows`]): rows whose first batch is used to check the copy.
+        rows ([`SomeRows`]): rows whose first batch is used to check the copy.
 
     Raises:
         ExportError: a SideNet cannot be replaced, or answers differently inside the copy.
@@ -209,7 +170,7 @@ def stages_with_sidenets(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
-    batch = rows.rows.collate_fn([rows.dataset[i] for i in range(min(8, len(rows.labels)))])
+    batch = rows.collate_fn([rows.dataset[i] for i in range(min(8, len(rows.labels)))])
     features, logits = _run(made, batch, len(made) - 1)
     for index, candidate in places_after_blocks(made).items():
         expected = sidenet_logits(sidenets[index], features[candidate])
@@ -225,7 +186,7 @@ def stages_with_sidenets(
 
 def _head_data(
     served: SideNetPreTrainedModel | StageChain,
-    part: LearningRows,
+    part: SomeRows,
     candidates: list[Candidate],
     teacher: PreTrainedModel | None,
     batch_size: int,
@@ -238,12 +199,12 @@ def _head_data(
             model,
             part.dataset,
             default_cache() / "features",
-            collate_fn=part.rows.collate_fn,
+            collate_fn=part.collate_fn,
             candidates=candidates,
             data_fingerprint=part.fingerprint,
             batch_size=batch_size,
             progress=progress,
-            description=f"Features of {part.name}",
+            description=f"Features of {part.name} rows",
         )
         features = {candidate: cached.features(candidate) for candidate in candidates}
         answers = cached.mainnet_logits if answers is None else answers
@@ -257,13 +218,13 @@ def _head_data(
 
 
 def read_stages(
-    stages: StageChain, part: LearningRows, *, batch_size: int = 32, every_exit: bool = False, progress: bool = True
+    stages: StageChain, part: SomeRows, *, batch_size: int = 32, every_exit: bool = False, progress: bool = True
 ) -> tuple[dict[Candidate, torch.Tensor], list[torch.Tensor]]:
     """Run a chain on some rows; return what its SideNets after blocks read, and the logits of its exits.
 
     Args:
         stages ([`StageChain`]): the chain.
-        part ([`LearningRows`]): the rows.
+        part ([`SomeRows`]): the rows.
         batch_size (`int`, *optional*, defaults to 32): rows per call.
         every_exit (`bool`, *optional*, defaults to `False`): run every stage, not only those up to the last SideNet.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
@@ -278,17 +239,17 @@ def read_stages(
         features, logits = _run(stages, batch, count)
         return {**features, **dict(enumerate(logits))}
 
-    found = _read(part, batch_size, read, f"Features of {part.name}", progress)
+    found = _read(part, batch_size, read, f"Features of {part.name} rows", progress)
     logits = [found.pop(index) for index in range(count)]
     return found, logits
 
 
-def _answers(classifier: PreTrainedModel, part: LearningRows, batch_size: int, progress: bool) -> torch.Tensor:
+def _answers(classifier: PreTrainedModel, part: SomeRows, batch_size: int, progress: bool) -> torch.Tensor:
     def read(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return {"logits": classifier(**model_inputs(batch, classifier.device, classifier.dtype)).logits.cpu()}
 
     with evaluating(classifier):
-        return _read(part, batch_size, read, f"Answers to {part.name}", progress)["logits"]
+        return _read(part, batch_size, read, f"Answers to {part.name} rows", progress)["logits"]
 
 
 @torch.no_grad()
@@ -312,7 +273,7 @@ def _run(
 
 @torch.no_grad()
 def _read(
-    part: LearningRows,
+    part: SomeRows,
     batch_size: int,
     read: Callable[[Mapping[str, Any]], dict[Any, torch.Tensor]],
     description: str,
@@ -321,7 +282,7 @@ def _read(
     """Read tensors batch by batch, texts of similar length together; return them in the order of the rows."""
     order = by_length(part.dataset)
     ordered = Subset(cast(Dataset, part.dataset), order)
-    loader = DataLoader(ordered, batch_size, collate_fn=part.rows.collate_fn, generator=torch.Generator())
+    loader = DataLoader(ordered, batch_size, collate_fn=part.collate_fn, generator=torch.Generator())
     parts = [read(batch) for batch in logging.tqdm(loader, desc=description, disable=not progress)]
     back = torch.tensor(order).argsort()
     return {name: torch.cat([each[name] for each in parts])[back] for name in parts[0]}

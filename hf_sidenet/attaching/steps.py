@@ -2,7 +2,6 @@
 """Steps of [`attach`]: loading, features, heads, placement, model and records."""
 
 import copy
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,19 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..calibration import Budget, Chaining, CostModel, Placement, Split, Target, chained_records, cost_model, place
 from ..calibration.label_checks import Answered
 from ..data import load_processor
-from ..data.formats import MapStyle, Processor
-from ..data.rows import Rows
+from ..data.formats import Processor
+from ..data.rows import Rows, SomeRows
 from ..inference.classes import sidenet_class
 from ..inference.collect import first_batches
 from ..inference.stages import Stages
-from ..io.fingerprint import DIGEST_SIZE, fingerprint_model
+from ..io.fingerprint import fingerprint_model
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
@@ -107,26 +105,6 @@ def all_candidates(
     return before + (default_candidates(model, layers, after) if layers is None or layers else [])
 
 
-@dataclass(frozen=True)
-class SomeRows:
-    """Rows of a split.
-
-    Args:
-        split (`str`): its name.
-        which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
-    """
-
-    split: str
-    which: torch.Tensor | None = None
-
-    def dataset(self, rows: Mapping[str, Rows]) -> MapStyle:
-        """Return the data set of these rows."""
-        dataset = rows[self.split].dataset
-        if self.which is None:
-            return dataset
-        return cast(MapStyle, Subset(cast(Dataset, dataset), self.which.tolist()))
-
-
 class Clock:
     """Seconds that each step took."""
 
@@ -170,6 +148,10 @@ class AttachRun:
     def is_main(self) -> bool:
         """Whether this process writes the folder."""
         return self.accelerator is None or self.accelerator.is_main_process
+
+    def some(self, name: str, which: torch.Tensor | None = None) -> SomeRows:
+        """Return rows of a split, by default all."""
+        return SomeRows(self.rows[name], name, which)
 
     def features(self, model: SideNetPreTrainedModel, name: str, candidates: Sequence[Candidate]) -> Features:
         """Compute or load cached features of a split, from this model's MainNet; none before its first block."""
@@ -222,8 +204,8 @@ class AttachRun:
             learning ([`SomeRows`], *optional*): rows to train on, by default the training rows.
             stopping ([`SomeRows`], *optional*): rows for early stopping, by default the design rows.
         """
-        parts = (learning or SomeRows("train"), stopping or SomeRows("validation", self.split.design))
-        learn, stop = (self._head_data(features[part.split], part, candidates) for part in parts)
+        parts = (learning or self.some("train"), stopping or self.some("validation", self.split.design))
+        learn, stop = (self._head_data(features[part.name], part, candidates) for part in parts)
         before = [candidate for candidate in candidates if candidate.exit_layer == 0]
         if not before:
             return Trained(train_heads(learn, stop, settings, progress=self.progress), {})
@@ -275,12 +257,22 @@ class AttachRun:
         own = self.pixels
         sizes = pixel_sizes(given, own, given.task.num_outputs(given.config))
         learn, stop = parts
-        learning, which = self._some_pixels(learn, max(each["size"] for each in sizes.values()), own)
-        stopping, _ = self._some_pixels(stop, max(each["size"] for each in sizes.values()), own, all_rows=True)
+        resolution = max(each["size"] for each in sizes.values())
+        which = own.rows_that_fit(len(learn), next(iter(sizes.values()))["num_channels"], resolution)
+        learning, stopping = (
+            read_pixels(
+                part.dataset,
+                part.collate_fn,
+                resolution,
+                progress=self.progress,
+                description=f"Pixels of {part.name} rows",
+            )
+            for part in (learn.take(which), stop)
+        )
         train = replace(data[0], features={}, **_rows_of(data[0], which))
-        mirrored = answers_mirrored_alike(given, stop.dataset(self.rows), self.rows[stop.split].collate_fn)
+        mirrored = answers_mirrored_alike(given, stop.dataset, stop.collate_fn)
         about = [
-            *(self.rows[part.split].fingerprint + _digest(part.which) for part in parts),
+            *(part.fingerprint for part in parts),
             fingerprint_model(given.mainnet),
         ]
         inputs = {
@@ -299,29 +291,13 @@ class AttachRun:
         }
         return Trained({**inputs, **trained}, sizes)
 
-    def _some_pixels(
-        self, part: SomeRows, resolution: int, settings: PixelTraining, all_rows: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read the images of some rows, of a random part if there are too many; return which."""
-        count = len(self.rows[part.split]) if part.which is None else len(part.which)
-        num_bytes = 2 * 3 * resolution**2
-        kept = count if all_rows else min(count, max(1, settings.max_bytes // num_bytes))
-        which = torch.arange(count)
-        if kept < count:
-            which = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept].sort().values
-        chosen = which if part.which is None else part.which[which]
-        dataset = SomeRows(part.split, chosen).dataset(self.rows)
-        description = f"Pixels of {part.split} rows"
-        collate_fn = self.rows[part.split].collate_fn
-        return read_pixels(dataset, collate_fn, resolution, progress=self.progress, description=description), which
-
     def _texts(self, part: SomeRows, sizes: Mapping[str, Any]) -> TextRows:
         return TextRows.read(
-            part.dataset(self.rows),
-            self.rows[part.split].collate_fn,
+            part.dataset,
+            part.collate_fn,
             sizes,
             progress=self.progress,
-            description=f"N-grams of {part.split} rows",
+            description=f"N-grams of {part.name} rows",
         )
 
     def logits(
@@ -342,8 +318,8 @@ class AttachRun:
             which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
         """
         if candidate.exit_layer == 0:
-            dataset = SomeRows(name, which).dataset(self.rows)
-            return input_logits(sidenet, dataset, self.rows[name].collate_fn, progress=False)
+            part = self.some(name, which)
+            return input_logits(sidenet, part.dataset, part.collate_fn, progress=False)
         read = features.features(candidate)
         return sidenet_logits(cast(SideNet, sidenet), read if which is None else read[which])
 
@@ -514,10 +490,6 @@ def attached_model(
 def _rows_of(data: HeadData, which: torch.Tensor) -> dict[str, torch.Tensor | None]:
     labels = None if data.labels is None else data.labels[which]
     return {"mainnet_logits": data.mainnet_logits[which], "labels": labels}
-
-
-def _digest(which: torch.Tensor | None) -> str:
-    return "" if which is None else hashlib.blake2b(which.numpy().tobytes(), digest_size=DIGEST_SIZE).hexdigest()
 
 
 def _alone(costs: CostModel, candidate: Candidate) -> float:

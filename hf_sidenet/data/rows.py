@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset
 from transformers import PretrainedConfig
 
-from ..io.fingerprint import fingerprint_rows
+from ..io.fingerprint import DIGEST_SIZE, fingerprint_rows
 from ..models.errors import ArgumentError
 from ..models.modalities import MODALITIES, Modality
 from ..models.tasks import NO_LABEL, Task, label_names, task_of
@@ -76,6 +79,58 @@ class Rows:
             },
             "fingerprint": self.fingerprint,
         }
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a split.
+
+    Args:
+        rows ([`Rows`]): the split.
+        name (`str`): its name.
+        which (`torch.LongTensor`, *optional*): indices of the rows, by default all.
+    """
+
+    rows: Rows
+    name: str
+    which: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.which is None else len(self.which)
+
+    @property
+    def dataset(self) -> MapStyle:
+        """Data set of these rows."""
+        if self.which is None:
+            return self.rows.dataset
+        return cast(MapStyle, Subset(cast(TorchDataset, self.rows.dataset), self.which.tolist()))
+
+    @property
+    def collate_fn(self) -> Callable[[list[Any]], Mapping[str, Any]]:
+        """Function that collates a list of rows."""
+        return self.rows.collate_fn
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of these rows."""
+        if self.which is None:
+            return self.rows.fingerprint
+        digest = hashlib.blake2b(self.which.numpy().tobytes(), digest_size=DIGEST_SIZE).hexdigest()
+        return f"{self.rows.fingerprint}-{digest}"
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Class index of each row, -100 if it has none."""
+        labels = torch.tensor(self.rows.labels)
+        return labels if self.which is None else labels[self.which]
+
+    def take(self, which: torch.Tensor) -> "SomeRows":
+        """Return some of these rows.
+
+        Args:
+            which (`torch.LongTensor`): indices among these rows.
+        """
+        return replace(self, which=which if self.which is None else self.which[which])
 
 
 def prepare_rows(

@@ -73,6 +73,23 @@ class PixelTraining:
             if name != "bf16" and not all(each > 0 for each in (value if isinstance(value, tuple) else (value,))):
                 raise ArgumentError(name, "must be > 0", value)
 
+    def rows_that_fit(self, num_rows: int, num_channels: int, resolution: int) -> torch.Tensor:
+        """Choose the rows whose images are kept: all, or a random part that fits the memory.
+
+        Args:
+            num_rows (`int`): number of rows.
+            num_channels (`int`): channels of an image.
+            resolution (`int`): height and width.
+
+        Returns:
+            `torch.LongTensor`: their indices, rising.
+        """
+        # In float16.
+        kept = max(1, self.max_bytes // (2 * num_channels * resolution**2))
+        if num_rows <= kept:
+            return torch.arange(num_rows)
+        return torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))[:kept].sort().values
+
 
 @torch.no_grad()
 def pixel_sizes(

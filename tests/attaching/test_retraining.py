@@ -10,7 +10,6 @@ import torch
 
 from hf_sidenet.attaching.checkpoint import load_checkpoint, recalibrate
 from hf_sidenet.attaching.retraining import (
-    LearningRows,
     places_after_blocks,
     read_stages,
     retrain_sidenets,
@@ -18,7 +17,7 @@ from hf_sidenet.attaching.retraining import (
     with_sidenets,
 )
 from hf_sidenet.calibration import split_rows
-from hf_sidenet.data.rows import prepare_rows
+from hf_sidenet.data.rows import SomeRows, prepare_rows
 from hf_sidenet.inference.certificate import why_not_certified
 from hf_sidenet.inference.precision import cast_copy
 from hf_sidenet.inference.stages import Stages
@@ -174,7 +173,7 @@ def prepared(model, processor, rows, name):
 def test_they_learn_what_the_chain_computes(made, rows):
     model, processor = made
     chain = Turned(model)
-    parts = {name: LearningRows(prepared(model, processor, rows, name), None, name) for name in rows}
+    parts = {name: SomeRows(prepared(model, processor, rows, name), name) for name in rows}
     sidenets = retrain_sidenets(
         chain, parts["train"], parts["validation"], SETTINGS, teacher=model.mainnet, batch_size=16, progress=False
     )
@@ -196,7 +195,7 @@ def test_a_sidenet_before_the_first_block_stays(made, rows):
     tokenizer = made[1]
     mainnet = tiny.bert(vocab_size=len(tokenizer), num_labels=2)
     model = tiny.BertWithSideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[0, 2]).eval()
-    parts = [LearningRows(prepared(model, tokenizer, rows, name), None, name) for name in ("train", "validation")]
+    parts = [SomeRows(prepared(model, tokenizer, rows, name), name) for name in ("train", "validation")]
     sidenets = retrain_sidenets(Stages(model), *parts, SETTINGS, teacher=mainnet, progress=False)
     assert list(sidenets) == [1]
     changed = with_sidenets(model, sidenets)

@@ -142,6 +142,18 @@ def test_images_are_averaged_down():
     assert read_pixels(rows, collate, 99, progress=False).shape == (5, 3, 8, 12)
 
 
+def test_images_that_do_not_fit_the_memory():
+    # Grey ones of 4 × 4 pixels in float16: 32 bytes each.
+    settings = PixelTraining(max_bytes=10 * 32 + 31)
+    assert settings.rows_that_fit(10, 1, 4).tolist() == list(range(10))
+    some = settings.rows_that_fit(30, 1, 4)
+    assert len(set(some.tolist())) == 10
+    assert some.tolist() == sorted(some.tolist())
+    assert some.max() > 10
+    assert len(settings.rows_that_fit(30, 3, 4)) == 3
+    assert len(PixelTraining(max_bytes=1).rows_that_fit(30, 1, 4)) == 1
+
+
 def test_mirrored_images():
     """Alike for a MainNet that sees no left and right, not for one that sees nothing else."""
     model = model_of(32).eval()
@@ -171,5 +183,5 @@ def test_what_is_refused():
 def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
     """Elsewhere it would be emulated, many times slower."""
     whole = learn(settings=replace(SETTINGS, bf16=False))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     assert same(learn(), whole)
