@@ -329,6 +329,7 @@ def attach(
         test=test_method,
         reference=other_weights(given.mainnet if compared == "given" else None, model.mainnet),
         split=(seed, certification_fraction),
+        chain=model.config.chain,
     )
     num_calibrations = count_looks(cache / LEDGER, split.certifying(rows["validation"].contents), look)
     is_found = calibration.selection.chosen is not None

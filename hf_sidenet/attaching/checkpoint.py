@@ -420,6 +420,7 @@ def recalibrate(
         test=test_method,
         reference=other_weights(reference, model.mainnet),
         split=(seed, fraction),
+        chain=served.config.chain,
     )
     # Failed attempts count too: what matters is the number of looks at the rows.
     counted = count_looks(default_cache() / LEDGER, split.certifying(rows.contents), look)

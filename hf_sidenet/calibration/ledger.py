@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..io.files import replacing
 from ..io.locks import folder_lock
@@ -27,6 +28,7 @@ def look_key(
     test: str,
     reference: str | None,
     split: tuple[int, float],
+    chain: Sequence[Sequence[float]] | None = None,
 ) -> str:
     """Return a key that identifies one look.
 
@@ -37,8 +39,12 @@ def look_key(
         test (`str`): test of `accuracy_drop`.
         reference (`str`, *optional*): fingerprint of the reference classifier; `None` for the MainNet inside.
         split (`tuple[int, float]`): seed and share of the certification rows.
+        chain (`Sequence[Sequence[float]]`, *optional*): `SideNetConfig.chain`.
     """
-    settings = [weights, [str(target) for target in targets], confidence_level, test, reference, *split]
+    settings: list[Any] = [weights, [str(target) for target in targets], confidence_level, test, reference, *split]
+    if chain is not None:
+        # Otherwise the key is that of versions before there was one.
+        settings.append(chain)
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
 
 

@@ -31,10 +31,11 @@ def test_calibrations_on_the_same_rows_are_counted(tmp_path):
         "test": "binomial",
         "reference": "r",
         "split": (1, 0.75),
+        "chain": [[0.5], [0.0, 0.0]],
     }
     for number, (name, value) in enumerate(others.items(), 2):
         assert count_looks(tmp_path, ROWS, look_key(**{**settings, name: value})) == number
-    assert count_looks(tmp_path, ROWS, first) == 7
+    assert count_looks(tmp_path, ROWS, first) == 8
     assert count_looks(tmp_path, OTHERS, first) == 1
 
 
