@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from ..evaluation.plots import new_figure, tidy
 from .measures import MethodResult, SizeResult
-from .methods import OWN_FORWARD, PER_BATCH, PLAIN_MAINNET, RUNNER, SIDENET_ALONE, WHOLE_BATCH
+from .methods import OWN_FORWARD, PER_BATCH, PLAIN_MAINNET, RIVAL, RUNNER, WHOLE_BATCH
+from .verdict import accurate
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.3  # inches
@@ -26,28 +27,30 @@ OTHER_STYLES: tuple[dict[str, object], ...] = (
 )
 
 
-def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str) -> None:
+def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: str, max_accuracy_drop: float) -> None:
     """Draw a column of panels per precision and engine: throughput above, fraction of the ideal below. For methods
-    measured in both orders, only the order by length is drawn; SideNet 0 alone, a different classifier, is left out.
+    measured in both orders, only the order by length is drawn; rivals that are nowhere accurate enough are left out.
 
     Args:
         sizes (`Sequence[SizeResult]`): the measurements.
         path (`str` or `os.PathLike`): PNG file to write.
         title (`str`): model, data and hardware.
+        max_accuracy_drop (`float`): see [`verdict_of`].
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     results = [result for size in sizes for result in size.methods]
     variants = list(dict.fromkeys((result.precision, result.engine) for result in results))
+    kinds = drawn_kinds(sizes, max_accuracy_drop)
     legend: dict[str, object] = {}
     width = max(8.0, 1.0 + PANEL_WIDTH * len(variants))
     with new_figure(path, title, width, 1.6 + 2 * PANEL_HEIGHT) as figure:
         panels = figure.subplots(2, len(variants), sharex=True, sharey="row", squeeze=False)
         for (speed, share), variant in zip(panels.T, variants, strict=True):
             speed.set_title(", ".join(variant), fontsize=10)
-            _lines(speed, sizes, variant, "rows_per_second", legend)
-            _lines(share, sizes, variant, "efficiency", legend)
+            _lines(speed, sizes, kinds, variant, "rows_per_second", legend)
+            _lines(share, sizes, kinds, variant, "efficiency", legend)
             share.axhline(1.0, color="0.8", linewidth=1, zorder=0)
             share.set_xlabel("batch size")
             for axes in (speed, share):
@@ -64,6 +67,18 @@ def plot_benchmark(sizes: Sequence[SizeResult], path: str | os.PathLike, title: 
         )
 
 
+def drawn_kinds(sizes: Sequence[SizeResult], max_accuracy_drop: float) -> list[str]:
+    """Return the kinds of methods to draw, in the order of the table.
+
+    Args:
+        sizes (`Sequence[SizeResult]`): the measurements.
+        max_accuracy_drop (`float`): see [`verdict_of`].
+    """
+    good = {result.kind for size in sizes for result in accurate(size, max_accuracy_drop)}
+    results = [result for size in sizes for result in size.methods]
+    return [*dict.fromkeys(result.kind for result in results if result.group != RIVAL or result.kind in good)]
+
+
 def styles_of(kinds: Iterable[str]) -> dict[str, dict[str, object]]:
     """Return the matplotlib style of each kind of method.
 
@@ -74,9 +89,14 @@ def styles_of(kinds: Iterable[str]) -> dict[str, dict[str, object]]:
     return STYLES | {kind: OTHER_STYLES[i % len(OTHER_STYLES)] for i, kind in enumerate(others)}
 
 
-def _lines(axes, sizes: Sequence[SizeResult], variant: tuple[str, str], field: str, legend: dict[str, object]) -> None:
-    results = [result for size in sizes for result in size.methods]
-    kinds = dict.fromkeys(result.kind for result in results if result.kind != SIDENET_ALONE)
+def _lines(
+    axes,
+    sizes: Sequence[SizeResult],
+    kinds: Sequence[str],
+    variant: tuple[str, str],
+    field: str,
+    legend: dict[str, object],
+) -> None:
     styles = styles_of(kinds)
     for kind in kinds:
         points = [(size.batch_size, _value(size, variant, kind, field)) for size in sizes]

@@ -88,7 +88,7 @@ class BenchmarkResult:
             (folder / names[1]).write_text(page, encoding="utf-8")
             write_results_csv(self.sizes, self.settings, self.environment, folder / names[3])
             try:
-                plot_benchmark(self.sizes, folder / names[2], self.title)
+                plot_benchmark(self.sizes, folder / names[2], self.title, self.settings["max_accuracy_drop"])
             except ImportError as error:
                 logger.warning("The benchmark has no figure: %s", error)
                 del names[2]
