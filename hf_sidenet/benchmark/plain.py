@@ -48,6 +48,11 @@ class PlainConfig:
     input_size: list[int] | None = None
 
     @property
+    def exit_layers(self) -> list[int]:
+        """Places of SideNets: none."""
+        return []
+
+    @property
     def id2label(self) -> dict[int, str]:
         """Names of the classes."""
         return cast("dict[int, str]", self.mainnet_config.id2label)

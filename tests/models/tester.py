@@ -163,6 +163,9 @@ class SideNetTester:
     def test_an_exit_before_the_first_block(self):
         """Rows that exit there never reach the MainNet; the others are answered as if they had come alone."""
         model, inputs = self.model([0, 2]), self.inputs(6)
+        if "pixel_values" in inputs:
+            # Eight convolutions, whose kernels depend on the batch size, add up more than the usual rounding.
+            model, inputs = model.double(), {"pixel_values": inputs["pixel_values"].double()}
         full = every_exit(model, inputs)
         calls = []
         model.mainnet.register_forward_pre_hook(
