@@ -78,7 +78,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cache_dir", type=Path, default=Path("outputs/cache"))
     parser.add_argument("--output_dir", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.ensemble and not args.chain:
+        parser.error("--ensemble needs --chain")
+    return args
 
 
 def main() -> None:
@@ -141,7 +144,7 @@ def main() -> None:
                 name: {c: run.logits(sidenet, c, name, features[name]) for c, sidenet in trained.items()}
                 for name in ("validation", "test")
             }
-        variants = list(product((True, False), (False,))) + [(True, True)] * args.chain
+        variants = [(True, False), (False, False), *([(True, True)] if args.chain else [])]
         for (reference, beside), target, (reads_input, builds) in product(references.items(), targets, variants):
             usable = {
                 name: {c: values for c, values in of.items() if reads_input or c.exit_layer > 0}

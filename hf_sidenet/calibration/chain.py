@@ -8,7 +8,7 @@ import torch
 
 from ..measurement.records import ExitRecords
 from ..models.configuration_sidenet import SideNetConfig, chain_of
-from ..models.exit_rule import chain_exits, stack_exits
+from ..models.exit_rule import chain_exits, has_weights, stack_exits
 from ..models.tasks import Task
 
 
@@ -41,7 +41,7 @@ class Chaining:
             config ([`SideNetConfig`]): config of the model.
         """
         *sidenets, mainnet = chain_of(config)
-        return cls(any(map(any, sidenets)), any(mainnet))
+        return cls(has_weights(sidenets), any(mainnet))
 
     def fit(self, records: ExitRecords) -> list[list[float]] | None:
         """Fit the weights of each exit: those with the smallest loss, or zeros where held-out rows gain too little.
@@ -59,7 +59,7 @@ class Chaining:
             else [0.0] * i
             for i in range(1, last + 1)
         ]
-        return chain if any(map(any, chain)) else None
+        return chain if has_weights(chain) else None
 
 
 NO_CHAIN = Chaining()

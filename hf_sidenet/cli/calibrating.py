@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 # Copies of the library's own lists, which would import torch.
 Tune = Literal["heads", "joint"]
 Reference = Literal["given", "tuned"]
+# Fields of the config that the output names.
+CHOSEN = ("exit_layers", "pooling", "thresholds", "temperatures", "chain")
 VALIDATION = "Rows that neither trained nor selected the MainNet:"
 
 
@@ -241,10 +243,7 @@ def attach(
     document = {
         **result.report,
         "output_dir": None if config is None else output_dir,
-        "exit_layers": config and config.exit_layers,
-        "pooling": config and config.pooling,
-        "thresholds": config and config.thresholds,
-        "temperatures": config and config.temperatures,
+        **{name: config and getattr(config, name) for name in CHOSEN},
     }
     return Outcome(document, attach_text(document), 0 if config else DO_NOT_ATTACH)
 
@@ -381,7 +380,7 @@ def recalibrate(
         "retrained": retrain,
         "checkpoint": directory,
         "output_dir": where if attached else None,
-        **{name: getattr(found.config, name) for name in ("exit_layers", "pooling", "thresholds", "temperatures")},
+        **{name: getattr(found.config, name) for name in CHOSEN},
     }
     return Outcome(document, recalibrate_text(document), 0 if attached else DO_NOT_ATTACH)
 

@@ -292,6 +292,7 @@ def info(directory: AnyDirectory) -> Outcome:
             }
             for index, layer in enumerate(config.exit_layers)
         ],
+        "chain": config.chain,
         "calibration": config.calibration,
         "not_certified": why_not_certified(model, processor_in(directory, model.modality)),
         "has_evaluation": report.get("evaluation") is not None,
@@ -388,6 +389,7 @@ def _exported_info(directory: str) -> Outcome:
             }
             for i, (k, pooling, theta, temperature) in enumerate(places)
         ],
+        "chain": config.chain,
         "calibration": config.calibration,
     }
     document["not_certified"] = why_not_certified(

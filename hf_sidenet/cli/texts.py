@@ -84,6 +84,17 @@ def evaluate_text(document: Mapping[str, Any], tables: str, missing_reference: s
     return "\n\n".join(parts)
 
 
+def _chain(document: Mapping[str, Any]) -> list[str]:
+    """Say which exits add the logits of which earlier ones."""
+    names = [*(each["name"] for each in document["exits"]), MAINNET]
+    said = [
+        f"{names[i]} adds {' + '.join(f'{weight:g} · {names[j]}' for j, weight in enumerate(weights) if weight)}"
+        for i, weights in enumerate(document["chain"] or [], start=1)
+        if any(weights)
+    ]
+    return [f"Logits of earlier exits: {'; '.join(said)}."] if said else []
+
+
 def info_text(document: Mapping[str, Any]) -> str:
     """Describe a checkpoint."""
     mainnet, exits = document["mainnet"], document["exits"]
@@ -120,6 +131,7 @@ def info_text(document: Mapping[str, Any]) -> str:
         f"{mainnet['dtype']}. {_classes(mainnet['classes'])}",
         aligned(header, rows),
         "Used: fraction of the MainNet's own up to that block, SideNets not counted; FLOPs of a short example.",
+        *_chain(document),
     ]
     if document["calibration"] is None:
         nobody = all(each["threshold"] >= 1 for each in exits)
@@ -151,6 +163,7 @@ def exported_text(document: Mapping[str, Any]) -> str:
         f"{document['exported']}: {len(rows)} exported stages, {document['precision']}. "
         f"{_classes(mainnet['classes'])}",
         aligned(header, rows),
+        *_chain(document),
     ]
     if document["calibration"] is None:
         parts.append(

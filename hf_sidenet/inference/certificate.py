@@ -18,6 +18,7 @@ from ..data.limits import longest_text, text_limit
 from ..evaluation.provenance import versions
 from ..io.fingerprint import answering_fields, fingerprint_processor, fingerprint_weights
 from ..models.configuration_sidenet import chain_of
+from ..models.exit_rule import has_weights
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
 from .precision import number_format, precision_of
@@ -171,7 +172,7 @@ def other_weights(reference: PreTrainedModel | None, mainnet: PreTrainedModel) -
 def _settings(served: Configured, max_length: int | None) -> dict[str, Any]:
     config = served.config
     # Evidence from before there were chains says nothing of them.
-    chain = {"chain": chain_of(config)} if any(map(any, chain_of(config))) else {}
+    chain = {"chain": chain_of(config)} if has_weights(chain_of(config)) else {}
     return {
         **chain,
         "precision": precision_of(served),

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from ..models.configuration_sidenet import chain_of
-from ..models.exit_rule import chained, leaves
+from ..models.exit_rule import chained, has_weights, leaves
 from ..models.tasks import Task, label_names
 from .pool import Pool
 from .protocols import ServedModel, StageChain
@@ -228,7 +228,7 @@ def _run_stage(
     stages: StageChain, stage: int, rows: list[Row], batch_of: Callable[[Sequence[int]], Batch]
 ) -> tuple[Ran, Failed]:
     chain = [[], *chain_of(stages.config)]
-    builds = any(map(any, chain[stage + 1 :]))
+    builds = has_weights(chain[stage + 1 :])
 
     def run(keep: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         batch = batch_of(keep)

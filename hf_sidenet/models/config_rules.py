@@ -31,12 +31,10 @@ def checked_exit_layers(exit_layers: Any, block_shapes: list | None) -> list[int
 def checked_chain(chain: Any, num_sidenets: int) -> list[list[float]] | None:
     if chain is None:
         return None
-    if not isinstance(chain, list | tuple) or len(chain) != num_sidenets:
+    lists = list(chain) if isinstance(chain, list | tuple) else []
+    if len(lists) != num_sidenets or not all(isinstance(weights, list | tuple) for weights in lists):
         raise ArgumentError("chain", f"must be None or have a list of weights for each of {num_sidenets} exits", chain)
-    return [
-        numbers("chain", weights if isinstance(weights, list | tuple) else None, i, "a number", lambda _: True)
-        for i, weights in enumerate(chain, start=1)
-    ]
+    return [numbers("chain", weights, i, "a number", lambda _: True) for i, weights in enumerate(lists, start=1)]
 
 
 def check_input_sidenet(sizes: Any) -> None:

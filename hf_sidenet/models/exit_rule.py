@@ -58,14 +58,18 @@ def answers(exit_logits: torch.Tensor, exit_index: torch.Tensor) -> torch.Tensor
     return exit_logits.gather(1, index).squeeze(1)
 
 
-def chained(
-    own: torch.Tensor, earlier: Sequence[torch.Tensor] | torch.Tensor | None, weights: Sequence[float]
-) -> torch.Tensor:
+def has_weights(chain: Sequence[Sequence[float]]) -> bool:
+    """Return whether any exit builds on an earlier one, in a `SideNetConfig.chain` or a part of it."""
+    return any(map(any, chain))
+
+
+def chained(own: torch.Tensor, earlier: Sequence[torch.Tensor] | None, weights: Sequence[float]) -> torch.Tensor:
     """Add shares of the logits of earlier exits to an exit's own, in at least float32; see `SideNetConfig.chain`.
 
     Args:
         own (`torch.Tensor` of shape `(rows, num_labels)`): what the exit computes from x_c.
-        earlier (`Sequence[torch.Tensor]`): own logits of the exits before, in order, in the same shape.
+        earlier (`Sequence[torch.Tensor]`, *optional*): own logits of the exits before, in order, in the same shape;
+            `None` if nobody kept them.
         weights (`Sequence[float]`): their weights; if all are 0, nothing changes.
 
     Raises:
@@ -272,7 +276,7 @@ class Routing:
 
     def _chained(self, i: int, own: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
         """Add the shares of earlier exits, for the remaining rows, and keep the exit's own logits for later ones."""
-        if not any(map(any, self.chain)):
+        if not has_weights(self.chain):
             return own
         assert self.exit_index is not None  # Set at the first SideNet.
         earlier = [logits if inside is None else logits.index_select(0, inside) for logits in self.own]

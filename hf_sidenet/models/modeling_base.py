@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 from .config_rules import is_count
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, chain_of, refuse_misspelled
 from .errors import ArgumentError
+from .exit_rule import has_weights
 from .gate import install
 from .input_exit import NgramTable, TokenTable, default_sizes, new_input_sidenet
 from .mainnet import (
@@ -285,7 +286,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if taken or not exit_layers:
             got = f"got {taken} again" if taken else "got none"
             raise ArgumentError("exit_layers", f"must name new places, at least one; {got}")
-        if any(map(any, chain_of(old))):
+        if has_weights(chain_of(old)):
             raise ArgumentError(
                 "exit_layers",
                 f"cannot be added to SideNets that build on each other, got `config.chain` {chain_of(old)}",

@@ -14,7 +14,8 @@ from ..evaluation import CurvePoint, ExitEvaluation, format_thresholds, table
 from ..evaluation.exits import rounds_text
 from ..evaluation.recalls import recall_introduction, recall_rows, recall_warnings
 from ..io.tables import after_block, markdown_table
-from ..models.configuration_sidenet import REQUIRED, SideNetConfig
+from ..models.configuration_sidenet import REQUIRED, SideNetConfig, chain_of
+from ..models.exit_rule import has_weights
 from ..models.modalities import TEXT, Modality
 from ..models.tasks import task_of
 from .guarantee import guarantee_text, reference_name
@@ -160,10 +161,22 @@ def _introduction(config: SideNetConfig, report: Mapping[str, Any]) -> str:
                 else "The MainNet's own weights are unchanged."
             )
             + ("" if cast is None else f" All weights were then cast from {cast} to {precision}.")
-            + ("" if retrained is None else f" The SideNets were retrained on what they read in {retrained}."),
+            + ("" if retrained is None else f" The SideNets were retrained on what they read in {retrained}.")
+            + _chain(config),
             markdown_table(header, [*rows, last], left=(0, 2)),
         ]
     )
+
+
+def _chain(config: SideNetConfig) -> str:
+    """Say which exits build on earlier ones."""
+    *sidenets, mainnet = chain_of(config)
+    said = ""
+    if has_weights(sidenets):
+        said += " A SideNet adds the logits of earlier ones to its own, with the weights `chain` in `config.json`."
+    if any(mainnet):
+        said += " **So does the MainNet: its answers are those of an ensemble**, also where no row exits early."
+    return said
 
 
 def _example(config: SideNetConfig, modality: Modality) -> tuple[list[str], str, bool]:

@@ -449,8 +449,15 @@ class SideNetTester:
             second = torch.nn.functional.cross_entropy(chained.exit_logits[:, 1], labels)
             assert (second - per_exit[1]).abs() > 1e-3
             torch.testing.assert_close(chained.loss, per_exit[2] + 0.5 * per_exit[0] + 2 * second)
-            model.train()
-            assert model(**inputs, labels=labels).loss.isfinite()
+        # Nothing of it reaches the SideNet whose logits it adds.
+        model.config.alpha = [0.0, 1.0]
+        model.train()
+        model(**inputs, labels=labels).loss.backward()
+        first, second = (
+            sum(float(p.grad.abs().sum()) for p in sidenet.parameters() if p.grad is not None)
+            for sidenet in model.sidenets
+        )
+        assert first == 0 < second
 
     # --- looking at it
 

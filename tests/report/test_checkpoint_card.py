@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 
 from hf_sidenet.report import checkpoint_card
@@ -125,6 +127,18 @@ def test_the_sidenets(runs):
         place = f"{layer} of 4" if layer else "input"
         expected = f"| SideNet {i} | {place} | {config.pooling[i]} | {theta:.10g} | {temperature:.4g} |"
         assert lines[start + i] == expected
+
+
+def test_exits_that_build_on_earlier_ones(runs):
+    result = runs.text()
+    config = copy.deepcopy(result.model.config)
+    num_sidenets = len(config.exit_layers)
+    for sidenets, mainnet in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5)):
+        # Not assigned: that would drop the evidence.
+        vars(config)["chain"] = [[mainnet if i == num_sidenets else sidenets] * i for i in range(1, num_sidenets + 1)]
+        text = checkpoint_card("mine", config, result.report).text
+        assert ("A SideNet adds the logits of earlier ones" in text) == (sidenets > 0 and num_sidenets > 1)
+        assert ("its answers are those of an ensemble" in text) == (mainnet > 0)
 
 
 def test_how_it_was_made(runs):

@@ -82,6 +82,9 @@ def test_multiples_of_the_best_of_ours(aims_of):
     assert not [aim for aim in aims if "in int8" in aim.text]
     int8 = [size(8, result(speed=100), runner(speed=230, ratio=2.0, precision="int8"))]
     assert only(aims_of(int8), "the best of ours: ≥ 2.0× its twin in int8").met
+    # Against its best batch size, not the same.
+    better = [size(8, result(speed=100), runner(speed=700)), size(32, result(speed=200))]
+    assert only(aims_of(better), "the best of ours: ≥ 6.0× plain float32 eager").found.startswith("3.50 (")
     # In another order it is no comparison.
     mixed = [size(8, result(speed=1, bucketed=False), runner(speed=150))]
     assert not [aim for aim in aims_of(mixed) if "plain float32 eager" in aim.text]
