@@ -44,6 +44,7 @@ from ..hub.push import CHECKPOINT, save_checkpoint
 from ..inference.certificate import length_of, other_weights, set_calibration
 from ..inference.collect import row_costs
 from ..inference.precision import precision_of
+from ..inference.stages import why_no_stages
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords
@@ -137,6 +138,7 @@ def attach(
     trust_labels: bool = False,
     skip_bad_rows: bool = False,
     trust_rows: bool = False,
+    blocks: str | None = None,
     exit_layers: Sequence[int] | None = None,
     poolings: Sequence[str] | None = None,
     max_exits: int = 4,
@@ -178,6 +180,7 @@ def attach(
         trust_rows (`bool`, *optional*, defaults to `False`):
             Accept validation rows even if they repeat training rows more often than fresh rows would; see
             [`check_fresh`].
+        blocks (`str`, *optional*): name of the MainNet's list of blocks, or its end; see [`SideNetConfig`].
         exit_layers (`Sequence[int]`, *optional*): candidate places, by default all; 0 is before the first block.
         poolings (`Sequence[str]`, *optional*): candidate poolings; see [`all_candidates`].
         max_exits (`int`, *optional*, defaults to 4): maximum number of SideNets.
@@ -235,7 +238,7 @@ def attach(
     clock = Clock()
 
     with clock("loading"):
-        given, processor = load_mainnet(mainnet, processor, hub_kwargs)
+        given, processor = load_mainnet(mainnet, processor, hub_kwargs, blocks)
         splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
         rows = prepare_rows(
             splits,
@@ -317,6 +320,9 @@ def attach(
         has_labels=rows["validation"].has_labels,
         exit_layers=model.config.exit_layers,
     )
+    no_stages = why_no_stages(model)
+    if no_stages is not None:
+        certification["notices"].append(no_stages)
     for warning in (*recall_warnings(certification["recalls"]), *certification["notices"]):
         logger.warning(warning)
     # Failed attempts count too: what matters is the number of looks at the rows.

@@ -360,7 +360,7 @@ class AttachRun:
 
 
 def load_mainnet(
-    mainnet: str | PreTrainedModel, processor: Processor | None, hub_kwargs: dict[str, Any]
+    mainnet: str | PreTrainedModel, processor: Processor | None, hub_kwargs: dict[str, Any], blocks: str | None = None
 ) -> tuple[SideNetPreTrainedModel, Processor | None]:
     """Load the MainNet, with one untrained SideNet to access its blocks, and the processor.
 
@@ -381,7 +381,7 @@ def load_mainnet(
             "mainnet",
             f"must be a plain classifier, but {mainnet!r} has SideNets: recalibrate it instead",
         )
-    model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], **hub_kwargs)
+    model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], blocks=blocks, **hub_kwargs)
     if processor is None and not isinstance(mainnet, PreTrainedModel):
         processor = load_processor(mainnet, model.modality, **known)
     return model, processor

@@ -2,7 +2,6 @@
 """A classifier without SideNets as a chain of one stage, so that the same engines can run it, in PyTorch and ONNX
 Runtime."""
 
-import copy
 import inspect
 import os
 from collections.abc import Sequence
@@ -23,8 +22,7 @@ from ..inference.precision import precision_of
 from ..inference.protocols import StageChain
 from ..inference.rows import Row, collate
 from ..inference.stages import Stages
-from ..models import gate
-from ..models.mainnet import find_blocks
+from ..models.gate import remove_gates, sharing_weights
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import task_of
 
@@ -123,12 +121,8 @@ def plain_mainnet(model: SideNetPreTrainedModel) -> PreTrainedModel:
     Args:
         model ([`SideNetPreTrainedModel`]): the model, not changed.
     """
-    shared = {id(tensor): tensor for tensor in (*model.mainnet.parameters(), *model.mainnet.buffers())}
-    mainnet = copy.deepcopy(model.mainnet, memo=shared)
-    for block in find_blocks(mainnet, model.config.blocks).modules:
-        for hooks in (block._forward_pre_hooks, block._forward_hooks):
-            for key in [key for key, hook in hooks.items() if _is_gate(hook)]:
-                del hooks[key]
+    mainnet = sharing_weights(model.mainnet)
+    remove_gates(mainnet)
     return mainnet.eval()
 
 
@@ -196,10 +190,6 @@ class PlainOnnx:
             feed[name] = value.contiguous().numpy()
         (logits,) = self.session.run(None, feed)
         return None, torch.from_numpy(logits)
-
-
-def _is_gate(hook: Any) -> bool:
-    return getattr(hook, "func", hook).__module__ == gate.__name__
 
 
 def _feeds(chain: PlainChain, names: Sequence[str], rows: Sequence[Row]) -> Any:

@@ -82,6 +82,15 @@ def attach(
             callback=between_0_and_1,
         ),
     ] = 0.75,
+    blocks: Annotated[
+        str | None,
+        option(
+            "--blocks",
+            SIDENETS,
+            "The MainNet's list of blocks, or its end (encoder.layer), instead of the one that is found.",
+            metavar="NAME",
+        ),
+    ] = None,
     exit_layers: Annotated[
         list[int] | None,
         list_option(
@@ -223,6 +232,7 @@ def attach(
             **data.about_labels,
             trust_rows=data.trust_rows,
             max_length=max_length,
+            blocks=blocks,
             exit_layers=exit_layers or None,
             poolings=poolings or None,
             max_exits=max_exits,

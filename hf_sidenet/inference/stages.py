@@ -11,9 +11,7 @@ the MainNet's own forward computes masks, positions and the head. Creating a cha
 MainNet's answers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, cast
 
 import torch
@@ -24,8 +22,20 @@ from transformers import PreTrainedModel
 from ..data.limits import longest_text
 from ..models.configuration_sidenet import begins_at_input
 from ..models.errors import ArgumentError, StopForward
-from ..models.gate import Blocks, Run, leave_through_gate, run_mainnet, sharing_weights
-from ..models.mainnet import check_unchanged, evaluating, gated, name_of
+from ..models.gate import (
+    Run,
+    current_run,
+    get_part,
+    hooked_segments,
+    install_segments,
+    is_gated,
+    name_arguments,
+    parameter_names,
+    run_mainnet,
+    sharing_weights,
+)
+from ..models.layout import Layout, Segment
+from ..models.mainnet import check_unchanged, evaluating, gated, layout_of, name_of
 from ..models.modalities import Modality
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet, read_exit
@@ -40,40 +50,66 @@ TELLING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 class Skipped(nn.Module):
-    """Replaces a module that already ran. Indices do not change, for MainNets that count their blocks.
+    """Replaces a module that already ran, or runs again only in some of its calls.
+
+    Indices do not change, for MainNets that count their blocks.
 
     Args:
         module (`nn.Module`): the module; its attributes stay readable (ModernBERT reads the attention type).
+        segment ([`Segment`]): the call to skip, or one of them.
+        skipped (`dict[int, Segment]`, *optional*): the calls to skip, by number; by default the only one.
+        remembers (`bool`): inputs come in few sizes, so that the shape of an output is worth remembering.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(
+        self, module: nn.Module, segment: Segment, skipped: dict[int, Segment] | None = None, remembers: bool = True
+    ):
         super().__init__()
-        # Not a submodule, because its weights are not used.
-        self.__dict__["skipped"] = module
+        # Pairs of inputs and outputs; a cache that does not affect results.
+        self.forms: list[tuple[list[Any], Any]] = []
+        self.segment = segment
+        self.numbered = skipped
+        self.remembers = remembers
+        self.names = parameter_names(module)
+        # Not a submodule unless it still runs, because its weights are not used.
+        if skipped is None:
+            self.__dict__["skipped"] = module
+        else:
+            self.skipped = module
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["skipped"], name)
-
-
-class PassesOn(Skipped):
-    """Skipped block of a MainNet for texts. Returns its input, since x_c has the same form after every block.
-
-    Args:
-        module (`nn.Module`): the block.
-        output (`Any`): an example of its output: a tensor, or a tuple with the hidden states first.
-    """
-
-    def __init__(self, module: nn.Module, output: Any):
-        super().__init__(module)
-        rest = output[1:] if isinstance(output, tuple) else None
-        self.rest = rest if rest is None else tuple(None if isinstance(v, torch.Tensor) else v for v in rest)
+            return getattr(self.__dict__.get("skipped") or self._modules["skipped"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else next(iter(kwargs.values()))
-        return hidden if self.rest is None else (hidden, *self.rest)
+        segment = self.segment
+        if self.numbered is not None:
+            run = current_run()
+            assert run is not None  # A stage runs its MainNet under one.
+            number = run.calls.get(segment.module, 0)
+            if number not in self.numbered:
+                if not is_gated(self.skipped):
+                    run.count(segment.module)
+                return self.skipped(*args, **kwargs)
+            run.count(segment.module)
+            segment = self.numbered[number]
+        if segment.like is None:
+            return self._zeros(args, kwargs)
+        return _imitate(segment.like, name_arguments(self.names, args, kwargs))
+
+    def _zeros(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Return zeros in the shape of the output, learned for each input size by running once."""
+        given = [_size(value) for value in tree_leaves((args, kwargs))]
+        for known, output in self.forms:
+            if known == given:
+                return tree_map(_zeros, output)
+        # `forward`, to bypass its hooks, the gates.
+        output = self.skipped.forward(*args, **kwargs)
+        if self.remembers and not torch.compiler.is_compiling() and len(self.forms) < MAX_FORMS:
+            self.forms.append((given, tree_map(_form, output)))
+        return output
 
 
 @dataclass(frozen=True)
@@ -85,146 +121,41 @@ class Form:
     device: torch.device
 
 
-class GivesZeros(Skipped):
-    """Skipped module of a MainNet for images. Returns zeros in the shape of its output.
+def tail_of(mainnet: nn.Module, layout: Layout, start: int, modality: Modality) -> nn.Module:
+    """Copy a MainNet, skipping what runs before a gate and sharing every parameter and buffer.
 
-    It learns the shape for each input size by running once, on a single row.
-
-    Args:
-        module (`nn.Module`): the module.
-    """
-
-    def __init__(self, module: nn.Module):
-        super().__init__(module)
-        # Pairs of inputs and outputs; a cache that does not affect results.
-        self.forms: list[tuple[list[Any], Any]] = []
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = [_size(value) for value in tree_leaves((args, kwargs))]
-        for known, output in self.forms:
-            if known == given:
-                return tree_map(_zeros, output)
-        # `forward`, to bypass its hooks, the gates.
-        output = self.skipped.forward(*args, **kwargs)
-        if not torch.compiler.is_compiling() and len(self.forms) < MAX_FORMS:
-            self.forms.append((given, tree_map(_form, output)))
-        return output
-
-
-@dataclass(frozen=True)
-class Call:
-    """Call of a module.
+    Of what depends on the inputs alone, texts skip nothing: masks and positions, of any length, come from there.
 
     Args:
-        begin (`int`): start, counted in calls and returns of all modules.
-        end (`int`): end, counted the same way.
-        output (`Any`): output, for blocks.
-    """
-
-    begin: int
-    end: int
-    output: Any
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Record of one call of a MainNet.
-
-    Args:
-        blocks ([`Blocks`]): blocks of the MainNet.
-        modality ([`Modality`]): its modality.
-        calls (`dict[str, list[Call]]`): calls of each module, by name.
-        gates (`dict[int, int]`): when each gate was reached, by the number of blocks before it.
-    """
-
-    blocks: Blocks
-    modality: Modality
-    calls: dict[str, list[Call]]
-    gates: dict[int, int]
-
-    def over_before(self, gate: int) -> list[str]:
-        """List the outermost modules that ran between the start of the first block and a gate, each called once.
-
-        For texts these are the blocks only: other modules can run on any x_c, and later blocks may need their output
-        (positions, masks).
-
-        Args:
-            gate (`int`): number of blocks before it.
-        """
-        first = self.calls[self.blocks.names[0]][0].begin
-        over = set(self.blocks.names[:gate])
-        for name, calls in self.calls.items():
-            if (
-                not self.modality.keeps_form
-                and len(calls) == 1
-                and first <= calls[0].begin
-                and calls[0].end <= self.gates[gate]
-            ):
-                over.add(name)
-        return [name for name in over if over.isdisjoint(_parents(name))]
-
-
-@torch.no_grad()
-def watch(mainnet: PreTrainedModel, blocks: Blocks, modality: Modality, input_size: list[int] | None) -> Watched:
-    """Record one call of a MainNet on an example row.
-
-    Args:
-        mainnet (`PreTrainedModel`): a MainNet with gates on its blocks.
-        blocks ([`Blocks`]): its blocks.
-        modality ([`Modality`]): its modality.
-        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
-    """
-    # A copy, because other threads may call the MainNet meanwhile.
-    twin = sharing_weights(mainnet)
-    now = count().__next__
-    began: list[int] = []
-    calls: dict[str, list[Call]] = {}
-    gates: dict[int, int] = {}
-
-    def enter(*_: Any) -> None:
-        began.append(now())
-
-    def leave(name: str) -> Callable:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            # Other outputs may be many and large.
-            kept = output if name in blocks.names else None
-            calls.setdefault(name, []).append(Call(began.pop(), now(), kept))
-
-        return hook
-
-    def visit(index: int, *_: Any) -> None:
-        gates[index] = now()
-
-    for name, module in twin.named_modules():
-        module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave(name))
-    inputs = {name: value[:1] for name, value in modality.example_inputs(mainnet, input_size).items()}
-    with evaluating(twin):
-        run_mainnet(twin, Run(visit), **inputs, return_dict=True)
-    return Watched(blocks, modality, calls, gates)
-
-
-def tail_of(mainnet: nn.Module, watched: Watched, start: int) -> nn.Module:
-    """Copy a MainNet, skipping the modules that run before a gate and sharing every parameter and buffer.
-
-    Args:
-        mainnet (`nn.Module`): a MainNet with gates on its blocks.
-        watched ([`Watched`]): record of one call.
+        mainnet (`nn.Module`): a MainNet with gates.
+        layout ([`Layout`]): where it is split.
         start (`int`): number of blocks before the gate.
+        modality ([`Modality`]): its modality.
     """
-    tail, blocks = sharing_weights(mainnet), watched.blocks
-    for name in watched.over_before(start):
+    gate = layout.gates[start - 1]
+    hooked = hooked_segments(layout)
+    behind = gate.segment + 1 if gate.after else gate.segment
+    skipped: dict[str, list[Segment]] = {}
+    for i, segment in enumerate(layout.segments[:behind]):
+        if i not in gate.needs and not (modality.has_tokens and segment.reruns):
+            skipped.setdefault(segment.module, []).append(segment)
+    tail = sharing_weights(mainnet)
+    for name, segments in skipped.items():
         module = tail.get_submodule(name)
-        passes = watched.modality.keeps_form
-        tail.set_submodule(name, PassesOn(module, watched.calls[name][0].output) if passes else GivesZeros(module))
-    if blocks.gate_after:
-        leave_through_gate(tail.get_submodule(blocks.names[start - 1]), start - 1)
+        only = segments[0].call is None
+        numbered = None if only else {cast(int, segment.call): segment for segment in segments}
+        replacement = Skipped(module, segments[0], numbered, remembers=not modality.has_tokens)
+        tail.set_submodule(name, replacement)
+        if only and name in hooked:
+            # The gate behind it.
+            install_segments(replacement, hooked[name], replacement.names)
     return tail
 
 
-def _parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
+def _imitate(like: Any, arguments: dict[str, Any]) -> Any:
+    if isinstance(like, str):
+        return get_part(arguments, like)
+    return None if like is None else tuple(_imitate(item, arguments) for item in like)
 
 
 def _size(value: Any) -> Any:
@@ -391,6 +322,31 @@ class Served:
         return len(self.config.exit_layers) + 1
 
 
+def _check_gate(mainnet: PreTrainedModel, layout: Layout, layer: int, modality: Modality) -> None:
+    """Refuse a gate behind which the MainNet needs more than x_c.
+
+    Raises:
+        StagesError: it does.
+    """
+    if layer == 0:
+        return
+    gate, reason = layout.gates[layer - 1], None
+    if gate.carries:
+        names = list(dict.fromkeys(layout.segments[i].module for i in gate.carries))
+        reason = f"what follows also needs what {names[0]} returned"
+    elif modality.has_tokens and not gate.has_tokens:
+        reason = "x_c has no vector per token there"
+    if reason is not None:
+        raise _no_stages(mainnet, f"after {layout.blocks[layer - 1]}", reason)
+
+
+def _no_stages(mainnet: PreTrainedModel, place: str, reason: str) -> StagesError:
+    return StagesError(
+        f"{name_of(mainnet)} cannot run stage by stage: started {place}, it fails ({reason}). Its own forward works: "
+        "use `routing='gates'` in the runner."
+    )
+
+
 class Stages(Served):
     """Chain of stages of a model. Weights are shared, the config is copied.
 
@@ -407,19 +363,21 @@ class Stages(Served):
         config, model = self.config, self.model
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = config.input_size
-        mainnet, blocks = gated(model.mainnet, config.blocks)
-        watched = watch(mainnet, blocks, self.modality, size)
+        layout = layout_of(model)
+        mainnet = gated(model.mainnet, layout)
+        for layer in config.exit_layers:
+            _check_gate(mainnet, layout, layer, self.modality)
         first = int(begins_at_input(config))
         starts: list[int | None] = [None, *config.exit_layers[first:]]
         ends: list[int | None] = [*config.exit_layers[first:], None]
         self.modules: list[Stage | InputStage] = [InputStage(model.sidenets[0]).eval()] if first else []
         for k, (start, end) in enumerate(zip(starts, ends, strict=True), start=first):
-            part = mainnet if start is None else tail_of(mainnet, watched, start)
+            part = mainnet if start is None else tail_of(mainnet, layout, start, self.modality)
             sidenet, pooling = None, None
             if end is not None:
                 sidenet, pooling = cast(SideNet, model.sidenets[k]), config.pooling[k]
             self.modules.append(Stage(part, start, end, sidenet, pooling, fixed, size).eval())
-        self._check(mainnet, blocks)
+        self._check(mainnet, layout)
 
     def __call__(
         self, index: int, hidden: torch.Tensor | None, inputs: dict[str, torch.Tensor]
@@ -440,7 +398,7 @@ class Stages(Served):
         return result if isinstance(result, tuple) else (None, result)
 
     @torch.no_grad()
-    def _check(self, mainnet: PreTrainedModel, blocks: Blocks) -> None:
+    def _check(self, mainnet: PreTrainedModel, layout: Layout) -> None:
         """Run example rows stage by stage, and compare every exit with a call of the MainNet."""
         inputs = self.modality.example_inputs(mainnet, self.config.input_size)
         mask, hidden = inputs.get("attention_mask"), None
@@ -454,10 +412,23 @@ class Stages(Served):
                 hidden, logits = self(k, hidden, inputs)
                 check_unchanged(logits, expected)
             except Exception as error:
-                place = "at the beginning" if stage.start is None else f"after {blocks.names[stage.start - 1]}"
+                place = "at the beginning" if stage.start is None else f"after {layout.blocks[stage.start - 1]}"
                 reason = " ".join(str(error).split()).rstrip(".,")
-                raise StagesError(
-                    f"{name_of(mainnet)} cannot run stage by stage: started {place}, it fails ({reason}). Its own "
-                    "forward works: use `routing='gates'` in the runner."
-                ) from error
+                raise _no_stages(mainnet, place, reason) from error
             inputs = self.modality.later_inputs(inputs, hidden)
+
+
+def why_no_stages(model: SideNetPreTrainedModel) -> str | None:
+    """Return why a model cannot run stage by stage, `None` if it can.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): the model, in any mode.
+    """
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return None
+    with evaluating(model):
+        try:
+            Stages(model)
+        except StagesError as error:
+            return str(error)
+    return None

@@ -264,6 +264,9 @@ class SideNetConfig(PretrainedConfig):
         input_sidenet (`dict`, *optional*):
             Sizes of the SideNet at exit layer 0: the arguments of [`TextInputSideNet`] or [`ImageInputSideNet`].
             Recorded when it is attached.
+        layout (`dict`, *optional*):
+            Where the MainNet can be split: what [`Layout`] holds. Observed and recorded when a SideNet is first
+            attached, so that a loaded checkpoint is not observed again.
         kwargs:
             Other [`PretrainedConfig`] fields. Reading or writing a field of the MainNet's config, such as `id2label`
             or `pad_token_id`, here reads or writes it there.
@@ -325,6 +328,7 @@ class SideNetConfig(PretrainedConfig):
         block_shapes: list[list[int]] | None = None,
         input_size: list[int] | None = None,
         input_sidenet: dict[str, Any] | None = None,
+        layout: dict[str, Any] | None = None,
         **kwargs,
     ):
         refuse_misspelled(kwargs)
@@ -345,6 +349,7 @@ class SideNetConfig(PretrainedConfig):
         self.block_shapes = block_shapes
         self.input_size = input_size
         self.input_sidenet = input_sidenet
+        self.layout = layout
         self._take_labels(kwargs)
         # transformers passes `attn_implementation` down to sub-configs, even None, and a MainNet without one would
         # silently lose its padding mask.
@@ -441,6 +446,10 @@ class SideNetConfig(PretrainedConfig):
         fields = {**super().to_dict(), **copy.deepcopy(repeated)}
         fields.pop("keys_to_ignore_at_inference", None)
         return fields
+
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        # transformers refuses to save a config with arguments of `generate`, but some are fields of the MainNet's own.
+        return self.mainnet_config._get_generation_parameters()
 
     def to_diff_dict(self) -> dict[str, Any]:
         """See [`PretrainedConfig.to_diff_dict`].

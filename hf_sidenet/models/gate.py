@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Split the forward pass of any MainNet between its blocks: drop rows, slice per-row arguments, put rows back.
+"""Split the forward pass of any MainNet between its blocks: drop rows, slice per-row tensors, put rows back.
 
-The MainNet is wrapped, never copied: persistent hooks on its own blocks do nothing unless a [`Run`] is active in the
-current thread. During a run,
+The MainNet is wrapped, never copied: persistent hooks on its own modules do nothing unless a [`Run`] is active in the
+current thread. The hooks stand at the segments of its [`Layout`], which says where tensors hold the rows. During a
+run,
 
-* a gate before block k passes the hidden states to `run.visit`, which may select the rows to keep;
-* every later block gets hidden states and per-row arguments (masks, positions) sliced to the remaining rows;
-* after the last block, rows return to their batch positions (zeros for rows that exited), so that the pooler, the
-  final norm and the head run unmodified.
+* a gate passes x_c to `run.visit`, which may select the rows to keep;
+* every later segment gets its per-row arguments cut to the remaining rows;
+* what a segment returns goes back to its place in the batch (zeros for rows that exited), so that code between
+  segments always sees the whole batch; only what passes straight on to the next segment stays cut.
 
-Several exits compose through two index sets: the rows that `visit` keeps index the remaining rows and slice the
-hidden states; `run.rows` indexes the original batch and slices everything else, because a MainNet passes its original
-masks to every block. The state of a call is thread-local, compiled or not, so threads do not see each other.
+Several exits compose through two index sets: the rows that `visit` keeps index the remaining rows and slice what is
+cut already; `run.rows` indexes the original batch and slices everything else. The state of a call is thread-local,
+compiled or not, so threads do not see each other.
 """
 
 import copy
@@ -19,7 +20,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,28 +28,7 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError, StopForward
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Blocks of a MainNet, in order.
-
-    Args:
-        names (`list[str]`): module names inside the MainNet.
-        modules (`list[nn.Module]`): the blocks.
-        gate_after (`bool`): gates sit at a block's output (timm, where other modules may come between two stages)
-            instead of the next block's input (transformers, where a model may still combine a block's input and
-            output afterward, as DeBERTa does).
-        per_row (`Mapping[str, int]`): block arguments with one row per example, besides the hidden states, and the
-            minimum number of axes for that; with fewer axes, all examples share them.
-        shared (`frozenset[str]`): block arguments that all examples share, regardless of axis 0.
-    """
-
-    names: list[str]
-    modules: list[nn.Module]
-    gate_after: bool
-    per_row: Mapping[str, int]
-    shared: frozenset[str]
+from .layout import ONE_FOR_ALL, Gate, Layout, Leaf, Segment
 
 
 @dataclass
@@ -57,18 +37,25 @@ class Run:
 
     Args:
         visit (`Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]`):
-            Called between blocks with the number of blocks that ran, the hidden states of the remaining rows, and
-            their batch positions (`None`: all rows). Returns the rows to keep, as indices into the remaining rows, or
-            `None` for all of them; raises [`StopForward`] when no row remains.
+            Called between blocks with the number of blocks that ran, x_c of the remaining rows, and their batch
+            positions (`None`: all rows). Returns the rows to keep, as indices into the remaining rows, or `None` for
+            all of them; raises [`StopForward`] when no row remains.
         resume (`tuple[int, torch.Tensor]`, *optional*):
-            A number of blocks, and hidden states that replace the output of those blocks.
+            A number of blocks, and x_c that replaces what those blocks pass on.
     """
 
     visit: Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor | None]
     resume: tuple[int, torch.Tensor] | None = None
     rows: torch.Tensor | None = None
     batch_size: int | None = None
-    finished: bool = False
+    # Calls so far of each module that has several.
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def count(self, module: str) -> int:
+        """Return the number of a call of a module that has several."""
+        number = self.calls.get(module, 0)
+        self.calls[module] = number + 1
+        return number
 
 
 class _ThreadState(threading.local):
@@ -89,7 +76,8 @@ class _ThreadState(threading.local):
 _STATE = _ThreadState()
 
 
-def _current_run() -> Run | None:
+def current_run() -> Run | None:
+    """Return the run of the calling thread."""
     # Not `is_compiling`, which is true in every thread while one of them compiles.
     if not torch.compiler.is_dynamo_compiling():
         return _STATE.run
@@ -129,38 +117,115 @@ def run_mainnet(mainnet: Callable[..., Any], run: Run, **inputs: Any) -> Any:
             return None
 
 
-def install(mainnet: nn.Module, blocks: Blocks) -> None:
-    """Install the hooks on the blocks of a MainNet; does nothing if they are already there.
-
-    Raises:
-        ValueError: the MainNet already has gates on other blocks.
-    """
-    gated = [name for name, module in mainnet.named_modules() if is_gated(module)]
-    if gated == blocks.names:
-        return
-    if gated:
-        raise ArgumentError(
-            "blocks",
-            f"must match the blocks at which this MainNet is already split, {gated}, got {blocks.names}",
-        )
-    for i, block in enumerate(blocks.modules):
-        names = tuple(inspect.signature(block.forward).parameters)
-        enter = partial(_enter_block, index=i, names=names, gate_here=i > 0 and not blocks.gate_after, blocks=blocks)
-        block.register_forward_pre_hook(enter, with_kwargs=True)
-        if i == len(blocks.modules) - 1:
-            block.register_forward_hook(_leave_last_block)
-        elif blocks.gate_after:
-            leave_through_gate(block, i)
-
-
-def leave_through_gate(block: nn.Module, index: int) -> None:
-    """Put the gate after a block of a MainNet with `gate_after`.
+@dataclass(frozen=True)
+class Hooked:
+    """A segment as its hooks see it.
 
     Args:
-        block (`nn.Module`): the block, or its replacement.
-        index (`int`): index of the block.
+        segment ([`Segment`]): the segment.
+        given (`dict[str, Any]`): its arguments' [`Leaf`]s, nested as the arguments are.
+        returned (`dict[str, Any]` or [`Leaf`]): the same for its outputs.
+        before (`tuple[int, Gate]`, *optional*): number of blocks and gate at an argument.
+        after (`tuple[int, Gate]`, *optional*): number of blocks and gate at an output.
     """
-    block.register_forward_hook(partial(_leave_block, index=index))
+
+    segment: Segment
+    given: Mapping[str, Any]
+    returned: Any
+    before: tuple[int, Gate] | None
+    after: tuple[int, Gate] | None
+
+
+def hooked_segments(layout: Layout) -> dict[str, list[Hooked]]:
+    """Return, by module, the segments from the first gate on: before it, every row is there."""
+    first = min(gate.segment for gate in layout.gates)
+    before = {gate.segment: (k, gate) for k, gate in enumerate(layout.gates, start=1) if not gate.after}
+    after = {gate.segment: (k, gate) for k, gate in enumerate(layout.gates, start=1) if gate.after}
+    hooked: dict[str, list[Hooked]] = {}
+    for i, segment in enumerate(layout.segments):
+        if i >= first:
+            one = Hooked(segment, _nest(segment.given), _nest(segment.returned), before.get(i), after.get(i))
+            hooked.setdefault(segment.module, []).append(one)
+    return hooked
+
+
+def _nest(leaves: Mapping[str, Leaf]) -> Any:
+    """Turn `{"a.0": leaf}` into `{"a": {"0": leaf}}`."""
+    if "" in leaves:
+        return leaves[""]
+    nested: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split(".")
+        place = nested
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = leaf
+    return nested
+
+
+def install(mainnet: nn.Module, layout: Layout) -> None:
+    """Install the hooks on the segments of a MainNet; does nothing if they are already there.
+
+    Raises:
+        ValueError: the MainNet already has gates at other places.
+    """
+    hooked = hooked_segments(layout)
+    gated = {name: found for name, module in mainnet.named_modules() if (found := _segments_at(module)) is not None}
+    if gated == hooked:
+        return
+    if gated and gated.keys() != hooked.keys():
+        raise ArgumentError(
+            "blocks",
+            f"must match the places at which this MainNet is already split, {[*gated]}, got {[*hooked]}",
+        )
+    remove_gates(mainnet, own=True)
+    for name, segments in hooked.items():
+        install_segments(mainnet.get_submodule(name), segments)
+
+
+def install_segments(module: nn.Module, segments: list[Hooked], names: tuple[str, ...] | None = None) -> None:
+    """Install the hooks on one module.
+
+    Args:
+        module (`nn.Module`): the module, or its replacement.
+        segments (`list[Hooked]`): the calls of this module that are segments.
+        names (`tuple[str, ...]`, *optional*): names of its parameters, by default those of its `forward`.
+    """
+    names = parameter_names(module) if names is None else names
+    module.register_forward_pre_hook(partial(_enter, segments=segments, names=names), with_kwargs=True)
+    module.register_forward_hook(partial(_leave, segments=segments))
+
+
+def remove_gates(mainnet: nn.Module, *, own: bool = False) -> None:
+    """Remove the hooks: even idle ones cost time.
+
+    Args:
+        mainnet (`nn.Module`): the MainNet.
+        own (`bool`): only those of this file, else also those of the copy that a checkpoint's own code brings.
+    """
+    for module in mainnet.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if _is_gate(hook, own)]:
+                del hooks[key]
+
+
+def _is_gate(hook: Any, own: bool) -> bool:
+    function = getattr(hook, "func", None)
+    if own or function in (_enter, _leave):
+        return function in (_enter, _leave)
+    module = getattr(function, "__module__", None) or ""
+    return module.rpartition(".")[-1] == "gate" and getattr(function, "__name__", "") in ("_enter", "_leave")
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of a module's positional parameters; others are numbered."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds)
+
+
+def name_arguments(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments by name; those without one by position."""
+    return {names[i] if i < len(names) else str(i): value for i, value in enumerate(args)} | kwargs
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -172,97 +237,197 @@ def sharing_weights(mainnet: Model) -> Model:
     return copy.deepcopy(mainnet, memo=shared)
 
 
-def is_gated(block: nn.Module) -> bool:
-    """Return whether a block has the gates of this file."""
-    return any(getattr(hook, "func", None) is _enter_block for hook in block._forward_pre_hooks.values())
+def is_gated(module: nn.Module) -> bool:
+    """Return whether a module has the gates of this file."""
+    return _segments_at(module) is not None
 
 
-def _enter_block(block, args, kwargs, *, index, names, gate_here, blocks):
-    run = _current_run()
+def _segments_at(module: nn.Module) -> list[Hooked] | None:
+    hooks = (hook for hook in module._forward_pre_hooks.values() if getattr(hook, "func", None) is _enter)
+    return next((hook.keywords["segments"] for hook in hooks), None)
+
+
+def _which(segments: list[Hooked], run: Run, enters: bool) -> Hooked | None:
+    """Return the segment that a call of a module is; `None` if it is none."""
+    only = segments[0].segment
+    if only.call is None:
+        return segments[0]
+    number = run.count(only.module) if enters else run.calls[only.module] - 1
+    return next((one for one in segments if one.segment.call == number), None)
+
+
+def _enter(module, args, kwargs, *, segments, names):
+    run = current_run()
     if run is None:
         return None
-    given = args[0] if args else kwargs[names[0]]
-    hidden = _pass_gate(run, index, given) if gate_here else given
+    hooked = _which(segments, run, enters=True)
+    if hooked is None:
+        return None
+    named = name_arguments(names, args, kwargs)
+    kept = replaced = None
+    if hooked.before is not None:
+        number, gate = hooked.before
+        hidden = get_part(named, gate.leaf)
+        leaf = get_part(hooked.given, gate.leaf)
+        if not leaf.cut:
+            hidden = _cut(hidden, leaf, run, gate.leaf, None)
+        kept, replaced = _pass_gate(run, number, gate, hidden, leaf.axis)
+    if run.rows is None and replaced is None:
+        return None
+    # The given tensor becomes the replacement before anything is cut to the remaining rows.
+    cut = {name: _cut(value, _part(hooked.given, name), run, name, kept) for name, value in named.items()}
+    if replaced is not None and hooked.before is not None:
+        cut = _put(cut, hooked.before[1].leaf, replaced)
+    positional = tuple(cut.pop(names[i] if i < len(names) else str(i)) for i in range(len(args)))
+    return positional, cut
+
+
+def _leave(module, args, output, *, segments):
+    run = current_run()
+    if run is None:
+        return None
+    hooked = _which(segments, run, enters=False)
+    if hooked is None:
+        return None
+    kept = None
+    if hooked.after is not None:
+        number, gate = hooked.after
+        axis = get_part(hooked.returned, gate.leaf).axis
+        kept, replaced = _pass_gate(run, number, gate, get_part(output, gate.leaf), axis)
+        if replaced is not None:
+            output = _put(output, gate.leaf, replaced)
     if run.rows is None:
-        if hidden is given:
-            return None
-        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, names[0]: hidden})
-    if args:
-        named = [(names[min(i, len(names) - 1)], value) for i, value in enumerate(args[1:], start=1)]
-        others = tuple(_cut(name, value, run, blocks) for name, value in named)
-        return (hidden, *others), {name: _cut(name, value, run, blocks) for name, value in kwargs.items()}
-    return (), {name: hidden if name == names[0] else _cut(name, value, run, blocks) for name, value in kwargs.items()}
+        return output if hooked.after is not None else None
+    return _restore(output, hooked.returned, run, kept)
 
 
-def _leave_block(block, args, output, *, index):
-    run = _current_run()
-    if run is None:
-        return None
-    if not isinstance(output, torch.Tensor):
-        raise ValueError(f"block {index} must return one tensor to take a SideNet, got {type(output).__name__}.")
-    return _pass_gate(run, index + 1, output)
+@dataclass(frozen=True)
+class Kept:
+    """Rows that stay at a gate.
+
+    Args:
+        rows (`torch.Tensor` of shape `(kept,)`): indices into the rows that came.
+        num_before (`int`): number of rows that came.
+    """
+
+    rows: torch.Tensor
+    num_before: int
+
+    def of(self, value: torch.Tensor, axis: int) -> torch.Tensor:
+        """Select them from a tensor with the rows that came."""
+        return value.index_select(axis, _entries(self.rows.to(value.device), value.shape[axis] // self.num_before))
 
 
-def _leave_last_block(block, args, output):
-    run = _current_run()
-    if run is None:
-        return None
-    run.finished = True
-    if run.rows is None:
-        return None
-    hidden = output[0] if isinstance(output, tuple) else output
-    if not isinstance(hidden, torch.Tensor):
-        raise ValueError(f"the last block must return a tensor or a tuple, got {type(output).__name__}.")
-    assert run.batch_size is not None  # Set when the first rows exit.
-    rows = run.rows.to(hidden.device)
-    hidden = hidden.new_zeros(run.batch_size, *hidden.shape[1:]).index_copy(0, rows, hidden)
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+def _entries(rows: torch.Tensor, fold: int) -> torch.Tensor:
+    """Return the indices of rows with `fold` entries each."""
+    return rows if fold == 1 else (rows.unsqueeze(1) * fold + torch.arange(fold, device=rows.device)).flatten()
 
 
-def _pass_gate(run: Run, index: int, hidden: torch.Tensor) -> torch.Tensor:
-    if run.resume is not None and index <= run.resume[0]:
-        return run.resume[1] if index == run.resume[0] else hidden
-    keep = run.visit(index, hidden, run.rows)
+def _pass_gate(
+    run: Run, number: int, gate: Gate, hidden: torch.Tensor, axis: int
+) -> tuple[Kept | None, torch.Tensor | None]:
+    """Return the rows that stay, and what replaces x_c."""
+    if run.resume is not None and number <= run.resume[0]:
+        return None, gate.from_x_c(run.resume[1]) if number == run.resume[0] else None
+    keep = run.visit(number, gate.to_x_c(hidden), run.rows)
     if keep is None:
-        return hidden
+        return None, None
     if run.batch_size is None:
-        run.batch_size = hidden.shape[0]
+        run.batch_size = hidden.shape[axis]
     run.rows = keep if run.rows is None else run.rows.index_select(0, keep.to(run.rows.device))
-    return hidden.index_select(0, keep.to(hidden.device))
+    return Kept(keep, hidden.shape[axis]), None
 
 
-def _cut(name: str, value: Any, run: Run, blocks: Blocks) -> Any:
-    """Slice one block argument to the remaining rows; arguments without rows pass unchanged."""
-    if (
-        run.rows is None
-        or value is None
-        or name in blocks.shared
-        or isinstance(value, bool | int | float | str | torch.dtype)
-    ):
+def _cut(value: Any, spec: Any, run: Run, path: str, kept: Kept | None) -> Any:
+    """Cut per-row tensors to the remaining rows; what rows share passes unchanged.
+
+    Args:
+        kept ([`Kept`], *optional*): rows that stay of what is cut already.
+    """
+    if isinstance(value, torch.Tensor):
+        if run.rows is None:
+            return value
+        if spec is None:
+            raise ValueError(
+                f"block argument {path!r} of shape {tuple(value.shape)} was not there when this MainNet was observed, "
+                "so it may or may not have one entry per row. Leave that input out, or attach the SideNets again."
+            )
+        if spec.cut:
+            return value if kept is None else kept.of(value, spec.axis)
+        return _select(value, spec.axis, run, path)
+    if not isinstance(value, tuple | list | Mapping) or isinstance(value, torch.Size) or not value:
         return value
-    if isinstance(value, tuple | list | torch.Size):
-        return type(value)(_cut(name, item, run, blocks) for item in value)
-    if isinstance(value, dict):
-        return {key: _cut(name, item, run, blocks) for key, item in value.items()}
-    if not isinstance(value, torch.Tensor):
-        raise ValueError(
-            f"block argument {name!r} is a {type(value).__name__}, and it is unknown which of its parts belong to the "
-            "rows that exit. A MainNet with a cache or other per-row objects cannot be split."
-        )
-    if value.dim() < blocks.per_row.get(name, 1) or value.shape[0] == 1:
+    return _map(value, lambda key, item: _cut(item, _part(spec, key), run, f"{path}.{key}", kept))
+
+
+def _select(value: torch.Tensor, axis: int | None, run: Run, path: str) -> torch.Tensor:
+    """Select the remaining rows of a tensor with the whole batch."""
+    assert run.rows is not None  # Rows left before.
+    assert run.batch_size is not None
+    if axis is None:
         return value
-    # Never decided by the batch size alone: an unrelated axis may have the same length by chance.
-    if name not in blocks.per_row:
+    axis = 0 if axis == ONE_FOR_ALL else axis
+    if value.shape[axis] == 1:
+        return value
+    if value.shape[axis] % run.batch_size:
         raise ValueError(
-            f"block argument {name!r} of shape {tuple(value.shape)} may or may not have one row per example. Add the "
-            "name to PER_ROW or SHARED in mainnet.py (CONTRIBUTING, Add a MainNet)."
+            f"block argument {path!r} must have one entry per row, {run.batch_size}, or one for all on axis {axis}, "
+            f"got shape {tuple(value.shape)}."
         )
-    if value.shape[0] != run.batch_size:
-        raise ValueError(
-            f"block argument {name!r} must have one row per example, {run.batch_size}, or one for all, got shape "
-            f"{tuple(value.shape)}."
-        )
-    return value.index_select(0, run.rows.to(value.device))
+    return value.index_select(axis, _entries(run.rows.to(value.device), value.shape[axis] // run.batch_size))
+
+
+def _restore(value: Any, spec: Any, run: Run, kept: Kept | None) -> Any:
+    """Put rows back to their places in the batch, zeros for those that exited.
+
+    Args:
+        kept ([`Kept`], *optional*): rows that stay of what the segment returned.
+    """
+    if isinstance(value, torch.Tensor):
+        if spec is None or spec.axis is None or spec.axis == ONE_FOR_ALL:
+            return value
+        assert run.rows is not None  # Rows left before.
+        assert run.batch_size is not None
+        if kept is not None:
+            value = kept.of(value, spec.axis)
+        if spec.cut:
+            return value
+        fold = value.shape[spec.axis] // run.rows.shape[0]
+        shape = list(value.shape)
+        shape[spec.axis] = run.batch_size * fold
+        return value.new_zeros(shape).index_copy(spec.axis, _entries(run.rows.to(value.device), fold), value)
+    if not isinstance(value, tuple | list | Mapping) or isinstance(value, torch.Size) or not value:
+        return value
+    return _map(value, lambda key, item: _restore(item, _part(spec, key), run, kept))
+
+
+def _part(spec: Any, key: Any) -> Any:
+    return spec.get(str(key)) if isinstance(spec, Mapping) else None
+
+
+def _map(value: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Change the items of a tuple, a list or a mapping."""
+    if isinstance(value, Mapping):
+        changed: Any = copy.copy(value)
+        for key, item in value.items():
+            changed[key] = change(key, item)
+        return changed
+    items = [change(i, item) for i, item in enumerate(value)]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def get_part(value: Any, path: str) -> Any:
+    """Return a part of nested arguments or outputs."""
+    for key in path.split(".") if path else []:
+        value = value[key] if isinstance(value, Mapping) else value[int(key)]
+    return value
+
+
+def _put(value: Any, path: str, new: Any) -> Any:
+    if not path:
+        return new
+    first, _, rest = path.partition(".")
+    return _map(value, lambda key, item: _put(item, rest, new) if str(key) == first else item)
 
 
 def has_sharded_parameters(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@
 import copy
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,36 +19,14 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.quantizers.auto import AutoQuantizationConfig
 
-from .gate import Blocks, Run, install, is_gated, run_mainnet, sharing_weights
-from .modalities import PROBE_LENGTHS, Modality
+from .blocks import answer
+from .gate import Run, hooked_segments, install, is_gated, remove_gates, run_mainnet, sharing_weights
+from .layout import Layout
+from .modalities import PROBE_LENGTHS, PROBE_MORE_ROWS, Modality
+from .observe import observe
 from .sidenet import SideNet
 from .tasks import Task
 
-
-# Block arguments with one row per example, besides the hidden states, and the minimum number of axes for that: with
-# fewer, all examples share it (a rotary embedding `(sequence, width)`, MPT's bias `(heads, sequence, sequence)`).
-PER_ROW = {
-    "attention_mask": 2,
-    "attn_mask": 2,
-    "sliding_window_mask": 2,
-    "mask": 2,
-    "encoder_attention_mask": 2,
-    "encoder_hidden_states": 3,
-    "query_states": 3,
-    "position_ids": 2,
-    "position_embeddings": 3,
-    "rope": 3,
-    "position_bias": 4,
-}
-# Block arguments shared by all examples, regardless of axis 0.
-SHARED = frozenset({"rel_embeddings", "relative_pos"})
-# First entries of timm's `feature_info` that are the stem, not a stage.
-TIMM_STEMS = frozenset(
-    {
-        "stem", "act1", "bn1", "conv1", "conv_stem", "layer0", "level0", "features.norm0", "features.conv1_1",
-        "Conv2d_2b_3x3",
-    }
-)  # fmt: skip
 
 # Arguments of `from_pretrained` that are not fields of the MainNet's config.
 LOADING_ARGUMENTS = frozenset(
@@ -88,87 +66,22 @@ class ExitPoint:
     flops: float
 
 
-def find_blocks(mainnet: nn.Module, path: str | None = None) -> Blocks:
-    """Find the list of blocks of a MainNet.
-
-    Args:
-        mainnet (`nn.Module`): a task model.
-        path (`str`, *optional*): name of the `ModuleList` or `Sequential`, or its end (`"encoder.layer"`).
-
-    Raises:
-        ValueError: no list or several lists match; the message says how to name one.
-    """
-    if path is None and hasattr(mainnet, "timm_model"):
-        return _timm_blocks(mainnet)
-    containers = {
-        name: module
-        for name, module in mainnet.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) >= 2
-    }
-    if path is not None:
-        found = [name for name in containers if name == path or name.endswith("." + path)]
-        rule = f"`blocks={path!r}` must name exactly one ModuleList or Sequential with at least 2 modules"
-    else:
-        lists = [name for name, module in containers.items() if isinstance(module, nn.ModuleList)]
-        found = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
-        rule = (
-            f"the blocks of {type(mainnet).__name__} must be one list of at least 2 modules that run once each, in "
-            'order. If there is such a list, name it: `blocks="encoder.layer"`. A MainNet that reuses one layer '
-            "(ALBERT) cannot be split"
-        )
-    if len(found) != 1:
-        raise ValueError(f"{rule}; found {found or 'none'}, candidates are {list(containers) or 'none'}.")
-    name, modules = found[0], list(containers[found[0]])
-    return _blocks([f"{name}.{i}" for i in range(len(modules))], modules, gate_after=False)
-
-
-def _blocks(names: list[str], modules: list[nn.Module], *, gate_after: bool) -> Blocks:
-    return Blocks(names, modules, gate_after, per_row=PER_ROW, shared=SHARED)
-
-
-def _timm_blocks(mainnet: nn.Module) -> Blocks:
-    timm_model = mainnet.timm_model
-    layout = getattr(timm_model, "output_fmt", "NCHW")
-    if str(getattr(layout, "value", layout)) == "NHWC":
-        raise ValueError(
-            f"{type(timm_model).__name__} passes channels-last feature maps, but SideNets need channels first. Use "
-            "transformers' Swin instead of timm's."
-        )
-    names = [info["module"] for info in getattr(timm_model, "feature_info", [])]
-    if names and (names[0] in TIMM_STEMS or names[0].split(".")[0] in TIMM_STEMS):
-        names = names[1:]
-    if len(names) < 2 or "" in names:
-        raise ValueError(
-            f"{type(timm_model).__name__}: timm's `feature_info` must name at least 2 stages, got {names}. Name the "
-            "list of blocks with `blocks=`."
-        )
-    names = [f"timm_model.{name}" for name in names]
-    missing = sorted(set(names) - {name for name, _ in mainnet.named_modules()})
-    if missing:
-        raise ValueError(
-            f"{type(timm_model).__name__}: timm's `feature_info` names {missing}, which are not among its modules. "
-            "Name the list of blocks with `blocks=`."
-        )
-    return _blocks(names, [mainnet.get_submodule(name) for name in names], gate_after=True)
-
-
-def gated(mainnet: PreTrainedModel, path: str | None) -> tuple[PreTrainedModel, Blocks]:
-    """Return the MainNet with the gates of this package, and its blocks.
+def gated(mainnet: PreTrainedModel, layout: Layout) -> PreTrainedModel:
+    """Return the MainNet with the gates of this package.
 
     If a checkpoint's own code is loaded, there are two copies of gate.py, and each sees only its own runs: a MainNet
     with the other's gates is copied, sharing every weight.
 
     Args:
         mainnet (`PreTrainedModel`): the MainNet of a model with SideNets.
-        path (`str`, *optional*): see [`find_blocks`].
+        layout ([`Layout`]): where it is split.
     """
-    blocks = find_blocks(mainnet, path)
-    if all(map(is_gated, blocks.modules)):
-        return mainnet, blocks
+    if all(is_gated(mainnet.get_submodule(name)) for name in hooked_segments(layout)):
+        return mainnet
     mainnet = sharing_weights(mainnet)
-    blocks = find_blocks(mainnet, path)
-    install(mainnet, blocks)
-    return mainnet, blocks
+    remove_gates(mainnet)
+    install(mainnet, layout)
+    return mainnet
 
 
 def name_of(mainnet: PreTrainedModel) -> str:
@@ -198,28 +111,141 @@ def counting_flops() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-@torch.no_grad()
-def probe(
+def example_inputs(
     mainnet: PreTrainedModel,
-    blocks: Blocks,
-    task: Task,
     modality: Modality,
     input_size: list[int] | None,
-    check_split: bool = True,
-) -> list[torch.Tensor]:
-    """Check that a MainNet can be split, and return the hidden states of three example rows between its blocks.
+    lengths: Sequence[int] = PROBE_LENGTHS,
+) -> dict[str, Any]:
+    """Return example rows as arguments of the MainNet; see [`Modality.example_inputs`]."""
+    inputs: dict[str, Any] = modality.example_inputs(mainnet, input_size, lengths)
+    if "use_cache" in inspect.signature(mainnet.forward).parameters:
+        # A decoder's cache would keep rows that exit, and a classifier never reads it.
+        inputs["use_cache"] = False
+    return inputs
+
+
+@torch.no_grad()
+def observe_mainnet(
+    mainnet: PreTrainedModel, task: Task, modality: Modality, input_size: list[int] | None, path: str | None
+) -> Layout:
+    """Watch a MainNet answer example rows; see [`observe`].
 
     Args:
-        mainnet (`PreTrainedModel`): a task model whose blocks have the gates.
-        blocks (`Blocks`): its blocks.
+        mainnet (`PreTrainedModel`): a task model.
         task ([`Task`]): its task.
         modality ([`Modality`]): its modality.
         input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
-        check_split (`bool`): also drop a row and compare the answers of the others; needs initialized weights.
+        path (`str`, *optional*): name of the list of blocks.
 
     Raises:
-        ValueError: the blocks do not run once each in order, a block changes its input in place, an argument's rows
-            are unknown, or a row's answer changes when another row exits.
+        ValueError: it cannot be split, or is no classifier.
+    """
+    # A copy, because some MainNets remember what they met.
+    twin = sharing_weights(mainnet).eval()
+    before = _traits(twin)
+    _check_logits(mainnet, task, answer(twin, example_inputs(mainnet, modality, input_size)))
+    layout = observe(
+        twin,
+        lambda lengths: example_inputs(mainnet, modality, input_size, lengths),
+        path,
+        has_tokens=modality.has_tokens,
+        with_optional=lambda lengths: _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths)),
+    )
+    changed = _first_difference(before, _traits(twin))
+    if changed is not None:
+        raise ValueError(
+            f"{name_of(mainnet)} changes itself on some inputs ({changed}), so its answers would depend on earlier "
+            "ones. BigBird does so on short texts; `attention_type='original_full'` avoids it."
+        )
+    return layout
+
+
+def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Add the inputs that a text may bring besides its tokens and their mask."""
+    if "input_ids" not in inputs:
+        return inputs
+    ids = inputs["input_ids"]
+    optional = {
+        "token_type_ids": torch.zeros_like(ids),
+        "position_ids": torch.arange(ids.shape[1], device=ids.device).expand_as(ids).contiguous(),
+    }
+    names = inspect.signature(mainnet.forward).parameters
+    return inputs | {name: value for name, value in optional.items() if name in names}
+
+
+def _traits(mainnet: nn.Module) -> dict[str, str]:
+    """Return class and text attributes of every module: what decides how it runs."""
+    traits = {}
+    for name, module in mainnet.named_modules():
+        traits[name] = type(module).__name__
+        for key, value in vars(module).items():
+            if isinstance(value, str) and not key.startswith("_"):
+                traits[f"{name}.{key}".removeprefix(".")] = value
+    return traits
+
+
+def _first_difference(before: dict[str, str], after: dict[str, str]) -> str | None:
+    for name, value in before.items():
+        if after.get(name, value) != value:
+            return f"`{name}` is {after[name]!r}, no longer {value!r}"
+    return None
+
+
+def check_unchanged_since_built(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
+    """Reject a MainNet that runs otherwise than one that is built from its config, as a checkpoint will be.
+
+    Raises:
+        ValueError: a text attribute of a module differs.
+    """
+    with torch.device("meta"):
+        built = _traits(auto_class.from_config(copy.deepcopy(mainnet.config)))
+    found = _traits(mainnet)
+    # Classes may differ for good reasons: quantization, adapters, a head of one's own.
+    attributes = {name: value for name, value in built.items() if not isinstance(_part(mainnet, name), nn.Module)}
+    changed = _first_difference(attributes, found)
+    if changed is not None:
+        raise ValueError(
+            f"{name_of(mainnet)} is no longer what its config says: {changed}. It may have changed itself on inputs "
+            "that it met, as BigBird does on short texts; load it again."
+        )
+
+
+def _part(module: nn.Module, name: str) -> Any:
+    parent, _, last = name.rpartition(".")
+    try:
+        return getattr(module.get_submodule(parent), last) if name else module
+    except AttributeError:
+        return None
+
+
+def layout_of(model: Any) -> Layout:
+    """Return where the MainNet of a model with SideNets is split.
+
+    Args:
+        model ([`SideNetPreTrainedModel`]): the model; a checkpoint's own code may be older, and record nothing.
+    """
+    recorded = vars(model.config).get("layout")
+    if recorded is not None:
+        return Layout.from_dict(recorded)
+    mainnet = sharing_weights(model.mainnet)
+    return observe_mainnet(mainnet, model.task, model.modality, model.config.input_size, model.config.blocks)
+
+
+@torch.no_grad()
+def hidden_states(
+    mainnet: PreTrainedModel, layout: Layout, modality: Modality, input_size: list[int] | None
+) -> list[torch.Tensor]:
+    """Return x_c of example rows at every gate.
+
+    Args:
+        mainnet (`PreTrainedModel`): a task model with the gates.
+        layout ([`Layout`]): where it is split.
+        modality ([`Modality`]): its modality.
+        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
+
+    Raises:
+        ValueError: a block changes its input in place.
     """
     seen: list[tuple[int, torch.Tensor, int]] = []
 
@@ -227,88 +253,74 @@ def probe(
         seen.append((index, hidden, hidden._version))
 
     with evaluating(mainnet):
-        inputs: dict[str, Any] = {**modality.example_inputs(mainnet, input_size)}
-        if "use_cache" in inspect.signature(mainnet.forward).parameters:
-            inputs["use_cache"] = False
-        kinds = [type(module) for module in mainnet.modules()]
-        run = Run(record)
-        try:
-            plain = run_mainnet(mainnet, run, **inputs, return_dict=True)
-        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{type(mainnet).__name__} cannot be checked: it fails on example rows ({error})."
-            ) from error
-        _check_logits(mainnet, task, getattr(plain, "logits", None))
-        if [type(module) for module in mainnet.modules()] != kinds:
-            raise ValueError(
-                f"{type(mainnet).__name__} replaces its own modules on some inputs (BigBird on short texts; "
-                "`attention_type='original_full'` avoids it), so its answers would depend on earlier inputs."
-            )
-        _check_blocks(blocks, run, seen)
-        for index, hidden, _ in seen:
-            modality.check_hidden(blocks.names[index], hidden)
-        if check_split:
-            # Later gates too: a MainNet may pass rows around only some of its blocks.
-            for gate in sorted({1, len(blocks.modules) // 2, len(blocks.modules) - 1}):
-                _check_split(mainnet, inputs, plain.logits, gate)
+        run_mainnet(mainnet, Run(record), **example_inputs(mainnet, modality, input_size), return_dict=True)
+    for index, hidden, version in seen:
+        if hidden._version != version:
+            raise ValueError(f"block {layout.blocks[index]} must not change its input in place, but it does.")
     return [hidden for _, hidden, _ in seen]
 
 
-def _check_logits(mainnet: PreTrainedModel, task: Task, logits: Any) -> None:
+@torch.no_grad()
+def check_split(mainnet: PreTrainedModel, layout: Layout, modality: Modality, input_size: list[int] | None) -> None:
+    """Let rows exit at several gates, and compare the answers of the others with the MainNet's own.
+
+    Args:
+        mainnet (`PreTrainedModel`): a task model with the gates.
+        layout ([`Layout`]): where it is split.
+        modality ([`Modality`]): its modality.
+        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
+
+    Raises:
+        ValueError: an answer changes when another row exits.
+    """
+    last = len(layout.gates)
+    with evaluating(mainnet):
+        inputs = example_inputs(mainnet, modality, input_size, PROBE_MORE_ROWS)
+        plain = answer(mainnet, inputs)
+        # Later gates too: a MainNet may pass rows around only some of its blocks.
+        for exits in ({1: [1]}, {(last + 1) // 2: [0, 3]}, {last: [1]}, {1: [2], last: [0, 1]}):
+            _check_exits(mainnet, inputs, plain, exits)
+
+
+def _check_exits(
+    mainnet: PreTrainedModel, inputs: dict[str, Any], plain: torch.Tensor, exits: dict[int, list[int]]
+) -> None:
+    """Let rows exit: at each gate, by their places among the rows that remain."""
+    remaining = torch.arange(len(plain))
+
+    def visit(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
+        nonlocal remaining
+        if index not in exits:
+            return None
+        keep = torch.tensor([i for i in range(len(remaining)) if i not in exits[index]])
+        remaining = remaining[keep]
+        return keep.to(hidden.device)
+
+    name = name_of(mainnet)
+    try:
+        split = run_mainnet(mainnet, Run(visit), **inputs, return_dict=True)
+        check_unchanged(split.logits[remaining.to(plain.device)], plain[remaining.to(plain.device)])
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".,") or type(error).__name__
+        raise ValueError(
+            f"{name} cannot be split: when rows exit after {[*exits]} blocks, the others' {reason}."
+            if reason.startswith("answers change")
+            else f"{name} cannot be split: it fails when rows exit after {[*exits]} blocks ({reason})."
+        ) from error
+
+
+def _check_logits(mainnet: PreTrainedModel, task: Task, logits: torch.Tensor) -> None:
     expected = (len(PROBE_LENGTHS), task.num_outputs(mainnet.config))
-    got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
-    if got != expected:
+    if tuple(logits.shape) != expected:
         raise ValueError(
             f"a MainNet must be a classifier with logits of shape (batch, num_labels), here {expected}; "
-            f"{type(mainnet).__name__} returns {got}."
+            f"{type(mainnet).__name__} returns {tuple(logits.shape)}."
         )
     if not logits.isfinite().all():
         raise ValueError(
             f"{name_of(mainnet)} cannot be checked: its logits are not finite on {len(PROBE_LENGTHS)} example rows. "
             "Its weights contain NaN, or it overflows in its precision."
         )
-
-
-def _check_blocks(blocks: Blocks, run: Run, seen: list[tuple[int, torch.Tensor, int]]) -> None:
-    order = [index for index, _, _ in seen]
-    if order != list(range(1, len(blocks.modules))) or not run.finished:
-        raise ValueError(
-            f"the blocks must run once each, in order, but {blocks.names} ran as {order}. Name another list with "
-            "`blocks=`."
-        )
-    for index, hidden, version in seen:
-        if hidden.shape[0] != len(PROBE_LENGTHS):
-            raise ValueError(
-                f"blocks must have the batch on axis 0, but {blocks.names[index]} gets {tuple(hidden.shape)} for "
-                f"{len(PROBE_LENGTHS)} rows."
-            )
-        if hidden._version != version:
-            raise ValueError(f"block {blocks.names[index]} must not change its input in place, but it does.")
-
-
-def _check_split(mainnet: nn.Module, inputs: dict[str, Any], plain: torch.Tensor, gate: int) -> None:
-    kept = torch.tensor([0, 2])
-
-    def drop_the_middle_row(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
-        return kept.to(hidden.device) if index == gate else None
-
-    try:
-        split = run_mainnet(mainnet, Run(drop_the_middle_row), **inputs, return_dict=True)
-    except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{type(mainnet).__name__} cannot be split: it fails when a row exits ({error}).") from error
-    if split.logits.shape != plain.shape:
-        raise ValueError(
-            f"{type(mainnet).__name__} cannot be split: its logits have shape {tuple(split.logits.shape)} after a row "
-            f"exits, not {tuple(plain.shape)}, so its last block returns more than the hidden states."
-        )
-    kept = kept.to(plain.device)
-    try:
-        check_unchanged(split.logits[kept], plain[kept])
-    except ValueError as error:
-        raise ValueError(
-            f"{type(mainnet).__name__} cannot be split: {error} when another row exits, so some block argument is "
-            "not sliced correctly."
-        ) from error
 
 
 def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
@@ -333,7 +345,7 @@ def check_unchanged(logits: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def measure_exit_points(
-    mainnet: nn.Module, blocks: Blocks, modality: Modality, inputs: dict[str, Any]
+    mainnet: nn.Module, layout: Layout, modality: Modality, inputs: dict[str, Any]
 ) -> list[ExitPoint]:
     """Measure the share of parameters and FLOPs that each prefix of the MainNet uses on the given inputs.
 
@@ -356,7 +368,7 @@ def measure_exit_points(
         measured.append(
             ExitPoint(
                 exit_layer=index,
-                module=blocks.names[index - 1],
+                module=layout.blocks[index - 1],
                 shape=tuple(modality.block_shape(hidden)),
                 params=used / total_params,
                 flops=flops / total_flops,

@@ -15,8 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from .errors import ArgumentError
 
 
-# Three rows of different lengths: no other axis of a usual model is 3, and every mask row differs.
-PROBE_LENGTHS = (8, 6, 5)
+# Three rows of different lengths, so that every row of a mask differs, also where it is pooled.
+PROBE_LENGTHS = (8, 6, 3)
+# Others to compare with, which show the axes of the rows and of the tokens: no other axis of a usual model is as long.
+PROBE_MORE_ROWS = (8, 6, 3, 7, 5)
+PROBE_LONGER, PROBE_LONGER_MORE_ROWS = (11, 9, 3), (11, 9, 3, 10, 7)
 DEFAULT_IMAGE_SIZE = 224
 # Ways to pool x_c to one vector per row; see [`pool`].
 POOLINGS = ("auto", "mean", "cls", "gap", "flatten")
@@ -78,24 +81,15 @@ class Modality:
         """
         raise NotImplementedError
 
-    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
-        """Return three example rows, texts of different lengths.
+    def example_inputs(
+        self, mainnet: PreTrainedModel, input_size: list[int] | None, lengths: Sequence[int] = PROBE_LENGTHS
+    ) -> dict[str, torch.Tensor]:
+        """Return example rows, texts of different lengths.
 
         Args:
             mainnet (`PreTrainedModel`): a task model.
             input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
-        """
-        raise NotImplementedError
-
-    def check_hidden(self, name: str, hidden: torch.Tensor) -> None:
-        """Reject hidden states of the example rows that SideNets would misread.
-
-        Args:
-            name (`str`): name of the block that gets them.
-            hidden (`torch.Tensor` of shape `(batch, ...)`): hidden states between two blocks.
-
-        Raises:
-            ValueError: their axes are in the wrong order.
+            lengths (`Sequence[int]`, *optional*): number of tokens of each text; for images, only how many count.
         """
         raise NotImplementedError
 
@@ -181,24 +175,24 @@ class Text(Modality):
     def input_size(self, config: PretrainedConfig, recorded: list[int] | None = None) -> None:
         """See [`Modality.input_size`]: texts have no fixed size."""
 
-    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
-        """See [`Modality.example_inputs`]."""
+    def example_inputs(
+        self, mainnet: PreTrainedModel, input_size: list[int] | None, lengths: Sequence[int] = PROBE_LENGTHS
+    ) -> dict[str, torch.Tensor]:
+        """See [`Modality.example_inputs`]. A text ends in EOS if the MainNet has one, and has no other."""
         generator = torch.Generator().manual_seed(0)
-        vocabulary = getattr(mainnet.config, "vocab_size", DEFAULT_VOCABULARY)
-        input_ids = torch.randint(3, vocabulary, (len(PROBE_LENGTHS), max(PROBE_LENGTHS)), generator=generator)
-        lengths = torch.tensor(PROBE_LENGTHS).unsqueeze(1)
-        attention_mask = (torch.arange(max(PROBE_LENGTHS)) < lengths).long()
-        pad = getattr(mainnet.config, "pad_token_id", None) or 0
+        config = mainnet.config.get_text_config()
+        vocabulary = getattr(config, "vocab_size", DEFAULT_VOCABULARY)
+        input_ids = torch.randint(3, vocabulary, (len(lengths), max(lengths)), generator=generator)
+        ends = torch.tensor(lengths).unsqueeze(1)
+        attention_mask = (torch.arange(max(lengths)) < ends).long()
+        pad = getattr(config, "pad_token_id", None) or 0
+        eos = getattr(config, "eos_token_id", None)
+        eos = eos[0] if isinstance(eos, list | tuple) else eos
+        if isinstance(eos, int) and 0 <= eos < vocabulary and eos != pad:
+            others = input_ids.where(input_ids != eos, torch.tensor(3 if eos != 3 else 4))
+            input_ids = others.scatter(1, ends - 1, eos)
         input_ids = input_ids.where(attention_mask.bool(), torch.tensor(pad))
         return {"input_ids": input_ids.to(mainnet.device), "attention_mask": attention_mask.to(mainnet.device)}
-
-    def check_hidden(self, name: str, hidden: torch.Tensor) -> None:
-        """See [`Modality.check_hidden`]."""
-        if hidden.dim() != 3 or hidden.shape[1] != max(PROBE_LENGTHS):
-            raise ValueError(
-                f"blocks must pass one vector per token, but {name} gets {tuple(hidden.shape)} for "
-                f"{len(PROBE_LENGTHS)} texts of {max(PROBE_LENGTHS)} tokens, so the attention mask does not fit."
-            )
 
 
 class Image(Modality):
@@ -232,21 +226,14 @@ class Image(Modality):
         height, width = (size, size) if isinstance(size, int) else size
         return [channels or getattr(config, "num_channels", 3), height, width]
 
-    def example_inputs(self, mainnet: PreTrainedModel, input_size: list[int] | None) -> dict[str, torch.Tensor]:
+    def example_inputs(
+        self, mainnet: PreTrainedModel, input_size: list[int] | None, lengths: Sequence[int] = PROBE_LENGTHS
+    ) -> dict[str, torch.Tensor]:
         """See [`Modality.example_inputs`]: noise."""
         assert input_size is not None  # Images have a size.
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(len(PROBE_LENGTHS), *input_size, generator=generator)
+        pixels = torch.randn(len(lengths), *input_size, generator=generator)
         return {"pixel_values": pixels.to(mainnet.device, mainnet.dtype)}
-
-    def check_hidden(self, name: str, hidden: torch.Tensor) -> None:
-        """See [`Modality.check_hidden`]."""
-        # Square images give square maps.
-        if hidden.dim() == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:
-            raise ValueError(
-                f"feature maps must have the channels first, but those between the blocks, at {name}, are "
-                f"{tuple(hidden.shape)}."
-            )
 
 
 TEXT, IMAGE = Text(), Image()

@@ -19,18 +19,21 @@ from .config_rules import is_count
 from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, chain_of, refuse_misspelled
 from .errors import ArgumentError
 from .exit_rule import has_weights
-from .gate import install
+from .gate import install, remove_gates
 from .input_exit import NgramTable, TokenTable, default_sizes, new_input_sidenet
+from .layout import Layout
 from .mainnet import (
     ExitPoint,
     check_learnable,
     check_rebuilds,
-    find_blocks,
+    check_split,
+    check_unchanged_since_built,
     has_adapters,
+    hidden_states,
     last_layer,
     load_mainnet,
     measure_exit_points,
-    probe,
+    observe_mainnet,
     replace_head,
     set_learning,
     share_quantization,
@@ -111,13 +114,21 @@ class SideNetPreTrainedModel(PreTrainedModel):
             mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
         else:
             check_rebuilds(self.mainnet_auto_class, mainnet)
+            check_unchanged_since_built(self.mainnet_auto_class, mainnet)
             # Keeps its weights: `post_init` initializes only modules without this flag.
             for module in mainnet.modules():
                 module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  transformers reads this
+        for name in mainnet.config.sub_configs:
+            part: Any = getattr(mainnet.config, name, None)
+            if getattr(part, "use_cache", False):
+                # A cache would keep rows that exit; not all MainNets pass the argument on.
+                part.use_cache = False
         if config.mainnet_head == "mlp":
             replace_head(mainnet, self.task, config.sidenet_hidden_size)
         self.mainnet = mainnet
         self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
+        if mainnet.config.id2label is None:
+            mainnet.config.id2label, mainnet.config.label2id = config.id2label, config.label2id
         config.mainnet_config = mainnet.config
         share_quantization(mainnet, self)
         config.auto_map = self._auto_map()
@@ -147,7 +158,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 random weights.
         """
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
-        for name in ("mainnet_config", "block_shapes"):
+        for name in ("mainnet_config", "block_shapes", "layout"):
             if name in own:
                 raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
@@ -262,8 +273,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 MainNet inputs to measure on, by default three example rows (texts of up to 8 tokens).
         """
         inputs = inputs or self.modality.example_inputs(self.mainnet, self.config.input_size)
-        blocks = find_blocks(self.mainnet, self.config.blocks)
-        return measure_exit_points(self.mainnet, blocks, self.modality, inputs)
+        return measure_exit_points(self.mainnet, self.layout, self.modality, inputs)
 
     def resize_token_embeddings(self, *args, **kwargs):
         """See [`PreTrainedModel.resize_token_embeddings`]: resizes the MainNet and updates its config."""
@@ -302,6 +312,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             merged = [values[at[layer]] if layer in at else value for layer in config.exit_layers]
             # The MainNet's temperature stays the last.
             setattr(config, name, merged + values[len(at) :])
+        config.pooling = self._poolings(config, self.layout)
         sidenets = {
             # Not `init_weights`, which would also reinitialize modules that a user added.
             i: self._new_sidenet(config, i).apply(self._initialize_weights).train(self.training)
@@ -393,41 +404,88 @@ class SideNetPreTrainedModel(PreTrainedModel):
         auto_class = cast(str, self._auto_class)
         return {"AutoConfig": f"{config_module}.SideNetConfig", "AutoModel": name, auto_class: name}
 
+    @property
+    def layout(self) -> Layout:
+        """Where the MainNet is split, as observed when a SideNet was first attached."""
+        assert self.config.layout is not None  # Recorded when the model is created.
+        return Layout.from_dict(self.config.layout)
+
     def _install_gates(self) -> None:
         config, mainnet = self.config, self.mainnet
-        blocks = find_blocks(mainnet, config.blocks)
-        install(mainnet, blocks)
-        if config.block_shapes is not None:
-            return
+        if config.layout is not None:
+            return install(mainnet, Layout.from_dict(config.layout))
         input_size = self.modality.input_size(mainnet.config, config.input_size)
-        about = (self.task, self.modality)
-        if next(mainnet.parameters()).is_meta:
-            # Only shapes matter: probe a copy with real tensors of arbitrary values.
-            with torch.device("cpu"):
-                twin = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
-                if next(twin.parameters()).is_meta:
-                    # Accelerate's `init_empty_weights` overrides the device.
-                    twin = twin.to_empty(device="cpu")
-                    for tensor in (*twin.parameters(), *twin.buffers()):
-                        tensor.detach().zero_()
-                twin_blocks = find_blocks(twin, config.blocks)
-                install(twin, twin_blocks)
-                hidden = probe(twin, twin_blocks, *about, input_size, check_split=False)
-        else:
-            hidden = probe(mainnet, blocks, *about, input_size)
-        config.input_size = input_size
-        config.block_shapes = [self.modality.block_shape(x) for x in hidden]
+        on_meta = any(parameter.is_meta for parameter in mainnet.parameters())
+        # Only shapes matter: observe a copy with real tensors of arbitrary values.
+        real = self._with_tensors() if on_meta else mainnet
+        layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
+        install(real, layout)
+        shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]
+        if config.block_shapes is None:
+            if not on_meta:
+                layout = self._checked(layout, input_size)
+            config.input_size, config.block_shapes = input_size, shapes
+        elif config.block_shapes != shapes:
+            raise ValueError(
+                f"this checkpoint was made by an earlier version of this package, which split the MainNet into blocks "
+                f"of shapes {config.block_shapes}; now they are {shapes}."
+            )
+        if on_meta:
+            install(mainnet, layout)
+        config.layout = layout.to_dict()
+        config.pooling = self._poolings(config, layout)
         config.validate()
+
+    def _checked(self, layout: Layout, input_size: list[int] | None) -> Layout:
+        """Return the layout with which no answer changes when other rows exit."""
+        try:
+            check_split(self.mainnet, layout, self.modality, input_size)
+        except ValueError:
+            # Code between segments may combine what a segment returned with the whole batch.
+            layout = layout.restoring()
+            install(self.mainnet, layout)
+            try:
+                check_split(self.mainnet, layout, self.modality, input_size)
+            except ValueError:
+                remove_gates(self.mainnet, own=True)
+                raise
+        return layout
+
+    def _with_tensors(self) -> PreTrainedModel:
+        with torch.device("cpu"):
+            twin = cast(PreTrainedModel, self.mainnet_auto_class.from_config(self.config.mainnet_config))
+            if any(parameter.is_meta for parameter in twin.parameters()):
+                # Accelerate's `init_empty_weights` overrides the device.
+                twin = twin.to_empty(device="cpu")
+                for tensor in (*twin.parameters(), *twin.buffers()):
+                    tensor.detach().zero_()
+        return twin
+
+    def _poolings(self, config: SideNetConfig, layout: Layout) -> list[str]:
+        """Return how SideNets read x_c: where it has no vector per token, the first alone."""
+        poolings = []
+        for layer, pooling in zip(config.exit_layers, config.pooling, strict=True):
+            fits_mask = layer == 0 or not self.modality.has_tokens or layout.gates[layer - 1].has_tokens
+            if not fits_mask and pooling not in ("auto", "cls"):
+                raise ArgumentError(
+                    "pooling", f"must be 'cls' after {layer} blocks, where there is no vector per token", pooling
+                )
+            poolings.append(pooling if fits_mask else "cls")
+        return poolings
 
     def _new_sidenet(self, config: SideNetConfig, index: int) -> nn.Module:
         if config.exit_layers[index] == 0:
             num_outputs = self.task.num_outputs(config)
             if config.input_sidenet is None:
                 config.input_sidenet = default_sizes(config, self.modality, num_outputs)
-            sidenet = new_input_sidenet(config, self.modality, num_outputs)
-            return sidenet.to(self.mainnet.device, self.mainnet.dtype)
+            return self._beside_mainnet(new_input_sidenet(config, self.modality, num_outputs))
         assert config.block_shapes is not None  # Recorded when the gates were installed.
         shape = config.block_shapes[config.exit_layers[index] - 1]
         in_features = self.modality.pooled_size(shape, config.pooling[index])
-        sidenet = SideNet(in_features, config.sidenet_hidden_size, self.task.num_outputs(config))
+        return self._beside_mainnet(SideNet(in_features, config.sidenet_hidden_size, self.task.num_outputs(config)))
+
+    def _beside_mainnet(self, sidenet: nn.Module) -> nn.Module:
+        if next(sidenet.parameters()).is_meta:
+            # While loading. A MainNet may have some real tensors even then (XLNet).
+            return sidenet.to(self.mainnet.dtype)
         return sidenet.to(self.mainnet.device, self.mainnet.dtype)

@@ -27,7 +27,7 @@ from ..measurement.inputs import model_inputs
 from ..models.errors import ArgumentError
 from ..models.forward import check_names
 from ..models.gate import Run, has_sharded_parameters, run_mainnet
-from ..models.mainnet import evaluating, gated
+from ..models.mainnet import evaluating, gated, layout_of
 from ..models.modalities import POOLINGS
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import pool, pooling_mask
@@ -125,13 +125,21 @@ def default_candidates(
     Raises:
         ValueError: there is no such place, or a pooling does not fit the output of a block.
     """
-    shapes = model.block_shapes
+    shapes, gates = model.block_shapes, layout_of(model).gates
     layers = range(1, len(shapes) + 1) if exit_layers is None else exit_layers
     candidates = []
     for layer in layers:
         # An invalid place is rejected below.
         shape = shapes[layer - 1] if 1 <= layer <= len(shapes) else shapes[0]
         tried = model.modality.candidate_poolings(shape) if poolings is None else poolings
+        if (
+            poolings is None
+            and model.modality.has_tokens
+            and 1 <= layer <= len(gates)
+            and not gates[layer - 1].has_tokens
+        ):
+            # Where there is no vector per token, a mean would take padding in.
+            tried = ("cls",)
         candidates += [Candidate(layer, pooling) for pooling in tried]
     if not candidates:
         raise ArgumentError("exit_layers", "and `poolings` must name one place or more, got none")
@@ -222,7 +230,7 @@ def cache_features(
         )
         bar = logging.tqdm(total=sum(len(plan[n]) for n in own), desc=description, disable=not progress or rank > 0)
         with evaluating(model.mainnet), bar:
-            mainnet, _ = gated(model.mainnet, model.config.blocks)
+            mainnet = gated(model.mainnet, layout_of(model))
             batches = iter(loader)
             for number in own:
                 rows = plan[number]

@@ -14,7 +14,6 @@ from hf_sidenet.inference import Stages, StagesError
 from hf_sidenet.inference.compiled import CompiledStages
 from hf_sidenet.inference.engine import PoolingEngine
 from hf_sidenet.inference.routings import WholeEngine, by_gates, measure_routings
-from hf_sidenet.models.mainnet import find_blocks
 from tests.models.naive import spread_out
 from tests.models.tiny import bert_with_sidenets
 
@@ -48,10 +47,11 @@ def with_sidenet_after_every_block(architecture, **kwargs):
     torch.manual_seed(0)
     config = TimmWrapperConfig(architecture=architecture, model_args=BETWEEN[architecture], num_labels=3)
     mainnet = TimmWrapperForImageClassification(config).eval()
-    exit_layers = list(range(1, len(find_blocks(mainnet).modules)))
-    return SideNetForImageClassification.from_mainnet(
-        mainnet, exit_layers=exit_layers, input_size=[3, SIZE, SIZE], sidenet_hidden_size=4, **kwargs
+    model = SideNetForImageClassification.from_mainnet(
+        mainnet, exit_layers=[1], input_size=[3, SIZE, SIZE], sidenet_hidden_size=4, **kwargs
     )
+    model.add_exits(list(range(2, len(model.layout.blocks))))
+    return model
 
 
 @pytest.mark.parametrize("architecture", BETWEEN)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_sidenet.models.mainnet import find_blocks
+from ..models.naive import blocks_of
 
 
 def labeled(inputs, num_labels=3):
@@ -32,7 +32,7 @@ def trainer_of(model, folder, rows, **kwargs):
 @contextmanager
 def rows_per_block(model):
     """A list that gets, for every call, how many rows each block of the MainNet ran for."""
-    blocks = find_blocks(model.mainnet, model.config.blocks).modules
+    blocks = blocks_of(model)
     calls = [[] for _ in blocks]
     handles = [
         block.register_forward_hook(lambda _, __, out, seen=seen: seen.append(_num_rows(out)))

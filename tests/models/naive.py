@@ -6,7 +6,6 @@ import copy
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_sidenet.models.mainnet import find_blocks
 from hf_sidenet.models.sidenet import pool
 
 
@@ -39,6 +38,11 @@ def spread_out(model, inputs):
     return model.eval()
 
 
+def blocks_of(model):
+    """The blocks of a model's MainNet; one that runs several times appears as often."""
+    return [model.mainnet.get_submodule(name) for name in model.layout.blocks]
+
+
 def without_hooks(module):
     """A copy that no gate can touch."""
     module = copy.deepcopy(module)
@@ -52,15 +56,20 @@ def without_hooks(module):
 def every_exit(model, inputs):
     """Logits of every exit, (batch, num_exits, num_labels), from a copy of the MainNet without gates."""
     plain = without_hooks(model.mainnet)
-    blocks = find_blocks(plain, model.config.blocks)
     seen = {}
-    for k in range(1, len(blocks.modules)):
-        if blocks.gate_after:
-            blocks.modules[k - 1].register_forward_hook(lambda _, __, out, k=k: seen.__setitem__(k, out))
+    for k, gate in enumerate(model.layout.gates, start=1):
+        module = plain.get_submodule(model.layout.segments[gate.segment].module)
+        # In transformers what the next block gets: DeBERTa adds a convolution to what the first one returns.
+        if gate.after:
+            module.register_forward_hook(
+                lambda _, __, out, k=k, path=gate.leaf: seen.setdefault(k, []).append(part(out, path))
+            )
         else:
-            # What the next block gets: DeBERTa adds a convolution to what the first one returns.
-            blocks.modules[k].register_forward_pre_hook(
-                lambda _, args, kwargs, k=k: seen.__setitem__(k, (*args, *kwargs.values())[0]), with_kwargs=True
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, k=k, path=gate.leaf: seen.setdefault(k, []).append(
+                    part(kwargs if path.split(".")[0] in kwargs else {path.split(".")[0]: args[0]}, path)
+                ),
+                with_kwargs=True,
             )
     mainnet_logits = plain(**inputs).logits
     columns = []
@@ -68,7 +77,9 @@ def every_exit(model, inputs):
         if layer == 0:
             columns.append(torch.cat([sidenet(one_row(inputs, i)) for i in range(len(mainnet_logits))]))
             continue
-        columns.append(sidenet(pool(seen[layer], pooling, inputs.get("attention_mask"))))
+        gate = model.layout.gates[layer - 1]
+        x_c = seen[layer][model.layout.segments[gate.segment].call or 0].permute(gate.order)
+        columns.append(sidenet(pool(x_c, pooling, inputs.get("attention_mask"))))
     columns.append(mainnet_logits)
     own = list(columns)
     for i, weights in enumerate(model.config.chain or [], start=1):
@@ -76,6 +87,13 @@ def every_exit(model, inputs):
             # Not where it is 0, so that the MainNet's own logits stay as they are.
             columns[i] = columns[i] + weight * own[j] if weight else columns[i]
     return torch.stack(columns, dim=1)
+
+
+def part(value, path):
+    """The part of nested arguments or outputs that is x_c."""
+    for key in path.split(".") if path else []:
+        value = value[key] if isinstance(value, dict) else value[int(key)]
+    return value
 
 
 def one_row(inputs, i):

@@ -10,7 +10,7 @@ class TestResNet(ImageTester):
     model_class = ResNetWithSideNetForImageClassification
     mainnet_class = ResNetForImageClassification
     compiled_exit_layers, compiled_dynamic = (1, 3), None
-    variant = layer_type = "basic"
+    layer_type = "basic"
     # Looked at with images of 224 px, then run with 32.
     attach = {}
 
@@ -25,5 +25,5 @@ class TestResNet(ImageTester):
 
 
 class TestResNetBottleneck(TestResNet):
-    variant = layer_type = "bottleneck"
+    layer_type = "bottleneck"
     compiled_exit_layers, compiled_dynamic = (1,), False

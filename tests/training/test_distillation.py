@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from hf_sidenet import collect
-from hf_sidenet.models.mainnet import find_blocks
 
 from ..models import tiny
+from ..models.naive import blocks_of
 
 
 def rows(count=32, labels=True, logits=None):
@@ -51,7 +51,7 @@ def recorded(model, data):
 
 def blocks_run(model):
     calls = []
-    for i, block in enumerate(find_blocks(model.mainnet).modules):
+    for i, block in enumerate(blocks_of(model)):
         block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
     return calls
 
