@@ -418,9 +418,11 @@ class SideNetPreTrainedModel(PreTrainedModel):
         on_meta = any(parameter.is_meta for parameter in mainnet.parameters())
         # Only shapes matter: observe a copy with real tensors of arbitrary values.
         real = self._with_tensors() if on_meta else mainnet
-        layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
-        install(real, layout)
-        shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]
+        # Not within a `torch.device("meta")` of the caller.
+        with real.device:
+            layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
+            install(real, layout)
+            shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]
         if config.block_shapes is None:
             if not on_meta:
                 layout = self._checked(layout, input_size)
@@ -433,8 +435,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if on_meta:
             install(mainnet, layout)
         config.layout = layout.to_dict()
-        config.pooling = self._poolings(config, layout)
+        # The places first.
         config.validate()
+        config.pooling = self._poolings(config, layout)
 
     def _checked(self, layout: Layout, input_size: list[int] | None) -> Layout:
         """Return the layout with which no answer changes when other rows exit."""

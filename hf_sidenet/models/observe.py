@@ -197,7 +197,8 @@ def observe(
     parts = cover(root, units)
     blocks = group(parts)
     if len(blocks) < 2:
-        raise ArgumentError("blocks", f"must be at least 2 that run one after the other, got {[b[0] for b in blocks]}")
+        ran = [name for name, _, _ in blocks] or "none"
+        raise ArgumentError("blocks", f"must name modules that run, but of {units} {ran} did")
     numbers = [(one.name, one.number) for one, _ in parts]
     try:
         pairs = [(watch(net, numbers, few), watch(net, numbers, examples(MANY)))]

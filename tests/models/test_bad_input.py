@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every mistake a caller can make gets an error that names it."""
 
+import dataclasses
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from hf_sidenet.models import (
     DistilBertWithSideNetForSequenceClassification,
     SideNetForSequenceClassification,
 )
+from hf_sidenet.models.gate import install
 
 from . import tiny
 from .compiling import another_thread_compiles
@@ -183,9 +185,11 @@ def test_a_frozen_mainnet_with_a_new_head_at_loading(tmp_path):
 
 def test_gates_on_other_blocks():
     mainnet = tiny.bert()
-    SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    model = SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    with pytest.raises(ValueError, match="must match the places at which this MainNet is already split"):
+        install(mainnet, dataclasses.replace(model.layout, gates=model.layout.gates[1:]))
     mainnet.other = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match="must match the blocks at which this MainNet is already split"):
+    with pytest.raises(ValueError, match=r"`blocks` must name modules that run, but of \['other.0', 'other.1'\] none"):
         SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], blocks="other")
 
 
