@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from ..inference.engine import by_kind, padding_of
-from ..inference.rows import Prediction, Row, collate
+from ..inference.rows import Batch, Prediction, Row, collate
 from .methods import Answerer, Method
 
 
@@ -134,8 +134,8 @@ class StageClock:
             for k in range(len(self.stages)):
                 (hidden, _), seconds = timed(lambda: self.stages(k, hidden, inputs), self.device)  # noqa: B023
                 totals[k] += seconds
-                if not batch.has_tokens:
-                    # After stage 0 only the size of the images matters, so one is enough, as when rows exit.
+                if Batch(batch.rows, inputs, hidden).one_for_all:
+                    # After a block only the size of the images matters, so one is enough, as when rows exit.
                     inputs = {name: value[:1] for name, value in inputs.items()}
         self._seconds.append(totals)
 

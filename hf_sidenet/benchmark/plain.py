@@ -2,7 +2,6 @@
 """A classifier without SideNets as a chain of one stage, so that the same engines can run it, in PyTorch and ONNX
 Runtime."""
 
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ..data.limits import longest_text
 from ..export.onnx import open_session
 from ..export.onnx_graph import load, quantize_convolutions, quantize_linears, save, to_onnx
-from ..export.programs import DEFAULTS, export_stage, user_inputs
+from ..export.programs import export_stage, token_inputs, user_inputs
 from ..inference.engine import by_kind, padding_of
 from ..inference.precision import precision_of
 from ..inference.protocols import StageChain
@@ -24,6 +23,7 @@ from ..inference.rows import Row, collate
 from ..inference.stages import Stages
 from ..models.gate import remove_gates, sharing_weights
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.row_inputs import arguments_of
 from ..models.tasks import task_of
 
 
@@ -91,9 +91,9 @@ class PlainChain:
     """
 
     def __init__(self, classifier: PreTrainedModel, input_size: list[int] | None = None):
-        taken = inspect.signature(classifier.forward).parameters
+        taken = arguments_of(classifier)
         self.task, self.modality = task_of(classifier.config)
-        self.input_names = tuple(name for name in self.modality.row_inputs if name in taken)
+        self.input_names = self.modality.row_inputs(taken)
         self.config = PlainConfig(classifier.config, input_size=input_size)
         self.device = classifier.device
         self.dtype = classifier.dtype
@@ -183,10 +183,11 @@ class PlainOnnx:
     ) -> tuple[None, torch.Tensor]:
         """See [`Stages`]."""
         shape = next(iter(inputs.values())).shape[:2]
+        optional = token_inputs(self.config.mainnet_config)
         feed = {}
         for name in self.input_names:
             value = inputs.get(name)
-            value = torch.full(shape, DEFAULTS[name]) if value is None else value
+            value = optional[name].filled(shape) if value is None else value
             feed[name] = value.contiguous().numpy()
         (logits,) = self.session.run(None, feed)
         return None, torch.from_numpy(logits)

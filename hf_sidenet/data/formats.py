@@ -5,15 +5,21 @@ A format finds unreadable rows, tokenizes texts or opens images, and collates ba
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers import BaseImageProcessor, DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..io.fingerprint import content_keys, row_keys
 from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, TEXT, Modality
+from ..models.row_inputs import follows_tokens
+from ..models.tasks import LABEL_INPUTS
 from ..optional import require
 from .columns import Columns, is_image
 from .limits import in_channels, num_channels_of, positions_of, text_limit
@@ -22,6 +28,8 @@ from .limits import in_channels, num_channels_of, positions_of, text_limit
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# What every tokenizer pads, and what it need not.
+PADDED = frozenset({"input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"}) | LABEL_INPUTS
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
 
 
@@ -121,11 +129,11 @@ class TextRows(RowFormat):
         return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
     def collator(self, processor: Processor | None) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
-        """See [`RowFormat.collator`]: pads to the longest."""
+        """See [`RowFormat.collator`]: pads to the longest, also inputs that the tokenizer does not know."""
         tokenizer = cast(PreTrainedTokenizerBase, processor)
         if tokenizer.pad_token is None:
             raise ValueError(f"the tokenizer must have a `pad_token`, got None from {tokenizer.name_or_path!r}.")
-        return DataCollatorWithPadding(tokenizer)
+        return TextCollator(tokenizer)
 
     def keys(
         self, prepared: MapStyle, raw: "Dataset | None", columns: Columns | None, processor: Processor | None
@@ -205,9 +213,69 @@ def format_of(modality: Modality) -> RowFormat:
     return FORMATS[modality.name]
 
 
+@dataclass
+class TextCollator(DataCollatorWithPadding):
+    """[`DataCollatorWithPadding`] that also pads inputs which only some MainNets take, such as LayoutLM's `bbox`.
+
+    Inputs with one entry per token get zeros where the tokenizer adds padding. Others have one size, or are padded by
+    the tokenizer itself (LUKE's entities).
+    """
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows.
+
+        Raises:
+            ValueError: an input has neither one entry per token nor one size, and the tokenizer cannot pad it.
+        """
+        lengths = [len(row["input_ids"]) for row in features]
+        ready: dict[str, list[torch.Tensor]] = {}
+        left = [name for name, value in features[0].items() if name not in PADDED and _is_array(value)]
+        for name in left:
+            with suppress(TypeError, ValueError):
+                values = [torch.as_tensor(row[name]) for row in features]
+                if _follow_tokens(name, values, lengths) or len({value.shape for value in values}) == 1:
+                    ready[name] = values
+        left = [name for name in left if name not in ready]
+        try:
+            batch = super().__call__([{k: v for k, v in row.items() if k not in ready} for row in features])
+        except ValueError as error:
+            if not left:
+                raise
+            rule = "must have one entry per token, one size in all rows, or a tokenizer that pads it"
+            advice = "Pad it in the data set, together with its mask."
+            raise ArgumentError(left[0], f"{rule}; rows differ", advice=advice) from error
+        width = batch["input_ids"].shape[1]
+        for name, values in ready.items():
+            if _follow_tokens(name, values, lengths):
+                values = [_padded(value, width, self.tokenizer.padding_side) for value in values]
+            batch[name] = torch.stack(values)
+        return batch
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0)
+
+
+def _follow_tokens(name: str, values: list[torch.Tensor], lengths: list[int]) -> bool:
+    """Return whether an input has one entry per token in all rows."""
+    pairs = [(value.shape, length) for value, length in zip(values, lengths, strict=True)]
+    return all(follows_tokens(name, shape, length) and shape[:1] == (length,) for shape, length in pairs)
+
+
+def _padded(value: torch.Tensor, width: int, side: str) -> torch.Tensor:
+    more = width - len(value)
+    ends = (more, 0) if side == "left" else (0, more)
+    return F.pad(value, (0, 0) * (value.dim() - 1) + ends)
+
+
 def stack_images(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack rows to `pixel_values (batch, channels, height, width)` and, if they have any, `labels (batch,)`."""
-    batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+    """Stack rows to `pixel_values (batch, channels, height, width)` and, if they have any, `labels (batch,)`.
+
+    Other tensors and arrays, such as masks, are stacked too. Numbers and names are not: no MainNet takes any.
+    """
+    arrays = [name for name, value in rows[0].items() if isinstance(value, torch.Tensor | np.ndarray) and value.ndim]
+    names = dict.fromkeys(["pixel_values", *arrays])
+    batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in names}
     if "labels" in rows[0]:
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
     return batch

@@ -5,7 +5,7 @@ import torch
 
 from ..inference.stages import Stages
 from .exported import ExportedStages
-from .programs import DEFAULTS, ExportError, example_rows
+from .programs import ExportError, example_rows, token_inputs
 
 
 # Largest allowed difference, as a fraction of the largest value of the output.
@@ -33,7 +33,8 @@ def largest_difference(exported: ExportedStages, stages: Stages) -> float:
     for seed, (num_rows, num_tokens) in enumerate(COMPARED):
         rows = example_rows(stages, num_rows, min(num_tokens, stages.max_length or num_tokens), seed + 1)
         # Missing inputs must have the same defaults in both.
-        for inputs in (rows, {name: value for name, value in rows.items() if name not in DEFAULTS}):
+        optional = token_inputs(stages.config.mainnet_config)
+        for inputs in (rows, {name: value for name, value in rows.items() if name not in optional}):
             hidden = None
             for index in range(len(stages)):
                 got, right = exported(index, hidden, inputs), stages(index, hidden, inputs)

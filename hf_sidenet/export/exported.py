@@ -22,7 +22,7 @@ from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, TEXT
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import task_of
-from .programs import DEFAULTS, HIDDEN, input_names
+from .programs import HIDDEN, input_names, token_inputs
 
 
 MANIFEST = "manifest.json"
@@ -262,6 +262,7 @@ class ExportedStages:
             )
         self.task, self.modality = task_of(self.config)[0], MODALITIES[self.manifest.modality]
         self.input_names = tuple(self.manifest.input_names)
+        self._optional = token_inputs(self.config.mainnet_config)
         self.max_length = self.manifest.max_length
         self.precision = f"{self.manifest.precision} ({self.runtime})"
         self.dtype = getattr(torch, self.manifest.dtype)
@@ -312,7 +313,7 @@ class ExportedStages:
         for name in self.manifest.stages[index].inputs:
             value = hidden if name == HIDDEN else inputs.get(name)
             if value is None:
-                value = torch.full(size, DEFAULTS[name])
+                value = self._optional[name].filled(size)
             if tuple(value.shape[: len(size)]) != size:
                 raise ArgumentError(
                     name, f"must have the size of x_c or the texts, {size}, got shape {tuple(value.shape)}"

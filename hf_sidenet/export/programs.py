@@ -7,6 +7,7 @@ contains only its own blocks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,15 +16,15 @@ from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
+from transformers import PretrainedConfig
 
 from ..inference.stages import Stages
 from ..models.errors import ArgumentError
 from ..models.modalities import DEFAULT_VOCABULARY, Modality
+from ..models.row_inputs import TOKEN_INPUTS
 
 
 HIDDEN = "hidden"
-# Values of missing inputs; `token_type_ids` only if the MainNet has separate embeddings for them.
-DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
 # Three rows, eight tokens: axes must not have equal sizes by chance, nor size 1, which tracing takes for a constant.
 EXAMPLE = (3, 8)
 # Checks of what tracing saw, which would keep otherwise unused inputs alive.
@@ -41,6 +42,56 @@ class ExportError(RuntimeError):
     """A stage cannot be exported, or its export answers differently."""
 
 
+@dataclass(frozen=True)
+class TokenInput:
+    """Input of an exported chain of texts that may be missing.
+
+    Args:
+        missing (`int`): value that is equivalent to a missing input.
+        limit (`int`): limit of the values of examples.
+        shape (`tuple[int, ...]`): further axes, after rows and tokens.
+    """
+
+    missing: int
+    limit: int
+    shape: tuple[int, ...] = ()
+
+    def filled(self, size: Sequence[int]) -> torch.Tensor:
+        """Return a tensor that stands for a missing input.
+
+        Args:
+            size (`Sequence[int]`): rows and tokens.
+        """
+        return torch.full((*size, *self.shape), self.missing)
+
+
+def token_inputs(config: PretrainedConfig) -> dict[str, TokenInput]:
+    """Return the inputs of texts, besides token ids, that an exported chain has: those with a known missing value.
+
+    Args:
+        config (`PretrainedConfig`): config of the MainNet.
+    """
+
+    def limit(name: str) -> int:
+        return getattr(config, TOKEN_INPUTS[name] or "", 0) or 0
+
+    found = {"attention_mask": TokenInput(1, 2)}
+    # GPT-2 takes them too, but as word ids: there, zeros are not equivalent to a missing input.
+    if hasattr(config, "type_vocab_size"):
+        found["token_type_ids"] = TokenInput(0, limit("token_type_ids") or 1)
+    names = ["bbox", "task_type_ids"]
+    # Otherwise RoCBert leaves its embeddings out where they are missing.
+    names += ["input_shape_ids", "input_pronunciation_ids"] if getattr(config, "concat_input", False) else []
+    shapes, missing = {"bbox": (4,)}, {}
+    if hasattr(config, "tag_pad_id"):
+        shapes |= dict.fromkeys(["xpath_tags_seq", "xpath_subs_seq"], (config.max_depth,))
+        missing = {"xpath_tags_seq": config.tag_pad_id, "xpath_subs_seq": config.subs_pad_id}
+    for name in (*names, *missing):
+        if limit(name):
+            found[name] = TokenInput(missing.get(name, 0), limit(name), shapes.get(name, ()))
+    return found
+
+
 def input_names(stages: Stages) -> tuple[str, ...]:
     """Return the names of an exported chain's inputs.
 
@@ -49,10 +100,7 @@ def input_names(stages: Stages) -> tuple[str, ...]:
     """
     if not stages.modality.has_tokens:
         return stages.modality.main_inputs
-    names = ("input_ids", "attention_mask")
-    # GPT-2 takes them too, but as word ids: there, zeros are not equivalent to a missing input.
-    if hasattr(stages.config.mainnet_config, "type_vocab_size"):
-        names += ("token_type_ids",)
+    names = ("input_ids", *token_inputs(stages.config.mainnet_config))
     return tuple(name for name in names if name in stages.input_names)
 
 
@@ -78,8 +126,13 @@ def example_rows(stages: Stages, num_rows: int, num_tokens: int, seed: int = 0) 
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, mask.shape, generator=generator)
     ids = ids.where(mask.bool(), torch.tensor(getattr(config, "pad_token_id", None) or 0))
     made = {"input_ids": ids, "attention_mask": mask}
-    types = getattr(config, "type_vocab_size", 0) or 1
-    made["token_type_ids"] = torch.randint(types, mask.shape, generator=generator)
+    for name, each in token_inputs(config).items():
+        if name in made:
+            continue
+        made[name] = torch.randint(each.limit, (*mask.shape, *each.shape), generator=generator)
+        if name == "bbox":
+            # Left and top come first.
+            made[name] = made[name].view(*mask.shape, 2, 2).sort(2).values.flatten(2)
     return {name: made[name].to(stages.device) for name in input_names(stages)}
 
 
@@ -98,7 +151,7 @@ def example_of(stages: Stages, index: int) -> dict[str, torch.Tensor]:
     if hidden is None:
         return inputs
     # For images, a later stage only needs the size, which is the recorded one. Cloned, because views are traced too.
-    return {HIDDEN: hidden.clone(), **({} if stages.modality.rows_share_inputs else inputs)}
+    return {HIDDEN: hidden.clone(), **({} if stages.modality.one_for_all(inputs) else inputs)}
 
 
 def export_stage(stages: Stages, index: int, example: dict[str, torch.Tensor] | None = None) -> ExportedProgram:

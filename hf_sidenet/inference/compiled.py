@@ -7,8 +7,10 @@ import torch
 import torch.compiler.config
 from torch.nn import functional as F
 
+from ..models.row_inputs import follows_tokens
 from .engine import padding_of
 from .precision import precision_of
+from .rows import check_tokens
 from .stages import Stages
 
 
@@ -68,11 +70,12 @@ class CompiledStages:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """See [`Stages`]."""
         self.check_mode()
-        rows = len(hidden) if hidden is not None else len(next(iter(inputs.values())))
-        length = next(iter(inputs.values())).shape[1]
+        main = inputs[self.modality.main_input(inputs) or next(iter(inputs))]
+        rows, length = len(main if hidden is None else hidden), main.shape[1]
         if self.filled:
             hidden, inputs = self._fill(hidden, inputs, rows, length)
-        size = tuple((next(iter(inputs.values())) if hidden is None else hidden).shape[:2])
+        main = inputs[self.modality.main_input(inputs) or next(iter(inputs))]
+        size = tuple((main if hidden is None else hidden).shape[:2])
         # With dynamic shapes, only a size of 1 has a graph of its own.
         self._forms.add((index, size if self.filled else tuple(min(each, 2) for each in size)))
         module = self.modules[index]
@@ -80,7 +83,10 @@ class CompiledStages:
         state, logits = result if isinstance(result, tuple) else (None, result)
         if not self.filled:
             return state, logits
-        state = None if state is None else state[:rows, :length] if self.modality.has_tokens else state[:rows]
+        if state is not None and self.modality.has_tokens:
+            check_tokens(state, size[1])
+            state = state[:, :length]
+        state = None if state is None else state[:rows]
         logits = logits[:rows]
         # The next replay of a recorded graph overwrites this memory.
         return (None if state is None else state.clone(), logits.clone()) if self.recorded else (state, logits)
@@ -92,12 +98,13 @@ class CompiledStages:
         more_tokens = -length % LENGTH_STEP if self.modality.has_tokens else 0
         if self.max_length is not None:
             more_tokens = min(more_tokens, self.max_length - length)
-        # After stage 0, one image gives the size of all.
-        whole = not self.modality.rows_share_inputs or hidden is None
-        filled = {
-            name: _filled(value, more_rows if whole else 0, more_tokens, self.pad.get(name, 0))
-            for name, value in inputs.items()
-        }
+        shared = hidden is not None and self.modality.one_for_all(inputs)
+        filled = {}
+        for name, value in inputs.items():
+            # The rows are not known here: of an input that is in no table, the length of the batch decides.
+            padded = self.modality.has_tokens and follows_tokens(name, value.shape[1:], length)
+            more = more_tokens if padded else 0
+            filled[name] = _filled(value, 0 if shared else more_rows, more, self.pad.get(name, 0))
         return None if hidden is None else _filled(hidden, more_rows, more_tokens, 0), filled
 
 

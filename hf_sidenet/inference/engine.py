@@ -18,7 +18,7 @@ from ..models.exit_rule import chained, has_weights, leaves
 from ..models.tasks import Task, label_names
 from .pool import Pool
 from .protocols import ServedModel, StageChain
-from .rows import Batch, Prediction, Row, collate
+from .rows import Batch, Prediction, Row, check_tokens, collate
 
 
 # Texts wait for this many full batches, to be sorted by length.
@@ -233,15 +233,16 @@ def _run_stage(
     def run(keep: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         batch = batch_of(keep)
         hidden, logits = stages(stage, batch.hidden, batch.inputs)
+        check_tokens(hidden, batch.width())
         own = logits.float()
         logits = chained(own, None if batch.logits is None else batch.logits.unbind(1), chain[stage])
         sure = stages.task.confidence(logits, stages.config.temperatures[stage])
-        # Before the first block, every image is still needed.
-        whole = batch.has_tokens or hidden is None
         given = own.unsqueeze(1) if builds else None
         if given is not None and batch.logits is not None:
             given = torch.cat([batch.logits, given], dim=1)
-        following = Batch(batch.rows, batch.inputs if whole else _first(batch.inputs), hidden, given)
+        following = Batch(batch.rows, batch.inputs, hidden, given)
+        if following.one_for_all:
+            following.inputs = _first(batch.inputs)
         return following, torch.cat([logits, sure.unsqueeze(1)], dim=1)
 
     ran, failed = [], []

@@ -17,13 +17,14 @@ from ..data.limits import in_channels, num_channels_of, text_limit
 from ..models.errors import ArgumentError
 from ..models.exit_rule import check_thresholds
 from ..models.modalities import TEXT
+from ..models.row_inputs import OTHER_INPUTS, TOKEN_INPUTS, follows_tokens
 from ..models.tasks import LABEL_INPUTS
 from .engine import RowError, halved
 from .protocols import ServedModel, with_own_config
 from .rows import Row
 
 
-INTEGER_INPUTS = frozenset(TEXT.row_inputs) - {"inputs_embeds"}
+INTEGER_INPUTS = frozenset(TEXT.usual_inputs) - {"inputs_embeds"}
 
 
 def check_rows(rows: Any, name: str = "rows") -> None:
@@ -88,9 +89,7 @@ class RowReader:
         self.num_sidenets = len(stages) - 1
         config = stages.config.mainnet_config
         self.limits = {
-            "input_ids": getattr(config, "vocab_size", None),
-            "token_type_ids": getattr(config, "type_vocab_size", None),
-            "position_ids": getattr(config, "max_position_embeddings", None),
+            name: getattr(config, field, None) for name, field in (TOKEN_INPUTS | OTHER_INPUTS).items() if field
         }
 
     def thresholds(self, thresholds: float | Sequence[float] | torch.Tensor | None) -> tuple[float, ...]:
@@ -223,6 +222,8 @@ class RowReader:
     def _input(self, name: str, value: Any) -> torch.Tensor:
         if name not in self.stages.input_names:
             raise ValueError(f"inputs must be among {list(self.stages.input_names)}, got {name!r}.")
+        if name not in self.stages.modality.usual_inputs:
+            return self._other_input(name, value)
         listed, value = value, torch.as_tensor(value)
         if name in INTEGER_INPUTS:
             if value.dim() != 1 or (value.is_floating_point() and value.numel() > 0):
@@ -238,10 +239,29 @@ class RowReader:
             raise ArgumentError(name, f"must be floats of shape {axes}, got {value.dtype} of {tuple(value.shape)}")
         return value.to(self.stages.dtype)
 
+    def _other_input(self, name: str, given: Any) -> torch.Tensor:
+        """Convert an input that only some MainNets take, which check its shape themselves."""
+        try:
+            value = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(name, f"must be numbers, as many in each part ({error})") from error
+        # An empty list becomes floats.
+        if value.is_floating_point() and value.numel() > 0:
+            if name in self.limits:
+                raise ArgumentError(name, f"must be integers, got {value.dtype} of shape {tuple(value.shape)}")
+            return value.to(self.stages.dtype)
+        if value.dtype == torch.bool:
+            return value
+        self._check_range(name, value)
+        if name == "bbox" and value.shape[-1:] == (4,) and (value[..., :2] > value[..., 2:]).any():
+            # Its width and height are indices too.
+            raise ArgumentError(name, "must have boxes (left, top, right, bottom), got one that ends before it begins")
+        return value.long()
+
     def _check_range(self, name: str, values: list[int] | torch.Tensor) -> None:
         # On a GPU an out-of-range index crashes the process, not just the call.
         limit = self.limits.get(name)
-        if limit is None or len(values) == 0:
+        if limit is None or (values.numel() if isinstance(values, torch.Tensor) else len(values)) == 0:
             return
         # Faster for a short list than for a tensor.
         low, high = (min(values), max(values)) if isinstance(values, list) else values.aminmax()
@@ -262,8 +282,9 @@ class RowReader:
         if length == 0 or (longest is not None and length > longest):
             raise ValueError(f"a text must have 1 to {longest or 'any number of'} tokens, got {length}.")
         for name, value in inputs.items():
-            if len(value) != length:
-                raise ArgumentError(name, f"must have {length} entries like `{main[0]}`, got {len(value)}")
+            if follows_tokens(name, value.shape, length) and value.shape[:1] != (length,):
+                got = len(value) if value.dim() else "a single number"
+                raise ArgumentError(name, f"must have {length} entries like `{main[0]}`, got {got}")
         if "attention_mask" in inputs:
             if not inputs["attention_mask"].any():
                 raise ArgumentError("attention_mask", "must keep at least one token, got zeros")

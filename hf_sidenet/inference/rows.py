@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ..models.row_inputs import follows_tokens
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -16,8 +18,8 @@ class Row:
 
     Args:
         place (`int`): index of the row in its stream.
-        inputs (`dict[str, torch.Tensor]`): MainNet inputs without the batch axis: for texts, one entry per token
-            each; for images, `pixel_values (channels, height, width)`.
+        inputs (`dict[str, torch.Tensor]`): MainNet inputs without the batch axis: for texts, most have one entry per
+            token, see [`follows_tokens`]; for images, `pixel_values (channels, height, width)`.
         length (`int`): number of tokens; 0 for images.
         thresholds (`tuple[float, ...]`): θ of each SideNet for this row.
     """
@@ -29,9 +31,23 @@ class Row:
 
     @property
     def kind(self) -> tuple:
-        """Key that rows of one batch share: the names of the inputs and their sizes that cannot be padded."""
-        padded = 1 if self.length else 0
-        return tuple((name, *value.shape[padded:]) for name, value in self.inputs.items())
+        """Key that rows of one batch share: the names of the inputs and their sizes that cannot be padded.
+
+        An input that does not follow the tokens is never padded, since it may have no mask: rows with two entities
+        share a batch with other rows with two.
+        """
+        return tuple(
+            (name, True, *value.shape[1:]) if self.pads(name) else (name, False, *value.shape)
+            for name, value in self.inputs.items()
+        )
+
+    def pads(self, name: str) -> bool:
+        """Return whether an input is padded and trimmed with the tokens; the same for all rows of one kind.
+
+        Args:
+            name (`str`): name of the input.
+        """
+        return follows_tokens(name, self.inputs[name].shape, self.length)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +79,8 @@ class Batch:
 
     Args:
         rows (`list[Row]`): rows of one kind.
-        inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row beside x_c.
+        inputs (`dict[str, torch.Tensor]`): their inputs, padded on the right; for images, one row of pixels alone
+            beside x_c.
         hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; `None` if no block
             has run.
         logits (`torch.Tensor` of shape `(rows, exits, num_labels)`, *optional*): logits of the exits before, if later
@@ -80,15 +97,24 @@ class Batch:
         """Whether rows are sequences: every stage needs their inputs, and padding can be trimmed."""
         return self.rows[0].length > 0
 
+    @property
+    def one_for_all(self) -> bool:
+        """Whether `inputs` has one row for all: after a block, one image gives the size of all."""
+        return self.hidden is not None and not self.has_tokens and len(self.inputs) == 1
+
+    def width(self) -> int:
+        """Return the number of tokens of the padded batch; 0 for images."""
+        padded = (value.shape[1] for name, value in self.inputs.items() if self.rows[0].pads(name))
+        return next(padded, 0)
+
     def select(self, keep: list[int]) -> "Batch":
         """Return a batch of some of the rows, by their indices in this batch."""
         rows = [self.rows[i] for i in keep]
         index = torch.tensor(keep)
         hidden = None if self.hidden is None else _take(self.hidden, index)
         logits = None if self.logits is None else _take(self.logits, index)
-        # After stage 0, one image gives the size of all.
-        whole = self.has_tokens or self.hidden is None
-        return Batch(rows, {k: _take(v, index) if whole else v for k, v in self.inputs.items()}, hidden, logits)
+        given = self.inputs if self.one_for_all else {k: _take(v, index) for k, v in self.inputs.items()}
+        return Batch(rows, given, hidden, logits)
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -103,7 +129,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) -> Batch:
-    """Make a batch for stage 0: texts padded on the right to the longest, images stacked.
+    """Make a batch for stage 0: texts padded on the right to the longest, images and other inputs stacked.
 
     Args:
         rows (`Sequence[Row]`): rows of one kind.
@@ -115,7 +141,7 @@ def collate(rows: Sequence[Row], pad: dict[str, float], device: torch.device) ->
         values = [row.inputs[name] for row in rows]
         if len(values) == 1:
             value = values[0].unsqueeze(0)
-        elif rows[0].length:
+        elif rows[0].pads(name):
             value = pad_sequence(values, batch_first=True, padding_value=pad.get(name, 0))
         else:
             value = torch.stack(values)
@@ -138,28 +164,48 @@ def merge(batches: list[Batch], pad: dict[str, float]) -> Batch:
     names, has_state = batches[0].inputs, batches[0].hidden is not None
     known = [batch.logits for batch in batches if batch.logits is not None]
     logits = torch.cat(known) if known else None
-    if not batches[0].has_tokens:
-        if has_state:
-            return Batch(rows, names, torch.cat([_state(batch) for batch in batches]), logits)
-        joined = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in names}
-        return Batch(rows, joined, None, logits)
+    if batches[0].one_for_all:
+        return Batch(rows, names, torch.cat([_state(batch) for batch in batches]), logits)
     length = max(row.length for row in rows)
-    inputs = {
-        name: torch.cat([_to_length(batch.inputs[name], length, pad.get(name, 0)) for batch in batches])
-        for name in names
-    }
-    hidden = torch.cat([_to_length(_state(batch), length, 0) for batch in batches]) if has_state else None
+    inputs = {}
+    for name in names:
+        values = [batch.inputs[name] for batch in batches]
+        if rows[0].pads(name):
+            values = [_to_length(value, length, pad.get(name, 0)) for value in values]
+        inputs[name] = torch.cat(values)
+    if not has_state:
+        return Batch(rows, inputs, None, logits)
+    states = [_state(batch) for batch in batches]
+    hidden = torch.cat([_to_length(state, length, 0) for state in states] if length else states)
     return Batch(rows, inputs, hidden, logits)
 
 
 def trim(batch: Batch) -> Batch:
     """Return the batch without columns that are padding in every row."""
     length = max(row.length for row in batch.rows)
-    if not batch.has_tokens or next(iter(batch.inputs.values())).shape[1] == length:
+    if batch.width() == length:
         return batch
-    cut = {name: value[:, :length].contiguous() for name, value in batch.inputs.items()}
+    first = batch.rows[0]
+    cut = {name: value[:, :length].contiguous() if first.pads(name) else value for name, value in batch.inputs.items()}
     hidden = None if batch.hidden is None else batch.hidden[:, :length].contiguous()
     return Batch(batch.rows, cut, hidden, batch.logits)
+
+
+def check_tokens(hidden: torch.Tensor | None, width: int) -> None:
+    """Refuse x_c that cannot be padded and trimmed like its text.
+
+    Args:
+        hidden (`torch.Tensor`, *optional*): x_c at the end of a stage.
+        width (`int`): number of tokens of the inputs; 0 for images.
+
+    Raises:
+        ValueError: x_c has other vectors than one per token, such as those of a picture (LayoutLMv3).
+    """
+    if hidden is not None and width and hidden.shape[1] != width:
+        raise ValueError(
+            f"x_c of a text must have one vector per token, {width}, got {hidden.shape[1]}: leave out `pixel_values` "
+            "or other inputs that add vectors, or use `routing='gates'` in the runner."
+        )
 
 
 def _state(batch: Batch) -> torch.Tensor:
@@ -188,10 +234,11 @@ class Packet:
         places (`list[int]`): indices of the rows in their request.
         lengths (`list[int]`): numbers of tokens; 0 for images.
         thresholds (`list[tuple[float, ...]]`): θ of each SideNet, by row.
-        inputs (`dict[str, np.ndarray]`): MainNet inputs, padded on the right; for images, one row beside x_c.
+        inputs (`dict[str, np.ndarray]`): MainNet inputs, see [`Batch`].
         hidden (`np.ndarray` of shape `(rows, ...)`, *optional*): x_c at the start of the stage; bfloat16 as raw bits.
         dtype (`str`, *optional*): dtype of x_c.
         logits (`np.ndarray` of shape `(rows, exits, num_labels)`, *optional*): see [`Batch`].
+        padded (`list[str]`, *optional*): inputs of texts that are padded; `None` for all.
     """
 
     places: list[int]
@@ -201,6 +248,7 @@ class Packet:
     hidden: np.ndarray | None
     dtype: str | None
     logits: np.ndarray | None = None
+    padded: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -217,6 +265,7 @@ def pack(batch: Batch) -> Packet:
         hidden=None if hidden is None else _to_numpy(hidden),
         dtype=None if hidden is None else str(hidden.dtype).removeprefix("torch."),
         logits=None if batch.logits is None else batch.logits.cpu().numpy(),
+        padded=[name for name in batch.inputs if batch.rows[0].pads(name)],
     )
 
 
@@ -237,12 +286,14 @@ def unpack(packet: Packet, device: torch.device) -> Batch:
     hidden = None
     if packet.hidden is not None and packet.dtype is not None:
         hidden = torch.from_numpy(packet.hidden.copy()).view(getattr(torch, packet.dtype)).to(device)
-    rows = []
+    rows, has_tokens = [], any(packet.lengths)
+    padded = (packet.inputs if has_tokens else ()) if packet.padded is None else packet.padded
+    shared = hidden is not None and not has_tokens and len(inputs) == 1
     for i, (place, length, thresholds) in enumerate(
         zip(packet.places, packet.lengths, packet.thresholds, strict=True)
     ):
-        which = 0 if length == 0 and hidden is not None else i
-        own = {name: value[which, :length] if length else value[which] for name, value in inputs.items()}
+        which = 0 if shared else i
+        own = {name: value[which, :length] if name in padded else value[which] for name, value in inputs.items()}
         rows.append(Row(place, own, length, thresholds))
     logits = None if packet.logits is None else torch.from_numpy(packet.logits.copy()).to(device)
     return Batch(rows, {name: value.to(device) for name, value in inputs.items()}, hidden, logits)

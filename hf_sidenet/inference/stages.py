@@ -38,6 +38,7 @@ from ..models.layout import Layout, Segment
 from ..models.mainnet import check_unchanged, evaluating, gated, layout_of, name_of
 from ..models.modalities import Modality
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.row_inputs import BESIDE_TOKENS
 from ..models.sidenet import SideNet, read_exit
 from .precision import precision_of
 
@@ -211,8 +212,8 @@ class Stage(nn.Module):
 
         Args:
             hidden (`torch.Tensor` of shape `(rows, ...)`, *optional*): x_c at the start; `None` for the first stage.
-            inputs (`torch.Tensor`): MainNet inputs of the same rows. For images, a later stage needs only
-                `pixel_values` of one row, and only if the size is not the recorded one.
+            inputs (`torch.Tensor`): MainNet inputs of the same rows. For images, a later stage needs `pixel_values`
+                of only one row, unless there are other inputs, and only if the size is not the recorded one.
 
         Returns:
             `(x_c, logits)`, or only logits for the last stage.
@@ -300,7 +301,7 @@ class Served:
         self.device = model.device
         self.dtype = model.dtype
         self.precision = precision_of(model)
-        self.input_names = tuple(name for name in self.modality.row_inputs if name in model.mainnet_inputs)
+        self.input_names = self.modality.row_inputs(model.mainnet_inputs)
         self.max_length = longest_text(model.mainnet) if self.modality.has_tokens else None
 
     def check_mode(self) -> None:
@@ -360,6 +361,7 @@ class Stages(Served):
 
     def __init__(self, model: SideNetPreTrainedModel):
         super().__init__(model)
+        self.input_names = tuple(name for name in self.input_names if name not in BESIDE_TOKENS)
         config, model = self.config, self.model
         fixed = {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
         size = config.input_size

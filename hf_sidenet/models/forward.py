@@ -14,6 +14,7 @@ from .errors import ArgumentError, StopForward
 from .exit_rule import Recording, Routing, chain_exits, check_thresholds, lets_rows_leave, stack_exits
 from .gate import Run, has_sharded_parameters, run_mainnet
 from .modeling_base import SideNetOutput, SideNetPreTrainedModel
+from .row_inputs import NOT_ROWS, TOKEN_INPUTS
 from .sidenet import SideNet, check_mainnet_logits, exit_loss, read_exit
 
 
@@ -160,14 +161,23 @@ def _run(model: SideNetPreTrainedModel, visit: Callable, inputs: dict[str, Any],
         except StopForward:
             return None
         if keep is not None:
-            inputs = {
-                name: value.index_select(0, keep.to(value.device))
-                # Not one that all rows share.
-                if name in model.modality.row_inputs and value.shape[0] == batch_size
-                else value
-                for name, value in inputs.items()
-            }
+            inputs = {name: _kept(name, value, keep, batch_size) for name, value in inputs.items()}
     return run_mainnet(model.mainnet, Run(visit), **inputs, **extras, return_dict=True)
+
+
+def _kept(name: str, value: Any, keep: torch.Tensor, batch_size: int) -> Any:
+    """Return an input for the rows that stay before the first block; one that all rows share stays as it is."""
+    if not isinstance(value, torch.Tensor) or value.dim() < (2 if name in TOKEN_INPUTS else 1):
+        return value
+    if value.shape[0] == batch_size:
+        return value.index_select(0, keep.to(value.device))
+    if value.shape[0] != 1 and value.dim() > 1:
+        raise ArgumentError(
+            name,
+            f"must have one entry per row, {batch_size}, or one for all rows, where rows exit before the first block",
+            tuple(value.shape),
+        )
+    return value
 
 
 def _answer(
@@ -215,13 +225,17 @@ def _answer_nobody(
 
 
 def check_names(model: SideNetPreTrainedModel, inputs: Iterable[str]) -> None:
-    """Reject inputs that the MainNet does not take.
+    """Reject inputs that the MainNet does not take, and arguments of it that are not data of the rows.
 
     Raises:
         ValueError: there is one; the message names the first.
     """
-    unknown = next((name for name in inputs if name not in model.mainnet_inputs), None)
+    names = list(inputs)
+    unknown = next((name for name in names if name not in model.mainnet_inputs), None)
     if unknown is None:
+        for name in names:
+            if name in NOT_ROWS:
+                raise ArgumentError(name, "must not be given: it is no input of the rows that SideNets can work with")
         return
     advice = "remove it from the inputs"
     if unknown in TOKENIZER_FIELDS:

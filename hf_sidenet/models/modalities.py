@@ -5,7 +5,7 @@ One object per modality holds everything that differs for a model: input names a
 poolings and preprocessor. `hf_sidenet.data` turns rows of data into such inputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .errors import ArgumentError
+from .row_inputs import row_inputs
 
 
 # Three rows of different lengths, so that every row of a mask differs, also where it is pooled.
@@ -37,13 +38,13 @@ class Modality:
         name (`str`): `"text"` or `"image"`, as stored in files.
         plural (`str`): plural for messages.
         main_inputs (`tuple[str, ...]`): names of the main input; a batch has one of them.
-        row_inputs (`tuple[str, ...]`): inputs with one entry per row.
+        usual_inputs (`tuple[str, ...]`): inputs with one entry per row that most MainNets take.
         axes (`tuple[str, ...]`): axes of a batch with variable size, the rows first.
         poolings (`tuple[str, ...]`): poolings that fit some MainNet of this modality.
         readings (`tuple[str, ...]`): what a SideNet before the first block can read, everything first.
         keeps_form (`bool`): whether x_c has the same form after every block.
         rows_share_inputs (`bool`):
-            Whether a later stage needs the inputs of only one row, which gives the size of all.
+            Whether a later stage needs the main input of only one row, which gives the size of all.
         processor_name (`str`): name of its preprocessor.
         processor_file (`str`): file that identifies a saved preprocessor.
         processor_class_name (`str`): Auto class that loads the preprocessor.
@@ -52,7 +53,7 @@ class Modality:
     name: str
     plural: str
     main_inputs: tuple[str, ...]
-    row_inputs: tuple[str, ...]
+    usual_inputs: tuple[str, ...]
     axes: tuple[str, ...]
     poolings: tuple[str, ...]
     readings: tuple[str, ...]
@@ -144,6 +145,22 @@ class Modality:
         """Return the name of the batch's main input."""
         return next((name for name in self.main_inputs if name in inputs), None)
 
+    def row_inputs(self, taken: Iterable[str]) -> tuple[str, ...]:
+        """Return the inputs of a MainNet with one entry per row, the usual ones first.
+
+        Args:
+            taken (`Iterable[str]`): arguments of its forward.
+        """
+        return row_inputs(taken, self.usual_inputs)
+
+    def one_for_all(self, inputs: Iterable[str]) -> bool:
+        """Return whether one row of these inputs is enough after the first block: whether only sizes still matter.
+
+        Args:
+            inputs (`Iterable[str]`): names of the inputs. Masks and the like differ between rows.
+        """
+        return self.rows_share_inputs and set(inputs) <= set(self.main_inputs)
+
     def later_inputs(self, inputs: dict[str, torch.Tensor], hidden: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """Return the inputs of a batch that the next stage needs.
 
@@ -151,7 +168,7 @@ class Modality:
             inputs (`dict[str, torch.Tensor]`): inputs of the batch.
             hidden (`torch.Tensor`, *optional*): x_c at its start; `None` if no block has run.
         """
-        if hidden is None or not self.rows_share_inputs:
+        if hidden is None or not self.one_for_all(inputs):
             return inputs
         return {name: value[:1] for name, value in inputs.items()}
 
@@ -162,7 +179,7 @@ class Text(Modality):
     name = "text"
     plural = "texts"
     main_inputs = ("input_ids", "inputs_embeds")
-    row_inputs = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+    usual_inputs = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
     axes = ("rows", "tokens")
     poolings = ("mean", "cls")
     readings = (BOTH, NGRAMS, EMBEDDINGS)
@@ -201,7 +218,7 @@ class Image(Modality):
     name = "image"
     plural = "images"
     main_inputs = ("pixel_values",)
-    row_inputs = ("pixel_values",)
+    usual_inputs = ("pixel_values",)
     axes = ("rows",)
     poolings = ("gap", "flatten", "mean", "cls")
     readings = (PIXELS,)

@@ -2,7 +2,6 @@
 """Base class of all MainNets with SideNets: building, attaching, loading, freezing."""
 
 import copy
-import inspect
 import os
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -40,6 +39,7 @@ from .mainnet import (
     spare_sidenets,
 )
 from .modalities import Modality
+from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
 
@@ -126,7 +126,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if config.mainnet_head == "mlp":
             replace_head(mainnet, self.task, config.sidenet_hidden_size)
         self.mainnet = mainnet
-        self.mainnet_inputs = frozenset(inspect.signature(mainnet.forward).parameters)
+        self.mainnet_inputs = arguments_of(mainnet)
         if mainnet.config.id2label is None:
             mainnet.config.id2label, mainnet.config.label2id = config.id2label, config.label2id
         config.mainnet_config = mainnet.config

@@ -39,6 +39,31 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        bbox: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        entity_attention_mask: torch.Tensor | None = None,
+        entity_ids: torch.LongTensor | None = None,
+        entity_position_ids: torch.LongTensor | None = None,
+        entity_token_type_ids: torch.LongTensor | None = None,
+        global_attention_mask: torch.Tensor | None = None,
+        input_pronunciation_ids: torch.LongTensor | None = None,
+        input_shape_ids: torch.LongTensor | None = None,
+        lang_ids: torch.LongTensor | None = None,
+        langs: torch.LongTensor | None = None,
+        lengths: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
+        perm_mask: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        target_mapping: torch.Tensor | None = None,
+        task_type_ids: torch.LongTensor | None = None,
+        xpath_subs_seq: torch.LongTensor | None = None,
+        xpath_tags_seq: torch.LongTensor | None = None,
+        **kwargs: torch.Tensor,
     ) -> SideNetOutput | tuple:
         """Classify a batch of texts.
 
@@ -58,6 +83,44 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             output_hidden_states (`bool`, *optional*): return the MainNet's hidden states; only with exits off.
             output_attentions (`bool`, *optional*): return the MainNet's attentions; only with exits off.
             return_dict (`bool`, *optional*): `False` returns a tuple.
+            bbox (`torch.LongTensor` of shape `(batch, sequence, 4)`, *optional*):
+                Boxes of the tokens on their page (LayoutLM).
+            decoder_attention_mask (`torch.Tensor` of shape `(batch, target)`, *optional*):
+                0 for padding of the decoder.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, target)`, *optional*):
+                Token ids of the decoder (BART, T5).
+            decoder_inputs_embeds (`torch.FloatTensor` of shape `(batch, target, width)`, *optional*):
+                Embeddings instead of `decoder_input_ids`.
+            decoder_position_ids (`torch.LongTensor` of shape `(batch, target)`, *optional*): positions of the decoder.
+            entity_attention_mask (`torch.Tensor` of shape `(batch, entities)`, *optional*):
+                0 for padding among entities (LUKE).
+            entity_ids (`torch.LongTensor` of shape `(batch, entities)`, *optional*): ids of the entities.
+            entity_position_ids (`torch.LongTensor` of shape `(batch, entities, mention)`, *optional*):
+                Positions of their tokens.
+            entity_token_type_ids (`torch.LongTensor` of shape `(batch, entities)`, *optional*):
+                Segments of the entities.
+            global_attention_mask (`torch.Tensor` of shape `(batch, sequence)`, *optional*):
+                1 for tokens that attend to all (Longformer).
+            input_pronunciation_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*):
+                Pronunciations (RoCBert).
+            input_shape_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*):
+                Shapes of the characters (RoCBert).
+            lang_ids (`torch.LongTensor` of shape `(batch,)`, *optional*): language of each row (X-MOD).
+            langs (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): language of each token (XLM).
+            lengths (`torch.LongTensor` of shape `(batch,)`, *optional*): numbers of tokens (XLM).
+            mm_token_type_ids (`torch.Tensor` of shape `(batch, sequence)`, *optional*): kind of each token (Qwen).
+            perm_mask (`torch.Tensor` of shape `(batch, sequence, sequence)`, *optional*):
+                Tokens that see each other (XLNet).
+            pixel_attention_mask (`torch.Tensor` of shape `(batch, ...)`, *optional*): 0 for padding of the pictures.
+            pixel_values (`torch.FloatTensor` of shape `(batch, ...)`, *optional*): pictures that belong to the texts.
+            target_mapping (`torch.Tensor` of shape `(batch, predictions, sequence)`, *optional*):
+                Tokens to predict (XLNet).
+            task_type_ids (`torch.LongTensor` of shape `(batch, sequence)`, *optional*): tasks (ERNIE).
+            xpath_subs_seq (`torch.LongTensor` of shape `(batch, sequence, depth)`, *optional*):
+                Places in the page (MarkupLM).
+            xpath_tags_seq (`torch.LongTensor` of shape `(batch, sequence, depth)`, *optional*):
+                Tags in the page (MarkupLM).
+            kwargs (`torch.Tensor`, *optional*): further inputs of the MainNet with one entry per row.
 
         Raises:
             ValueError: an argument is invalid; the message names it.
@@ -68,6 +131,30 @@ class SideNetForSequenceClassification(SideNetPreTrainedModel):
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
+            "bbox": bbox,
+            "decoder_attention_mask": decoder_attention_mask,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+            "decoder_position_ids": decoder_position_ids,
+            "entity_attention_mask": entity_attention_mask,
+            "entity_ids": entity_ids,
+            "entity_position_ids": entity_position_ids,
+            "entity_token_type_ids": entity_token_type_ids,
+            "global_attention_mask": global_attention_mask,
+            "input_pronunciation_ids": input_pronunciation_ids,
+            "input_shape_ids": input_shape_ids,
+            "lang_ids": lang_ids,
+            "langs": langs,
+            "lengths": lengths,
+            "mm_token_type_ids": mm_token_type_ids,
+            "perm_mask": perm_mask,
+            "pixel_attention_mask": pixel_attention_mask,
+            "pixel_values": pixel_values,
+            "target_mapping": target_mapping,
+            "task_type_ids": task_type_ids,
+            "xpath_subs_seq": xpath_subs_seq,
+            "xpath_tags_seq": xpath_tags_seq,
+            **kwargs,
         }
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return classify(
@@ -105,6 +192,11 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        **kwargs: torch.Tensor,
     ) -> SideNetOutput | tuple:
         """Classify a batch of images.
 
@@ -120,11 +212,23 @@ class SideNetForImageClassification(SideNetPreTrainedModel):
             output_hidden_states (`bool`, *optional*): return the MainNet's hidden states; only with exits off.
             output_attentions (`bool`, *optional*): return the MainNet's attentions; only with exits off.
             return_dict (`bool`, *optional*): `False` returns a tuple.
+            attention_mask (`torch.Tensor` of shape `(batch, patches)`, *optional*): 0 for patches to ignore.
+            pixel_attention_mask (`torch.Tensor` of shape `(batch, patches)`, *optional*): 0 for padding (SigLIP 2).
+            spatial_shapes (`torch.LongTensor` of shape `(batch, 2)`, *optional*):
+                Patches by height and width (SigLIP 2).
+            kwargs (`torch.Tensor`, *optional*): further inputs of the MainNet with one entry per row.
 
         Raises:
             ValueError: an argument is invalid; the message names it.
         """
-        inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolate_pos_encoding}
+        inputs = {
+            "pixel_values": pixel_values,
+            "interpolate_pos_encoding": interpolate_pos_encoding,
+            "attention_mask": attention_mask,
+            "pixel_attention_mask": pixel_attention_mask,
+            "spatial_shapes": spatial_shapes,
+            **kwargs,
+        }
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return classify(
             self,

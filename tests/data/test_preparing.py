@@ -195,3 +195,63 @@ ROWS = [{"text": "good", "label": 0}, {"text": "bad", "label": 1}]
 def test_what_is_no_data_set_is_refused_with_what_to_give(rows, instead, tokenizer):
     with pytest.raises(ValueError, match=f"`train` must be a `datasets.Dataset`, got {instead}"):
         prepare_rows({"train": rows}, BertConfig(), tokenizer, modality=TEXT)
+
+
+# --- rows that are already model inputs
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_inputs_that_the_tokenizer_does_not_know_are_padded_with_the_tokens(tokenizer, side, kind):
+    tokenizer.padding_side = side
+    rows = [
+        {"input_ids": kind([4]), "bbox": kind([[1, 2, 3, 4]]), "lang": kind([8, 9]), "labels": 1},
+        {"input_ids": kind([5, 6, 7]), "bbox": kind([[5, 6, 7, 8]] * 3), "lang": kind([6, 5]), "labels": 0},
+    ]
+    batch = collator(tokenizer, modality=TEXT)(rows)
+    assert batch["attention_mask"].tolist() == [[1, 0, 0] if side == "right" else [0, 0, 1], [1, 1, 1]]
+    boxes = [[1, 2, 3, 4], [0] * 4, [0] * 4]
+    assert batch["bbox"].tolist() == [boxes if side == "right" else boxes[::-1], [[5, 6, 7, 8]] * 3]
+    assert batch["lang"].tolist() == [[8, 9], [6, 5]]
+    assert batch["labels"].tolist() == [1, 0]
+    # Nothing else changes: neither the rows nor a batch without such inputs.
+    assert "attention_mask" not in rows[0]
+    assert set(collator(tokenizer, modality=TEXT)([{"input_ids": [4, 5]}])) == {"input_ids", "attention_mask"}
+
+
+def test_inputs_that_nobody_can_pad(tokenizer):
+    rows = [{"input_ids": [4], "entity_ids": [1]}, {"input_ids": [5, 6], "entity_ids": [1, 2]}]
+    with pytest.raises(ValueError, match="`entity_ids` must have one entry per token, one size in all rows"):
+        collator(tokenizer, modality=TEXT)(rows)
+    rows = [{"input_ids": [4, 5], "bbox": [[1, 1, 2, 2]]}, {"input_ids": [5, 6], "bbox": [[1, 1, 2, 2]] * 2}]
+    with pytest.raises(ValueError, match="`bbox` must have one entry per token, one size in all rows"):
+        collator(tokenizer, modality=TEXT)(rows)
+
+
+def test_tokenized_rows_keep_their_columns(tokenizer):
+    rows = Dataset.from_dict({"input_ids": [[4], [5, 6]], "bbox": [[[1] * 4], [[2] * 4] * 2], "labels": [0, 1]})
+    made = prepare_rows({"test": rows}, named(BertConfig, "a", "b"), tokenizer, modality=TEXT)["test"]
+    batch = made.collate_fn([made.dataset[0], made.dataset[1]])
+    assert batch["bbox"].tolist() == [[[1] * 4, [0] * 4], [[2] * 4] * 2]
+    other = Dataset.from_dict({**rows.to_dict(), "bbox": [[[1] * 4], [[3] * 4] * 2]})
+    moved = prepare_rows({"test": other}, named(BertConfig, "a", "b"), tokenizer, modality=TEXT)["test"]
+    assert made.contents[0] == moved.contents[0]
+    assert made.contents[1] != moved.contents[1]
+
+
+def test_masks_of_images_are_stacked():
+    rows = [
+        {
+            "pixel_values": torch.ones(3, 4, 4),
+            "attention_mask": torch.tensor([1, i]),
+            "labels": i,
+            "id": 7,
+            "file": "a",
+        }
+        for i in range(2)
+    ]
+    batch = collator(None, modality=IMAGE)(rows)
+    assert {name: value.tolist() for name, value in batch.items() if name != "pixel_values"} == {
+        "attention_mask": [[1, 0], [1, 1]],
+        "labels": [0, 1],
+    }

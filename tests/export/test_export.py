@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch
 from hf_sidenet.export import ExportError, TorchStages, export_stage, export_torch
 from hf_sidenet.export.agreement import largest_difference
 from hf_sidenet.export.exported import sha256
+from hf_sidenet.export.programs import token_inputs
 from hf_sidenet.export.torch_export import check_archive
-from hf_sidenet.inference import Stages
+from hf_sidenet.inference import SideNetRunner, Stages
 
 from ..inference.folders import MACHINE, text_of
 from ..inference.stages import chained
-from ..models import tiny
+from ..models import test_modeling_layoutlm, test_row_inputs, tiny
 from ..models.naive import every_exit
 
 
@@ -212,6 +214,75 @@ def test_impossible_models(bert, tmp_path):
     with pytest.raises(ValueError, match="`output_dir` must be new or empty unless `overwrite` is given"):
         export_torch(bert, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# --- inputs of the MainNet's own
+
+
+@pytest.fixture(scope="module")
+def layoutlm():
+    return test_modeling_layoutlm.TestLayoutLM().model((1, 3))
+
+
+@pytest.mark.slow
+def test_boxes_are_an_input(layoutlm, tmp_path):
+    exported = export_torch(layoutlm, tmp_path / "out")
+    assert exported.largest_difference < 1e-5
+    stages = TorchStages.load(tmp_path / "out", trust_programs=True)
+    assert stages.input_names == ("input_ids", "attention_mask", "token_type_ids", "bbox")
+    assert [set(stage.inputs) for stage in stages.manifest.stages] == [
+        {"input_ids", "attention_mask", "token_type_ids", "bbox"},
+        {"hidden", "attention_mask"},
+        {"hidden", "attention_mask"},
+    ]
+    inputs = test_modeling_layoutlm.TestLayoutLM().inputs(5)
+    full = every_exit(layoutlm, inputs)
+    torch.testing.assert_close(chained(stages, inputs), full, rtol=0, atol=1e-5 * full.abs().max().item())
+    with pytest.raises(ValueError, match=r"`bbox` must have the size of x_c or the texts, \(5, 12\), got shape"):
+        stages(0, None, {**inputs, "bbox": inputs["bbox"][:, :3]})
+    # Without boxes, as in the model.
+    del inputs["bbox"]
+    other = every_exit(layoutlm, inputs)
+    assert (other - full).abs().max() > 0.1
+    torch.testing.assert_close(chained(stages, inputs), other, rtol=0, atol=1e-5 * other.abs().max().item())
+    rows = [{"input_ids": [5, 6], "bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]}, {"input_ids": [5], "entity_ids": [1]}]
+    own, got = (
+        list(SideNetRunner(each, routing="pooled", thresholds=1.0).predict(rows)) for each in (layoutlm, stages)
+    )
+    torch.testing.assert_close(got[0].logits, own[0].logits, rtol=1e-4, atol=1e-4)
+    assert "got 'entity_ids'" in str(got[1].error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"attention_mask": 1}),
+        ({"type_vocab_size": 2}, {"attention_mask": 1, "token_type_ids": 0}),
+        ({"task_type_vocab_size": 3}, {"attention_mask": 1, "task_type_ids": 0}),
+        ({"shape_vocab_size": 3, "concat_input": False}, {"attention_mask": 1}),
+        ({"shape_vocab_size": 3, "concat_input": True}, {"attention_mask": 1, "input_shape_ids": 0}),
+        (
+            {"max_xpath_tag_unit_embeddings": 9, "tag_pad_id": 8, "subs_pad_id": 7, "max_depth": 5},
+            {"attention_mask": 1, "xpath_tags_seq": 8},
+        ),
+    ],
+)
+def test_what_stands_for_missing_inputs(fields, expected):
+    found = token_inputs(SimpleNamespace(**fields))
+    assert {name: each.missing for name, each in found.items()} == expected
+    for name, each in found.items():
+        assert each.filled((2, 3)).tolist() == torch.full((2, 3, *each.shape), expected[name]).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [test_row_inputs.ernie, test_row_inputs.roc_bert])
+def test_other_inputs_of_tokens(build, tmp_path):
+    """A folder is written only if its answers are the model's, with these inputs and without."""
+    mainnet, limits = build()
+    model = test_row_inputs.with_sidenets(mainnet, test_row_inputs.inputs_of(limits), [2])
+    export_torch(model, tmp_path / "out")
+    stages = TorchStages.load(tmp_path / "out", trust_programs=True)
+    assert set(stages.manifest.stages[0].inputs) == {"input_ids", "attention_mask", "token_type_ids", *limits}
 
 
 # --- is it the same?

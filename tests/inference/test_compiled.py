@@ -8,6 +8,9 @@ from torch._dynamo.backends.common import aot_autograd
 from hf_sidenet import SideNetRunner
 from hf_sidenet.inference import Stages
 from hf_sidenet.inference.compiled import CompiledStages
+from hf_sidenet.inference.routings import all_exits
+from tests.models import test_modeling_layoutlm
+from tests.models.naive import every_exit
 from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet
 
 from .flood import assert_answers, one_by_one, token_rows
@@ -72,6 +75,14 @@ def test_the_runner_gives_the_same_answers_compiled(model, dynamic):
     options = {"backend": "aot_eager", "dynamic": dynamic}
     runner = SideNetRunner(model, batch_size=8, compile=options, routing="pooled")
     assert_answers(list(runner.predict(raw)), one_by_one(model, raw, THETA))
+
+
+def test_boxes_are_filled_up_with_the_tokens():
+    layoutlm = test_modeling_layoutlm.TestLayoutLM()
+    model, inputs = layoutlm.model(), layoutlm.inputs(5)
+    stages = CompiledStages(Stages(model), {"backend": "eager", "dynamic": False})
+    with torch.inference_mode():
+        layoutlm.assert_same(all_exits(stages, inputs), every_exit(model, inputs))
 
 
 def test_filled_up_there_are_few_shapes():

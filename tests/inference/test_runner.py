@@ -2,19 +2,33 @@
 """`SideNetRunner.predict`: the model's own answers, in order, whatever comes in and however it is run."""
 
 import copy
+import re
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoTokenizer, ConvNextImageProcessor
+from transformers import (
+    AutoTokenizer,
+    ConvNextImageProcessor,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    LayoutLMv3Config,
+    LayoutLMv3ForSequenceClassification,
+    LukeConfig,
+    LukeForSequenceClassification,
+)
 
 from hf_sidenet import SideNetRunner
 from hf_sidenet.inference import RowError
 from hf_sidenet.inference.routings import ROUTINGS
 from hf_sidenet.inference.runner import IMAGE_POOLS, _from_the_middle
+from hf_sidenet.models import SideNetForImageClassification, SideNetForSequenceClassification
 from tests.examples.commands import minilm
+from tests.models import test_modeling_layoutlm
+from tests.models.naive import spread_out
+from tests.models.test_modeling_layoutlm import boxes
 from tests.models.tiny import bert_with_sidenets, resnet_with_sidenet
 
 from .flood import assert_answers, is_bad, one_by_one, token_rows
@@ -245,3 +259,114 @@ def test_bad_arguments(model):
         SideNetRunner(model).predict([], on_error="skip")
     with pytest.raises(ValueError, match="`model` must be in evaluation mode"):
         SideNetRunner(bert_with_sidenets().train())
+
+
+# --- inputs of the MainNet's own
+
+
+def page_rows(count, longest=30):
+    """Rows with LayoutLM's boxes."""
+    rows = token_rows(count, longest)
+    for seed, row in enumerate(rows):
+        mask = torch.ones(1, len(row["input_ids"]), dtype=torch.long)
+        row["bbox"] = boxes(mask, seed)[0].tolist()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def layoutlm():
+    model = test_modeling_layoutlm.TestLayoutLM().model()
+    rows = page_rows(60)
+    with torch.no_grad():
+        full = [model(**{k: torch.tensor([v]) for k, v in row.items()}, thresholds=1.0).exit_logits[0] for row in rows]
+    confidences = torch.stack(full)[:, :-1].softmax(-1).amax(-1)
+    return model, rows, confidences.quantile(0.55, dim=0).tolist()
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_rows_with_boxes_get_the_answers_of_the_model(layoutlm, routing):
+    model, rows, theta = layoutlm
+    expected = []
+    with torch.no_grad():
+        for row in rows:
+            output = model(**{k: torch.tensor([v]) for k, v in row.items()}, thresholds=theta)
+            expected.append((output.exit_index.item(), output.logits[0]))
+    assert {index for index, _ in expected} == {0, 1, 2}
+    runner = SideNetRunner(model, batch_size=4, pool_size=4, thresholds=theta, routing=routing)
+    assert_answers(list(runner.predict(rows)), expected)
+    # The boxes count, in every row but those of a single token at most.
+    plain = list(runner.predict([{"input_ids": row["input_ids"]} for row in rows]))
+    assert sum((a.logits - b[1]).abs().max() > 1e-3 for a, b in zip(plain, expected, strict=True)) > 50
+
+
+def test_boxes_that_do_not_fit(layoutlm):
+    model, _, _ = layoutlm
+    ids = [5, 6, 7]
+    wrong = {
+        r"row 0: `bbox` must have 3 entries like `input_ids`, got 1\.": [[0, 0, 1, 1]],
+        r"row 0: `bbox` must be in \[0, 50\), got 0 to 50\.": [[0, 0, 1, 50]] * 3,
+        r"row 0: `bbox` must have boxes \(left, top, right, bottom\)": [[2, 0, 1, 1]] * 3,
+        r"row 0: `bbox` must be integers, got torch.float32 of shape \(3, 4\)": [[0.5, 0, 1, 1]] * 3,
+        r"row 0: `bbox` must be numbers, as many in each part": [[0, 0], [0, 0, 1, 1], [0]],
+        r"row 0: `bbox` must be numbers": "boxes",
+    }
+    runner = SideNetRunner(model, routing="pooled", thresholds=1.0)
+    for message, value in wrong.items():
+        (prediction,) = runner.predict([{"input_ids": ids, "bbox": value}])
+        assert re.match(message, str(prediction.error)), str(prediction.error)
+    (prediction,) = runner.predict([{"input_ids": ids, "entity_ids": [1]}])
+    assert "got 'entity_ids'" in str(prediction.error)
+
+
+def test_entities_would_get_lost_between_stages():
+    """LUKE's become hidden states beside x_c, which no stage passes on: refused, never left out."""
+    config = LukeConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=37,
+        entity_vocab_size=20, entity_emb_size=8, num_labels=3,
+    )  # fmt: skip
+    mainnet = LukeForSequenceClassification(config)
+    model = SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1])
+    row = {"input_ids": [5, 6, 7], "entity_ids": [3], "entity_position_ids": [[0, 1]]}
+    words, entities = SideNetRunner(model, routing="pooled", thresholds=1.0).predict([{"input_ids": [5, 6, 7]}, row])
+    assert words.error is None
+    assert "got 'entity_ids'" in str(entities.error)
+
+
+@pytest.mark.parametrize("routing", ["pooled", "gates", "all_blocks"])
+def test_images_with_a_mask_keep_their_own(routing):
+    """A later stage needs the masks of all rows, and the pixels of all with them."""
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8, num_labels=3
+    )
+    mainnet = Dinov2ForImageClassification(config).eval()
+    model = SideNetForImageClassification.from_mainnet(mainnet, exit_layers=[1], pooling="mean")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(9, 3, 32, 32, generator=generator)
+    masks = torch.randint(2, (9, 17), generator=generator)
+    masks[:, 0] = 1
+    spread_out(model, {"pixel_values": pixels, "attention_mask": masks})
+    with torch.no_grad():
+        full = model(pixel_values=pixels, attention_mask=masks, thresholds=1.0).exit_logits
+        theta = full[:, 0].softmax(-1).amax(-1).median().item()
+        output = model(pixel_values=pixels, attention_mask=masks, thresholds=theta)
+        unmasked = model(pixel_values=pixels, thresholds=1.0).logits
+    assert (unmasked - full[:, 1]).abs().amax(1).min() > 1e-4
+    rows = [{"pixel_values": image, "attention_mask": mask} for image, mask in zip(pixels, masks, strict=True)]
+    runner = SideNetRunner(model, batch_size=3, pool_size=2, thresholds=theta, routing=routing)
+    assert_answers(list(runner.predict(rows)), list(zip(output.exit_index.tolist(), output.logits, strict=True)))
+
+
+def test_pictures_that_add_vectors_to_x_c():
+    """LayoutLMv3 appends the patches to the words, which trimming would take for padding."""
+    config = LayoutLMv3Config(
+        vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=37, num_labels=3,
+        input_size=32, patch_size=16, coordinate_size=5, shape_size=6, max_2d_position_embeddings=50,
+    )  # fmt: skip
+    mainnet = LayoutLMv3ForSequenceClassification(config).eval()
+    model = SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], pooling="cls")
+    rows = [{**row, "pixel_values": torch.randn(3, 32, 32)} for row in page_rows(5)]
+    for prediction in SideNetRunner(model, routing="pooled", thresholds=1.0).predict(rows):
+        assert re.search("one vector per token, .*leave out `pixel_values`.*routing='gates'", str(prediction.error))
+    for prediction, row in zip(SideNetRunner(model, routing="gates", thresholds=1.0).predict(rows), rows, strict=True):
+        alone = mainnet(**{name: torch.as_tensor(value).unsqueeze(0) for name, value in row.items()}).logits[0]
+        torch.testing.assert_close(prediction.logits, alone, rtol=0, atol=1e-5)

@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from hf_sidenet import compute_exit_metrics
+from hf_sidenet.data import collator
+from hf_sidenet.models.modalities import TEXT
 
-from ..models import tiny
+from ..models import test_modeling_layoutlm, tiny
 
 
 class Rows(torch.utils.data.Dataset):
@@ -206,3 +209,55 @@ def test_metrics_at_theta(tmp_path):
         assert metrics[f"eval_exit_{i}_share"] == pytest.approx((routed.exit_index == i).float().mean().item())
     right = (routed.logits.argmax(-1) == run.eval_dataset.labels).float().mean().item()
     assert metrics["eval_accuracy"] == pytest.approx(right)
+
+
+# --- inputs of the MainNet's own
+
+
+def pages(count, seed=0):
+    """Rows whose boxes say the label; the tokens say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 9, (count,), generator=generator).tolist()
+    labels = [i % 3 for i in range(count)]
+    corners = [
+        torch.randint(0, 10, (length, 2), generator=generator) + 15 * label
+        for length, label in zip(lengths, labels, strict=True)
+    ]
+    return Dataset.from_dict(
+        {
+            "input_ids": [torch.randint(3, 99, (length,), generator=generator).tolist() for length in lengths],
+            "bbox": [torch.cat([each, each + 5], dim=1).tolist() for each in corners],
+            "labels": labels,
+            "file": ["page.png"] * count,
+        }
+    )
+
+
+def test_trainer_keeps_the_boxes_and_learns_from_them(tmp_path):
+    model = test_modeling_layoutlm.TestLayoutLM().model(freeze_mainnet="none")
+    run = trainer(model, tmp_path, num_train_epochs=6, learning_rate=5e-3)
+    run.train_dataset, run.eval_dataset = pages(48), pages(30, seed=1)
+    run.data_collator = collator(tiny.tokenizer(), TEXT)
+    seen = []
+    hook = model.mainnet.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    with_boxes = run.evaluate()["eval_loss"]
+    hook.remove()
+    first = run.eval_dataset[0]
+    length = len(first["input_ids"])
+    assert seen[0]["bbox"][0, :length].tolist() == first["bbox"]
+    assert seen[0]["bbox"].shape == (*seen[0]["input_ids"].shape, 4)
+    assert set(seen[0]) == {"input_ids", "attention_mask", "bbox", "return_dict"}
+    moved = run.eval_dataset.map(lambda row: {"bbox": [[0, 0, 1, 1]] * len(row["bbox"])})
+    assert abs(run.evaluate(moved)["eval_loss"] - with_boxes) > 1e-3
+    assert abs(run.evaluate(run.eval_dataset.remove_columns("bbox"))["eval_loss"] - with_boxes) > 1e-3
+    run.train()
+    assert run.evaluate()["eval_accuracy"] > 0.9
+    # Without the boxes there is nothing to learn.
+    assert run.evaluate(run.eval_dataset.remove_columns("bbox"))["eval_accuracy"] < 0.6
+
+
+def test_trainer_does_not_train_on_what_the_mainnet_does_not_take(tmp_path):
+    run = trainer(tiny.bert_with_sidenets(), tmp_path)
+    run.train_dataset, run.data_collator = pages(16), collator(tiny.tokenizer(), TEXT)
+    with pytest.raises(ValueError, match="BertForSequenceClassification does not take `bbox`"):
+        run.train()
