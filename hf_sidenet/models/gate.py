@@ -167,9 +167,12 @@ def install(mainnet: nn.Module, layout: Layout) -> None:
     """Install the hooks on the segments of a MainNet; does nothing if they are already there.
 
     Raises:
-        ValueError: the MainNet already has gates at other places.
+        ValueError: the MainNet already has gates at other places, or lacks a module.
     """
     hooked = hooked_segments(layout)
+    missing = sorted(hooked.keys() - {name for name, _ in mainnet.named_modules()})
+    if missing:
+        raise ArgumentError("layout", f"must name modules of the MainNet, which has none called {missing[0]!r}")
     gated = {name: found for name, module in mainnet.named_modules() if (found := _segments_at(module)) is not None}
     if gated == hooked:
         return
@@ -256,7 +259,9 @@ def _which(segments: list[Hooked], run: Run, enters: bool) -> Hooked | None:
     return next((one for one in segments if one.segment.call == number), None)
 
 
-def _enter(module, args, kwargs, *, segments, names):
+def _enter(module, args, kwargs=None, *, segments, names):
+    # torch.ao's quantization puts hooks on the new module without the keywords; a linear layer has none.
+    sees_keywords, kwargs = kwargs is not None, kwargs or {}
     run = current_run()
     if run is None:
         return None
@@ -279,7 +284,7 @@ def _enter(module, args, kwargs, *, segments, names):
     if replaced is not None and hooked.before is not None:
         cut = _put(cut, hooked.before[1].leaf, replaced)
     positional = tuple(cut.pop(names[i] if i < len(names) else str(i)) for i in range(len(args)))
-    return positional, cut
+    return (positional, cut) if sees_keywords else positional
 
 
 def _leave(module, args, output, *, segments):
@@ -407,6 +412,8 @@ def _part(spec: Any, key: Any) -> Any:
 
 def _map(value: Any, change: Callable[[Any, Any], Any]) -> Any:
     """Change the items of a tuple, a list or a mapping."""
+    if type(value) is dict:
+        return {key: change(key, item) for key, item in value.items()}
     if isinstance(value, Mapping):
         changed: Any = copy.copy(value)
         for key, item in value.items():

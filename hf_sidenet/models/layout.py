@@ -6,6 +6,8 @@ batch. A block is what users call a layer or a stage: one segment or more, with 
 first.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,7 +120,7 @@ class Layout:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a config records."""
-        return {
+        recorded: dict[str, Any] = {
             "version": VERSION,
             "blocks": self.blocks,
             "gates": [_plain(vars(gate)) for gate in self.gates],
@@ -134,6 +136,7 @@ class Layout:
                 for segment in self.segments
             ],
         }
+        return recorded | {"digest": _digest(recorded)}
 
     @classmethod
     def from_dict(cls, recorded: Mapping[str, Any]) -> "Layout":
@@ -142,43 +145,48 @@ class Layout:
         Raises:
             ValueError: it is damaged, or of a later version of this package.
         """
-        if not isinstance(recorded, Mapping) or recorded.get("version") != VERSION:
-            version = recorded.get("version") if isinstance(recorded, Mapping) else recorded
+        version = recorded.get("version") if isinstance(recorded, Mapping) else recorded
+        if version != VERSION:
             raise ArgumentError(
                 "layout",
                 f"must have version {VERSION}",
                 version,
                 advice="A later hf_sidenet may have written this checkpoint: upgrade.",
             )
-        try:
-            return cls(
-                [str(name) for name in recorded["blocks"]],
-                [
-                    Gate(
-                        gate["segment"],
-                        gate["leaf"],
-                        gate["after"],
-                        tuple(gate["order"]),
-                        gate["has_tokens"],
-                        tuple(gate["needs"]),
-                        tuple(gate["carries"]),
-                    )
-                    for gate in recorded["gates"]
-                ],
-                [
-                    Segment(
-                        segment["module"],
-                        segment["call"],
-                        _from_plain(segment["given"]),
-                        _from_plain(segment["returned"]),
-                        segment["reruns"],
-                        segment["like"],
-                    )
-                    for segment in recorded["segments"]
-                ],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"`layout` is damaged: {type(error).__name__}: {error}.") from error
+        whole = {name: value for name, value in recorded.items() if name != "digest"}
+        if recorded.get("digest") != _digest(whole):
+            raise ValueError("`layout` is damaged: it is not what was observed. Attach the SideNets again.")
+        return cls(
+            recorded["blocks"],
+            [
+                Gate(
+                    gate["segment"],
+                    gate["leaf"],
+                    gate["after"],
+                    tuple(gate["order"]),
+                    gate["has_tokens"],
+                    tuple(gate["needs"]),
+                    tuple(gate["carries"]),
+                )
+                for gate in recorded["gates"]
+            ],
+            [
+                Segment(
+                    segment["module"],
+                    segment["call"],
+                    _from_plain(segment["given"]),
+                    _from_plain(segment["returned"]),
+                    segment["reruns"],
+                    segment["like"],
+                )
+                for segment in recorded["segments"]
+            ],
+        )
+
+
+def _digest(recorded: Mapping[str, Any]) -> str:
+    text = json.dumps(recorded, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

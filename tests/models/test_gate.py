@@ -244,8 +244,12 @@ def test_a_layout_is_recorded_and_read():
     assert Layout.from_dict(recorded) == layout
     with pytest.raises(ValueError, match="`layout` must have version 1, got 2"):
         Layout.from_dict({**recorded, "version": 2})
-    with pytest.raises(ValueError, match=r"`layout` is damaged: KeyError: .segment."):
-        Layout.from_dict({"version": 1, "blocks": [], "gates": [{"axis": 1}], "segments": []})
+    recorded["segments"][1]["given"]["hidden"] = 1
+    with pytest.raises(ValueError, match="`layout` is damaged: it is not what was observed"):
+        Layout.from_dict(recorded)
+    del mainnet.second
+    with pytest.raises(ValueError, match="must name modules of the MainNet, which has none called 'second'"):
+        install(mainnet, layout)
 
 
 def installed():
