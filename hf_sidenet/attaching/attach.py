@@ -44,7 +44,6 @@ from ..hub.push import CHECKPOINT, save_checkpoint
 from ..inference.certificate import length_of, other_weights, set_calibration
 from ..inference.collect import row_costs
 from ..inference.precision import precision_of
-from ..inference.stages import why_no_stages
 from ..io.fingerprint import fingerprint_model, fingerprint_weights
 from ..io.folders import check_free
 from ..measurement import ExitRecords
@@ -320,9 +319,6 @@ def attach(
         has_labels=rows["validation"].has_labels,
         exit_layers=model.config.exit_layers,
     )
-    no_stages = why_no_stages(model)
-    if no_stages is not None:
-        certification["notices"].append(no_stages)
     for warning in (*recall_warnings(certification["recalls"]), *certification["notices"]):
         logger.warning(warning)
     # Failed attempts count too: what matters is the number of looks at the rows.

@@ -25,6 +25,7 @@ from ..inference.stages import Stages
 from ..io.fingerprint import fingerprint_model
 from ..measurement import ExitRecords, accuracy
 from ..measurement.inputs import model_inputs
+from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.exit_rule import stack_exits
 from ..models.mainnet import evaluating
@@ -471,17 +472,20 @@ def attached_model(
     own_mainnet: bool,
 ) -> SideNetPreTrainedModel:
     """Make a model with the chosen SideNets, on the given MainNet or a copy of it."""
-    model = type(given).from_mainnet(
-        copy.deepcopy(given.mainnet) if own_mainnet else given.mainnet,
+    config = SideNetConfig(
+        given.mainnet.config,
         exit_layers=[candidate.exit_layer for candidate in chosen],
         pooling=[candidate.pooling for candidate in chosen],
         sidenet_hidden_size=settings.hidden_size,
         input_size=given.config.input_size,
+        # Observed once is enough.
         blocks=given.config.blocks,
+        block_shapes=given.config.block_shapes,
+        layout=given.config.layout,
         input_sidenet=trained.input_sizes.get(chosen[0]),
     )
-    if isinstance(mainnet, str):
-        model.config.name_or_path = mainnet
+    config.name_or_path = mainnet if isinstance(mainnet, str) else given.config.name_or_path
+    model = type(given)(config, copy.deepcopy(given.mainnet) if own_mainnet else given.mainnet).eval()
     for sidenet, candidate in zip(model.sidenets, chosen, strict=True):
         sidenet.load_state_dict(trained.sidenets[candidate].state_dict())
     return model

@@ -35,7 +35,7 @@ from ..models.gate import (
     sharing_weights,
 )
 from ..models.layout import Layout, Segment
-from ..models.mainnet import check_unchanged, evaluating, gated, layout_of, name_of
+from ..models.mainnet import check_unchanged, gated, layout_of, name_of
 from ..models.modalities import Modality
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.row_inputs import BESIDE_TOKENS
@@ -418,19 +418,3 @@ class Stages(Served):
                 reason = " ".join(str(error).split()).rstrip(".,")
                 raise _no_stages(mainnet, place, reason) from error
             inputs = self.modality.later_inputs(inputs, hidden)
-
-
-def why_no_stages(model: SideNetPreTrainedModel) -> str | None:
-    """Return why a model cannot run stage by stage, `None` if it can.
-
-    Args:
-        model ([`SideNetPreTrainedModel`]): the model, in any mode.
-    """
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
-        return None
-    with evaluating(model):
-        try:
-            Stages(model)
-        except StagesError as error:
-            return str(error)
-    return None

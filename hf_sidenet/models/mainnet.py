@@ -141,6 +141,10 @@ def observe_mainnet(
     Raises:
         ValueError: it cannot be split, or is no classifier.
     """
+
+    def optional(lengths: Sequence[int]) -> dict[str, Any]:
+        return _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths))
+
     # A copy, because some MainNets remember what they met.
     twin = sharing_weights(mainnet).eval()
     before = _traits(twin)
@@ -150,7 +154,7 @@ def observe_mainnet(
         lambda lengths: example_inputs(mainnet, modality, input_size, lengths),
         path,
         has_tokens=modality.has_tokens,
-        with_optional=lambda lengths: _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths)),
+        with_optional=optional if modality.has_tokens else None,
     )
     changed = _first_difference(before, _traits(twin))
     if changed is not None:
@@ -163,8 +167,6 @@ def observe_mainnet(
 
 def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
     """Add the inputs that a text may bring besides its tokens and their mask."""
-    if "input_ids" not in inputs:
-        return inputs
     ids = inputs["input_ids"]
     optional = {
         "token_type_ids": torch.zeros_like(ids),

@@ -6,6 +6,8 @@ import copy
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_sidenet.models.gate import Run, run_mainnet
+from hf_sidenet.models.mainnet import counting_flops
 from hf_sidenet.models.sidenet import pool
 
 
@@ -94,6 +96,26 @@ def part(value, path):
     for key in path.split(".") if path else []:
         value = value[key] if isinstance(value, dict) else value[int(key)]
     return value
+
+
+def unsaved_flops(model, inputs, exit_layer):
+    """Let every second row leave, and compare the FLOPs of the MainNet with what `exit_points` promises."""
+    batch_size = len(next(iter(inputs.values())))
+    keep = torch.arange(0, batch_size, 2)
+    promised = next(p.flops for p in model.exit_points(**inputs) if p.exit_layer == exit_layer)
+    inputs = {**inputs, **without_cache(model)}
+    counts = []
+    for kept in (None, keep):
+        run = Run(lambda index, hidden, rows, kept=kept: kept if index == exit_layer else None)
+        with torch.no_grad(), counting_flops() as counter:
+            run_mainnet(model.mainnet, run, **inputs, return_dict=True)
+        counts.append(counter.get_total_flops())
+    return counts[1] / counts[0] - promised - (1 - promised) * len(keep) / batch_size
+
+
+def without_cache(model):
+    """What a decoder's classifier is called with."""
+    return {"use_cache": False} if "use_cache" in model.mainnet_inputs else {}
 
 
 def one_row(inputs, i):

@@ -18,7 +18,7 @@ from hf_sidenet.inference.stages import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 
-from .naive import blocks_of, choose, every_exit, spread_out, without_hooks
+from .naive import blocks_of, choose, every_exit, spread_out, unsaved_flops, without_hooks
 from .prepare import aligned, build_mainnet, place
 
 
@@ -35,6 +35,8 @@ class SideNetTester:
     not_reentrant = ""
     not_exported = ""
     tolerance = 1e-5
+    # Share of the FLOPs that a MainNet spends once for all rows, however many there are.
+    shared_flops = 0.001
 
     def config(self):
         raise NotImplementedError
@@ -458,6 +460,10 @@ class SideNetTester:
             shares = [getattr(point, name) for point in points]
             assert shares == sorted(shares)
             assert 0 < shares[1] < shares[-1] < 1
+
+    def test_rows_that_left_cost_nothing_later(self):
+        for exit_layer in (1, 3):
+            assert abs(unsaved_flops(self.model([exit_layer]), self.inputs(8), exit_layer)) < self.shared_flops
 
     def test_add_exits_keeps_what_is_there(self):
         model = self.model([2], thresholds=0.9)
