@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
+from torch import nn
 from transformers.utils import logging
 
 from ..calibration import (
@@ -121,7 +121,7 @@ class AttachResult:
 
 
 def attach(
-    mainnet: str | PreTrainedModel,
+    mainnet: str | nn.Module,
     train: "Dataset | MapStyle",
     validation: "Dataset | MapStyle",
     test: "Dataset | MapStyle | None" = None,
@@ -159,7 +159,8 @@ def attach(
     """Attach SideNets to a fine-tuned classifier, train them, and choose θ for a target.
 
     Args:
-        mainnet (`str` or `PreTrainedModel`): fine-tuned classifier: folder, Hub id or model.
+        mainnet (`str`, `PreTrainedModel` or a model from `timm.create_model`):
+            Fine-tuned classifier: folder, Hub id or model. A timm model brings its image processor.
         train (`datasets.Dataset`): training rows: texts or images with labels, or model inputs with `labels`.
         validation (`datasets.Dataset`): rows that neither trained nor selected the MainNet.
         test (`datasets.Dataset`, *optional*): rows to report on.

@@ -31,6 +31,7 @@ from ..models.exit_rule import stack_exits
 from ..models.mainnet import evaluating
 from ..models.modalities import EMBEDDINGS
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.raw_timm import as_mainnet
 from ..models.sidenet import SideNet
 from ..models.tasks import NO_LABEL, Task, label_names
 from ..training.features import Candidate, Features, cache_features, default_candidates
@@ -361,30 +362,40 @@ class AttachRun:
 
 
 def load_mainnet(
-    mainnet: str | PreTrainedModel, processor: Processor | None, hub_kwargs: dict[str, Any], blocks: str | None = None
+    mainnet: str | nn.Module,
+    processor: Processor | None,
+    hub_kwargs: dict[str, Any],
+    blocks: str | None = None,
 ) -> tuple[SideNetPreTrainedModel, Processor | None]:
     """Load the MainNet, with one untrained SideNet to access its blocks, and the processor.
 
     Raises:
         ValueError: the checkpoint already has SideNets, or they cannot be attached.
     """
-    if isinstance(mainnet, PreTrainedModel):
+    source = as_mainnet(mainnet)
+    if isinstance(source, PreTrainedModel):
+        if source is not mainnet and processor is None:
+            # Only here: it imports timm.
+            from transformers import TimmWrapperImageProcessor
+
+            about: Any = source.config
+            processor = TimmWrapperImageProcessor(about.pretrained_cfg, architecture=about.architecture)
         if hub_kwargs:
             raise ValueError(f"attach takes {sorted(hub_kwargs)} only with a checkpoint name, got a model.")
-        config = mainnet.config
+        config = source.config
     else:
         known = {
             name: value for name, value in hub_kwargs.items() if name in ("revision", "token", "trust_remote_code")
         }
-        config = AutoConfig.from_pretrained(mainnet, **known)
+        config = AutoConfig.from_pretrained(source, **known)
     if config.model_type == "sidenet":
         raise ArgumentError(
             "mainnet",
             f"must be a plain classifier, but {mainnet!r} has SideNets: recalibrate it instead",
         )
-    model = sidenet_class(config).from_mainnet(mainnet, exit_layers=[1], blocks=blocks, **hub_kwargs)
-    if processor is None and not isinstance(mainnet, PreTrainedModel):
-        processor = load_processor(mainnet, model.modality, **known)
+    model = sidenet_class(config).from_mainnet(source, exit_layers=[1], blocks=blocks, **hub_kwargs)
+    if processor is None and not isinstance(source, PreTrainedModel):
+        processor = load_processor(str(source), model.modality, **known)
     return model, processor
 
 
@@ -464,7 +475,7 @@ def placement_table(placements: Sequence[Placement]) -> list[dict[str, Any]]:
 
 def attached_model(
     given: SideNetPreTrainedModel,
-    mainnet: str | PreTrainedModel,
+    mainnet: str | nn.Module,
     chosen: Sequence[Candidate],
     trained: Trained,
     settings: HeadTraining,

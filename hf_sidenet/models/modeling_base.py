@@ -39,6 +39,7 @@ from .mainnet import (
     spare_sidenets,
 )
 from .modalities import Modality
+from .raw_timm import as_mainnet
 from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
@@ -140,12 +141,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_mainnet(
-        cls: type[Own], mainnet: str | os.PathLike | PreTrainedModel, *, exit_layers: list[int], **kwargs: Any
+        cls: type[Own],
+        mainnet: str | os.PathLike | nn.Module,
+        *,
+        exit_layers: list[int],
+        **kwargs: Any,
     ) -> Own:
         """Attach SideNets to a classifier, keeping its weights, head, labels, dtype and attention implementation.
 
         Args:
-            mainnet (`str` or `PreTrainedModel`):
+            mainnet (`str`, `PreTrainedModel` or a model from `timm.create_model`):
                 Folder or Hub id of a classifier, or a model, which is wrapped, not copied.
             exit_layers (`list[int]`):
                 For each SideNet, how many blocks run before it; `model.exit_points()` lists the options.
@@ -162,11 +167,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if name in own:
                 raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
-        if not isinstance(mainnet, str | os.PathLike | PreTrainedModel):
-            raise ArgumentError(
-                "mainnet",
-                f"must be a folder, a Hub id or a PreTrainedModel, got a {type(mainnet).__name__}",
-            )
+        mainnet = as_mainnet(mainnet)
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":
             raise ValueError(
