@@ -136,7 +136,7 @@ def texts():
 
 
 def mainnets():
-    """One that works without a class of its own, and one whose blocks have to be named."""
+    """One that works without a class of its own, and one of whose lists of blocks one is named."""
     fields = {
         "vocab_size": 99,
         "hidden_size": 32,
@@ -144,8 +144,9 @@ def mainnets():
         "intermediate_size": 37,
         "pad_token_id": 0,
     }
-    for kind in ("ernie", "markuplm"):
-        config = AutoConfig.for_model(kind, num_hidden_layers=4, max_position_embeddings=64, **fields)
+    ernie = AutoConfig.for_model("ernie", num_hidden_layers=4, max_position_embeddings=64, **fields)
+    sizes = {"vocab_size": 99, "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "pad_token_id": 0}
+    for kind, config in (("ernie", ernie), ("bart", AutoConfig.for_model("bart", **sizes))):
         AutoModelForSequenceClassification.from_config(config).save_pretrained(f"some-org/{kind}-classifier")
     return {}
 

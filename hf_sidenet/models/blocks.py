@@ -92,7 +92,7 @@ class _Work(TorchDispatchMode):
         return out
 
 
-def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> Call:
+def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> tuple[Call, torch.Tensor]:
     """Record the calls of all modules, and their FLOPs, during one call of a MainNet.
 
     Args:
@@ -122,12 +122,12 @@ def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> Call:
             handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
     try:
         with sdpa_kernel(SDPBackend.MATH), work:
-            answer(mainnet, inputs)
+            logits = answer(mainnet, inputs)
     finally:
         for handle in handles:
             handle.remove()
     root.flops = work.total
-    return root
+    return root, logits
 
 
 # --- blocks

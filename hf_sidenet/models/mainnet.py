@@ -148,12 +148,12 @@ def observe_mainnet(
     # A copy, because some MainNets remember what they met.
     twin = sharing_weights(mainnet).eval()
     before = _traits(twin)
-    _check_logits(mainnet, task, answer(twin, example_inputs(mainnet, modality, input_size)))
     layout = observe(
         twin,
         lambda lengths: example_inputs(mainnet, modality, input_size, lengths),
         path,
         has_tokens=modality.has_tokens,
+        check_logits=partial(_check_logits, mainnet, task),
         with_optional=optional if modality.has_tokens else None,
     )
     changed = _first_difference(before, _traits(twin))

@@ -3,6 +3,7 @@
 
 import copy
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -419,8 +420,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
         on_meta = any(parameter.is_meta for parameter in mainnet.parameters())
         # Only shapes matter: observe a copy with real tensors of arbitrary values.
         real = self._with_tensors() if on_meta else mainnet
-        # Not within a `torch.device("meta")` of the caller.
-        with real.device:
+        # Not on the device that the caller builds on: "meta" while loading.
+        with nullcontext() if torch.get_default_device() == real.device else real.device:
             layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
             install(real, layout)
             shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from .blocks import Differs, answer, cover, find_units, group, timm_stages, trace_calls
 from .errors import ArgumentError
-from .gate import name_arguments, parameter_names, sharing_weights
+from .gate import name_arguments, parameter_names
 from .layout import ONE_FOR_ALL, Gate, Layout, Leaf, Segment, walk
 from .modalities import PROBE_LENGTHS as FEW
 from .modalities import PROBE_LONGER as LONGER
@@ -176,24 +176,26 @@ def observe(
     path: str | None,
     *,
     has_tokens: bool,
+    check_logits: Callable[[torch.Tensor], None] = lambda logits: None,
     with_optional: Callable[[Sequence[int]], dict[str, Any]] | None = None,
 ) -> Layout:
     """Watch a MainNet answer example rows, and return where it can be split.
 
     Args:
-        mainnet (`nn.Module`): a task model in evaluation mode.
+        mainnet (`nn.Module`): a copy of a task model in evaluation mode, to which hooks are added for a while.
         examples (`Callable`): makes its inputs for rows of these lengths.
         path (`str`, *optional*): see [`find_units`].
         has_tokens (`bool`): rows are texts of different lengths.
+        check_logits (`Callable`, *optional*): raises if the logits of the first rows are not what they should be.
         with_optional (`Callable`, *optional*): the same with inputs that may be left out.
 
     Raises:
         ValueError: it has no blocks, or its tensors hold the rows in a way that cannot be followed.
     """
-    net = sharing_weights(mainnet)
     few = examples(FEW)
-    root = trace_calls(net, few)
-    units = find_units(net, root, path)
+    root, logits = trace_calls(mainnet, few)
+    check_logits(logits)
+    units = find_units(mainnet, root, path)
     parts = cover(root, units)
     blocks = group(parts)
     if len(blocks) < 2:
@@ -201,20 +203,22 @@ def observe(
         raise ArgumentError("blocks", f"must name modules that run, but of {units} {ran} did")
     numbers = [(one.name, one.number) for one, _ in parts]
     try:
-        pairs = [(watch(net, numbers, few), watch(net, numbers, examples(MANY)))]
+        pairs = [(watch(mainnet, numbers, few), watch(mainnet, numbers, examples(MANY)))]
         if has_tokens:
             # Some arguments are there for some lengths only.
-            pairs.append((watch(net, numbers, examples(LONGER)), watch(net, numbers, examples(LONGER_MANY))))
+            pairs.append((watch(mainnet, numbers, examples(LONGER)), watch(mainnet, numbers, examples(LONGER_MANY))))
         if with_optional is not None:
             # A MainNet may want them in another form: then they stay unknown, and are refused when a row exits.
             with suppress(ValueError, Differs):
-                pairs.append((watch(net, numbers, with_optional(FEW)), watch(net, numbers, with_optional(MANY))))
+                pairs.append(
+                    (watch(mainnet, numbers, with_optional(FEW)), watch(mainnet, numbers, with_optional(MANY)))
+                )
     except Differs as error:
         raise ValueError(
             f"{type(mainnet).__name__} cannot be split: with other rows, {error}. Name another list with `blocks=`."
         ) from error
     segments = _segments(numbers, [unit for _, unit in parts], pairs)
-    after = units == timm_stages(net)
+    after = units == timm_stages(mainnet)
     gates = [
         _gate(segments, blocks, k, [few for few, _ in pairs], prefers_output=after) for k in range(1, len(blocks))
     ]

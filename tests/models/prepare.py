@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """MainNets to test: built, with statistics as after training, and where their parts go."""
 
+import copy
 import functools
+import json
 
 import torch
+
+from .naive import spread_out
 
 
 @functools.cache
@@ -14,6 +18,17 @@ def build_mainnet(kind, attention):
     mainnet = kind.mainnet_class._from_config(tester.config(), attn_implementation=attention).eval()
     settle_batchnorms(mainnet, tester.inputs(16, seed=98))
     return mainnet
+
+
+@functools.lru_cache(maxsize=8)
+def build_model(kind, exit_layers, attention, fields):
+    """The MainNet of a test class with SideNets, made once: tests take copies."""
+    tester = kind()
+    mainnet = copy.deepcopy(build_mainnet(kind, attention))
+    arguments = {**tester.attach, **json.loads(fields)}
+    model = kind.model_class.from_mainnet(mainnet, exit_layers=list(exit_layers), **arguments)
+    torch.manual_seed(2)
+    return spread_out(model, tester.inputs(16, seed=99))
 
 
 def settle_batchnorms(mainnet, inputs):

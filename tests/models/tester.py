@@ -2,6 +2,7 @@
 """What every MainNet must do with SideNets. A test class per architecture adds a tiny config."""
 
 import copy
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,8 +19,8 @@ from hf_sidenet.inference.stages import Skipped
 from hf_sidenet.models import SideNetConfig
 from hf_sidenet.models.configuration_sidenet import SIDENET_FIELDS
 
-from .naive import blocks_of, choose, every_exit, spread_out, unsaved_flops, without_hooks
-from .prepare import aligned, build_mainnet, place
+from .naive import blocks_of, choose, every_exit, unsaved_flops, without_hooks
+from .prepare import aligned, build_mainnet, build_model, place
 
 
 class SideNetTester:
@@ -54,10 +55,7 @@ class SideNetTester:
         return copy.deepcopy(build_mainnet(type(self), attention))
 
     def model(self, exit_layers=(1, 3), attention="eager", **kwargs):
-        mainnet = self.mainnet(attention)
-        model = self.model_class.from_mainnet(mainnet, exit_layers=list(exit_layers), **{**self.attach, **kwargs})
-        torch.manual_seed(2)
-        return spread_out(model, self.inputs(16, seed=99))
+        return copy.deepcopy(build_model(type(self), tuple(exit_layers), attention, json.dumps(kwargs)))
 
     def middle(self, model, inputs, quantile=0.5):
         """θ of each SideNet at which that share of all rows stays."""
