@@ -219,9 +219,9 @@ def observe(
         ) from error
     segments = _segments(numbers, [unit for _, unit in parts], pairs)
     after = units == timm_stages(mainnet)
-    gates = [
-        _gate(segments, blocks, k, [few for few, _ in pairs], prefers_output=after) for k in range(1, len(blocks))
-    ]
+    sights = [few for few, _ in pairs]
+    longer = sights[1] if has_tokens else None
+    gates = [_gate(segments, blocks, k, sights, longer, prefers_output=after) for k in range(1, len(blocks))]
     first = min(gate.segment for gate in gates)
     for i in range(first, len(segments)):
         for seen, _ in pairs:
@@ -336,6 +336,7 @@ def _gate(
     blocks: list[tuple[str, int, int]],
     k: int,
     sights: Sequence[Seen],
+    longer: Seen | None,
     *,
     prefers_output: bool,
 ) -> Gate:
@@ -369,10 +370,13 @@ def _gate(
             f"{ {path: tuple(x.shape) for path, x in seen.returned[end].items() if isinstance(x, torch.Tensor)} }."
         )
     index, path, after = found
-    values: list[Any] = [(one.returned if after else one.given)[index].get(path) for one in sights]
+
+    def at(one: Seen) -> Any:
+        return (one.returned if after else one.given)[index].get(path)
+
     leaf = (segments[index].returned if after else segments[index].given)[path]
     assert leaf.axis is not None  # It fits.
-    order, fits_mask = _order(values[0], leaf.axis, values[1] if len(values) > 1 else None)
+    order, fits_mask = _order(at(seen), leaf.axis, None if longer is None else at(longer))
     gate = Gate(index, path, after, order, fits_mask)
     needs = {j for one in sights for j in _needs(gate, one)}
     again = {j for j in needs if segments[j].reruns}

@@ -116,6 +116,15 @@ def middle(full):
     return full[:, :-1].softmax(-1).amax(-1).quantile(0.6, dim=0).tolist()
 
 
+def test_maps_with_the_channels_last_are_turned():
+    pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
+    config = transformers.TimmWrapperConfig(architecture="swin_tiny_patch4_window7_224", num_labels=3)
+    mainnet = transformers.TimmWrapperForImageClassification(config).eval()
+    model = SideNetForImageClassification.from_mainnet(mainnet, exit_layers=[1, 2])
+    assert model.block_shapes == [[96, 56, 56], [192, 28, 28], [384, 14, 14]]
+    assert [sidenet.dense.in_features for sidenet in model.sidenets] == [96, 192]
+
+
 def check(model_class, mainnet, batches, tmp_path, num_blocks, no_stages, **kwargs):
     """Exits off, routing, rows alone, stages, a saved copy and a step of training."""
     plain = copy.deepcopy(mainnet)
