@@ -417,11 +417,13 @@ class SideNetPreTrainedModel(PreTrainedModel):
         if config.layout is not None:
             return install(mainnet, Layout.from_dict(config.layout))
         input_size = self.modality.input_size(mainnet.config, config.input_size)
-        on_meta = any(parameter.is_meta for parameter in mainnet.parameters())
+        # Offloaded weights are on "meta" too, until their hooks load them.
+        offloaded = getattr(mainnet, "hf_device_map", None) is not None
+        on_meta = not offloaded and any(parameter.is_meta for parameter in mainnet.parameters())
         # Only shapes matter: observe a copy with real tensors of arbitrary values.
         real = self._with_tensors() if on_meta else mainnet
-        # Not on the device that the caller builds on: "meta" while loading.
-        with nullcontext() if torch.get_default_device() == real.device else real.device:
+        # The caller may build on "meta", where example rows have no values.
+        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
             layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
             install(real, layout)
             shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]

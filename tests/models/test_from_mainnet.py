@@ -24,6 +24,7 @@ from hf_sidenet.models.modalities import TEXT
 from hf_sidenet.models.sidenet import SideNet
 
 from . import tiny
+from .prepare import place
 
 
 def test_from_a_folder_keeps_weights_labels_and_dtype(tmp_path):
@@ -286,3 +287,16 @@ def test_sharded_parameters_keep_every_row_and_give_the_same_answers(monkeypatch
 def test_plain_mainnet_class_is_untouched():
     model = tiny.bert_with_sidenets()
     assert type(model.mainnet) is BertForSequenceClassification
+
+
+def test_a_mainnet_with_a_part_on_disk_is_observed_and_checked(tmp_path):
+    mainnet = tiny.bert().eval()
+    mainnet.save_pretrained(tmp_path / "mainnet")
+    device_map = dict(place(mainnet, {"bert.encoder.layer.1"}))
+    model = BertWithSideNetForSequenceClassification.from_mainnet(
+        tmp_path / "mainnet", exit_layers=[1], device_map=device_map, offload_folder=tmp_path / "offloaded"
+    )
+    assert {parameter.device.type for parameter in model.mainnet.parameters()} == {"cpu", "meta"}
+    inputs = {"input_ids": torch.randint(3, 99, (4, 6))}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs, thresholds=1.0).logits, mainnet(**inputs).logits)
