@@ -2,6 +2,7 @@
 """Every mistake a caller can make gets an error that names it."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -191,6 +192,15 @@ def test_gates_on_other_blocks():
     mainnet.other = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
     with pytest.raises(ValueError, match=r"`blocks` must name modules that run, but of \['other.0', 'other.1'\] none"):
         SideNetForSequenceClassification.from_mainnet(mainnet, exit_layers=[1], blocks="other")
+
+
+def test_an_earlier_checkpoint_with_other_blocks(tmp_path):
+    tiny.bert_with_sidenets().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({**fields, "layout": None, "block_shapes": [[31]] * len(fields["block_shapes"])}))
+    with pytest.raises(ValueError, match=r"made by an earlier version .* shapes \[\[31\].*; now they are \[\[32\]"):
+        BertWithSideNetForSequenceClassification.from_pretrained(tmp_path)
 
 
 def test_unknown_arguments_of_from_mainnet(tmp_path):

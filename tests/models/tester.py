@@ -216,6 +216,15 @@ class SideNetTester:
             assert all(p.requires_grad for p in loaded.sidenets.parameters())
         assert SideNetConfig.from_pretrained(tmp_path).temperatures == [1.0, 2.0, 3.0]
 
+    def test_an_earlier_checkpoint_without_a_layout_is_observed(self, tmp_path):
+        model = self.model()
+        model.save_pretrained(tmp_path)
+        config = tmp_path / "config.json"
+        fields = json.loads(config.read_text())
+        assert fields.pop("layout") == model.config.layout
+        config.write_text(json.dumps(fields))
+        assert self.model_class.from_pretrained(tmp_path).config.layout == model.config.layout
+
     def test_the_plain_classifier_comes_back(self, tmp_path):
         model = self.model()
         model.mainnet.save_pretrained(tmp_path)
