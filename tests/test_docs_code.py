@@ -218,7 +218,7 @@ def test_the_new_test_file_on_the_page_of_new_mainnets(monkeypatch):
     names = {"__name__": "tests.models.test_modeling_ernie"}
     exec(dedent(test_file), names)
     tests = names["TestErnie"]()
-    tests.test_exits_off_is_the_plain_mainnet_bit_for_bit(lambda *_: None)
+    tests.test_exits_off_is_the_plain_mainnet_bit_for_bit()
     tests.test_theta_zero_runs_only_the_first_blocks()
     tests.test_what_learns()
 

@@ -24,6 +24,7 @@ from .config_rules import (
 from .errors import ArgumentError
 from .exit_rule import check_thresholds
 from .modalities import BOTH, EMBEDDINGS, NGRAMS, PIXELS, POOLINGS
+from .row_inputs import TOKEN_INPUTS  # noqa: F401  imported by modalities.py; see the note above `check_versions()`
 from .tasks import SINGLE_LABEL, modality_of, task_of
 
 

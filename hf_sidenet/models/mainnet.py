@@ -142,8 +142,8 @@ def observe_mainnet(
         ValueError: it cannot be split, or is no classifier.
     """
 
-    def optional(lengths: Sequence[int]) -> dict[str, Any]:
-        return _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths))
+    def optional(lengths: Sequence[int], vectors: int | None) -> dict[str, Any]:
+        return _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths), vectors)
 
     # A copy, because some MainNets remember what they met.
     twin = sharing_weights(mainnet).eval()
@@ -154,7 +154,7 @@ def observe_mainnet(
         path,
         has_tokens=modality.has_tokens,
         check_logits=partial(_check_logits, mainnet, task),
-        with_optional=optional if modality.has_tokens else None,
+        with_optional=optional,
     )
     changed = _first_difference(before, _traits(twin))
     if changed is not None:
@@ -165,15 +165,23 @@ def observe_mainnet(
     return layout
 
 
-def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Add the inputs that a text may bring besides its tokens and their mask."""
-    ids = inputs["input_ids"]
-    optional = {
-        "token_type_ids": torch.zeros_like(ids),
-        "position_ids": torch.arange(ids.shape[1], device=ids.device).expand_as(ids).contiguous(),
-    }
+def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any], vectors: int | None) -> dict[str, Any]:
+    """Add the inputs that a text may bring besides its tokens and their mask, or an image besides its pixels."""
+    optional = {}
+    if "input_ids" in inputs:
+        ids = inputs["input_ids"]
+        optional["token_type_ids"] = torch.zeros_like(ids)
+        optional["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids).contiguous()
+    elif vectors is not None:
+        pixels = next(iter(inputs.values()))
+        mask = torch.ones(pixels.shape[0], vectors, dtype=torch.long, device=pixels.device)
+        mask[1::2, -1] = 0
+        optional["attention_mask"] = mask
     names = inspect.signature(mainnet.forward).parameters
-    return inputs | {name: value for name, value in optional.items() if name in names}
+    known = {name: value for name, value in optional.items() if name in names}
+    if not known:
+        raise ValueError("it takes no others")
+    return inputs | known
 
 
 def _traits(mainnet: nn.Module) -> dict[str, str]:

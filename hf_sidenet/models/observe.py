@@ -177,7 +177,7 @@ def observe(
     *,
     has_tokens: bool,
     check_logits: Callable[[torch.Tensor], None] = lambda logits: None,
-    with_optional: Callable[[Sequence[int]], dict[str, Any]] | None = None,
+    with_optional: Callable[[Sequence[int], int | None], dict[str, Any]] | None = None,
 ) -> Layout:
     """Watch a MainNet answer example rows, and return where it can be split.
 
@@ -187,7 +187,8 @@ def observe(
         path (`str`, *optional*): see [`find_units`].
         has_tokens (`bool`): rows are texts of different lengths.
         check_logits (`Callable`, *optional*): raises if the logits of the first rows are not what they should be.
-        with_optional (`Callable`, *optional*): the same with inputs that may be left out.
+        with_optional (`Callable`, *optional*):
+            Makes inputs with those that may be left out, of the lengths and the number of vectors per row.
 
     Raises:
         ValueError: it has no blocks, or its tensors hold the rows in a way that cannot be followed.
@@ -210,9 +211,9 @@ def observe(
         if with_optional is not None:
             # A MainNet may want them in another form: then they stay unknown, and are refused when a row exits.
             with suppress(ValueError, Differs):
-                pairs.append(
-                    (watch(mainnet, numbers, with_optional(FEW)), watch(mainnet, numbers, with_optional(MANY)))
-                )
+                vectors = _vectors_per_row(pairs[0][0].given[blocks[1][1]])
+                inputs = with_optional(FEW, vectors), with_optional(MANY, vectors)
+                pairs.append((watch(mainnet, numbers, inputs[0]), watch(mainnet, numbers, inputs[1])))
     except Differs as error:
         raise ValueError(
             f"{type(mainnet).__name__} cannot be split: with other rows, {error}. Name another list with `blocks=`."
@@ -227,6 +228,12 @@ def observe(
         for seen, _ in pairs:
             _check_objects(numbers[i][0], seen.given[i])
     return Layout([name for name, _, _ in blocks], gates, segments)
+
+
+def _vectors_per_row(given: dict[str, Any]) -> int | None:
+    """Return the length of the first sequence of vectors among a segment's arguments."""
+    tensors = (x for x in given.values() if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() == 3)
+    return next((x.shape[1] for x in tensors), None)
 
 
 def _segments(
