@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_sidenet.models.mainnet import counting_flops
+from hf_sidenet.models.blocks import counting_flops
 
 
 # Fields that a config derives from `depths`.

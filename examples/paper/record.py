@@ -24,7 +24,8 @@ from hf_sidenet.io.files import replacing
 from hf_sidenet.measurement import collect, measure_costs
 from hf_sidenet.measurement.costs import medians, time_calls
 from hf_sidenet.measurement.inputs import model_inputs
-from hf_sidenet.models.mainnet import counting_flops, evaluating
+from hf_sidenet.models.blocks import counting_flops
+from hf_sidenet.models.mainnet import evaluating
 from hf_sidenet.models.modeling_base import SideNetPreTrainedModel
 
 

@@ -489,8 +489,8 @@ def attached_model(
         pooling=[candidate.pooling for candidate in chosen],
         sidenet_hidden_size=settings.hidden_size,
         input_size=given.config.input_size,
-        # Observed once is enough.
         blocks=given.config.blocks,
+        # What was observed before.
         block_shapes=given.config.block_shapes,
         layout=given.config.layout,
         input_sidenet=trained.input_sizes.get(chosen[0]),

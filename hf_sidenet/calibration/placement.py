@@ -12,8 +12,9 @@ from torch import nn
 
 from ..measurement.inputs import model_inputs
 from ..measurement.records import ExitRecords
+from ..models.blocks import counting_flops
 from ..models.exit_rule import answers
-from ..models.mainnet import counting_flops, evaluating
+from ..models.mainnet import evaluating
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.sidenet import SideNet
 from ..models.tasks import SINGLE_LABEL, Task

@@ -70,12 +70,11 @@ class CompiledStages:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """See [`Stages`]."""
         self.check_mode()
-        main = inputs[self.modality.main_input(inputs) or next(iter(inputs))]
-        rows, length = len(main if hidden is None else hidden), main.shape[1]
+        main = self.modality.main_input(inputs) or next(iter(inputs))
+        rows, length = len(inputs[main] if hidden is None else hidden), inputs[main].shape[1]
         if self.filled:
             hidden, inputs = self._fill(hidden, inputs, rows, length)
-        main = inputs[self.modality.main_input(inputs) or next(iter(inputs))]
-        size = tuple((main if hidden is None else hidden).shape[:2])
+        size = tuple((inputs[main] if hidden is None else hidden).shape[:2])
         # With dynamic shapes, only a size of 1 has a graph of its own.
         self._forms.add((index, size if self.filled else tuple(min(each, 2) for each in size)))
         module = self.modules[index]

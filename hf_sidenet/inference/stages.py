@@ -57,23 +57,19 @@ class Skipped(nn.Module):
 
     Args:
         module (`nn.Module`): the module; its attributes stay readable (ModernBERT reads the attention type).
-        segment ([`Segment`]): the call to skip, or one of them.
-        skipped (`dict[int, Segment]`, *optional*): the calls to skip, by number; by default the only one.
+        segments (`list[Segment]`): the calls to skip.
         remembers (`bool`): inputs come in few sizes, so that the shape of an output is worth remembering.
     """
 
-    def __init__(
-        self, module: nn.Module, segment: Segment, skipped: dict[int, Segment] | None = None, remembers: bool = True
-    ):
+    def __init__(self, module: nn.Module, segments: list[Segment], *, remembers: bool):
         super().__init__()
         # Pairs of inputs and outputs; a cache that does not affect results.
         self.forms: list[tuple[list[Any], Any]] = []
-        self.segment = segment
-        self.numbered = skipped
+        self.calls = {segment.call: segment for segment in segments}
         self.remembers = remembers
         self.names = parameter_names(module)
         # Not a submodule unless it still runs, because its weights are not used.
-        if skipped is None:
+        if None in self.calls:
             self.__dict__["skipped"] = module
         else:
             self.skipped = module
@@ -85,20 +81,23 @@ class Skipped(nn.Module):
             return getattr(self.__dict__.get("skipped") or self._modules["skipped"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        segment = self.segment
-        if self.numbered is not None:
-            run = current_run()
-            assert run is not None  # A stage runs its MainNet under one.
-            number = run.calls.get(segment.module, 0)
-            if number not in self.numbered:
-                if not is_gated(self.skipped):
-                    run.count(segment.module)
-                return self.skipped(*args, **kwargs)
-            run.count(segment.module)
-            segment = self.numbered[number]
+        segment = self.calls.get(None) or self._of_this_call()
+        if segment is None:
+            return self.skipped(*args, **kwargs)
         if segment.like is None:
             return self._zeros(args, kwargs)
         return _imitate(segment.like, name_arguments(self.names, args, kwargs))
+
+    def _of_this_call(self) -> Segment | None:
+        """Return the call to skip, of a module that has several; `None` if this one runs."""
+        run = current_run()
+        assert run is not None  # A stage runs its MainNet under one.
+        name = next(iter(self.calls.values())).module
+        segment = self.calls.get(run.calls.get(name, 0))
+        if segment is not None or not is_gated(self.skipped):
+            # Otherwise its gates count.
+            run.count(name)
+        return segment
 
     def _zeros(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Return zeros in the shape of the output, learned for each input size by running once."""
@@ -143,11 +142,9 @@ def tail_of(mainnet: nn.Module, layout: Layout, start: int, modality: Modality) 
     tail = sharing_weights(mainnet)
     for name, segments in skipped.items():
         module = tail.get_submodule(name)
-        only = segments[0].call is None
-        numbered = None if only else {cast(int, segment.call): segment for segment in segments}
-        replacement = Skipped(module, segments[0], numbered, remembers=not modality.has_tokens)
+        replacement = Skipped(module, segments, remembers=not modality.has_tokens)
         tail.set_submodule(name, replacement)
-        if only and name in hooked:
+        if None in replacement.calls and name in hooked:
             # The gate behind it.
             install_segments(replacement, hooked[name], replacement.names)
     return tail
@@ -323,7 +320,7 @@ class Served:
         return len(self.config.exit_layers) + 1
 
 
-def _check_gate(mainnet: PreTrainedModel, layout: Layout, layer: int, modality: Modality) -> None:
+def _check_gate(mainnet: PreTrainedModel, layout: Layout, layer: int) -> None:
     """Refuse a gate behind which the MainNet needs more than x_c.
 
     Raises:
@@ -335,7 +332,7 @@ def _check_gate(mainnet: PreTrainedModel, layout: Layout, layer: int, modality: 
     if gate.carries:
         names = list(dict.fromkeys(layout.segments[i].module for i in gate.carries))
         reason = f"what follows also needs what {names[0]} returned"
-    elif modality.has_tokens and not gate.has_tokens:
+    elif not gate.fits_mask:
         reason = "x_c has no vector per token there"
     if reason is not None:
         raise _no_stages(mainnet, f"after {layout.blocks[layer - 1]}", reason)
@@ -368,7 +365,7 @@ class Stages(Served):
         layout = layout_of(model)
         mainnet = gated(model.mainnet, layout)
         for layer in config.exit_layers:
-            _check_gate(mainnet, layout, layer, self.modality)
+            _check_gate(mainnet, layout, layer)
         first = int(begins_at_input(config))
         starts: list[int | None] = [None, *config.exit_layers[first:]]
         ends: list[int | None] = [*config.exit_layers[first:], None]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..models.mainnet import counting_flops
+from ..models.blocks import counting_flops
 from ..models.tasks import LABEL_INPUTS
 from .inputs import model_inputs
 

@@ -2,14 +2,14 @@
 """Find the blocks of a MainNet: the calls of modules that do the work, as what users call layers or stages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 
 # A call with more of the FLOPs than this is looked into, one with less than this is no block of its own.
@@ -71,25 +71,11 @@ def answer(mainnet: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
     return logits
 
 
-class _Work(TorchDispatchMode):
-    """Counts FLOPs. torch's own counter also tracks modules, which not all of them bear."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        count = flop_registry.get(func._overloadpacket)
-        if count is None and func is not torch.ops.prim.device.default:
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if count is not None:
-            self.total += count(*args, **kwargs, out_val=out)
-        return out
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Count FLOPs, with attention as two matrix products, so that the device's kernel does not affect the count."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> tuple[Call, torch.Tensor]:
@@ -101,36 +87,33 @@ def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> tuple[Call, to
     """
     root = Call("", 0)
     stack, numbers = [root], dict[str, int]()
-    work = _Work()
 
     def enter(name: str) -> Callable:
         def hook(*_: Any) -> None:
             number = numbers.get(name, 0)
             numbers[name] = number + 1
-            one = Call(name, number, flops=-work.total)
+            one = Call(name, number, flops=-counter.get_total_flops())
             stack[-1].children.append(one)
             stack.append(one)
 
         return hook
 
     def leave(*_: Any) -> None:
-        stack.pop().flops += work.total
+        stack.pop().flops += counter.get_total_flops()
 
     handles = []
     for name, module in mainnet.named_modules():
         if name:
             handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
     try:
-        with sdpa_kernel(SDPBackend.MATH), work:
+        # With gradients, without which the counter fails on some modules that return tuples (PiT).
+        with torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
             logits = answer(mainnet, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    root.flops = work.total
-    return root, logits
-
-
-# --- blocks
+    root.flops = counter.get_total_flops()
+    return root, logits.detach()
 
 
 def find_units(mainnet: nn.Module, root: Call, path: str | None) -> list[str]:

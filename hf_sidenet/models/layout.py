@@ -9,7 +9,7 @@ first.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,7 +68,8 @@ class Gate:
         leaf (`str`): its argument or output that is x_c.
         after (`bool`): x_c is an output of the segment, else an argument.
         order (`tuple[int, ...]`): order of x_c's axes for a SideNet: rows, then tokens or the channels of a map.
-        has_tokens (`bool`): x_c has one vector per token of a text, so that the attention mask fits.
+        fits_mask (`bool`): for texts, whether x_c has one vector per token, as the attention mask has entries. Where
+            it has not, a SideNet reads the first vector alone, and x_c cannot be padded and trimmed with the texts.
         needs (`tuple[int, ...]`): segments in front of the gate that must run again to start behind it.
         carries (`tuple[int, ...]`): segments in front of the gate whose outputs are used behind it, besides x_c, and
             that cannot run again.
@@ -78,7 +79,7 @@ class Gate:
     leaf: str
     after: bool
     order: tuple[int, ...]
-    has_tokens: bool
+    fits_mask: bool
     needs: tuple[int, ...] = ()
     carries: tuple[int, ...] = ()
 
@@ -108,15 +109,6 @@ class Layout:
     blocks: list[str]
     gates: list[Gate]
     segments: list[Segment]
-
-    def restoring(self) -> "Layout":
-        """Return the layout in which every segment puts its rows back."""
-
-        def whole(leaves: dict[str, Leaf]) -> dict[str, Leaf]:
-            return {path: replace(leaf, cut=False) for path, leaf in leaves.items()}
-
-        segments = [replace(one, given=whole(one.given), returned=whole(one.returned)) for one in self.segments]
-        return replace(self, segments=segments)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a config records."""
@@ -164,7 +156,7 @@ class Layout:
                     gate["leaf"],
                     gate["after"],
                     tuple(gate["order"]),
-                    gate["has_tokens"],
+                    gate["fits_mask"],
                     tuple(gate["needs"]),
                     tuple(gate["carries"]),
                 )

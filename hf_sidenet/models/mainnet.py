@@ -12,14 +12,12 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.quantizers.auto import AutoQuantizationConfig
 
-from .blocks import answer
+from .blocks import counting_flops
 from .gate import Run, hooked_segments, install, is_gated, remove_gates, run_mainnet, sharing_weights
 from .layout import Layout
 from .modalities import PROBE_LENGTHS, PROBE_MORE_ROWS, Modality
@@ -104,13 +102,6 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def counting_flops() -> Iterator[FlopCounterMode]:
-    """Count FLOPs, with attention as two matrix products, so that the device's kernel does not affect the count."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        yield counter
-
-
 def example_inputs(
     mainnet: PreTrainedModel,
     modality: Modality,
@@ -142,7 +133,7 @@ def observe_mainnet(
         ValueError: it cannot be split, or is no classifier.
     """
 
-    def optional(lengths: Sequence[int], vectors: int | None) -> dict[str, Any]:
+    def optional(lengths: Sequence[int], vectors: int | None) -> dict[str, Any] | None:
         return _with_optional(mainnet, example_inputs(mainnet, modality, input_size, lengths), vectors)
 
     # A copy, because some MainNets remember what they met.
@@ -165,8 +156,8 @@ def observe_mainnet(
     return layout
 
 
-def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any], vectors: int | None) -> dict[str, Any]:
-    """Add the inputs that a text may bring besides its tokens and their mask, or an image besides its pixels."""
+def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any], vectors: int | None) -> dict[str, Any] | None:
+    """Add what a text may bring besides tokens and their mask, or an image besides pixels; `None` if nothing."""
     optional = {}
     if "input_ids" in inputs:
         ids = inputs["input_ids"]
@@ -179,9 +170,7 @@ def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any], vectors: in
         optional["attention_mask"] = mask
     names = inspect.signature(mainnet.forward).parameters
     known = {name: value for name, value in optional.items() if name in names}
-    if not known:
-        raise ValueError("it takes no others")
-    return inputs | known
+    return inputs | known if known else None
 
 
 def _traits(mainnet: nn.Module) -> dict[str, str]:
@@ -202,7 +191,7 @@ def _first_difference(before: dict[str, str], after: dict[str, str]) -> str | No
     return None
 
 
-def check_unchanged_since_built(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
+def check_as_built(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
     """Reject a MainNet that runs otherwise than one that is built from its config, as a checkpoint will be.
 
     Raises:
@@ -212,21 +201,13 @@ def check_unchanged_since_built(auto_class: type[_BaseAutoModelClass], mainnet: 
         built = _traits(auto_class.from_config(copy.deepcopy(mainnet.config)))
     found = _traits(mainnet)
     # Classes may differ for good reasons: quantization, adapters, a head of one's own.
-    attributes = {name: value for name, value in built.items() if not isinstance(_part(mainnet, name), nn.Module)}
-    changed = _first_difference(attributes, found)
+    modules = {name for name, _ in mainnet.named_modules()}
+    changed = _first_difference({name: value for name, value in built.items() if name not in modules}, found)
     if changed is not None:
         raise ValueError(
             f"{name_of(mainnet)} is no longer what its config says: {changed}. It may have changed itself on inputs "
             "that it met, as BigBird does on short texts; load it again."
         )
-
-
-def _part(module: nn.Module, name: str) -> Any:
-    parent, _, last = name.rpartition(".")
-    try:
-        return getattr(module.get_submodule(parent), last) if name else module
-    except AttributeError:
-        return None
 
 
 def layout_of(model: Any) -> Layout:
@@ -243,19 +224,23 @@ def layout_of(model: Any) -> Layout:
 
 
 @torch.no_grad()
-def hidden_states(
-    mainnet: PreTrainedModel, layout: Layout, modality: Modality, input_size: list[int] | None
+def try_gates(
+    mainnet: PreTrainedModel, layout: Layout, modality: Modality, input_size: list[int] | None, *, rows_exit: bool
 ) -> list[torch.Tensor]:
-    """Return x_c of example rows at every gate.
+    """Answer example rows through the gates; let rows exit at several, and compare the answers of the others.
 
     Args:
         mainnet (`PreTrainedModel`): a task model with the gates.
         layout ([`Layout`]): where it is split.
         modality ([`Modality`]): its modality.
         input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
+        rows_exit (`bool`): whether rows exit, which needs initialized weights.
+
+    Returns:
+        `list[torch.Tensor]`: x_c of the example rows at every gate.
 
     Raises:
-        ValueError: a block changes its input in place.
+        ValueError: a block changes its input in place, or an answer changes when another row exits.
     """
     seen: list[tuple[int, torch.Tensor, int]] = []
 
@@ -263,33 +248,16 @@ def hidden_states(
         seen.append((index, hidden, hidden._version))
 
     with evaluating(mainnet):
-        run_mainnet(mainnet, Run(record), **example_inputs(mainnet, modality, input_size), return_dict=True)
-    for index, hidden, version in seen:
-        if hidden._version != version:
-            raise ValueError(f"block {layout.blocks[index]} must not change its input in place, but it does.")
-    return [hidden for _, hidden, _ in seen]
-
-
-@torch.no_grad()
-def check_split(mainnet: PreTrainedModel, layout: Layout, modality: Modality, input_size: list[int] | None) -> None:
-    """Let rows exit at several gates, and compare the answers of the others with the MainNet's own.
-
-    Args:
-        mainnet (`PreTrainedModel`): a task model with the gates.
-        layout ([`Layout`]): where it is split.
-        modality ([`Modality`]): its modality.
-        input_size (`list[int]`, *optional*): size from [`~Modality.input_size`].
-
-    Raises:
-        ValueError: an answer changes when another row exits.
-    """
-    last = len(layout.gates)
-    with evaluating(mainnet):
         inputs = example_inputs(mainnet, modality, input_size, PROBE_MORE_ROWS)
-        plain = answer(mainnet, inputs)
+        plain = run_mainnet(mainnet, Run(record), **inputs, return_dict=True).logits
+        for index, hidden, version in seen:
+            if hidden._version != version:
+                raise ValueError(f"block {layout.blocks[index]} must not change its input in place, but it does.")
+        last = len(layout.gates)
         # Later gates too: a MainNet may pass rows around only some of its blocks.
-        for exits in ({1: [1]}, {(last + 1) // 2: [0, 3]}, {last: [1]}, {1: [2], last: [0, 1]}):
+        for exits in ({1: [1]}, {(last + 1) // 2: [0, 3]}, {last: [1]}, {1: [2], last: [0, 1]}) if rows_exit else ():
             _check_exits(mainnet, inputs, plain, exits)
+    return [hidden for _, hidden, _ in seen]
 
 
 def _check_exits(

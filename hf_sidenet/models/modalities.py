@@ -42,7 +42,6 @@ class Modality:
         axes (`tuple[str, ...]`): axes of a batch with variable size, the rows first.
         poolings (`tuple[str, ...]`): poolings that fit some MainNet of this modality.
         readings (`tuple[str, ...]`): what a SideNet before the first block can read, everything first.
-        keeps_form (`bool`): whether x_c has the same form after every block.
         rows_share_inputs (`bool`):
             Whether a later stage needs the main input of only one row, which gives the size of all.
         processor_name (`str`): name of its preprocessor.
@@ -57,7 +56,6 @@ class Modality:
     axes: tuple[str, ...]
     poolings: tuple[str, ...]
     readings: tuple[str, ...]
-    keeps_form: bool
     rows_share_inputs: bool
     processor_name: str
     processor_file: str
@@ -183,7 +181,6 @@ class Text(Modality):
     axes = ("rows", "tokens")
     poolings = ("mean", "cls")
     readings = (BOTH, NGRAMS, EMBEDDINGS)
-    keeps_form = True
     rows_share_inputs = False
     processor_name = "tokenizer"
     processor_file = "tokenizer.json"
@@ -222,7 +219,6 @@ class Image(Modality):
     axes = ("rows",)
     poolings = ("gap", "flatten", "mean", "cls")
     readings = (PIXELS,)
-    keeps_form = False
     rows_share_inputs = True
     processor_name = "image processor"
     processor_file = "preprocessor_config.json"

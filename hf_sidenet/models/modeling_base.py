@@ -24,12 +24,10 @@ from .input_exit import NgramTable, TokenTable, default_sizes, new_input_sidenet
 from .layout import Layout
 from .mainnet import (
     ExitPoint,
+    check_as_built,
     check_learnable,
     check_rebuilds,
-    check_split,
-    check_unchanged_since_built,
     has_adapters,
-    hidden_states,
     last_layer,
     load_mainnet,
     measure_exit_points,
@@ -38,6 +36,7 @@ from .mainnet import (
     set_learning,
     share_quantization,
     spare_sidenets,
+    try_gates,
 )
 from .modalities import Modality
 from .raw_timm import as_mainnet
@@ -116,7 +115,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
         else:
             check_rebuilds(self.mainnet_auto_class, mainnet)
-            check_unchanged_since_built(self.mainnet_auto_class, mainnet)
+            check_as_built(self.mainnet_auto_class, mainnet)
             # Keeps its weights: `post_init` initializes only modules without this flag.
             for module in mainnet.modules():
                 module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  transformers reads this
@@ -422,14 +421,19 @@ class SideNetPreTrainedModel(PreTrainedModel):
         on_meta = not offloaded and any(parameter.is_meta for parameter in mainnet.parameters())
         # Only shapes matter: observe a copy with real tensors of arbitrary values.
         real = self._with_tensors() if on_meta else mainnet
+        # The weights of an earlier checkpoint were checked when SideNets were attached, and are not loaded yet.
+        checks = not on_meta and config.block_shapes is None
         # The caller may build on "meta", where example rows have no values.
         with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
             layout = observe_mainnet(real, self.task, self.modality, input_size, config.blocks)
             install(real, layout)
-            shapes = [self.modality.block_shape(x) for x in hidden_states(real, layout, self.modality, input_size)]
+            try:
+                hidden = try_gates(real, layout, self.modality, input_size, rows_exit=checks)
+            except ValueError:
+                remove_gates(real, own=True)
+                raise
+        shapes = [self.modality.block_shape(x) for x in hidden]
         if config.block_shapes is None:
-            if not on_meta:
-                layout = self._checked(layout, input_size)
             config.input_size, config.block_shapes = input_size, shapes
         elif config.block_shapes != shapes:
             raise ValueError(
@@ -442,21 +446,6 @@ class SideNetPreTrainedModel(PreTrainedModel):
         # The places first.
         config.validate()
         config.pooling = self._poolings(config, layout)
-
-    def _checked(self, layout: Layout, input_size: list[int] | None) -> Layout:
-        """Return the layout with which no answer changes when other rows exit."""
-        try:
-            check_split(self.mainnet, layout, self.modality, input_size)
-        except ValueError:
-            # Code between segments may combine what a segment returned with the whole batch.
-            layout = layout.restoring()
-            install(self.mainnet, layout)
-            try:
-                check_split(self.mainnet, layout, self.modality, input_size)
-            except ValueError:
-                remove_gates(self.mainnet, own=True)
-                raise
-        return layout
 
     def _with_tensors(self) -> PreTrainedModel:
         with torch.device("cpu"):
@@ -472,7 +461,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
         """Return how SideNets read x_c: where it has no vector per token, the first alone."""
         poolings = []
         for layer, pooling in zip(config.exit_layers, config.pooling, strict=True):
-            fits_mask = layer == 0 or not self.modality.has_tokens or layout.gates[layer - 1].has_tokens
+            fits_mask = layer == 0 or layout.gates[layer - 1].fits_mask
             if not fits_mask and pooling not in ("auto", "cls"):
                 raise ArgumentError(
                     "pooling", f"must be 'cls' after {layer} blocks, where there is no vector per token", pooling

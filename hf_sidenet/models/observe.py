@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,10 +26,12 @@ from .blocks import Differs, answer, cover, find_units, group, timm_stages, trac
 from .errors import ArgumentError
 from .gate import name_arguments, parameter_names
 from .layout import ONE_FOR_ALL, Gate, Layout, Leaf, Segment, walk
-from .modalities import PROBE_LENGTHS as FEW
-from .modalities import PROBE_LONGER as LONGER
-from .modalities import PROBE_LONGER_MORE_ROWS as LONGER_MANY
-from .modalities import PROBE_MORE_ROWS as MANY
+from .modalities import PROBE_LENGTHS, PROBE_LONGER, PROBE_LONGER_MORE_ROWS, PROBE_MORE_ROWS
+
+
+_SHAPE: Any = torch.Tensor.shape
+# Ways to ask for the number of rows.
+SHAPES = frozenset({_SHAPE.__get__, torch.Tensor.size, torch.Tensor.__len__, torch.Tensor.numel})
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Seen:
         reads (`list[tuple[int, frozenset]]`):
             For everything that is read: when, as the number of segments that ran, and the outputs `(segment, path)`
             that it depends on.
-        direct (`dict[tuple[int, str], set[int]]`): who reads an output itself, -1 for other code.
+        direct (`dict[tuple[int, str], set[int]]`): who reads an output itself or its shape, -1 for other code.
         sources (`list[dict[str, frozenset]]`): by segment, the outputs on which each argument depends.
         came (`list[dict[str, tuple[int, str]]]`): by segment, the output that an argument is, unchanged.
         outputs (`list[Any]`): by segment, what it returned.
@@ -62,7 +65,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, seen: Seen):
         super().__init__()
         self.seen = seen
-        self.inside = 0
+        self.inside = False
         # Kept alive, so that no other tensor gets the same id.
         self.alive: list[Any] = []
         self.sources: dict[int, frozenset] = {}
@@ -73,9 +76,13 @@ class _Watch(TorchDispatchMode):
         found = self.sources.get(id(value), frozenset())
         if found:
             self.seen.reads.append((len(self.seen.given), found))
+        self.look_at(value, reader)
+        return found
+
+    def look_at(self, value: torch.Tensor, reader: int) -> None:
+        """Note that a tensor, or its shape alone, is looked at."""
         if id(value) in self.producer:
             self.seen.direct.setdefault(self.producer[id(value)], set()).add(reader)
-        return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -93,6 +100,19 @@ class _Watch(TorchDispatchMode):
         return out
 
 
+class _WatchShapes(TorchFunctionMode):
+    """Notes whose shape the code between segments looks at, which is no operation: T5 makes masks of that shape."""
+
+    def __init__(self, mode: _Watch):
+        super().__init__()
+        self.mode = mode
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in SHAPES and not self.mode.inside:
+            self.mode.look_at(args[0], -1)
+        return func(*args, **(kwargs or {}))
+
+
 def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mapping[str, Any]) -> Seen:
     """Record the tensors that enter and leave the segments during one call.
 
@@ -102,10 +122,12 @@ def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mappi
         inputs (`dict[str, torch.Tensor]`): example rows.
 
     Raises:
-        ValueError: the segments run in another order on these rows.
+        Differs: other segments run on these rows, or in another order.
+        ValueError: the MainNet fails.
     """
     seen = Seen()
     mode = _Watch(seen)
+    known = set(segments)
     numbers: dict[str, int] = {}
     open_calls: list[bool] = []
 
@@ -113,7 +135,7 @@ def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mappi
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             number = numbers.get(name, 0)
             numbers[name] = number + 1
-            is_segment = mode.inside == 0 and (name, number) in order
+            is_segment = not mode.inside and (name, number) in known
             open_calls.append(is_segment)
             if not is_segment:
                 return
@@ -126,14 +148,14 @@ def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mappi
             seen.came.append({p: mode.producer[id(x)] for p, x in tensors.items() if id(x) in mode.producer})
             seen.given.append(leaves)
             mode.alive.append(leaves)
-            mode.inside = 1
+            mode.inside = True
 
         return hook
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if not open_calls.pop():
             return
-        mode.inside = 0
+        mode.inside = False
         leaves = dict(walk(output))
         index = len(seen.returned)
         seen.returned.append(leaves)
@@ -147,10 +169,8 @@ def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mappi
                 mode.sources[id(value)] = frozenset({source})
                 mode.producer[id(value)] = source
 
-    order = set(segments)
-    modules = {name for name, _ in segments}
     handles = []
-    for name in modules:
+    for name in {name for name, _ in segments}:
         module = mainnet.get_submodule(name)
         hook = enter(name, parameter_names(module))
         handles += [
@@ -158,7 +178,7 @@ def watch(mainnet: nn.Module, segments: Sequence[tuple[str, int]], inputs: Mappi
             module.register_forward_hook(leave),
         ]
     try:
-        with mode:
+        with _WatchShapes(mode), mode:
             logits = answer(mainnet, inputs)
     finally:
         for handle in handles:
@@ -176,8 +196,8 @@ def observe(
     path: str | None,
     *,
     has_tokens: bool,
-    check_logits: Callable[[torch.Tensor], None] = lambda logits: None,
-    with_optional: Callable[[Sequence[int], int | None], dict[str, Any]] | None = None,
+    check_logits: Callable[[torch.Tensor], None] | None = None,
+    with_optional: Callable[[Sequence[int], int | None], dict[str, Any] | None] | None = None,
 ) -> Layout:
     """Watch a MainNet answer example rows, and return where it can be split.
 
@@ -188,14 +208,16 @@ def observe(
         has_tokens (`bool`): rows are texts of different lengths.
         check_logits (`Callable`, *optional*): raises if the logits of the first rows are not what they should be.
         with_optional (`Callable`, *optional*):
-            Makes inputs with those that may be left out, of the lengths and the number of vectors per row.
+            Makes inputs with those that may be left out, of the lengths and the number of vectors per row; `None` if
+            the MainNet takes no others.
 
     Raises:
         ValueError: it has no blocks, or its tensors hold the rows in a way that cannot be followed.
     """
-    few = examples(FEW)
-    root, logits = trace_calls(mainnet, few)
-    check_logits(logits)
+    first = examples(PROBE_LENGTHS)
+    root, logits = trace_calls(mainnet, first)
+    if check_logits is not None:
+        check_logits(logits)
     units = find_units(mainnet, root, path)
     parts = cover(root, units)
     blocks = group(parts)
@@ -203,28 +225,32 @@ def observe(
         ran = [name for name, _, _ in blocks] or "none"
         raise ArgumentError("blocks", f"must name modules that run, but of {units} {ran} did")
     numbers = [(one.name, one.number) for one, _ in parts]
+
+    def compare(few: Mapping[str, Any], many: Mapping[str, Any]) -> tuple[Seen, Seen]:
+        return watch(mainnet, numbers, few), watch(mainnet, numbers, many)
+
     try:
-        pairs = [(watch(mainnet, numbers, few), watch(mainnet, numbers, examples(MANY)))]
+        pairs = [compare(first, examples(PROBE_MORE_ROWS))]
         if has_tokens:
             # Some arguments are there for some lengths only.
-            pairs.append((watch(mainnet, numbers, examples(LONGER)), watch(mainnet, numbers, examples(LONGER_MANY))))
-        if with_optional is not None:
-            # A MainNet may want them in another form: then they stay unknown, and are refused when a row exits.
-            with suppress(ValueError, Differs):
-                vectors = _vectors_per_row(pairs[0][0].given[blocks[1][1]])
-                inputs = with_optional(FEW, vectors), with_optional(MANY, vectors)
-                pairs.append((watch(mainnet, numbers, inputs[0]), watch(mainnet, numbers, inputs[1])))
+            pairs.append(compare(examples(PROBE_LONGER), examples(PROBE_LONGER_MORE_ROWS)))
     except Differs as error:
         raise ValueError(
             f"{type(mainnet).__name__} cannot be split: with other rows, {error}. Name another list with `blocks=`."
         ) from error
+    if with_optional is not None:
+        vectors = _vectors_per_row(pairs[0][0].given[blocks[1][1]])
+        few, many = with_optional(PROBE_LENGTHS, vectors), with_optional(PROBE_MORE_ROWS, vectors)
+        if few is not None and many is not None:
+            # A MainNet may want them in another form: then they stay unknown, and are refused when a row exits.
+            with suppress(ValueError, Differs):
+                pairs.append(compare(few, many))
     segments = _segments(numbers, [unit for _, unit in parts], pairs)
     after = units == timm_stages(mainnet)
     sights = [few for few, _ in pairs]
     longer = sights[1] if has_tokens else None
     gates = [_gate(segments, blocks, k, sights, longer, prefers_output=after) for k in range(1, len(blocks))]
-    first = min(gate.segment for gate in gates)
-    for i in range(first, len(segments)):
+    for i in range(min(gate.segment for gate in gates), len(segments)):
         for seen, _ in pairs:
             _check_objects(numbers[i][0], seen.given[i])
     return Layout([name for name, _, _ in blocks], gates, segments)
@@ -288,7 +314,7 @@ def _axis(name: str, path: str, few: torch.Size, many: torch.Size) -> int | None
     moved = [i for i, (one, other) in enumerate(zip(few, many, strict=False)) if one != other]
     if not moved and len(few) == len(many):
         return ONE_FOR_ALL if len(few) > 1 and few[0] == 1 else None
-    (rows, more), axis = (len(FEW), len(MANY)), moved[0] if moved else 0
+    (rows, more), axis = (len(PROBE_LENGTHS), len(PROBE_MORE_ROWS)), moved[0] if moved else 0
     if len(moved) > 1 or len(few) != len(many) or few[axis] * more != many[axis] * rows or few[axis] % rows:
         raise ValueError(
             f"`{path or 'output'}` of {name} must hold the rows on one axis, but it has shape {tuple(few)} for {rows} "
@@ -400,24 +426,24 @@ def _fits(value: Any, leaf: Leaf) -> bool:
         and leaf.axis is not None
         and leaf.axis != ONE_FOR_ALL
         and value.dim() >= 3
-        and value.shape[leaf.axis] == len(FEW)
+        and value.shape[leaf.axis] == len(PROBE_LENGTHS)
     )
 
 
 def _order(value: torch.Tensor, axis: int, longer: torch.Tensor | None) -> tuple[tuple[int, ...], bool]:
-    """Return the order of axes for a SideNet, and whether there is one vector per token."""
+    """Return the order of axes for a SideNet, and whether a mask of the tokens fits."""
     rest = [i for i in range(value.dim()) if i != axis]
     if longer is None:
         sizes = [value.shape[i] for i in rest]
         # Square images give square maps.
         if len(sizes) == 3 and sizes[0] == sizes[1] != sizes[2]:
             rest = [rest[2], rest[0], rest[1]]
-        return (axis, *rest), False
+        return (axis, *rest), True
     moved = [i for i in rest if value.shape[i] != longer.shape[i]]
     if len(moved) == 1:
         rest = [moved[0], *(i for i in rest if i != moved[0])]
-    fits = len(moved) == 1 and (value.shape[moved[0]], longer.shape[moved[0]]) == (max(FEW), max(LONGER))
-    return (axis, *rest), fits
+    lengths = [(value.shape[i], longer.shape[i]) for i in moved]
+    return (axis, *rest), lengths == [(max(PROBE_LENGTHS), max(PROBE_LONGER))]
 
 
 def _needs(gate: Gate, seen: Seen) -> set[int]:

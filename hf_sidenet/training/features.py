@@ -132,13 +132,8 @@ def default_candidates(
         # An invalid place is rejected below.
         shape = shapes[layer - 1] if 1 <= layer <= len(shapes) else shapes[0]
         tried = model.modality.candidate_poolings(shape) if poolings is None else poolings
-        if (
-            poolings is None
-            and model.modality.has_tokens
-            and 1 <= layer <= len(gates)
-            and not gates[layer - 1].has_tokens
-        ):
-            # Where there is no vector per token, a mean would take padding in.
+        if poolings is None and 1 <= layer <= len(gates) and not gates[layer - 1].fits_mask:
+            # A mean would take padding in.
             tried = ("cls",)
         candidates += [Candidate(layer, pooling) for pooling in tried]
     if not candidates:

@@ -22,9 +22,10 @@ from ..data.formats import MapStyle
 from ..io.files import replacing
 from ..io.fingerprint import DIGEST_SIZE
 from ..measurement.inputs import model_inputs
+from ..models.blocks import counting_flops
 from ..models.errors import ArgumentError
 from ..models.input_exit import ImageInputSideNet
-from ..models.mainnet import counting_flops, evaluating
+from ..models.mainnet import evaluating
 from ..models.modalities import PIXELS
 from ..models.modeling_base import SideNetPreTrainedModel
 from .features import Candidate

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_what_is_exact_and_what_is_refused(tmp_path):
     assert "3: 2 exact, 1 refused." in written
     assert written.index("| bert |") < written.index("| bart |")
     assert "| big_bird | BigBirdForSequenceClassification changes itself on some inputs" in written
+
+
+def test_the_readme_says_what_the_page_says():
+    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/mainnets.md", "README.md"))
+    counts = re.findall(r"^(\d+): (\d+) exact", page, flags=re.MULTILINE)
+    (texts, exact_texts), (images, exact_images), (families, exact_families) = counts
+    assert f"{exact_texts} of {texts} text architectures of transformers, {exact_images} of {images}" in readme
+    assert f"all {exact_families} families of timm that were tried" in readme
+    assert exact_families == families
+    assert all(len(re.findall(rf"^\| {name} \|", page, flags=re.MULTILINE)) == 1 for name in ("bert", "swin", "bart"))
 
 
 def test_wrong_answers_are_no_page(tmp_path):

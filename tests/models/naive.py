@@ -6,8 +6,8 @@ import copy
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_sidenet.models.blocks import counting_flops
 from hf_sidenet.models.gate import Run, run_mainnet
-from hf_sidenet.models.mainnet import counting_flops
 from hf_sidenet.models.sidenet import pool
 
 

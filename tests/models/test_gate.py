@@ -102,6 +102,9 @@ BETWEEN = {
     "an output that is used twice": lambda net, hidden, extra: (lambda one: net.third(net.second(one, extra), one))(
         net.first(hidden, extra)
     ),
+    "a shape alone": lambda net, hidden, extra: (
+        lambda one: net.third(net.second(one, extra), torch.ones(one.shape[0], 1, WIDTH) * hidden)
+    )(net.first(hidden, extra)),
     "rows on axis 1": lambda net, hidden, extra: net.chain(hidden.transpose(0, 1), extra).transpose(0, 1),
 }
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig
 
 from hf_sidenet.models import BertWithSideNetForSequenceClassification, SideNetConfig
+from hf_sidenet.models.blocks import counting_flops
 from hf_sidenet.models.input_exit import (
     MIXER,
     MODULUS,
@@ -18,7 +19,6 @@ from hf_sidenet.models.input_exit import (
     TextInputSideNet,
     ngram_buckets,
 )
-from hf_sidenet.models.mainnet import counting_flops
 
 from . import (
     test_modeling_bert,

@@ -17,20 +17,12 @@ from tests.inference.stages import chained
 
 from .naive import choose, every_exit, spread_out, unsaved_flops, without_cache
 from .prepare import settle_batchnorms
+from .tiny import TEXT
 
 
 pytestmark = pytest.mark.medium
 
 
-TEXT = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
 ENCODER_DECODER = {
     "d_model": 32,
     "encoder_layers": 3,

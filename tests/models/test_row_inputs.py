@@ -28,14 +28,8 @@ from .naive import choose, every_exit, spread_out, without_hooks
 
 
 SIZES = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-    "max_position_embeddings": 64,
+    **tiny.TEXT,
     "num_labels": 3,
-    "pad_token_id": 0,
     # So that every input matters as much as the words.
     "initializer_range": 0.2,
 }

@@ -18,6 +18,16 @@ from hf_sidenet.models import BertWithSideNetForSequenceClassification, ResNetWi
 from .naive import spread_out
 
 
+# Fields that most configs of texts have.
+TEXT = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 WORDS = ["bad", "so", "good", "film", "a", "very", "witty", "dull"]
 
 

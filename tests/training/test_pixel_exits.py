@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_sidenet.models import ResNetWithSideNetForImageClassification
-from hf_sidenet.models.mainnet import counting_flops
+from hf_sidenet.models.blocks import counting_flops
 from hf_sidenet.training import pixel_exits
 from hf_sidenet.training.heads import HeadData, HeadTraining
 from hf_sidenet.training.pixel_exits import (
