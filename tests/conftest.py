@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test starts from the same seed and never asks the Hub."""
+"""Every test, and every fixture that tests share, starts from the same seed and never asks the Hub."""
 
 import os
 
@@ -20,6 +20,13 @@ settings.load_profile("any machine")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    # Fixtures of a whole module or session are made before `_seed` of the first test that asks for them.
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
