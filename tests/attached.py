@@ -57,7 +57,7 @@ def save_text_mainnet(folder: Path, rows: Dataset) -> str:
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     model = tiny.bert(vocab_size=len(tokenizer), num_labels=2, id2label=dict(enumerate(CLASSES)))
     inputs = tokenizer(rows["text"][:], padding=True, return_tensors="pt")
-    return _learn_and_save(model, inputs, torch.tensor(rows["label"][:]), tokenizer, folder)
+    return learn_and_save(model, inputs, torch.tensor(rows["label"][:]), tokenizer, folder)
 
 
 def save_image_mainnet(folder: Path, rows: Dataset) -> str:
@@ -66,7 +66,7 @@ def save_image_mainnet(folder: Path, rows: Dataset) -> str:
     processor = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0)
     model = tiny.resnet(num_labels=2, id2label=dict(enumerate(CLASSES)))
     inputs = processor(rows["image"][:], return_tensors="pt")
-    return _learn_and_save(model, inputs, torch.tensor(rows["label"][:]), processor, folder)
+    return learn_and_save(model, inputs, torch.tensor(rows["label"][:]), processor, folder)
 
 
 class Runs:
@@ -131,7 +131,7 @@ def _cut(columns: dict[str, list], features: Features, sizes: dict[str, int]) ->
     return splits
 
 
-def _learn_and_save(model, inputs, labels, processor, folder: Path) -> str:
+def learn_and_save(model, inputs, labels, processor, folder: Path) -> str:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     model.train()
     for _ in range(4):

@@ -34,6 +34,7 @@ from .benchmark.test_catalog import text_rows
 from .examples.commands import minilm
 from .hub.folder import save_folder
 from .models import tiny
+from .models.own_code import toy
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -148,6 +149,7 @@ def mainnets():
     sizes = {"vocab_size": 99, "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "pad_token_id": 0}
     for kind, config in (("ernie", ernie), ("bart", AutoConfig.for_model("bart", **sizes))):
         AutoModelForSequenceClassification.from_config(config).save_pretrained(f"some-org/{kind}-classifier")
+    toy().save_pretrained("some-org/their-encoder")
     return {}
 
 

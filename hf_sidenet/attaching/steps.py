@@ -380,7 +380,7 @@ def load_mainnet(
 
             about: Any = source.config
             processor = TimmWrapperImageProcessor(about.pretrained_cfg, architecture=about.architecture)
-        if hub_kwargs:
+        if set(hub_kwargs) - {"trust_remote_code"}:
             raise ValueError(f"attach takes {sorted(hub_kwargs)} only with a checkpoint name, got a model.")
         config = source.config
     else:
@@ -406,7 +406,13 @@ def at_input_size(model: SideNetPreTrainedModel, rows: Rows) -> SideNetPreTraine
     size = list(rows.dataset[0][model.modality.main_inputs[0]].shape)
     if size == model.config.input_size:
         return model
-    return type(model).from_mainnet(model.mainnet, exit_layers=[1], input_size=size, blocks=model.config.blocks)
+    return type(model).from_mainnet(
+        model.mainnet,
+        exit_layers=[1],
+        input_size=size,
+        blocks=model.config.blocks,
+        trust_remote_code=model.config.mainnet_code is not None,
+    )
 
 
 def place_sidenets(
@@ -493,6 +499,7 @@ def attached_model(
         # What was observed before.
         block_shapes=given.config.block_shapes,
         layout=given.config.layout,
+        mainnet_code=given.config.mainnet_code,
         input_sidenet=trained.input_sizes.get(chosen[0]),
     )
     config.name_or_path = mainnet if isinstance(mainnet, str) else given.config.name_or_path

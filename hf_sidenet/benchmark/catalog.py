@@ -54,7 +54,7 @@ class Catalog:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.device = torch.device(settings.device)
-        self.base = Checkpoint(settings.directory, None, self.device)
+        self.base = Checkpoint(settings.directory, None, self.device, settings.trust_remote_code)
         self.modality = task_of(self.base.config)[1]
         if settings.thresholds is not None:
             check_thresholds(list(settings.thresholds), len(self.base.config.exit_layers))

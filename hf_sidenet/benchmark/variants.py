@@ -52,6 +52,7 @@ class Settings:
             from [`Catalog.with_onnx`].
         thresholds (`Sequence[float]`, *optional*): θ, instead of the checkpoints' own.
         device (`str`, *optional*, defaults to `"cpu"`): device of all methods.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether the MainNet's own code may run.
     """
 
     directory: str
@@ -61,6 +62,7 @@ class Settings:
     thresholds: Sequence[float] | None = None
     device: str = "cpu"
     onnx: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trust_remote_code: bool = False
 
 
 class Checkpoint:
@@ -70,13 +72,15 @@ class Checkpoint:
         directory (`str`): folder or Hub id.
         precision (`str`, *optional*): name of a dtype; defaults to the stored one.
         device (`torch.device`): device of the model.
+        trust_remote_code (`bool`): whether the MainNet's own code may run.
 
     Raises:
         ValueError: its weights are quantized, which its dtype does not show.
     """
 
-    def __init__(self, directory: str, precision: str | None, device: torch.device):
+    def __init__(self, directory: str, precision: str | None, device: torch.device, trust_remote_code: bool = False):
         self.directory = directory
+        self.trust_remote_code = trust_remote_code
         self.device = device
         self.config = SideNetConfig.from_pretrained(directory)
         if getattr(self.config, "quantization_config", None) is not None:
@@ -91,7 +95,9 @@ class Checkpoint:
     @cached_property
     def model(self) -> SideNetPreTrainedModel:
         """Model with its SideNets."""
-        model, _ = load_checkpoint(self.directory, check=False, dtype=self.dtype)
+        model, _ = load_checkpoint(
+            self.directory, check=False, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+        )
         return model.to(self.device)  # pyright: ignore[reportArgumentType]  the types of its wrapper lack `self`
 
     @cached_property
@@ -204,7 +210,7 @@ class Choice:
             if is_exported(path):
                 self._check(path, read_config(path))
                 continue
-            checkpoint = Checkpoint(path, None, base.device)
+            checkpoint = Checkpoint(path, None, base.device, settings.trust_remote_code)
             self._check(path, checkpoint.config)
             if checkpoint.precision in self.checkpoints:
                 raise ArgumentError(
@@ -254,7 +260,9 @@ class Choice:
         if precision not in self.checkpoints:
             own = precision == self.base.precision
             self.checkpoints[precision] = (
-                self.base if own else Checkpoint(self.settings.directory, precision, self.base.device)
+                self.base
+                if own
+                else Checkpoint(self.settings.directory, precision, self.base.device, self.settings.trust_remote_code)
             )
         return self.checkpoints[precision]
 

@@ -29,6 +29,7 @@ from .options import (
     SameMaxLength,
     Targets,
     Test,
+    TrustRemoteCode,
     between_0_and_1,
     list_option,
     option,
@@ -181,6 +182,7 @@ def attach(
         str, option("--output-dir", OUTPUT, "Folder for the checkpoint, written atomically.", metavar="DIRECTORY")
     ],
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Attach SideNets to a fine-tuned classifier, train them, and choose θ with a guarantee.
 
@@ -205,7 +207,10 @@ def attach(
     # Report errors before reading rows.
     parse_targets(target)
     check_free(output_dir, CHECKPOINT, overwrite=overwrite)
-    hub_kwargs: dict[str, Any] = {} if revision is None else {"revision": revision}
+    # Not None, with which transformers would ask on the terminal.
+    hub_kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        hub_kwargs["revision"] = revision
     with attribute_errors_to("MAINNET"):
         AutoConfig.from_pretrained(mainnet, **hub_kwargs)
     if dtype is not None:
@@ -313,6 +318,7 @@ def recalibrate(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Choose new θ for another target, precision, set of rows or machine. Nothing is trained without --retrain.
 
@@ -344,7 +350,7 @@ def recalibrate(
     kind, names = (EXPORTED, EXPORTED.names) if exported else (CHECKPOINT, READ_NAMES)
     check_free(where, kind, overwrite=overwrite, read=names if is_same_folder(where, directory) else ())
     source = checkpoint or directory
-    model, processor = load(source, "--checkpoint" if exported else "DIRECTORY")
+    model, processor = load(source, "--checkpoint" if exported else "DIRECTORY", trust_remote_code=trust_remote_code)
     report = Report.load(source)
     stages = OnnxStages.load(directory) if exported else None
     if not exported:

@@ -20,6 +20,7 @@ from .options import (
     Rows,
     SameBatchSize,
     SameMaxLength,
+    TrustRemoteCode,
     list_option,
     number,
     option,
@@ -57,6 +58,7 @@ def evaluate(
         option("--output-dir", OUTPUT, "Folder for evaluation.json and four figures.", metavar="DIRECTORY"),
     ] = None,
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Measure accuracy, calibration and costs of a checkpoint at its own θ on test rows, with intervals."""
     refuse_source(output_dir, DIRECTORY=directory, **data.sources)
@@ -68,7 +70,7 @@ def evaluate(
 
     if output_dir is not None:
         check_free(output_dir, EVALUATION, overwrite=overwrite)
-    model, processor = load(directory)
+    model, processor = load(directory, trust_remote_code=trust_remote_code)
     report = Report.load(directory)
     compared = load_reference(model, reference)
     splits, columns = data.load(("test",))
@@ -164,6 +166,7 @@ def benchmark(
         option("--output-dir", OUTPUT, "Folder for benchmark.json, .md, .png and a CSV file.", metavar="DIRECTORY"),
     ] = None,
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Find out whether early exits pay off on this machine: time every method on the same real rows, interleaved.
 
@@ -203,6 +206,7 @@ def benchmark(
             also=tuple(also),
             thresholds=thresholds or None,
             device=device,
+            trust_remote_code=trust_remote_code,
         )
         catalog = Catalog(settings)
         model = catalog.base.model
@@ -246,7 +250,7 @@ def benchmark(
     return Outcome(document, text)
 
 
-def info(directory: AnyDirectory) -> Outcome:
+def info(directory: AnyDirectory, *, trust_remote_code: TrustRemoteCode = False) -> Outcome:
     """Show what is in a checkpoint: MainNet, exits, θ, temperatures, and the evidence behind θ."""
     if is_exported(directory):
         return _exported_info(directory)
@@ -262,7 +266,7 @@ def info(directory: AnyDirectory) -> Outcome:
         config = SideNetConfig.from_pretrained(directory)
         if config.calibration is not None:
             check_evidence(config.calibration)
-        model = load_model(directory, config)
+        model = load_model(directory, config, trust_remote_code=trust_remote_code)
     report = Report.load(directory)
     points = {point.exit_layer: point for point in model.exit_points()}
     mainnet = model.mainnet
@@ -300,12 +304,15 @@ def info(directory: AnyDirectory) -> Outcome:
     return Outcome(document, info_text(document))
 
 
-def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedModel, Processor]":
+def load(
+    directory: str, called: str = "DIRECTORY", *, trust_remote_code: bool
+) -> "tuple[SideNetPreTrainedModel, Processor]":
     """Load a checkpoint in the precision in which it is stored.
 
     Args:
         directory (`str`): folder or Hub id.
         called (`str`, *optional*, defaults to `"DIRECTORY"`): argument to name in errors.
+        trust_remote_code (`bool`): whether the MainNet's own code may run.
 
     Raises:
         CommandError: there is no such checkpoint.
@@ -314,7 +321,7 @@ def load(directory: str, called: str = "DIRECTORY") -> "tuple[SideNetPreTrainedM
     from ..calibration import check_evidence
 
     with attribute_errors_to(called, argument="model_name_or_path"), attribute_errors_to(called):
-        model, processor = load_checkpoint(directory, check=False)
+        model, processor = load_checkpoint(directory, check=False, trust_remote_code=trust_remote_code)
         if model.config.calibration is not None:
             check_evidence(model.config.calibration)
     return model, processor

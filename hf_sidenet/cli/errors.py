@@ -30,7 +30,7 @@ ARGUMENTS = {
 }
 # Control characters except tab and newline, and those that change the writing direction.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-MENTIONED = re.compile(r"`([a-z_0-9]+)`")
+MENTIONED = re.compile(r"`([a-z_0-9]+)(?:=True)?`")
 
 
 class CommandError(Exception):

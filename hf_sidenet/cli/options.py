@@ -123,6 +123,14 @@ ReferenceModel = Annotated[
         metavar="MAINNET",
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    option(
+        "--trust-remote-code",
+        RUNNING,
+        "Run the code that comes with the MainNet. Read it first: it can do anything on this machine.",
+    ),
+]
 Overwrite = Annotated[
     bool, option("--overwrite", OUTPUT, "The folder may exist: files that hf-sidenet wrote there are replaced.")
 ]

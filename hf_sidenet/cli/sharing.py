@@ -9,7 +9,19 @@ from typer import Argument
 
 from .checkpoints import is_exported, load
 from .errors import WRONG, CommandError, attribute_errors_to, report_error
-from .options import HUB, OUTPUT, PAGE, DataOptions, Directory, Overwrite, Rows, SameMaxLength, list_option, option
+from .options import (
+    HUB,
+    OUTPUT,
+    PAGE,
+    DataOptions,
+    Directory,
+    Overwrite,
+    Rows,
+    SameMaxLength,
+    TrustRemoteCode,
+    list_option,
+    option,
+)
 from .outcome import Outcome, refuse_source
 from .texts import export_text, push_text
 
@@ -49,6 +61,7 @@ def export(
         str, option("--output-dir", OUTPUT, "Folder for the stages, written atomically.", metavar="DIRECTORY")
     ],
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Export a checkpoint as one file per stage, for ONNX Runtime or torch.export, together with its θ.
 
@@ -67,7 +80,7 @@ def export(
     from ..io.folders import check_free
 
     check_free(output_dir, EXPORTED, overwrite=overwrite)
-    model, processor = load(directory)
+    model, processor = load(directory, trust_remote_code=trust_remote_code)
     rows = None
     if format == "torch":
         done = export_torch(model, output_dir, processor, overwrite=overwrite)
@@ -123,6 +136,7 @@ def push(
     dry_run: Annotated[
         bool, option("--dry-run", HUB, "Run all checks without contacting the Hub; REPO is optional.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Push a checkpoint to the Hub: weights, config, code, tokenizer or image processor, card, report, figures.
 
@@ -138,7 +152,7 @@ def push(
 
     if repo is not None:
         check_repo_id(repo)
-    found = check_shareable(directory)
+    found = check_shareable(directory, trust_remote_code=trust_remote_code)
     pushed = None
     if not found.ok:
         count = len(found.errors)
@@ -177,6 +191,7 @@ def demo(
         int | None,
         option("--port", PAGE, "By default the first free port from 7860.", min=1, max=65535, metavar="NUMBER"),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> Outcome:
     """Try out a checkpoint in the browser: type a sentence or drop an image, move θ, and see which exit answered,
     its confidence and what was saved; or classify a whole file.
@@ -192,7 +207,14 @@ def demo(
 
     given = list(zip(examples[::2], examples[1::2], strict=True)) if pair else examples
     with attribute_errors_to("DIRECTORY", besides=("examples", "labels")):
-        page = build_demo(directory, is_pair=pair, title=title, examples=given, labels=labels or None)
+        page = build_demo(
+            directory,
+            is_pair=pair,
+            title=title,
+            examples=given,
+            labels=labels or None,
+            trust_remote_code=trust_remote_code,
+        )
     address = launch(page, host=host, port=port)
     return Outcome({"checkpoint": directory, "address": address}, f"{address} was stopped.")
 

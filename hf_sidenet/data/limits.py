@@ -9,7 +9,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..models.mainnet_code import is_unread, new_mainnet
 from ..models.modalities import IMAGE
+from ..models.transformers_private import known_classes
 
 
 logger = logging.get_logger(__name__)
@@ -70,9 +72,15 @@ def positions_of(config: PretrainedConfig) -> int | None:
 
     Args:
         config (`PretrainedConfig`): config of a text classifier, or of a checkpoint with SideNets.
+
+    Returns:
+        `int`, *optional*: `None` also for code that was not run, which a config alone may not start.
     """
+    about, code = getattr(config, "mainnet_config", config), getattr(config, "mainnet_code", None)
+    if is_unread(about) or (code is None and type(about) not in known_classes(AutoModelForSequenceClassification)):
+        return None
     with torch.device("meta"):
-        mainnet = AutoModelForSequenceClassification.from_config(getattr(config, "mainnet_config", config))
+        mainnet = new_mainnet(AutoModelForSequenceClassification, about, code)
     return longest_text(mainnet)
 
 

@@ -75,6 +75,7 @@ def build_demo(
     title: str | None = None,
     examples: Sequence[Any] = (),
     labels: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> Page:
     """Build a gradio page for a checkpoint: one input and a slider for θ, and a second tab for files.
 
@@ -84,6 +85,7 @@ def build_demo(
         title (`str`, *optional*): title of the page, by default the name of the checkpoint.
         examples (`Sequence`, *optional*): texts, text pairs or picture paths to click on.
         labels (`Sequence[str]`, *optional*): names of the outputs in files, in order.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether the MainNet's own code may run.
 
     Returns:
         [`Page`]: page for [`launch`].
@@ -94,7 +96,7 @@ def build_demo(
     """
     gr = require("gradio", "space")
     require("matplotlib", "plots")
-    demo = Demo(str(checkpoint), is_pair, labels)
+    demo = Demo(str(checkpoint), is_pair, labels, trust_remote_code)
     missing = [each for each in examples if not demo.reads_texts and not Path(each).is_file()]
     if missing:
         raise ArgumentError("examples", "must be existing pictures", missing[0])

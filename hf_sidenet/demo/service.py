@@ -42,13 +42,20 @@ class Demo:
         is_pair (`bool`, *optional*, defaults to `False`): whether a row is a pair of texts.
         labels (`Sequence[str]`, *optional*):
             Names of the checkpoint's outputs in files, in order; see [`match_classes`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether the MainNet's own code may run.
 
     Raises:
         ValueError: the checkpoint has no SideNets, is damaged, or does not take pairs.
     """
 
-    def __init__(self, checkpoint: str, is_pair: bool = False, labels: Sequence[str] | None = None):
-        model, processor = load_checkpoint(checkpoint, check=False)
+    def __init__(
+        self,
+        checkpoint: str,
+        is_pair: bool = False,
+        labels: Sequence[str] | None = None,
+        trust_remote_code: bool = False,
+    ):
+        model, processor = load_checkpoint(checkpoint, check=False, trust_remote_code=trust_remote_code)
         if is_pair and not model.modality.has_tokens:
             raise ValueError(f"`is_pair` must be False for {checkpoint!r}, which reads pictures, got True.")
         report = Report.load(checkpoint)

@@ -27,17 +27,22 @@ BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def check_code(folder: Path, auto_map: Mapping[str, Any], found: Shareable) -> None:
-    """Check every code file that would be uploaded, and the files that `auto_map` refers to.
+def check_code(
+    folder: Path, auto_map: Mapping[str, Any], mainnet_code: Mapping[str, Any] | None, found: Shareable
+) -> None:
+    """Check every code file that would be uploaded, and the files that `auto_map` and `mainnet_code` refer to.
 
     Args:
         folder (`Path`): the checkpoint.
         auto_map (`Mapping[str, Any]`): classes by Auto class, of config and processors together.
+        mainnet_code (`Mapping[str, Any]`, *optional*): that field of the config.
         found ([`Shareable`]): collects the findings.
     """
     reached: set[str] = set()
     waiting = []
-    for name, reference in _references(auto_map):
+    recorded = {} if mainnet_code is None else mainnet_code["files"]
+    mainnets = {} if mainnet_code is None else {f"mainnet: {k}": v for k, v in mainnet_code["classes"].items()}
+    for name, reference in _references({**auto_map, **mainnets}):
         if "--" in reference:
             found.warnings.append(
                 f"auto_map[{name!r}] is {reference!r}: code in another repository, whose changes affect everyone who "
@@ -62,13 +67,19 @@ def check_code(folder: Path, auto_map: Mapping[str, Any], found: Shareable) -> N
             continue
         waiting += [f"{module}.py" for module in _siblings(folder / file)]
     for file in sorted(name for name in found.files if name.endswith(".py")):
-        _check_file(folder, file, file in reached, found)
+        _check_file(folder, file, file in reached, recorded.get(file), found)
 
 
-def _check_file(folder: Path, file: str, is_reached: bool, found: Shareable) -> None:
+def _check_file(folder: Path, file: str, is_reached: bool, recorded: str | None, found: Shareable) -> None:
     path, own = folder / file, PACKAGE / file
     found.code[file] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not own.is_file() or own.read_bytes() != path.read_bytes():
+    if recorded is not None:
+        if found.code[file] != recorded:
+            found.errors.append(
+                f"{file} is code of the MainNet that was changed after SideNets were attached: its SHA-256 differs "
+                "from `mainnet_code` in config.json."
+            )
+    elif not own.is_file() or own.read_bytes() != path.read_bytes():
         found.changed_code.append(file)
         found.warnings.append(
             f"{file} differs from the installed hf_sidenet: it is from another version, or was changed. Read it "
@@ -83,7 +94,9 @@ def _check_file(folder: Path, file: str, is_reached: bool, found: Shareable) -> 
         found.errors.append(f"{file} is not valid Python: {str(error) or type(error).__name__}.")
         return
     others = sorted({*imported} - INSTALLED - sys.stdlib_module_names)
-    if others:
+    if others and recorded is not None:
+        found.notes.append(f"the MainNet's own code imports {', '.join(others)}, which others have to install.")
+    elif others:
         found.errors.append(
             f"{file} imports {', '.join(others)}: a checkpoint's code must need only torch and transformers, because "
             "others may not have anything else."

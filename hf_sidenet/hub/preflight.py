@@ -18,6 +18,7 @@ from ..inference.classes import model_class
 from ..io.json import read_json
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
+from ..models.mainnet_code import known_code
 from ..models.modalities import MODALITIES
 from ..report import REPORT, Report
 from ..report.guarantee import GUARANTEE
@@ -153,7 +154,9 @@ def _exists(value: str) -> bool:
         return False
 
 
-def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | None, found: Shareable) -> None:
+def check_certified(
+    folder: Path, config: SideNetConfig, manifest: Manifest | None, found: Shareable, *, trust_remote_code: bool
+) -> None:
     """Compare the weights with those for which θ was certified.
 
     A checkpoint's weights are loaded with this package's own classes; for an exported folder, file hashes suffice.
@@ -163,14 +166,21 @@ def check_certified(folder: Path, config: SideNetConfig, manifest: Manifest | No
         config ([`SideNetConfig`]): its config; without evidence, nothing is compared.
         manifest ([`Manifest`], *optional*): manifest of an exported folder.
         found ([`Shareable`]): collects the findings.
+        trust_remote_code (`bool`): whether the MainNet's own code may run.
     """
     if config.calibration is None:
         return
     if manifest is not None:
         _compare(ExportedAbout(config, manifest), processor_in(str(folder), MODALITIES[manifest.modality]), found)
         return
+    if config.mainnet_code is not None and not trust_remote_code and known_code(config.mainnet_code) is None:
+        found.warnings.append(
+            "the evidence behind θ was not compared with the weights, which needs the MainNet's own code: "
+            "`trust_remote_code` runs it."
+        )
+        return
     try:
-        model = model_class(config).from_pretrained(folder).eval()
+        model = model_class(config).from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
     except ImportError as error:
         found.warnings.append(f"the evidence behind θ was not compared with the weights: {_line(error)}")
         return
@@ -217,7 +227,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def check_shareable(directory: str | os.PathLike) -> Shareable:
+def check_shareable(directory: str | os.PathLike, *, trust_remote_code: bool = False) -> Shareable:
     """Check a checkpoint or an exported folder for anything that would not load elsewhere, is missing, or is private.
 
     If there is evidence behind θ, the weights are loaded with this package's own classes, to check that the evidence
@@ -225,6 +235,8 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether the MainNet's own code may run, without which its weights are not compared.
 
     Returns:
         [`Shareable`]: findings, with everything that would be uploaded and the hashes of the code.
@@ -263,7 +275,7 @@ def check_shareable(directory: str | os.PathLike) -> Shareable:
     check_secrets(folder, found)
     if config is not None and found.ok:
         check_promises(folder, config, found)
-        check_certified(folder, config, manifest, found)
+        check_certified(folder, config, manifest, found, trust_remote_code=trust_remote_code)
     return found
 
 
@@ -276,7 +288,7 @@ def _check_checkpoint(folder: Path, found: Shareable) -> SideNetConfig | None:
             f"{CONFIG} must have an `auto_map` with AutoConfig and AutoModel, got {auto_map!r}: without it, the "
             "checkpoint loads only if hf_sidenet is installed. save_pretrained writes it."
         )
-    check_code(folder, _auto_maps(folder), found)
+    check_code(folder, _auto_maps(folder), None if config is None else config.mainnet_code, found)
     check_weights(folder, config, found)
     return config
 

@@ -21,6 +21,7 @@ from ..models.configuration_sidenet import chain_of
 from ..models.exit_rule import has_weights
 from ..models.modeling_base import SideNetPreTrainedModel
 from ..models.tasks import label_names
+from ..models.transformers_private import attention_of
 from .precision import number_format, precision_of
 from .protocols import Configured, StageChain
 
@@ -155,7 +156,7 @@ def set_calibration(
         certified=certificate(served, processor, max_length),
         precision=precision_of(served),
         device=served.device.type,
-        attn_implementation=config._attn_implementation,
+        attn_implementation=attention_of(config),
         versions=versions(*([] if isinstance(served, PreTrainedModel) else ["onnxruntime"])),
     )
 

@@ -2,13 +2,13 @@
 """Find the class that a config names, and load its model."""
 
 import os
-from typing import Any, cast
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from .. import models
-from ..models.configuration_sidenet import SideNetConfig
+from ..models.configuration_sidenet import SideNetConfig, default_architecture
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
 
@@ -35,9 +35,7 @@ def sidenet_class(config: PretrainedConfig) -> type[SideNetPreTrainedModel]:
     Args:
         config (`PretrainedConfig`): config of the MainNet.
     """
-    # A new config already names a class.
-    names = cast("list[str]", SideNetConfig(config).architectures)
-    return getattr(models, names[0])
+    return getattr(models, default_architecture(config))
 
 
 def load_model(path: str | os.PathLike, config: SideNetConfig, **hub_kwargs: Any) -> SideNetPreTrainedModel:

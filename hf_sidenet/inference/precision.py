@@ -13,6 +13,7 @@ from ..measurement import ExitRecords
 from ..models.configuration_sidenet import SideNetConfig
 from ..models.errors import ArgumentError
 from ..models.modeling_base import SideNetPreTrainedModel
+from ..models.transformers_private import attention_of
 
 
 logger = logging.get_logger(__name__)
@@ -110,7 +111,7 @@ def cast_copy(model: SideNetPreTrainedModel, dtype: str | torch.dtype) -> SideNe
     refuse_quantized(model, f"a copy in {dtype}")
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        attention = model.config._attn_implementation
+        attention = attention_of(model.config)
         copy = type(model).from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     copy.config.name_or_path = model.config.name_or_path
     on_device = copy.to(model.device)  # pyright: ignore[reportArgumentType]  the types of its wrapper lack `self`

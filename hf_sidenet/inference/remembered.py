@@ -19,6 +19,7 @@ from ..io.cache import default_cache
 from ..io.files import replacing
 from ..io.fingerprint import fingerprint_exits
 from ..io.json import json_text, read_object
+from ..models.transformers_private import attention_of
 from .precision import precision_of
 from .settled import Settled
 
@@ -44,7 +45,7 @@ def setting_of(settled: Settled, batch_size: int) -> dict[str, Any]:
         "stages": type(stages).__name__,
         "compile": str(settled.compile),
         "precision": precision_of(stages),
-        "attention": str(getattr(stages.config.mainnet_config, "_attn_implementation", None)),
+        "attention": str(attention_of(stages.config.mainnet_config)),
         "device": str(stages.device),
         "machine": _machine(stages.device),
         "versions": {name: found[name] for name in ("hf_sidenet", "torch", "transformers") if name in found},

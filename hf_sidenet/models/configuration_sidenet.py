@@ -23,9 +23,11 @@ from .config_rules import (
 )
 from .errors import ArgumentError
 from .exit_rule import check_thresholds
+from .mainnet_code import check_record, is_unread, read_config
 from .modalities import BOTH, EMBEDDINGS, NGRAMS, PIXELS, POOLINGS
 from .row_inputs import TOKEN_INPUTS  # noqa: F401  imported by modalities.py; see the note above `check_versions()`
 from .tasks import SINGLE_LABEL, modality_of, task_of
+from .transformers_private import attention_of, generation_parameters
 
 
 # The lower bounds in setup.cfg.
@@ -119,12 +121,24 @@ class MainNetField:
         setattr(config.mainnet_config, self.name, value)
 
 
-def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfig:
+def as_config(
+    mainnet_config: PretrainedConfig | dict | None, mainnet_code: dict[str, Any] | None = None
+) -> PretrainedConfig:
     """Copy a MainNet's config, given as a config or as the contents of config.json.
+
+    Args:
+        mainnet_config (`PretrainedConfig` or `dict`, *optional*): the config.
+        mainnet_code (`dict`, *optional*): what is recorded of code that transformers lacks.
 
     Raises:
         ValueError: transformers does not know its model type, or a field is invalid.
     """
+    if mainnet_code is not None and mainnet_config is not None:
+        if isinstance(mainnet_config, PretrainedConfig) and is_unread(mainnet_config):
+            mainnet_config = mainnet_config.to_dict()
+        config = read_config(mainnet_config, mainnet_code) if isinstance(mainnet_config, dict) else mainnet_config
+        if config is not None:
+            return copy.deepcopy(config)
     if mainnet_config is None:
         mainnet_config = {"model_type": "bert"}
     model_type: str | None
@@ -134,7 +148,12 @@ def as_config(mainnet_config: PretrainedConfig | dict | None) -> PretrainedConfi
         model_type = getattr(mainnet_config, "model_type", None)
     # A MainNet with remote code would attach and save, but the checkpoint would not load.
     if model_type is None or model_type not in CONFIG_MAPPING or model_type == "sidenet":
-        raise ArgumentError("mainnet_config", "must have a 'model_type' that transformers knows", model_type)
+        raise ArgumentError(
+            "mainnet_config",
+            "must have a 'model_type' that transformers knows",
+            model_type,
+            advice="from_mainnet(..., trust_remote_code=True) takes the code of other MainNets along.",
+        )
     if not isinstance(mainnet_config, dict):
         return copy.deepcopy(mainnet_config)
     try:
@@ -268,6 +287,9 @@ class SideNetConfig(PretrainedConfig):
         layout (`dict`, *optional*):
             Where the MainNet can be split: what [`Layout`] holds. Observed and recorded when a SideNet is first
             attached, so that a loaded checkpoint is not observed again.
+        mainnet_code (`dict`, *optional*):
+            Classes and SHA-256 of the files of a MainNet that transformers does not have, which travel with the
+            checkpoint. Recorded by `from_mainnet(..., trust_remote_code=True)`.
         kwargs:
             Other [`PretrainedConfig`] fields. Reading or writing a field of the MainNet's config, such as `id2label`
             or `pad_token_id`, here reads or writes it there.
@@ -330,10 +352,12 @@ class SideNetConfig(PretrainedConfig):
         input_size: list[int] | None = None,
         input_sidenet: dict[str, Any] | None = None,
         layout: dict[str, Any] | None = None,
+        mainnet_code: dict[str, Any] | None = None,
         **kwargs,
     ):
         refuse_misspelled(kwargs)
-        self.mainnet_config = as_config(mainnet_config)
+        self.mainnet_code = None if mainnet_code is None else check_record(mainnet_code)
+        self.mainnet_config = as_config(mainnet_config, self.mainnet_code)
         self.exit_layers = [1] if exit_layers is None else exit_layers
         self.sidenet_hidden_size = sidenet_hidden_size
         self.pooling = pooling
@@ -354,7 +378,7 @@ class SideNetConfig(PretrainedConfig):
         self._take_labels(kwargs)
         # transformers passes `attn_implementation` down to sub-configs, even None, and a MainNet without one would
         # silently lose its padding mask.
-        kwargs.setdefault("attn_implementation", self.mainnet_config._attn_implementation)
+        kwargs.setdefault("attn_implementation", attention_of(self.mainnet_config))
         kwargs.setdefault("dtype", self.mainnet_config.dtype)
         kwargs.setdefault("architectures", [default_architecture(self.mainnet_config)])
         if getattr(self.mainnet_config, "pretrained_cfg", None) is not None:
@@ -408,7 +432,8 @@ class SideNetConfig(PretrainedConfig):
         labels = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
         if labels:
             config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
-            mainnet_config = as_config(config_dict["mainnet_config"])
+            code = config_dict.get("mainnet_code")
+            mainnet_config = as_config(config_dict["mainnet_config"], None if code is None else check_record(code))
             for name, value in labels.items():
                 setattr(mainnet_config, name, value)
             config_dict["mainnet_config"] = mainnet_config
@@ -450,7 +475,7 @@ class SideNetConfig(PretrainedConfig):
 
     def _get_generation_parameters(self) -> dict[str, Any]:
         # transformers refuses to save a config with arguments of `generate`, but some are fields of the MainNet's own.
-        return self.mainnet_config._get_generation_parameters()
+        return generation_parameters(self.mainnet_config)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """See [`PretrainedConfig.to_diff_dict`].

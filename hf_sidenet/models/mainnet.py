@@ -2,28 +2,29 @@
 """The MainNet as a whole: finding its blocks, probing, loading, its last layer, and which parts of it train."""
 
 import copy
-import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, PreTrainedModel
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .blocks import counting_flops
 from .gate import Run, hooked_segments, install, is_gated, remove_gates, run_mainnet, sharing_weights
 from .layout import Layout
+from .mainnet_code import new_mainnet
 from .modalities import PROBE_LENGTHS, PROBE_MORE_ROWS, Modality
 from .observe import observe
+from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
+from .transformers_private import AutoClass, known_classes
 
 
 # Arguments of `from_pretrained` that are not fields of the MainNet's config.
@@ -110,7 +111,7 @@ def example_inputs(
 ) -> dict[str, Any]:
     """Return example rows as arguments of the MainNet; see [`Modality.example_inputs`]."""
     inputs: dict[str, Any] = modality.example_inputs(mainnet, input_size, lengths)
-    if "use_cache" in inspect.signature(mainnet.forward).parameters:
+    if "use_cache" in arguments_of(mainnet):
         # A decoder's cache would keep rows that exit, and a classifier never reads it.
         inputs["use_cache"] = False
     return inputs
@@ -168,7 +169,7 @@ def _with_optional(mainnet: PreTrainedModel, inputs: dict[str, Any], vectors: in
         mask = torch.ones(pixels.shape[0], vectors, dtype=torch.long, device=pixels.device)
         mask[1::2, -1] = 0
         optional["attention_mask"] = mask
-    names = inspect.signature(mainnet.forward).parameters
+    names = arguments_of(mainnet)
     known = {name: value for name, value in optional.items() if name in names}
     return inputs | known if known else None
 
@@ -191,14 +192,19 @@ def _first_difference(before: dict[str, str], after: dict[str, str]) -> str | No
     return None
 
 
-def check_as_built(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
+def check_as_built(auto_class: AutoClass, mainnet: PreTrainedModel, code: dict[str, Any] | None) -> None:
     """Reject a MainNet that runs otherwise than one that is built from its config, as a checkpoint will be.
+
+    Args:
+        auto_class (`type`): Auto class of the task.
+        mainnet (`PreTrainedModel`): the MainNet.
+        code (`dict`, *optional*): `mainnet_code` of the [`SideNetConfig`].
 
     Raises:
         ValueError: a text attribute of a module differs.
     """
     with torch.device("meta"):
-        built = _traits(auto_class.from_config(copy.deepcopy(mainnet.config)))
+        built = _traits(new_mainnet(auto_class, copy.deepcopy(mainnet.config), code))
     found = _traits(mainnet)
     # Classes may differ for good reasons: quantization, adapters, a head of one's own.
     modules = {name for name, _ in mainnet.named_modules()}
@@ -372,7 +378,7 @@ def _call_with(module: nn.Module, params: dict[str, torch.Tensor], **inputs: Any
 
 
 def load_mainnet(
-    auto_class: type[_BaseAutoModelClass], path: str | os.PathLike, kwargs: dict[str, Any]
+    auto_class: AutoClass, path: str | os.PathLike, kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a task model with `from_pretrained` arguments.
 
@@ -399,7 +405,7 @@ def load_mainnet(
     return model, set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
 
 
-def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedModel) -> None:
+def check_rebuilds(auto_class: AutoClass, mainnet: PreTrainedModel) -> None:
     """Reject a MainNet that could not be rebuilt from a checkpoint; record its class if its config has several.
 
     Raises:
@@ -412,18 +418,20 @@ def check_rebuilds(auto_class: type[_BaseAutoModelClass], mainnet: PreTrainedMod
             f"{sorted(mainnet.peft_config)}: merge them first (peft: `merge_and_unload()`), or add them after the "
             "SideNets."
         )
-    known_kinds = cast("Mapping[type, Any]", auto_class._model_mapping)
+    known_kinds = known_classes(auto_class)
     if type(mainnet.config) not in known_kinds or kind.__module__.startswith("transformers_modules."):
         raise ValueError(
-            f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, because a "
-            f"checkpoint stores no other code; got {kind.__name__} from {kind.__module__.partition('.')[0]}."
+            f"a MainNet must be a classifier that {auto_class.__name__} builds from transformers' own code, got "
+            f"{kind.__name__} from {kind.__module__.partition('.')[0]}: pass `trust_remote_code=True` if its code may "
+            "travel with checkpoints, and run where they are loaded."
         )
     built = known_kinds[type(mainnet.config)]
     kinds = built if isinstance(built, tuple) else (built,)
     if kind not in kinds:
         raise ValueError(
             f"a MainNet must be a classifier that {auto_class.__name__} builds, which for "
-            f"{mainnet.config.model_type!r} is {' or '.join(known.__name__ for known in kinds)}; got {kind.__name__}."
+            f"{mainnet.config.model_type!r} is {' or '.join(known.__name__ for known in kinds)}; got {kind.__name__}. "
+            "Pass `trust_remote_code=True` if its own code may travel with checkpoints, and run where they are loaded."
         )
     if len(kinds) > 1:
         # Otherwise a checkpoint would not say which of them it is (DeiT with and without teacher).

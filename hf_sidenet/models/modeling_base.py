@@ -11,12 +11,11 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from .config_rules import is_count
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, chain_of, refuse_misspelled
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, as_config, chain_of, refuse_misspelled
 from .errors import ArgumentError
 from .exit_rule import has_weights
 from .gate import install, remove_gates
@@ -38,17 +37,21 @@ from .mainnet import (
     spare_sidenets,
     try_gates,
 )
+from .mainnet_code import code_of, needs_code, new_mainnet, run_code, write_code
 from .modalities import Modality
 from .raw_timm import as_mainnet
 from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
+from .transformers_private import AutoClass, initialize, mark_initialized
 
 
 logger = logging.get_logger(__name__)
 
 # The default in transformers.
 INITIALIZER_RANGE = 0.02
+# Arguments of `from_pretrained` that say where files are.
+CODE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 @dataclass
@@ -104,7 +107,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
     sidenets: nn.ModuleList
     modality: Modality
     tasks: tuple[Task, ...] = ()
-    mainnet_auto_class: type[_BaseAutoModelClass]
+    mainnet_auto_class: AutoClass
     mainnet_model_type: str | None = None
 
     def __init__(self, config: SideNetConfig, mainnet: PreTrainedModel | None = None):
@@ -112,13 +115,15 @@ class SideNetPreTrainedModel(PreTrainedModel):
         config.validate()
         self._check_model_type(config.mainnet_config)
         if mainnet is None:
-            mainnet = cast(PreTrainedModel, self.mainnet_auto_class.from_config(config.mainnet_config))
+            # Its class may not have been known when the config was read.
+            config.mainnet_config = as_config(config.mainnet_config, config.mainnet_code)
+            mainnet = new_mainnet(self.mainnet_auto_class, config.mainnet_config, config.mainnet_code)
         else:
-            check_rebuilds(self.mainnet_auto_class, mainnet)
-            check_as_built(self.mainnet_auto_class, mainnet)
-            # Keeps its weights: `post_init` initializes only modules without this flag.
+            if config.mainnet_code is None:
+                check_rebuilds(self.mainnet_auto_class, mainnet)
+            check_as_built(self.mainnet_auto_class, mainnet, config.mainnet_code)
             for module in mainnet.modules():
-                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  transformers reads this
+                mark_initialized(module)
         for name in mainnet.config.sub_configs:
             part: Any = getattr(mainnet.config, name, None)
             if getattr(part, "use_cache", False):
@@ -156,14 +161,16 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 For each SideNet, how many blocks run before it; `model.exit_points()` lists the options.
             kwargs:
                 Fields of [`SideNetConfig`]; the rest goes to the MainNet's `from_pretrained` (and its config).
-                Weights are read from safetensors; `use_safetensors=False` allows pickle.
+                Weights are read from safetensors; `use_safetensors=False` allows pickle. `trust_remote_code=True` runs
+                the code that the classifier brings, or takes the code of your own class along: it travels with every
+                checkpoint, and runs wherever one is loaded with `trust_remote_code=True`.
 
         Raises:
             ValueError: an argument is unknown; the MainNet is not supported, cannot be split, or is frozen with some
                 random weights.
         """
         own = {name: kwargs.pop(name) for name in SIDENET_FIELDS if name in kwargs}
-        for name in ("mainnet_config", "block_shapes", "layout"):
+        for name in ("mainnet_config", "block_shapes", "layout", "mainnet_code"):
             if name in own:
                 raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
@@ -174,7 +181,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 "`mainnet_head='mlp'` gives the MainNet a new head, which must be trained: `freeze_mainnet` must be "
                 "'none' or 'body', got 'all'."
             )
+        trusted = kwargs.get("trust_remote_code") is True
         if isinstance(mainnet, PreTrainedModel):
+            kwargs.pop("trust_remote_code", None)
             if kwargs:
                 raise ValueError(f"from_mainnet takes {sorted(kwargs)} only with a checkpoint name, got a model.")
         else:
@@ -182,6 +191,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
             mainnet, missing = load_mainnet(cls.mainnet_auto_class, path, kwargs)
             if freeze != "none" and missing:
                 check_learnable(mainnet, cls._task_of(mainnet.config), missing, freeze, path)
+        if trusted and needs_code(mainnet):
+            code = code_of(cls.mainnet_auto_class, mainnet)
+            mainnet.config.auto_map, own["mainnet_code"] = dict(code.classes), code.record()
         config = SideNetConfig(mainnet.config, exit_layers=exit_layers, **own)
         config.name_or_path = mainnet.config.name_or_path
         return cls(config, mainnet).eval()
@@ -204,6 +216,10 @@ class SideNetPreTrainedModel(PreTrainedModel):
             kwargs["output_loading_info"] = output_loading_info
             other: Any = named.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             return other
+        if kwargs.get("trust_remote_code") is True:
+            run_code(
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in CODE_ARGUMENTS if name in kwargs}
+            )
         kwargs.setdefault("use_safetensors", True)
         if "quantization_config" in kwargs:
             kwargs["quantization_config"] = spare_sidenets(kwargs["quantization_config"])
@@ -231,13 +247,17 @@ class SideNetPreTrainedModel(PreTrainedModel):
         # Same return type as in transformers, which may also return a tuple.
         return cast(Own, (model, info)) if output_loading_info else model
 
-    def save_pretrained(self, *args, **kwargs):
-        """See [`PreTrainedModel.save_pretrained`]."""
+    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+        """See [`PreTrainedModel.save_pretrained`]. Code of the MainNet's own is written too."""
+        if is_main_process and self.config.mainnet_code is not None:
+            # Before the rest, which may be pushed.
+            os.makedirs(save_directory, exist_ok=True)
+            write_code(self.config.mainnet_code, save_directory)
         found = type(self)
         # FSDP 2 swaps in a class made at run time, whose code would be saved instead of this one's.
         self.__class__ = next(kind for kind in found.__mro__ if not kind.__module__.startswith("torch."))
         try:
-            return super().save_pretrained(*args, **kwargs)
+            return super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         finally:
             self.__class__ = found
 
@@ -315,8 +335,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             setattr(config, name, merged + values[len(at) :])
         config.pooling = self._poolings(config, self.layout)
         sidenets = {
-            # Not `init_weights`, which would also reinitialize modules that a user added.
-            i: self._new_sidenet(config, i).apply(self._initialize_weights).train(self.training)
+            i: initialize(self, self._new_sidenet(config, i)).train(self.training)
             for i, layer in enumerate(config.exit_layers)
             if layer not in at
         }
@@ -449,7 +468,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
 
     def _with_tensors(self) -> PreTrainedModel:
         with torch.device("cpu"):
-            twin = cast(PreTrainedModel, self.mainnet_auto_class.from_config(self.config.mainnet_config))
+            twin = new_mainnet(self.mainnet_auto_class, self.config.mainnet_config, self.config.mainnet_code)
             if any(parameter.is_meta for parameter in twin.parameters()):
                 # Accelerate's `init_empty_weights` overrides the device.
                 twin = twin.to_empty(device="cpu")

@@ -70,11 +70,19 @@ SWITCHES = frozenset({"interpolate_pos_encoding"})
 def arguments_of(mainnet: nn.Module) -> frozenset[str]:
     """Return the names of the arguments of a MainNet's forward, without `**kwargs`, which may ignore what it gets.
 
+    A forward of `*args, **kwargs` passes them on to that of the class above.
+
     Args:
         mainnet (`nn.Module`): the MainNet.
     """
-    found = inspect.signature(mainnet.forward).parameters.values()
-    return frozenset(each.name for each in found if each.kind is not each.VAR_KEYWORD)
+    above = (vars(kind)["forward"] for kind in type(mainnet).__mro__ if "forward" in vars(kind))
+    names: set[str] = set()
+    for forward in (mainnet.forward, *above):
+        parameters = inspect.signature(forward).parameters.values()
+        names |= {each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
+        if not {each.kind for each in parameters} >= {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+            break
+    return frozenset(names - {"self"})
 
 
 def row_inputs(taken: Iterable[str], usual: Sequence[str]) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import torch
 import transformers
 from torch.nn import functional as F
 from transformers import PretrainedConfig
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from .errors import ArgumentError
 from .modalities import IMAGE, TEXT, Modality
+from .transformers_private import AutoClass
 
 
 # Arguments of forward besides the MainNet's inputs.
@@ -51,7 +51,7 @@ class Task:
         """Return the name of transformers' Auto class that builds MainNets for this task."""
         return f"AutoModel{self.suffixes[modality.name]}"
 
-    def auto_class(self, modality: Modality) -> type[_BaseAutoModelClass]:
+    def auto_class(self, modality: Modality) -> AutoClass:
         """See [`~Task.auto_class_name`]."""
         return getattr(transformers, self.auto_class_name(modality))
 
@@ -282,8 +282,13 @@ def task_of(config: PretrainedConfig) -> tuple[Task, Modality]:
 
 
 def modality_of(config: PretrainedConfig) -> Modality:
-    """Return the modality for a config's model type; image if the type has classifiers for both."""
-    return IMAGE if config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES else TEXT
+    """Return the modality for a config's model type; image if the type has classifiers for both.
+
+    Other code than transformers' says in its `auto_map` what it classifies.
+    """
+    known = config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    own = getattr(config, "auto_map", None) or {}
+    return IMAGE if known or "AutoModelForImageClassification" in own else TEXT
 
 
 def named_task(name: Any) -> Task:

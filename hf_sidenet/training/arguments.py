@@ -188,9 +188,7 @@ def build_model(
                 f"{', '.join(given)} must not be given for {path!r}, which already has SideNets; use "
                 "`config_overrides` for what can be changed."
             )
-        loading = mainnet_args.loading()
-        loading.pop("trust_remote_code")  # This package's own classes load it.
-        return sidenet_class.from_pretrained(path, config=config, **loading)
+        return sidenet_class.from_pretrained(path, config=config, **mainnet_args.loading())
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
