@@ -18,6 +18,7 @@ from ..calibration import Budget, Chaining, CostModel, Placement, Split, Target,
 from ..calibration.label_checks import Answered
 from ..data import load_processor
 from ..data.formats import Processor
+from ..data.preparing import own_processor
 from ..data.rows import Rows, SomeRows
 from ..inference.classes import sidenet_class
 from ..inference.collect import first_batches
@@ -31,7 +32,7 @@ from ..models.exit_rule import stack_exits
 from ..models.mainnet import evaluating
 from ..models.modalities import EMBEDDINGS
 from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.raw_timm import as_mainnet
+from ..models.raw_models import NETWORK_ARGUMENTS, as_mainnet
 from ..models.sidenet import SideNet
 from ..models.tasks import NO_LABEL, Task, label_names
 from ..training.features import Candidate, Features, cache_features, default_candidates
@@ -51,6 +52,7 @@ from ..training.pixel_exits import (
     read_pixels,
     train_pixel_exit,
 )
+from .weights import is_named, load_named
 
 
 if TYPE_CHECKING:
@@ -372,16 +374,20 @@ def load_mainnet(
     Raises:
         ValueError: the checkpoint already has SideNets, or they cannot be attached.
     """
-    source = as_mainnet(mainnet)
+    network = {name: hub_kwargs[name] for name in NETWORK_ARGUMENTS if name in hub_kwargs}
+    hub_kwargs = {name: value for name, value in hub_kwargs.items() if name not in network}
+    weights = hub_kwargs.pop("weights", None)
+    if is_named(mainnet):
+        mainnet = load_named(cast(str, mainnet), weights)
+    elif weights is not None:
+        raise ArgumentError("weights", "must be given only with a name such as 'torchvision:resnet18'", str(weights))
+    source = as_mainnet(mainnet, **network)
     if isinstance(source, PreTrainedModel):
-        if source is not mainnet and processor is None:
-            # Only here: it imports timm.
-            from transformers import TimmWrapperImageProcessor
-
-            about: Any = source.config
-            processor = TimmWrapperImageProcessor(about.pretrained_cfg, architecture=about.architecture)
+        if processor is None and source is not mainnet:
+            processor = own_processor(source.config)
         if set(hub_kwargs) - {"trust_remote_code"}:
             raise ValueError(f"attach takes {sorted(hub_kwargs)} only with a checkpoint name, got a model.")
+        hub_kwargs["code"] = network.get("code")
         config = source.config
     else:
         known = {

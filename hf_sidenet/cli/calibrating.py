@@ -51,7 +51,13 @@ VALIDATION = "Rows that neither trained nor selected the MainNet:"
 
 
 def attach(
-    mainnet: Annotated[str, Argument(metavar="MAINNET", help="Fine-tuned classifier: folder or Hub id.")],
+    mainnet: Annotated[
+        str,
+        Argument(
+            metavar="MAINNET",
+            help="Fine-tuned classifier: folder or Hub id; or, with --weights, torchvision:resnet18 or timm:resnet50.",
+        ),
+    ],
     data: Annotated[
         DataOptions,
         Rows(
@@ -62,6 +68,16 @@ def attach(
         ),
     ],
     *,
+    weights: Annotated[
+        str | None,
+        option(
+            "--weights",
+            RUNNING,
+            "For a MAINNET such as torchvision:resnet18 or timm:resnet50: its fine-tuned weights, of safetensors or "
+            "torch.save.",
+            metavar="FILE",
+        ),
+    ] = None,
     max_length: Annotated[
         int | None,
         option(
@@ -198,6 +214,7 @@ def attach(
     from transformers import AutoConfig
 
     from ..attaching.attach import attach
+    from ..attaching.weights import is_named
     from ..calibration import parse_targets
     from ..hub.push import CHECKPOINT
     from ..io.folders import check_free
@@ -211,8 +228,11 @@ def attach(
     hub_kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         hub_kwargs["revision"] = revision
-    with attribute_errors_to("MAINNET"):
-        AutoConfig.from_pretrained(mainnet, **hub_kwargs)
+    if is_named(mainnet):
+        hub_kwargs["weights"] = weights
+    else:
+        with attribute_errors_to("MAINNET"):
+            AutoConfig.from_pretrained(mainnet, **hub_kwargs)
     if dtype is not None:
         hub_kwargs["dtype"] = getattr(torch, dtype)
     splits, columns = data.load(("train", "validation"), ("test",))

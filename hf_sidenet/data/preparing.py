@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PretrainedConfig
+from transformers.image_utils import PILImageResampling
 
 from ..models.errors import ArgumentError
-from ..models.modalities import MODALITIES, Modality
+from ..models.modalities import IMAGE, MODALITIES, Modality
+from ..models.wrapped_network import TORCHVISION
+from ..optional import require
 from .classes import spelled
 from .columns import Columns, unformatted
 from .formats import FORMATS, Processor, format_of
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SHOWN = 5
+NO_IMAGE_PROCESSOR = (
+    "If there never was one, give the size, mean and scale of training: BitImageProcessor("
+    "size={'shortest_edge': 256}, crop_size={'height': 224, 'width': 224}, image_mean=[0.485, 0.456, 0.406], "
+    "image_std=[0.229, 0.224, 0.225]).save_pretrained(...)."
+)
 
 
 def without_bad_rows(rows: "Dataset", split: str, columns: Columns, *, skip: bool) -> "tuple[Dataset, int]":
@@ -74,7 +82,7 @@ def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: An
             "model_name_or_path",
             f"must have a {kind}, got {model_name_or_path!r} without {modality.processor_file}; save it next to the "
             f"model: {kind.replace(' ', '_')}.save_pretrained(...)",
-            advice=advice,
+            advice=f"{advice} {NO_IMAGE_PROCESSOR}".strip() if modality is IMAGE else advice,
         )
 
     try:
@@ -85,6 +93,39 @@ def load_processor(model_name_or_path: str, modality: Modality, **hub_kwargs: An
     if hasattr(processor, "all_special_ids") and len(processor) <= len(set(processor.all_special_ids)):
         raise missing()
     return processor
+
+
+def own_processor(config: PretrainedConfig) -> Processor | None:
+    """Return the image processing of a classifier of timm or torchvision, which its weights say; `None` for others.
+
+    For torchvision, that of the architecture's default weights: others may have been trained otherwise.
+
+    Args:
+        config (`PretrainedConfig`): config of the wrapped classifier.
+    """
+    about: Any = config
+    if getattr(config, "pretrained_cfg", None) is not None:
+        # Only here: it imports timm.
+        from transformers import TimmWrapperImageProcessor
+
+        return TimmWrapperImageProcessor(about.pretrained_cfg, architecture=about.architecture)
+    name = getattr(config, "factory", None) or ""
+    if not name.startswith(TORCHVISION):
+        return None
+    from transformers import BitImageProcessor
+
+    weights = require("torchvision.models", "vision").get_model_weights(name.removeprefix(TORCHVISION)).DEFAULT
+    preset = weights.transforms()
+    (crop,), (shorter,) = preset.crop_size, preset.resize_size
+    return BitImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": shorter},
+        resample=PILImageResampling[preset.interpolation.name],
+        do_center_crop=True,
+        crop_size={"height": crop, "width": crop},
+        image_mean=preset.mean,
+        image_std=preset.std,
+    )
 
 
 def processor_in(directory: str, modality: Modality) -> Processor | None:

@@ -41,7 +41,7 @@ def check_code(
     reached: set[str] = set()
     waiting = []
     recorded = {} if mainnet_code is None else mainnet_code["files"]
-    mainnets = {} if mainnet_code is None else {f"mainnet: {k}": v for k, v in mainnet_code["classes"].items()}
+    mainnets = {} if mainnet_code is None else {f"mainnet: {k}": v for k, v in mainnet_code["names"].items()}
     for name, reference in _references({**auto_map, **mainnets}):
         if "--" in reference:
             found.warnings.append(

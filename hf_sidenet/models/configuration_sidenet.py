@@ -28,6 +28,7 @@ from .modalities import BOTH, EMBEDDINGS, NGRAMS, PIXELS, POOLINGS
 from .row_inputs import TOKEN_INPUTS  # noqa: F401  imported by modalities.py; see the note above `check_versions()`
 from .tasks import SINGLE_LABEL, modality_of, task_of
 from .transformers_private import attention_of, generation_parameters
+from .wrapped_network import NetworkConfig
 
 
 # The lower bounds in setup.cfg.
@@ -147,7 +148,8 @@ def as_config(
     else:
         model_type = getattr(mainnet_config, "model_type", None)
     # A MainNet with remote code would attach and save, but the checkpoint would not load.
-    if model_type is None or model_type not in CONFIG_MAPPING or model_type == "sidenet":
+    own = {NetworkConfig.model_type: NetworkConfig}
+    if model_type is None or (model_type not in own and model_type not in CONFIG_MAPPING) or model_type == "sidenet":
         raise ArgumentError(
             "mainnet_config",
             "must have a 'model_type' that transformers knows",
@@ -158,7 +160,8 @@ def as_config(
         return copy.deepcopy(mainnet_config)
     try:
         # Not `AutoConfig.for_model`, which skips the `from_dict` where timm's wrapper reads its labels.
-        return CONFIG_MAPPING[model_type].from_dict(dict(mainnet_config))
+        kind = own[model_type] if model_type in own else CONFIG_MAPPING[model_type]
+        return kind.from_dict(dict(mainnet_config))
     except ImportError:
         raise
     # Each MainNet config validates its fields in its own way.
@@ -288,7 +291,7 @@ class SideNetConfig(PretrainedConfig):
             Where the MainNet can be split: what [`Layout`] holds. Observed and recorded when a SideNet is first
             attached, so that a loaded checkpoint is not observed again.
         mainnet_code (`dict`, *optional*):
-            Classes and SHA-256 of the files of a MainNet that transformers does not have, which travel with the
+            Names and SHA-256 of the files of a MainNet that transformers does not have, which travel with the
             checkpoint. Recorded by `from_mainnet(..., trust_remote_code=True)`.
         kwargs:
             Other [`PretrainedConfig`] fields. Reading or writing a field of the MainNet's config, such as `id2label`

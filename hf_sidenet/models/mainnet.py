@@ -25,6 +25,7 @@ from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
 from .transformers_private import AutoClass, known_classes
+from .wrapped_network import check_same_weights, is_network
 
 
 # Arguments of `from_pretrained` that are not fields of the MainNet's config.
@@ -203,9 +204,13 @@ def check_as_built(auto_class: AutoClass, mainnet: PreTrainedModel, code: dict[s
     Raises:
         ValueError: a text attribute of a module differs.
     """
+    if is_network(mainnet.config) and mainnet.config.factory is None:
+        return
     with torch.device("meta"):
-        built = _traits(new_mainnet(auto_class, copy.deepcopy(mainnet.config), code))
-    found = _traits(mainnet)
+        twin = new_mainnet(auto_class, copy.deepcopy(mainnet.config), code)
+    if is_network(mainnet.config):
+        check_same_weights(twin, mainnet)
+    built, found = _traits(twin), _traits(mainnet)
     # Classes may differ for good reasons: quantization, adapters, a head of one's own.
     modules = {name for name, _ in mainnet.named_modules()}
     changed = _first_difference({name: value for name, value in built.items() if name not in modules}, found)
@@ -412,6 +417,8 @@ def check_rebuilds(auto_class: AutoClass, mainnet: PreTrainedModel) -> None:
         ValueError: the Auto class builds another class, the MainNet has remote code, or it has adapters.
     """
     kind = type(mainnet)
+    if is_network(mainnet.config):
+        return
     if has_adapters(mainnet):
         raise ValueError(
             f"a MainNet must not have adapters, which a checkpoint with SideNets cannot store, got "

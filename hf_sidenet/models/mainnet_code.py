@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file
 
 from .errors import ArgumentError
 from .transformers_private import AutoClass, new_model
+from .wrapped_network import FACTORY, is_network, new_network
 
 
 # Files that every checkpoint has.
@@ -35,22 +36,20 @@ class MainNetCode:
     """Code of one MainNet.
 
     Args:
-        classes (`dict[str, str]`): `"file.Class"` by Auto class, as in an `auto_map`; no AutoConfig if the config is
-            of transformers.
+        names (`dict[str, str]`): `"file.Class"` by Auto class, as in an `auto_map`, without AutoConfig if the config
+            is of transformers; or `"file.function"` that builds a [wrapped network](NetworkConfig), as `"factory"`.
         files (`dict[str, bytes]`): content by file name.
-        kind (`type[PreTrainedModel]`): the class of the model.
-        config_kind (`type[PretrainedConfig]`): the class of its config.
+        objects (`dict[str, Any]`): the classes, that of the config too, or the function.
     """
 
-    classes: dict[str, str]
+    names: dict[str, str]
     files: dict[str, bytes]
-    kind: type[PreTrainedModel]
-    config_kind: type[PretrainedConfig]
+    objects: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
         """Return what a [`SideNetConfig`] stores as `mainnet_code`."""
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
-        return {"classes": dict(self.classes), "files": digests}
+        return {"names": dict(self.names), "files": digests}
 
 
 class UnreadConfig(PretrainedConfig):
@@ -88,11 +87,13 @@ def known_code(record: dict[str, Any]) -> MainNetCode | None:
 
 
 def _remember(code: MainNetCode) -> MainNetCode:
-    return _RUN.setdefault(json.dumps(code.record(), sort_keys=True), code)
+    return _register(_RUN.setdefault(json.dumps(code.record(), sort_keys=True), code))
 
 
 def needs_code(mainnet: PreTrainedModel) -> bool:
-    """Return whether transformers lacks the class of a MainNet or of its config."""
+    """Return whether transformers lacks the class of a MainNet or of its config, and so does this package."""
+    if is_network(mainnet.config):
+        return False
     return not (_is_transformers(type(mainnet)) and _is_transformers(type(mainnet.config)))
 
 
@@ -111,26 +112,73 @@ def code_of(auto_class: AutoClass, mainnet: PreTrainedModel) -> MainNetCode:
         ValueError: the code is in no file, in files that need others above their folder, or in a file that is named
             as one of this package.
     """
-    kind, config_kind = type(mainnet), type(mainnet.config)
-    classes, files = {}, {}
-    for name, each in ((auto_class.__name__, kind), (AUTO_CONFIG, config_kind)):
-        if name == AUTO_CONFIG and _is_transformers(each):
+    objects = {auto_class.__name__: type(mainnet), AUTO_CONFIG: type(mainnet.config)}
+    names, files = {}, {}
+    for name, kind in objects.items():
+        if name == AUTO_CONFIG and _is_transformers(kind):
             continue
-        path = _file_of(each)
-        classes[name] = f"{path.stem}.{each.__name__}"
-        for found in _needed(path, each):
+        path = _file_of(kind)
+        names[name] = f"{path.stem}.{kind.__name__}"
+        for found in _needed(path, kind.__name__):
             content = found.read_bytes()
             if files.setdefault(found.name, content) != content:
                 raise ArgumentError("mainnet", f"must not have code in two files named {found.name!r}", kind.__name__)
-    _register(auto_class.__name__, kind, config_kind if AUTO_CONFIG in classes else None)
-    return _remember(MainNetCode(classes, files, kind, config_kind))
+    return _remember(MainNetCode(names, files, objects))
 
 
-def _register(auto_name: str, kind: type[PreTrainedModel], config_kind: type[PretrainedConfig] | None) -> None:
+def factory_code(code: str) -> MainNetCode:
+    """Run a file of the user's own, and take its function that builds a network.
+
+    Args:
+        code (`str`): `"path/to/my_net.py:build"`.
+
+    Raises:
+        ValueError: there is no such file or function, or its files cannot travel.
+    """
+    path, _, function = code.rpartition(":")
+    file = Path(path)
+    if not file.is_file() or REFERENCE.fullmatch(f"{file.stem}.{function}") is None:
+        raise ArgumentError("code", "must name a function in a file, as 'my_net.py:build'", code)
+    names = {FACTORY: f"{file.stem}.{function}"}
+    files = {found.name: found.read_bytes() for found in _needed(file, function)}
+    try:
+        objects = {FACTORY: get_class_from_dynamic_module(names[FACTORY], str(file.parent))}
+    except AttributeError as error:
+        raise ArgumentError("code", f"must name a function, but {file.name} has no {function!r}", code) from error
+    return _remember(MainNetCode(names, files, objects))
+
+
+def name_factory(mainnet: PreTrainedModel, code: str, trusted: bool) -> MainNetCode:
+    """Name the function that builds a wrapped network in its config.
+
+    Args:
+        mainnet (`PreTrainedModel`): the wrapped network.
+        code (`str`): see [`factory_code`].
+        trusted (`bool`): whether the user gave the word that this code may travel, and run.
+
+    Raises:
+        ValueError: it is no wrapped network, or there was no word.
+    """
+    if not is_network(mainnet.config):
+        raise ArgumentError("code", "must be given only for a network that is not from transformers", code)
+    if not trusted:
+        raise ArgumentError(
+            "trust_remote_code",
+            "must be True with `code`: the file travels with checkpoints, and runs wherever one is loaded",
+        )
+    found = factory_code(code)
+    mainnet.config.factory = found.names[FACTORY]
+    return found
+
+
+def _register(code: MainNetCode) -> MainNetCode:
     """Let `model.mainnet.save_pretrained` take the code along too, as transformers does for remote code."""
-    kind.register_for_auto_class(auto_name)
-    if config_kind is not None:
-        config_kind.register_for_auto_class()
+    for name, kind in code.objects.items():
+        if name == AUTO_CONFIG and name in code.names:
+            kind.register_for_auto_class()
+        elif name not in (AUTO_CONFIG, FACTORY):
+            kind.register_for_auto_class(name)
+    return code
 
 
 def _file_of(kind: type) -> Path:
@@ -144,8 +192,8 @@ def _file_of(kind: type) -> Path:
     return Path(file)
 
 
-def _needed(path: Path, kind: type) -> list[Path]:
-    """Return the file of a class and those that it imports from its folder."""
+def _needed(path: Path, what: str) -> list[Path]:
+    """Return the file of a class or function, and those that it imports from its folder."""
     try:
         files = [path, *map(Path, get_relative_import_files(path))]
         outside = [file for file in files if file.parent != path.parent or FILE.fullmatch(file.name) is None]
@@ -156,7 +204,7 @@ def _needed(path: Path, kind: type) -> list[Path]:
         raise ArgumentError(
             "mainnet",
             "must have its code in files of one folder that import each other as `from .name import`, but that of "
-            f"{kind.__name__} also needs {outside[0].name!r}",
+            f"{what} also needs {outside[0].name!r}",
         )
     for file in files:
         own = HERE / file.name
@@ -191,15 +239,17 @@ def run_code(path: Any, **hub_kwargs: Any) -> None:
             raise ArgumentError(
                 "mainnet_code", f"of config.json must fit the files: {name} must have SHA-256 {digest}", found
             )
-    (auto_name,) = set(record["classes"]) - {AUTO_CONFIG}
-    kind: Any = get_class_from_dynamic_module(record["classes"][auto_name], str(path), **hub_kwargs)
-    config_kind: Any = kind.config_class
-    reference = record["classes"].get(AUTO_CONFIG)
-    # The class that the model's own file imports: transformers may hold that file twice.
-    if reference is not None and getattr(config_kind, "__name__", None) != reference.partition(".")[2]:
-        config_kind = get_class_from_dynamic_module(reference, str(path), **hub_kwargs)
-    _register(auto_name, kind, None if reference is None else config_kind)
-    _remember(MainNetCode(record["classes"], files, kind, config_kind))
+    names = record["names"]
+    (main,) = set(names) - {AUTO_CONFIG}
+    found: Any = get_class_from_dynamic_module(names[main], str(path), **hub_kwargs)
+    objects = {main: found}
+    if AUTO_CONFIG in names:
+        # The class that the model's own file imports: transformers may hold that file twice.
+        kind = getattr(found, "config_class", None)
+        if getattr(kind, "__name__", None) != names[AUTO_CONFIG].partition(".")[2]:
+            kind = get_class_from_dynamic_module(names[AUTO_CONFIG], str(path), **hub_kwargs)
+        objects[AUTO_CONFIG] = kind
+    _remember(MainNetCode(names, files, objects))
 
 
 def new_mainnet(auto_class: AutoClass, config: PretrainedConfig, record: dict[str, Any] | None) -> PreTrainedModel:
@@ -211,18 +261,21 @@ def new_mainnet(auto_class: AutoClass, config: PretrainedConfig, record: dict[st
         record (`dict`, *optional*): `mainnet_code` of the [`SideNetConfig`].
 
     Raises:
-        ValueError: its code has not been run.
+        ValueError: its code has not been run, or it is a network that cannot be built again.
     """
-    if record is None:
-        model: Any = auto_class.from_config(config)
-        return model
-    code = known_code(record)
-    if code is None:
+    code = None if record is None else known_code(record)
+    if record is not None and code is None:
         raise ValueError(
             f"the MainNet of this checkpoint runs its own code ({', '.join(record['files'])}), which can do anything "
             "on this machine: read it, and pass `trust_remote_code=True` if you trust it."
         )
-    return new_model(code.kind, config)
+    if is_network(config):
+        network: Any = config
+        return new_network(auto_class.__name__, network, None if code is None else code.objects[FACTORY])
+    if code is None:
+        model: Any = auto_class.from_config(config)
+        return model
+    return new_model(code.objects[auto_class.__name__], config)
 
 
 def read_config(fields: Mapping[str, Any], record: dict[str, Any]) -> PretrainedConfig | None:
@@ -232,10 +285,11 @@ def read_config(fields: Mapping[str, Any], record: dict[str, Any]) -> Pretrained
         fields (`Mapping[str, Any]`): contents of its config.json.
         record (`dict`): `mainnet_code` of the [`SideNetConfig`].
     """
-    if AUTO_CONFIG not in record["classes"]:
+    if AUTO_CONFIG not in record["names"]:
         return None
     code = known_code(record)
-    return (UnreadConfig if code is None else code.config_kind).from_dict(dict(fields))
+    kind: type[PretrainedConfig] = UnreadConfig if code is None else code.objects[AUTO_CONFIG]
+    return kind.from_dict(dict(fields))
 
 
 def write_code(record: dict[str, Any], directory: Any) -> None:
@@ -257,17 +311,17 @@ def check_record(record: Any) -> dict[str, Any]:
     Raises:
         ValueError: it is not what [`MainNetCode.record`] returns.
     """
-    parts = record if isinstance(record, dict) and set(record) == {"classes", "files"} else {}
-    classes, files = parts.get("classes"), parts.get("files")
+    parts = record if isinstance(record, dict) and set(record) == {"names", "files"} else {}
+    names, files = parts.get("names"), parts.get("files")
     if (
-        not isinstance(classes, dict)
+        not isinstance(names, dict)
         or not isinstance(files, dict)
-        or len(set(classes) - {AUTO_CONFIG}) != 1
-        or not all(isinstance(name, str) and REFERENCE.fullmatch(str(value)) for name, value in classes.items())
+        or len(set(names) - {AUTO_CONFIG}) != 1
+        or not all(isinstance(name, str) and REFERENCE.fullmatch(str(value)) for name, value in names.items())
         or not all(FILE.fullmatch(str(name)) and DIGEST.fullmatch(str(value)) for name, value in files.items())
-        or not all(f"{value.partition('.')[0]}.py" in files for value in classes.values())
+        or not all(f"{value.partition('.')[0]}.py" in files for value in names.values())
     ):
         raise ArgumentError(
-            "mainnet_code", "must have `classes`, 'file.Class' by Auto class, and `files`, SHA-256 by name", record
+            "mainnet_code", "must have `names`, 'file.Class' by Auto class, and `files`, SHA-256 by name", record
         )
     return parts

@@ -37,13 +37,14 @@ from .mainnet import (
     spare_sidenets,
     try_gates,
 )
-from .mainnet_code import code_of, needs_code, new_mainnet, run_code, write_code
+from .mainnet_code import code_of, name_factory, needs_code, new_mainnet, run_code, write_code
 from .modalities import Modality
-from .raw_timm import as_mainnet
+from .raw_models import NETWORK_ARGUMENTS, as_mainnet
 from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
 from .transformers_private import AutoClass, initialize, mark_initialized
+from .wrapped_network import check_can_be_saved
 
 
 logger = logging.get_logger(__name__)
@@ -155,8 +156,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
         """Attach SideNets to a classifier, keeping its weights, head, labels, dtype and attention implementation.
 
         Args:
-            mainnet (`str`, `PreTrainedModel` or a model from `timm.create_model`):
-                Folder or Hub id of a classifier, or a model, which is wrapped, not copied.
+            mainnet (`str`, `PreTrainedModel` or `nn.Module`):
+                Folder or Hub id of a classifier, or a model, which is wrapped, not copied: of transformers, of timm
+                (`timm.create_model`), of torchvision, or any other network that maps a batch to logits.
             exit_layers (`list[int]`):
                 For each SideNet, how many blocks run before it; `model.exit_points()` lists the options.
             kwargs:
@@ -164,6 +166,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 Weights are read from safetensors; `use_safetensors=False` allows pickle. `trust_remote_code=True` runs
                 the code that the classifier brings, or takes the code of your own class along: it travels with every
                 checkpoint, and runs wherever one is loaded with `trust_remote_code=True`.
+                For a network that is not from transformers: `example_inputs`, a batch of its inputs (see
+                [`as_mainnet`]); `id2label`; and `code="my_net.py:build"`, a function without arguments that returns
+                the network, without which it cannot be saved.
 
         Raises:
             ValueError: an argument is unknown; the MainNet is not supported, cannot be split, or is frozen with some
@@ -174,7 +179,8 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if name in own:
                 raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
-        mainnet = as_mainnet(mainnet)
+        network = {name: kwargs.pop(name) for name in NETWORK_ARGUMENTS if name in kwargs}
+        mainnet = as_mainnet(mainnet, **network)
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":
             raise ValueError(
@@ -193,7 +199,9 @@ class SideNetPreTrainedModel(PreTrainedModel):
                 check_learnable(mainnet, cls._task_of(mainnet.config), missing, freeze, path)
         if trusted and needs_code(mainnet):
             code = code_of(cls.mainnet_auto_class, mainnet)
-            mainnet.config.auto_map, own["mainnet_code"] = dict(code.classes), code.record()
+            mainnet.config.auto_map, own["mainnet_code"] = dict(code.names), code.record()
+        if network.get("code") is not None:
+            own["mainnet_code"] = name_factory(mainnet, network["code"], trusted).record()
         config = SideNetConfig(mainnet.config, exit_layers=exit_layers, **own)
         config.name_or_path = mainnet.config.name_or_path
         return cls(config, mainnet).eval()
@@ -248,7 +256,12 @@ class SideNetPreTrainedModel(PreTrainedModel):
         return cast(Own, (model, info)) if output_loading_info else model
 
     def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
-        """See [`PreTrainedModel.save_pretrained`]. Code of the MainNet's own is written too."""
+        """See [`PreTrainedModel.save_pretrained`]. Code of the MainNet's own is written too.
+
+        Raises:
+            ValueError: the MainNet is a network that cannot be built again.
+        """
+        check_can_be_saved(self.config.mainnet_config)
         if is_main_process and self.config.mainnet_code is not None:
             # Before the rest, which may be pushed.
             os.makedirs(save_directory, exist_ok=True)

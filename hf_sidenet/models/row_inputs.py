@@ -75,6 +75,10 @@ def arguments_of(mainnet: nn.Module) -> frozenset[str]:
     Args:
         mainnet (`nn.Module`): the MainNet.
     """
+    # A wrapped network, see `wrapped_network.py`.
+    own = getattr(mainnet, "input_names", None)
+    if isinstance(own, frozenset):
+        return own
     above = (vars(kind)["forward"] for kind in type(mainnet).__mro__ if "forward" in vars(kind))
     names: set[str] = set()
     for forward in (mainnet.forward, *above):

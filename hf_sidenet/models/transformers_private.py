@@ -25,12 +25,12 @@ def known_classes(auto_class: AutoClass) -> Mapping[type[PretrainedConfig], Any]
     return cast(Any, auto_class)._model_mapping
 
 
-def new_model(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+def new_model(kind: type[PreTrainedModel], config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """Build a model of a class that no Auto class knows, with the dtype and the attention of its config.
 
     `kind(config)` ignores both, and `from_config` exists on Auto classes only.
     """
-    return kind._from_config(config)
+    return kind._from_config(config, **kwargs)
 
 
 def attention_of(config: PretrainedConfig) -> str | None:

@@ -189,7 +189,7 @@ def test_a_frozen_mainnet_and_lora_do_not_go_together():
 def test_a_mainnet_with_adapters_is_refused_until_they_are_merged():
     mainnet = peft.get_peft_model(tiny.bert(), peft.LoraConfig(target_modules=["query"]))
     attach = BertWithSideNetForSequenceClassification.from_mainnet
-    with pytest.raises(ValueError, match=r"`mainnet` must be .* a PreTrainedModel or .*, got a PeftModel"):
+    with pytest.raises(ValueError, match=r"`mainnet` must be .* a PreTrainedModel or an nn.Module, got 'PeftModel"):
         attach(mainnet, exit_layers=[1])
     with pytest.raises(ValueError, match=r"must not have adapters, .* got \['default'\]: merge them first"):
         attach(mainnet.base_model.model, exit_layers=[1])

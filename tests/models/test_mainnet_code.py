@@ -130,7 +130,7 @@ def test_a_folder_with_remote_code(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs()).logits, plain(**inputs()).logits)
     assert set(model.config.mainnet_code["files"]) == FILES
-    assert model.config.mainnet_config.auto_map == model.config.mainnet_code["classes"]
+    assert model.config.mainnet_config.auto_map == model.config.mainnet_code["names"]
     assert model.config.auto_map["AutoConfig"] == "configuration_sidenet.SideNetConfig"
     # The MainNet alone is a checkpoint with remote code again.
     model.mainnet.save_pretrained(tmp_path / "alone")
@@ -186,16 +186,16 @@ def test_changed_code_is_never_run(tmp_path, nothing_run):
     [
         {},
         [],
-        {"classes": {"AutoModel": "a.B"}},
-        {"classes": {"AutoModel": "a.B"}, "files": {"a.py": "0" * 63}},
-        {"classes": {"AutoModel": "a.B"}, "files": {"../a.py": "0" * 64}},
-        {"classes": {"AutoModel": "b.B"}, "files": {"a.py": "0" * 64}},
-        {"classes": {"AutoModel": "repo--a.B"}, "files": {"a.py": "0" * 64}},
-        {"classes": {"AutoConfig": "a.B"}, "files": {"a.py": "0" * 64}},
+        {"names": {"AutoModel": "a.B"}},
+        {"names": {"AutoModel": "a.B"}, "files": {"a.py": "0" * 63}},
+        {"names": {"AutoModel": "a.B"}, "files": {"../a.py": "0" * 64}},
+        {"names": {"AutoModel": "b.B"}, "files": {"a.py": "0" * 64}},
+        {"names": {"AutoModel": "repo--a.B"}, "files": {"a.py": "0" * 64}},
+        {"names": {"AutoConfig": "a.B"}, "files": {"a.py": "0" * 64}},
     ],
 )
 def test_a_damaged_record(record):
-    with pytest.raises(ValueError, match="`mainnet_code` must have `classes`"):
+    with pytest.raises(ValueError, match="`mainnet_code` must have `names`"):
         SideNetConfig(BertConfig(), mainnet_code=record)
 
 

@@ -13,7 +13,8 @@ OURS = Path(transformers_private.__file__)
 # Of torch, where there is no public name, and of named tuples, where it is public.
 OF_OTHERS = {
     "_BatchNorm", "_DropoutNd", "_NormBase", "_assert_async", "_assert_scalar", "_assert_tensor_metadata",
-    "_fields", "_forward_hooks", "_forward_pre_hooks", "_get_name", "_modules", "_version",
+    "_fields", "_forward_hooks", "_forward_pre_hooks", "_get_name", "_modules",
+    "_non_persistent_buffers_set", "_version",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_sidenet.attaching.steps import load_mainnet
-from hf_sidenet.models import SideNetForImageClassification, SideNetForSequenceClassification
+from hf_sidenet.models import SideNetForImageClassification
 
 
 timm = pytest.importorskip("timm", reason='needs pip install "hf_sidenet[vision]"')
@@ -65,13 +65,3 @@ def test_what_a_checkpoint_could_not_rebuild_is_refused():
         attached(model)
     with pytest.raises(ValueError, match="must be a classifier, with `num_classes` ≥ 2, got 0"):
         attached(timm.create_model("resnet10t", num_classes=0))
-
-
-def test_other_modules_are_refused_by_name():
-    message = "a PreTrainedModel or a model from `timm.create_model`, got a Linear"
-    for attach in (
-        lambda model: SideNetForSequenceClassification.from_mainnet(model, exit_layers=[1]),
-        lambda model: load_mainnet(model, None, {}),
-    ):
-        with pytest.raises(ValueError, match=message):
-            attach(torch.nn.Linear(2, 2))
