@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write docs/mainnets.md from what the sweep found.
 
-usage: page.py TEXT.json IMAGE.json TIMM.json docs/mainnets.md
+usage: page.py TEXT.json IMAGE.json TIMM.json TORCHVISION.json docs/mainnets.md
 """
 
 import json
@@ -21,6 +21,7 @@ FIRST = (
 TITLES = {
     "text": "Texts: transformers' sequence classifiers",
     "image": "Images: transformers' image classifiers",
+    "torchvision": "Images: torchvision, classifiers with at most 90 M parameters",
     "timm": "Images: timm, the smallest model of each family with at most 30 M parameters",
 }
 INTRODUCTION = """\
@@ -28,11 +29,12 @@ INTRODUCTION = """\
 
 <!-- Written by examples/mainnets/page.py from what examples/mainnets/sweep.py found. Do not edit. -->
 
-Every architecture that transformers and timm have for classification, with a tiny random config (transformers) or
-random weights (timm): whether SideNets can be attached, and whether the answers are right. It says nothing about how
-accurate a SideNet is. The MainNets with a class of their own (BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
-MPNet, DeBERTa-v2, ModernBERT, ViT, DeiT, DINOv2, Swin, ResNet, RegNet, ConvNeXt, timm) pass
-[more tests](how-to/add-a-mainnet.md#a-class-of-its-own), in half precision, compiled, exported and in other processes.
+Every architecture that transformers, timm and torchvision have for classification, with a tiny random config
+(transformers) or random weights (timm, torchvision): whether SideNets can be attached, and whether the answers are
+right. It says nothing about how accurate a SideNet is. The MainNets with a class of their own (BERT, DistilBERT,
+RoBERTa, XLM-R, CamemBERT, ELECTRA, MPNet, DeBERTa-v2, ModernBERT, ViT, DeiT, DINOv2, Swin, ResNet, RegNet, ConvNeXt,
+timm) pass [more tests](how-to/add-a-mainnet.md#a-class-of-its-own), in half precision, compiled, exported and in other
+processes.
 
 **Exact** means all of this, with SideNets after the first, a middle and the last possible block:
 

@@ -27,6 +27,7 @@ from typing import Any
 import families
 import timm
 import torch
+import torchvision
 import transformers
 from checks import ITSELF, Findings, NotRun, Refused, Wrong, check
 from timm.models import get_pretrained_cfg
@@ -36,12 +37,14 @@ from transformers.models.auto import modeling_auto
 
 import hf_sidenet
 from hf_sidenet import SideNetForImageClassification, SideNetForSequenceClassification
+from hf_sidenet.models.raw_models import as_mainnet
 
 
 TEXTS = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 IMAGES = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 TIMEOUT = 120
 LARGEST = 30_000_000
+LARGEST_TORCHVISION = 90_000_000
 # Of images, smaller than most timm models expect, but with several windows of those that attend in windows.
 SIDES = 64, 96, 128
 
@@ -176,8 +179,45 @@ def check_timm(name: str, step: Step, found: Findings) -> None:
 
 
 def torchvision_names() -> list[str]:
-    """Return the torchvision models to check: none yet, because no Auto class of transformers builds them."""
-    return []
+    """Return every classifier of torchvision that is not too large."""
+    names = []
+    for name in torchvision.models.list_models(module=torchvision.models):
+        with torch.device("meta"):
+            params = sum(parameter.numel() for parameter in _torchvision(name, NUM_LABELS).parameters())
+        if params <= LARGEST_TORCHVISION:
+            names.append(name)
+    return names
+
+
+def check_torchvision(name: str, step: Step, found: Findings) -> None:
+    """Check one classifier of torchvision, on images as small as it takes."""
+    torch.manual_seed(0)
+    network = enliven(_torchvision(name, NUM_LABELS).eval()).requires_grad_(False)
+    own = getattr(network, "image_size", 224)
+    tried = ""
+    for side in sorted({own} if hasattr(network, "image_size") else {*SIDES, own}):
+        size = [3, side, side]
+        pixels = images(2, size, 0)["pixel_values"]
+        try:
+            with torch.no_grad():
+                network(pixels)
+        except Exception as error:
+            tried = f"{side} px: {' '.join(str(error).split())[:200]}"
+            continue
+        found.notes.append(f"images of {side} px")
+        try:
+            mainnet: Any = as_mainnet(network, example_inputs=pixels)
+        except ValueError as error:
+            raise Refused(" ".join(str(error).split())) from error
+        _check_images(mainnet, size, step, found)
+        return
+    raise NotRun(f"the MainNet fails without SideNets: {tried}")
+
+
+def _torchvision(name: str, num_labels: int) -> torch.nn.Module:
+    # Their slow initialization of weights is replaced anyway.
+    kwargs = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=num_labels, **kwargs)
 
 
 # --- all
@@ -202,6 +242,7 @@ KINDS: dict[str, tuple[Callable[[], list[str]], Callable[[str, Step, Findings], 
     "text": (lambda: list(TEXTS), check_text),
     "image": (lambda: list(image_names()), check_image),
     "timm": (timm_names, check_timm),
+    "torchvision": (torchvision_names, check_torchvision),
 }
 
 
@@ -276,7 +317,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    versions = {module.__name__: module.__version__ for module in (hf_sidenet, torch, transformers, timm)}
+    versions = {module.__name__: module.__version__ for module in (hf_sidenet, torch, transformers, timm, torchvision)}
     found = []
     for name in args.only or KINDS[args.kind][0]():
         one = sweep_one(args.kind, name, args.timeout)
