@@ -180,13 +180,12 @@ def check_timm(name: str, step: Step, found: Findings) -> None:
 
 def torchvision_names() -> list[str]:
     """Return every classifier of torchvision that is not too large."""
-    names = []
-    for name in torchvision.models.list_models(module=torchvision.models):
-        with torch.device("meta"):
-            params = sum(parameter.numel() for parameter in _torchvision(name, NUM_LABELS).parameters())
-        if params <= LARGEST_TORCHVISION:
-            names.append(name)
-    return names
+    models = torchvision.models
+    return [
+        name
+        for name in models.list_models(module=models)
+        if models.get_model_weights(name).DEFAULT.meta["num_params"] <= LARGEST_TORCHVISION
+    ]
 
 
 def check_torchvision(name: str, step: Step, found: Findings) -> None:

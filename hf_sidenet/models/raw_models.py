@@ -16,6 +16,8 @@ from .wrapped_network import NETWORKS, TORCHVISION, NetworkConfig, logits_of, to
 
 # Arguments of `from_mainnet` and `attach` about networks that are not from transformers.
 NETWORK_ARGUMENTS = ("example_inputs", "id2label", "code")
+# Architectures of torchvision to compare a model with.
+TRIED = 3
 
 
 def as_mainnet(
@@ -157,10 +159,9 @@ def wrap_torchvision(model: nn.Module, example_inputs: Any = None) -> PreTrained
     config: Any = wrapped.config
     expected = {name: each.shape for name, each in model.state_dict().items()}
     for name, kwargs in _candidates(model, config.num_labels):
-        with torch.device("meta"):
-            twin = torchvision_models().get_model(name, weights=None, **kwargs)
+        twin = torchvision_models().get_model(name, weights=None, **kwargs)
         if {key: each.shape for key, each in twin.state_dict().items()} == expected and _answers_alike(
-            model, name, kwargs, example_inputs
+            model, twin, example_inputs
         ):
             config.factory, config.factory_kwargs = f"{TORCHVISION}{name}", kwargs
             return wrapped
@@ -174,22 +175,33 @@ def wrap_torchvision(model: nn.Module, example_inputs: Any = None) -> PreTrained
 
 
 def _candidates(model: nn.Module, num_labels: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield names and arguments of architectures that may be that of a model."""
+    """Yield names and arguments of architectures that may be that of a model, those of the most similar size first."""
     models = torchvision_models()
+    size, last = 0, 0
+    for parameter in model.parameters():
+        size += parameter.numel()
+        last = parameter[0].numel() + 1 if parameter.ndim > 1 else last
+    # With the classes of ImageNet, for which the sizes are known.
+    size += (1000 - num_labels) * last
+
+    def difference(name: str) -> int:
+        return abs(models.get_model_weights(name).DEFAULT.meta["num_params"] - size)
+
     # Those of this model that a builder takes, under the names of attributes.
     found = {name: getattr(model, name) for name in ("aux_logits", "transform_input") if hasattr(model, name)}
     if "aux_logits" in found:
         found["init_weights"] = False
-    for name in models.list_models(module=models):
-        if models.get_model_builder(name).__module__ == type(model).__module__:
-            yield name, {"num_classes": num_labels, **found}
+    kind = type(model).__module__
+    names = [name for name in models.list_models(module=models) if models.get_model_builder(name).__module__ == kind]
+    # Some cannot be built on "meta", and the largest have hundreds of millions of parameters.
+    for name in sorted(names, key=difference)[:TRIED]:
+        yield name, {"num_classes": num_labels, **found}
 
 
 @torch.no_grad()
-def _answers_alike(model: nn.Module, name: str, kwargs: dict[str, Any], images: torch.Tensor) -> bool:
-    """Return whether an architecture with a model's weights gives its answers."""
-    twin = torchvision_models().get_model(name, weights=None, **kwargs).to(images.device, images.dtype).eval()
-    twin.load_state_dict(model.state_dict())
+def _answers_alike(model: nn.Module, twin: nn.Module, images: torch.Tensor) -> bool:
+    """Return whether a network with a model's weights gives its answers."""
+    twin.to(images.device, images.dtype).eval().load_state_dict(model.state_dict())
     training = model.training
     model.eval()
     try:
