@@ -4,6 +4,7 @@
 import importlib
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -161,6 +162,11 @@ def shared():
     return {}
 
 
+def own_network():
+    shutil.copy(DOCS.parent / "examples/own_network/net.py", "net.py")
+    return {}
+
+
 PREPARED = {
     "index.md": classifier,
     "concepts/input-exit.md": classifier,
@@ -179,6 +185,7 @@ PREPARED = {
     "tutorials/images.md": dict,
     "tutorials/serve.md": exported,
     "tutorials/texts.md": texts,
+    "tutorials/torchvision.md": own_network,
 }
 
 
@@ -191,6 +198,7 @@ def test_every_page_with_python_is_run_somewhere():
 @pytest.mark.parametrize("page", PREPARED)
 def test_python_on_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
     names = {**PREPARED[page](), "__name__": "page"}
     for block, output in blocks_and_outputs(page):

@@ -4,6 +4,8 @@
 It travels with the checkpoint, so it imports only what everyone who loads it has.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ class SmallNet(nn.Module):
         sizes = [3, width, 2 * width, 4 * width, 8 * width]
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2))
-            for i, o in zip(sizes, sizes[1:], strict=False)
+            for i, o in pairwise(sizes)
         )
         self.classifier = nn.Linear(sizes[-1], num_classes)
 

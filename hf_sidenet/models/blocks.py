@@ -33,6 +33,8 @@ class Call:
     number: int
     children: list["Call"] = field(default_factory=list)
     flops: int = 0
+    # Whether it returns one vector per row.
+    is_vector: bool = False
 
     def walk(self) -> Iterator["Call"]:
         """Yield this call and all within it, in the order in which they begin."""
@@ -98,8 +100,10 @@ def trace_calls(mainnet: nn.Module, inputs: Mapping[str, Any]) -> tuple[Call, to
 
         return hook
 
-    def leave(*_: Any) -> None:
-        stack.pop().flops += counter.get_total_flops()
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        one = stack.pop()
+        one.flops += counter.get_total_flops()
+        one.is_vector = isinstance(output, torch.Tensor) and output.ndim <= 2
 
     handles = []
     for name, module in mainnet.named_modules():
@@ -123,7 +127,7 @@ def find_units(mainnet: nn.Module, root: Call, path: str | None) -> list[str]:
     2. timm: the stages that the model itself names in `feature_info`, without the stem.
     3. The elements of the MainNet's only outermost `ModuleList`, if each is called once, in order.
     4. Else by work: from the MainNet down, a call with more than 30 % of the FLOPs is replaced by the calls within it;
-       an element of a list stands for all that is called within it.
+       an element of a list stands for all that is called within it. What returns one vector per row is the last.
 
     Args:
         mainnet (`nn.Module`): a task model.
@@ -155,6 +159,10 @@ def find_units(mainnet: nn.Module, root: Call, path: str | None) -> list[str]:
         if len(units) >= 2 and [name for name in called if name in units] == units:
             return units
     units = list(dict.fromkeys(_lift(list(_by_work(root, root.flops)), root, lists)))
+    vectors = {call.name for call in root.walk() if call.is_vector}
+    # The head, if it is large (AlexNet): it is one block, the last.
+    head = next((i for i, name in enumerate(units) if name in vectors), len(units))
+    units = units[: head + 1]
     if len(units) < 2 and sum(name in units for name in called) < 2:
         raise ValueError(
             f"{type(mainnet).__name__} must have at least 2 blocks, parts that run one after the other and do the "

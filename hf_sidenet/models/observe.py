@@ -390,13 +390,21 @@ def _gate(
                 return next_start, path, False
         return None
 
-    def of_output() -> tuple[int, str, bool] | None:
-        for path, leaf in segments[end].returned.items():
-            if _fits(seen.returned[end].get(path), leaf):
-                return end, path, True
+    def of_output(j: int) -> tuple[int, str, bool] | None:
+        for path, leaf in segments[j].returned.items():
+            if _fits(seen.returned[j].get(path), leaf):
+                return j, path, True
         return None
 
-    found = (of_output() or of_argument()) if prefers_output else (of_argument() or of_output())
+    def of_last_map() -> tuple[int, str, bool] | None:
+        """The head takes a vector, and activations may have overwritten what the block returned (VGG)."""
+        for j in range(next_start - 1, end, -1):
+            depends = {i for found in seen.sources[j].values() for i, _ in found}
+            if longer is None and depends & ahead and of_output(j) is not None:
+                return of_output(j)
+        return None
+
+    found = of_output(end) or of_argument() if prefers_output else of_argument() or of_last_map() or of_output(end)
     if found is None:
         raise ValueError(
             f"block {blocks[k - 1][0]} must pass on a tensor with one entry per row to take a SideNet, but passes "

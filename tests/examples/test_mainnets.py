@@ -44,10 +44,12 @@ def test_what_is_exact_and_what_is_refused(tmp_path):
 def test_the_readme_says_what_the_page_says():
     page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/mainnets.md", "README.md"))
     counts = re.findall(r"^(\d+): (\d+) exact", page, flags=re.MULTILINE)
-    (texts, exact_texts), (images, exact_images), (families, exact_families) = counts
+    (texts, exact_texts), (images, exact_images), (families, exact_families), (networks, exact_networks) = counts
     assert f"{exact_texts} of {texts} text architectures of transformers, {exact_images} of {images}" in readme
     assert f"all {exact_families} families of timm that were tried" in readme
     assert exact_families == families
+    assert f"all {exact_networks} classifiers of torchvision up to 90 M parameters" in readme
+    assert exact_networks == networks
     assert all(len(re.findall(rf"^\| {name} \|", page, flags=re.MULTILINE)) == 1 for name in ("bert", "swin", "bart"))
 
 

@@ -233,6 +233,27 @@ def test_architectures_are_found(name, size, kwargs):
         assert torch.equal(model(images(2, size), thresholds=1.0).logits, network(images(2, size)))
 
 
+def test_a_large_head_is_the_last_block():
+    """AlexNet's head takes a vector, and its activations overwrite what the layers before them returned."""
+    network = torchvision.models.alexnet(weights=None, num_classes=4).eval()
+    example = images(4, 64)
+    model = SideNetForImageClassification.from_mainnet(network, exit_layers=[1, 5], example_inputs=example)
+    spread_out(model, {"pixel_values": images(16, 64)})
+    assert [point.shape for point in model.exit_points()][1:] == [
+        (64, 7, 7), (192, 3, 3), (384, 3, 3), (256, 3, 3), (256, 6, 6),
+    ]  # fmt: skip
+    model.config.thresholds = middle(model, {"pixel_values": example})
+    full = every_exit(model, {"pixel_values": example})
+    with torch.no_grad():
+        assert torch.equal(model(example, thresholds=1.0).logits, network(example))
+        out = model(example)
+    for row, index in enumerate(out.exit_index.tolist()):
+        torch.testing.assert_close(out.logits[row], full[row, index], rtol=1e-4, atol=1e-5)
+    model.train()
+    model(example, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.sidenets.parameters())
+
+
 def test_a_changed_torchvision_network_needs_code():
     network = torchvision.models.resnet18(weights=None)
     network.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))
