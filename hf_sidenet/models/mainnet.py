@@ -57,6 +57,8 @@ class ExitPoint:
         shape (`tuple[int, ...]`): shape of x_c without the batch axis (and, for text, the sequence axis).
         params (`float`): fraction of the MainNet's parameters used so far, embeddings included.
         flops (`float`): fraction of the MainNet's FLOPs spent so far (for text, at the probe's length).
+        shared_flops (`float`): fraction spent later, but once per call for all rows together, as DeBERTa projects its
+            relative positions: it is saved only when no row of a call remains.
     """
 
     exit_layer: int
@@ -64,6 +66,7 @@ class ExitPoint:
     shape: tuple[int, ...]
     params: float
     flops: float
+    shared_flops: float = 0.0
 
 
 def gated(mainnet: PreTrainedModel, layout: Layout) -> PreTrainedModel:
@@ -342,25 +345,39 @@ def measure_exit_points(
     """
     params = detached_parameters(mainnet)
     total_params = sum(p.numel() for p in params.values())
-    points: list[tuple[int, torch.Tensor, int]] = []
 
-    def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
-        points.append((index, hidden, counter.get_total_flops()))
+    def run(some: dict[str, Any]) -> tuple[list[torch.Tensor], list[int]]:
+        """Return x_c at every gate, and the FLOPs up to each and in total."""
+        seen: list[torch.Tensor] = []
+        flops: list[int] = []
 
-    with evaluating(mainnet), torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
-        run_mainnet(partial(_call_with, mainnet, params), Run(record), **inputs, return_dict=True)
-    total_flops = counter.get_total_flops()
+        def record(index: int, hidden: torch.Tensor, rows: torch.Tensor | None) -> None:
+            seen.append(hidden)
+            flops.append(counter.get_total_flops())
+
+        with evaluating(mainnet), torch.inference_mode(False), torch.enable_grad(), counting_flops() as counter:
+            run_mainnet(partial(_call_with, mainnet, params), Run(record), **some, return_dict=True)
+        return seen, [*flops, counter.get_total_flops()]
+
     name = modality.main_input(inputs) or modality.main_inputs[0]
-    measured = [ExitPoint(0, name, tuple(modality.block_shape(inputs[name])), 0.0, 0.0)]
-    for index, hidden, flops in points:
-        used = used_parameters(hidden, params)
+    num_rows = len(inputs[name])
+    hidden, flops = run(inputs)
+    total = flops[-1]
+    # What every row costs is the slope between one row and all.
+    shared = [0.0] * len(flops)
+    if num_rows > 1:
+        _, alone = run({key: x[:1] if isinstance(x, torch.Tensor) and x.ndim else x for key, x in inputs.items()})
+        shared = [(num_rows * one - every) / (num_rows - 1) for one, every in zip(alone, flops, strict=True)]
+    measured = [ExitPoint(0, name, tuple(modality.block_shape(inputs[name])), 0.0, 0.0, max(0.0, shared[-1] / total))]
+    for index, x_c in enumerate(hidden, start=1):
         measured.append(
             ExitPoint(
                 exit_layer=index,
                 module=layout.blocks[index - 1],
-                shape=tuple(modality.block_shape(hidden)),
-                params=used / total_params,
-                flops=flops / total_flops,
+                shape=tuple(modality.block_shape(x_c)),
+                params=used_parameters(x_c, params) / total_params,
+                flops=flops[index - 1] / total,
+                shared_flops=max(0.0, (shared[-1] - shared[index - 1]) / total),
             )
         )
     return measured

@@ -99,10 +99,10 @@ def part(value, path):
 
 
 def unsaved_flops(model, inputs, exit_layer):
-    """Let every second row leave, and compare the FLOPs of the MainNet with what `exit_points` promises."""
+    """Let every second row leave; the FLOPs of the MainNet beyond what `exit_points` promises for that."""
     batch_size = len(next(iter(inputs.values())))
     keep = torch.arange(0, batch_size, 2)
-    promised = next(p.flops for p in model.exit_points(**inputs) if p.exit_layer == exit_layer)
+    point = next(each for each in model.exit_points(**inputs) if each.exit_layer == exit_layer)
     inputs = {**inputs, **without_cache(model)}
     counts = []
     for kept in (None, keep):
@@ -110,7 +110,8 @@ def unsaved_flops(model, inputs, exit_layer):
         with torch.no_grad(), counting_flops() as counter:
             run_mainnet(model.mainnet, run, **inputs, return_dict=True)
         counts.append(counter.get_total_flops())
-    return counts[1] / counts[0] - promised - (1 - promised) * len(keep) / batch_size
+    stay = len(keep) / batch_size
+    return counts[1] / counts[0] - point.flops - point.shared_flops - (1 - point.flops - point.shared_flops) * stay
 
 
 def without_cache(model):

@@ -10,7 +10,6 @@ class TestDebertaV2(TextTester):
     model_class = DebertaV2WithSideNetForSequenceClassification
     mainnet_class = DebertaV2ForSequenceClassification
     # It projects relative positions in every block, once for all rows.
-    shared_flops = 0.03
     not_reentrant = "the plain MainNet fails too, its blocks share the graph of its relative embeddings"
 
     def config(self):
