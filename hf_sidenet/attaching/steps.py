@@ -32,7 +32,7 @@ from ..models.exit_rule import stack_exits
 from ..models.mainnet import evaluating
 from ..models.modalities import EMBEDDINGS
 from ..models.modeling_base import SideNetPreTrainedModel
-from ..models.raw_models import NETWORK_ARGUMENTS, as_mainnet
+from ..models.raw_models import as_mainnet, network_arguments
 from ..models.sidenet import SideNet
 from ..models.tasks import NO_LABEL, Task, label_names
 from ..training.features import Candidate, Features, cache_features, default_candidates
@@ -374,13 +374,13 @@ def load_mainnet(
     Raises:
         ValueError: the checkpoint already has SideNets, or they cannot be attached.
     """
-    network = {name: hub_kwargs[name] for name in NETWORK_ARGUMENTS if name in hub_kwargs}
-    hub_kwargs = {name: value for name, value in hub_kwargs.items() if name not in network}
+    hub_kwargs = dict(hub_kwargs)
     weights = hub_kwargs.pop("weights", None)
     if is_named(mainnet):
         mainnet = load_named(cast(str, mainnet), weights)
     elif weights is not None:
         raise ArgumentError("weights", "must be given only with a name such as 'torchvision:resnet18'", str(weights))
+    network = network_arguments(mainnet, hub_kwargs)
     source = as_mainnet(mainnet, **network)
     if isinstance(source, PreTrainedModel):
         if processor is None and source is not mainnet:

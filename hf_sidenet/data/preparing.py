@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PretrainedConfig
-from transformers.image_utils import PILImageResampling
 
 from ..models.errors import ArgumentError
 from ..models.modalities import IMAGE, MODALITIES, Modality
@@ -112,7 +111,9 @@ def own_processor(config: PretrainedConfig) -> Processor | None:
     name = getattr(config, "factory", None) or ""
     if not name.startswith(TORCHVISION):
         return None
+    # Only here: it imports PIL.
     from transformers import BitImageProcessor
+    from transformers.image_utils import PILImageResampling
 
     weights = require("torchvision.models", "vision").get_model_weights(name.removeprefix(TORCHVISION)).DEFAULT
     preset = weights.transforms()

@@ -39,7 +39,7 @@ from .mainnet import (
 )
 from .mainnet_code import code_of, name_factory, needs_code, new_mainnet, run_code, write_code
 from .modalities import Modality
-from .raw_models import NETWORK_ARGUMENTS, as_mainnet
+from .raw_models import as_mainnet, network_arguments
 from .row_inputs import arguments_of
 from .sidenet import SideNet
 from .tasks import Task
@@ -179,7 +179,7 @@ class SideNetPreTrainedModel(PreTrainedModel):
             if name in own:
                 raise ArgumentError(name, "must not be passed to from_mainnet, which reads it from the MainNet")
         refuse_misspelled(kwargs)
-        network = {name: kwargs.pop(name) for name in NETWORK_ARGUMENTS if name in kwargs}
+        network = network_arguments(mainnet, kwargs)
         mainnet = as_mainnet(mainnet, **network)
         freeze = own.get("freeze_mainnet", "all")
         if own.get("mainnet_head") == "mlp" and freeze == "all":

@@ -20,6 +20,23 @@ NETWORK_ARGUMENTS = ("example_inputs", "id2label", "code")
 TRIED = 3
 
 
+def is_raw(mainnet: Any) -> bool:
+    """Return whether this is no classifier of transformers, so that [`as_mainnet`] wraps it, or refuses it."""
+    return not isinstance(mainnet, str | os.PathLike | PreTrainedModel)
+
+
+def network_arguments(mainnet: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of [`as_mainnet`] out of those of `from_mainnet`.
+
+    Args:
+        mainnet (`str`, `PreTrainedModel` or `nn.Module`): the classifier.
+        kwargs (`dict`): changed in place.
+    """
+    # Of a classifier of transformers, `id2label` is a field of its config.
+    names = NETWORK_ARGUMENTS if is_raw(mainnet) else set(NETWORK_ARGUMENTS) - {"id2label"}
+    return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+
 def as_mainnet(
     mainnet: Any,
     *,
@@ -40,10 +57,9 @@ def as_mainnet(
     Raises:
         ValueError: it is something else, or an argument is missing or does not fit.
     """
-    if isinstance(mainnet, str | os.PathLike | PreTrainedModel):
-        for name, value in (("example_inputs", example_inputs), ("id2label", id2label)):
-            if value is not None:
-                raise ArgumentError(name, "must be given only for a network that is not from transformers")
+    if not is_raw(mainnet):
+        if example_inputs is not None:
+            raise ArgumentError("example_inputs", "must be given only for a network that is not from transformers")
         return mainnet
     if not isinstance(mainnet, nn.Module) or hasattr(mainnet, "peft_config"):
         raise ArgumentError(

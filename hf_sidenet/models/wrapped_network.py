@@ -110,6 +110,10 @@ class NetworkPreTrainedModel(PreTrainedModel):
         out = self.network(**given) if self.config.by_name else self.network(*given.values())
         return logits_of(out)
 
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+        # That of transformers' own classifiers.
+        return None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+
 
 class NetworkForImageClassification(NetworkPreTrainedModel):
     """Wrapped classifier of images."""
@@ -120,7 +124,7 @@ class NetworkForImageClassification(NetworkPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Classify images of shape `(batch, channels, height, width)`; `labels` of shape `(batch,)` give a loss."""
         logits = self._logits({"pixel_values": pixel_values, **kwargs})
-        return ImageClassifierOutput(loss=_loss(logits, labels), logits=logits)
+        return ImageClassifierOutput(loss=self._loss(logits, labels), logits=logits)
 
 
 class NetworkForSequenceClassification(NetworkPreTrainedModel):
@@ -132,17 +136,13 @@ class NetworkForSequenceClassification(NetworkPreTrainedModel):
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Classify texts, token ids of shape `(batch, sequence)`; `labels` of shape `(batch,)` give a loss."""
         logits = self._logits({"input_ids": input_ids, **kwargs})
-        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
+        return SequenceClassifierOutput(loss=self._loss(logits, labels), logits=logits)
 
 
 # By Auto class.
 NETWORKS: dict[str, type[NetworkPreTrainedModel]] = {
     kind._auto_class: kind for kind in (NetworkForImageClassification, NetworkForSequenceClassification)
 }
-
-
-def _loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-    return None if labels is None else nn.functional.cross_entropy(logits, labels)
 
 
 def logits_of(out: Any) -> torch.Tensor:

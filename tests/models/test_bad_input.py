@@ -171,8 +171,10 @@ def test_misspelled_names_at_loading(tmp_path):
 
 
 def test_things_that_are_no_mainnet():
-    with pytest.raises(ValueError, match=r"a folder, a Hub id, a PreTrainedModel or .*, got a Linear"):
+    with pytest.raises(ValueError, match=r"`example_inputs` must be a batch of the network's inputs"):
         SideNetForSequenceClassification.from_mainnet(torch.nn.Linear(2, 2), exit_layers=[1])
+    with pytest.raises(ValueError, match=r"a folder, a Hub id, a PreTrainedModel or an nn\.Module, got 'int'"):
+        SideNetForSequenceClassification.from_mainnet(2, exit_layers=[1])
     with pytest.raises(ValueError, match="'model_type' that transformers knows, got 'sidenet'"):
         SideNetForSequenceClassification.from_mainnet(tiny.bert_with_sidenets(), exit_layers=[1])
 

@@ -107,5 +107,15 @@ def test_remote_code(model_type, tmp_path):
     (tmp_path / "modeling_remote.py").write_text(REMOTE.format(model_type=model_type))
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', f'"model_type": "{model_type}"'))
-    message = "transformers' own code, because a checkpoint stores no other code|model_type' that transformers knows"
-    refuse(SideNetForSequenceClassification, str(tmp_path), message, trust_remote_code=True)
+    attach = SideNetForSequenceClassification.from_mainnet
+    if model_type == "bert":
+        # transformers has classes of that type, and takes them instead.
+        assert type(attach(str(tmp_path), exit_layers=[1], trust_remote_code=False).mainnet) is type(mainnet)
+    else:
+        with pytest.raises(ValueError, match="trust_remote_code=True"):
+            attach(str(tmp_path), exit_layers=[1], trust_remote_code=False)
+    model = attach(str(tmp_path), exit_layers=[1], trust_remote_code=True)
+    assert type(model.mainnet).__name__ == "RemoteForSequenceClassification"
+    model.save_pretrained(tmp_path / "out")
+    loaded = SideNetForSequenceClassification.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(loaded.mainnet.config).__name__ == "RemoteConfig"

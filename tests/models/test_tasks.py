@@ -22,6 +22,7 @@ ALLOWED = {
     "models/sidenet.py": {"num_labels"},
     "models/configuration_sidenet.py": {"num_labels"},
     "models/modeling_base.py": {"num_labels"},
+    "models/raw_models.py": {"num_labels"},
     "training/arguments.py": {"num_labels"},
     "benchmark/plain.py": {"num_labels"},
 }
