@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import timm
-import torch
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from hf_sidenet.attaching.weights import read_weights
 
 
 NAME = "tf_efficientnet_lite0"
@@ -35,7 +36,7 @@ def main(output_dir: str, size: str = "96") -> None:
     seen = {"input_size": (3, pixels, pixels), "crop_pct": 1.0, "pool_size": (pixels // 32, pixels // 32)}
     config = TimmWrapperConfig(architecture=NAME, num_labels=1000, pretrained_cfg=about.to_dict() | seen)
     model = TimmWrapperForImageClassification(config)
-    given = torch.load(weights_file(), weights_only=True)
+    given = read_weights(weights_file())
     # Other names, in the same order.
     values = [value for name, value in given.items() if "num_batches" not in name]
     names = [name for name in model.timm_model.state_dict() if "num_batches" not in name]

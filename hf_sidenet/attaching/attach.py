@@ -159,8 +159,10 @@ def attach(
     """Attach SideNets to a fine-tuned classifier, train them, and choose θ for a target.
 
     Args:
-        mainnet (`str`, `PreTrainedModel` or a model from `timm.create_model`):
-            Fine-tuned classifier: folder, Hub id or model. A timm model brings its image processor.
+        mainnet (`str`, `PreTrainedModel` or `nn.Module`):
+            Fine-tuned classifier: folder, Hub id or model, also of timm or torchvision, which brings its image
+            processor, or any other network that maps a batch to logits; or `"torchvision:resnet18"`,
+            `"timm:resnet50"` with `weights`, a file.
         train (`datasets.Dataset`): training rows: texts or images with labels, or model inputs with `labels`.
         validation (`datasets.Dataset`): rows that neither trained nor selected the MainNet.
         test (`datasets.Dataset`, *optional*): rows to report on.
@@ -204,7 +206,8 @@ def attach(
         cache_dir (`str`, *optional*): folder for features, by default `hf_sidenet` in the Hugging Face home.
         accelerator (`Accelerator`, *optional*): distribute feature computation over its processes; each runs the rest.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
-        hub_kwargs (`Any`): arguments of the MainNet's `from_pretrained`: `revision`, `token`, `device_map`, ...
+        hub_kwargs (`Any`): other arguments of [`~SideNetPreTrainedModel.from_mainnet`]: `revision`, `token`,
+            `device_map`, `trust_remote_code`; `example_inputs`, `id2label` and `code` of a network; and `weights`.
 
     Returns:
         [`AttachResult`]: the result; "do not attach" is a result, not an error.

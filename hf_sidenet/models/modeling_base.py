@@ -15,7 +15,7 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from .config_rules import is_count
-from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, as_config, chain_of, refuse_misspelled
+from .configuration_sidenet import SIDENET_FIELDS, SideNetConfig, chain_of, refuse_misspelled
 from .errors import ArgumentError
 from .exit_rule import has_weights
 from .gate import install, remove_gates
@@ -38,6 +38,7 @@ from .mainnet import (
     try_gates,
 )
 from .mainnet_code import code_of, name_factory, needs_code, new_mainnet, run_code, write_code
+from .mainnet_config import as_config
 from .modalities import Modality
 from .raw_models import as_mainnet, network_arguments
 from .row_inputs import arguments_of

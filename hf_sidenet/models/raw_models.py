@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import ArgumentError
+from .mainnet import evaluating
 from .modalities import DEFAULT_IMAGE_SIZE, DEFAULT_VOCABULARY, IMAGE, TEXT, Modality
 from .wrapped_network import NETWORKS, TORCHVISION, NetworkConfig, logits_of, torchvision_models
 
@@ -99,13 +100,8 @@ def wrap_network(
     """
     inputs, modality = _named(example_inputs)
     by_name = isinstance(example_inputs, Mapping)
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = logits_of(network(**inputs) if by_name else network(*inputs.values()))
-    finally:
-        network.train(training)
+    with evaluating(network), torch.no_grad():
+        logits = logits_of(network(**inputs) if by_name else network(*inputs.values()))
     rows = len(next(iter(inputs.values())))
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < 2:
         raise ArgumentError("mainnet", f"must return logits of shape ({rows}, num_labels ≥ 2)", tuple(logits.shape))
@@ -130,7 +126,7 @@ def wrap_network(
     weights = next((each for each in network.parameters() if each.is_floating_point()), None)
     if weights is not None:
         config.dtype = weights.dtype
-    return kind(config, network).train(training)
+    return kind(config, network)
 
 
 def _named(example_inputs: Any) -> tuple[dict[str, torch.Tensor], Modality]:
@@ -218,12 +214,8 @@ def _candidates(model: nn.Module, num_labels: int) -> Iterator[tuple[str, dict[s
 def _answers_alike(model: nn.Module, twin: nn.Module, images: torch.Tensor) -> bool:
     """Return whether a network with a model's weights gives its answers."""
     twin.to(images.device, images.dtype).eval().load_state_dict(model.state_dict())
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return torch.equal(logits_of(twin(images)), logits_of(model(images)))
-    finally:
-        model.train(training)
 
 
 def wrap_timm(model: nn.Module) -> PreTrainedModel:

@@ -105,14 +105,12 @@ class NetworkPreTrainedModel(PreTrainedModel):
         """Inputs with one entry per row."""
         return frozenset(self.config.input_names)
 
-    def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+    def _classify(self, inputs: dict[str, Any], labels: torch.Tensor | None) -> dict[str, Any]:
         given = {name: inputs[name] for name in self.config.input_names if inputs.get(name) is not None}
-        out = self.network(**given) if self.config.by_name else self.network(*given.values())
-        return logits_of(out)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-        # That of transformers' own classifiers.
-        return None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        logits = logits_of(self.network(**given) if self.config.by_name else self.network(*given.values()))
+        # The loss of transformers' own classifiers.
+        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return {"loss": loss, "logits": logits}
 
 
 class NetworkForImageClassification(NetworkPreTrainedModel):
@@ -123,8 +121,7 @@ class NetworkForImageClassification(NetworkPreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Classify images of shape `(batch, channels, height, width)`; `labels` of shape `(batch,)` give a loss."""
-        logits = self._logits({"pixel_values": pixel_values, **kwargs})
-        return ImageClassifierOutput(loss=self._loss(logits, labels), logits=logits)
+        return ImageClassifierOutput(**self._classify({"pixel_values": pixel_values, **kwargs}, labels))
 
 
 class NetworkForSequenceClassification(NetworkPreTrainedModel):
@@ -135,8 +132,7 @@ class NetworkForSequenceClassification(NetworkPreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Classify texts, token ids of shape `(batch, sequence)`; `labels` of shape `(batch,)` give a loss."""
-        logits = self._logits({"input_ids": input_ids, **kwargs})
-        return SequenceClassifierOutput(loss=self._loss(logits, labels), logits=logits)
+        return SequenceClassifierOutput(**self._classify({"input_ids": input_ids, **kwargs}, labels))
 
 
 # By Auto class.
